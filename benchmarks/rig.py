@@ -1,0 +1,86 @@
+"""What the benchmarks share: an embedded PostgreSQL, our own server and worker as real processes, one line of JSON."""
+
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+
+PG_QWEN_EMBED = (sys.executable, "-m", "pg_qwen_embed")
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    wall: float  # seconds
+    cpu: float  # seconds
+    peak_mb: float
+
+
+def run(arguments: list[str], environment: dict[str, str]) -> Ended:
+    """Run `pg-qwen-embed ...` to its end; its times and peak memory are its own, from wait4()."""
+    began = time.perf_counter()
+    process = subprocess.Popen([*PG_QWEN_EMBED, *arguments], env=os.environ | environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Ended(
+        process.returncode, time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    )
+
+
+@contextmanager
+def started(
+    arguments: list[str], environment: dict[str, str], ready: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start `pg-qwen-embed ...`, wait for the line that holds `ready`, stop it at the end."""
+    process = subprocess.Popen(
+        [*PG_QWEN_EMBED, *arguments],
+        env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        line = next((line for line in process.stdout if ready in line), None)
+        if line is None:
+            raise SystemExit(f"pg-qwen-embed {' '.join(arguments)} ended before it was ready")
+        yield process, line
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(15)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The local embedding server's URL."""
+    with started(["serve", "--port", "0"], {}, "serving") as (_, line):
+        yield line.split()[-1]
+
+
+def load(url: str, documents: list[str], table: str = "documents") -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text NOT NULL, views int NOT NULL DEFAULT 0)"
+        )
+        with connection.cursor() as cursor, cursor.copy(f"COPY {table} (id, body) FROM STDIN") as copy:
+            for number, text in enumerate(documents, 1):
+                copy.write_row((number, text))
+        connection.execute(f"ANALYZE {table}")
+
+
+def report(name: str, **figures: object) -> None:
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": round(os.getloadavg()[0], 2)}
+    print(json.dumps({"benchmark": name, **figures, **machine}))
+
+
+def own_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,16 @@
+"""Alembic's environment. `pg-qwen-embed init` runs it with a connection of its own (see pg_qwen_embed/migrate.py)."""
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+from pg_qwen_embed.schema import MACHINERY, metadata
+
+
+def run(connection: Connection) -> None:
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {MACHINERY}"))  # Alembic's own table lives in it
+    context.configure(connection=connection, target_metadata=metadata, version_table_schema=MACHINERY)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+run(context.config.attributes["connection"])

@@ -1,0 +1,301 @@
+"""Attach and detach: everything an embedding needs in the database, made or removed in one short transaction.
+
+The statements are sql/attach.sql; `ddl` is their order. What takes the strongest lock on the source comes last, so
+that its writers are held up only while the transaction commits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from pg_qwen_embed import catalog
+from pg_qwen_embed.database import Connection, as_text, first_line
+from pg_qwen_embed.errors import UsageError
+from pg_qwen_embed.model import (
+    MAX_DIMENSIONS,
+    MIN_DIMENSIONS,
+    Distance,
+    Embedding,
+    Generation,
+    Source,
+    StoreKind,
+)
+from pg_qwen_embed.prompt import DEFAULT_INSTRUCTION, PromptStyle, style_of
+from pg_qwen_embed.sql import fragments, statement
+from pg_qwen_embed.template import Template
+
+LOCK_TIMEOUT = "2s"
+ATTEMPTS = 5
+MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What was asked for. `model` and `dimensions` are settled with the server before this is made."""
+
+    table: str
+    template: Template
+    model: str
+    dimensions: int
+    name: str | None = None
+    instruction: str | None = None
+    prompt_style: PromptStyle | None = None
+    distance: Distance = Distance.COSINE
+    store: StoreKind = StoreKind.TABLE
+    column: str = "embedding"
+    backfill: bool = True
+
+
+def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embedding]:
+    """The source's oid and the embedding as it will be, with the next generation's number. Raises UsageError."""
+    catalog.require_initialised(connection)
+    _check_dimensions(declaration.dimensions)
+    oid, source = catalog.find_source(connection, declaration.table)
+    catalog.check_text_columns(connection, oid, declaration.template.columns)
+    name = declaration.name or source.table.name
+    _check_name(connection, name)
+    _check_columns(declaration, source)
+    style = declaration.prompt_style or style_of(declaration.model)
+    if style is PromptStyle.PLAIN and declaration.instruction:
+        raise UsageError(f"{declaration.model} is used with plain prompts, which carry no instruction; "
+                         "leave --instruction out, or add --prompt-style qwen3")  # fmt: skip
+    extension = catalog.vector_extension(connection)
+    (next_id,) = connection.execute(statement("next_generation")).fetchone() or (1,)
+    return oid, Embedding(
+        name=name,
+        source=source,
+        generation=Generation(
+            next_id, declaration.model, declaration.dimensions, declaration.distance, declaration.template,
+            declaration.store
+        ),
+        instruction=declaration.instruction or DEFAULT_INSTRUCTION,
+        prompt_style=style,
+        column=declaration.column,
+        vector_schema=(extension and extension.schema) or "public",
+    )  # fmt: skip
+
+
+def attach(connection: Connection, declaration: Declaration) -> Embedding:
+    """Create the embedding. All or nothing; gives up, with nothing created, when the source stays locked."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _attach(connection, declaration)
+        except psycopg.errors.LockNotAvailable:
+            if attempt == ATTEMPTS:
+                raise UsageError(
+                    f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
+                    "try again when its long transaction has ended"
+                ) from None
+        except psycopg.errors.UniqueViolation:
+            raise UsageError(_taken(declaration.name or declaration.table)) from None
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise UsageError(f"{declaration.table}: {first_line(error)}; attach as the table's owner, with CREATE on "
+                             "the schemas qwen_embed and _qwen_embed") from None  # fmt: skip
+    raise AssertionError("unreachable")
+
+
+def _attach(connection: Connection, declaration: Declaration) -> Embedding:
+    with connection.transaction():
+        connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+        oid, planned = plan(connection, declaration)
+        embedding = _register(connection, oid, planned, declaration.backfill)
+        for command in ddl(embedding):
+            connection.execute(command)
+        connection.execute(statement("announce_change"))
+    return embedding
+
+
+def dry_run(connection: Connection, declaration: Declaration) -> str:
+    """The statements attach would run, with the locks and the grants they need. Creates nothing."""
+    _, embedding = plan(connection, declaration)
+    source, generation = embedding.source.table, embedding.generation
+    commands = ";\n\n".join(as_text(command) for command in ddl(embedding))
+    view, store = as_text(fragments.face(embedding)), as_text(fragments.machinery("store", generation))
+    return (
+        f"-- attach {source} as {embedding.name}; one transaction, lock_timeout {LOCK_TIMEOUT}\n"
+        f"-- Locks: SHARE ROW EXCLUSIVE on {source} for the triggers: waits for writers in flight, then blocks them\n"
+        f"--        until the commit{'; ACCESS EXCLUSIVE for the new column' if _in_column(embedding) else ''}.\n"
+        f"-- Grants for a role that searches: GRANT USAGE ON SCHEMA qwen_embed TO r; GRANT SELECT ON {view}, {store} TO r;\n"
+        f"--        and SELECT on {source}. A role that only writes to {source} needs nothing.\n"
+        f"-- The number {generation.id} is the next generation's; attach takes it from the registry.\n\n{commands};"
+    )
+
+
+def detach(connection: Connection, name: str) -> None:
+    """Remove everything attach created; the source is left as it was. All or nothing. Raises UsageError."""
+    embedding = catalog.embedding(connection, name)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with connection.transaction():
+                connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+                for command in removal(embedding):
+                    connection.execute(command)
+                connection.execute(statement("unregister_embedding"), {"name": name})
+                connection.execute(statement("announce_change"))
+        except psycopg.errors.LockNotAvailable:
+            if attempt == ATTEMPTS:
+                raise UsageError(
+                    f"{name}: its tables stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT} (a long transaction, or the "
+                    "index being built); nothing was removed: try again later"
+                ) from None
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise UsageError(
+                f"{name}: something of yours depends on it ({first_line(error)}); drop that first"
+            ) from None
+        else:
+            return
+
+
+def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
+    """Every statement of attach after the registry's, in order."""
+    holes = fragments.holes(embedding) | fragments.ddl_holes(embedding)
+    for kind in ("outbox", "store", "failure"):
+        creation = _creation(kind, embedding)
+        yield statement(creation, holes)
+        yield statement(f"comment_{kind}", holes | _comment(embedding, _PURPOSE[kind]))
+    if _in_column(embedding):
+        yield statement("add_source_column", holes)
+        yield statement("comment_source_column", holes | _comment(embedding, "vectors"))
+    else:
+        yield statement("set_store_storage", holes)
+    yield statement("create_view_on_column" if _in_column(embedding) else "create_view_on_table", holes)
+    yield statement("comment_view", holes | _comment(embedding, "rows with their vectors; what applications query"))
+    for trigger in triggers(embedding):
+        yield from trigger.ddl(embedding, holes)
+
+
+def removal(embedding: Embedding) -> Iterator[sql.Composed]:
+    """Every statement of detach before the registry's. The triggers go first: writers stop appending."""
+    holes = fragments.holes(embedding)
+    for trigger in triggers(embedding):
+        yield statement("drop_trigger", holes | trigger.names(embedding))
+    yield statement("drop_view", holes)
+    for trigger in triggers(embedding):
+        yield statement("drop_function", trigger.names(embedding))
+    for kind in ("outbox", "store", "failure"):
+        yield statement("drop_table", {"table": holes[kind]})
+    if _in_column(embedding):
+        yield statement("drop_source_column", holes)
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One trigger on the source and the function it runs. `event` names both, with the generation's number."""
+
+    event: str
+    creation: str  # the statement that creates the trigger
+    body: str  # the statement that is the function's body
+    row: str = "new"
+
+    def names(self, embedding: Embedding) -> fragments.Holes:
+        id_ = embedding.generation.id
+        return {
+            "function": sql.Identifier(fragments.MACHINERY, f"follow_{self.event}_{id_}"),
+            "trigger": sql.Identifier(f"qwen_embed_{self.event}_{id_}"),
+        }
+
+    def ddl(self, embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
+        key = embedding.source.key
+        holes = holes | self.names(embedding)
+        body_holes = {"r_key": fragments.names_of("r", key), "row_key": fragments.names_of(self.row, key)}
+        body = statement(self.body, holes | body_holes)
+        note = _comment(embedding, f"after {self.event}: appends the row's key to the outbox")
+        yield statement("create_follow_function", holes | {"body": sql.Literal(as_text(body))})
+        yield statement("revoke_function", holes)
+        yield statement("comment_function", holes | note)
+        yield statement(self.creation, holes | {"of_columns": self._columns(embedding)})
+        yield statement("enable_trigger_always", holes)
+        yield statement("comment_trigger", holes | note)
+
+    def _columns(self, embedding: Embedding) -> sql.Composable:
+        source = embedding.source
+        if source.before_update_triggers:  # they may change a column that the UPDATE does not name
+            return sql.SQL("UPDATE")
+        text: tuple[str, ...] = () if self.event == "key_change" else embedding.generation.template.columns
+        names = dict.fromkeys((*text, *(column.name for column in source.key)))
+        return sql.SQL("UPDATE OF {}").format(sql.SQL(", ").join(map(sql.Identifier, names)))
+
+
+def triggers(embedding: Embedding) -> tuple[Trigger, ...]:
+    by_row = embedding.source.partitioned
+    return (
+        Trigger("insert", *(("create_insert_row_trigger", "body_row") if by_row else
+                            ("create_insert_trigger", "body_statement"))),
+        Trigger("update", "create_update_trigger", "body_row"),
+        Trigger("key_change", "create_key_trigger", "body_row", row="old"),
+        Trigger("delete", *(("create_delete_row_trigger", "body_row", "old") if by_row else
+                            ("create_delete_trigger", "body_statement"))),
+        Trigger("truncate", "create_truncate_trigger", "body_truncate"),
+    )  # fmt: skip
+
+
+_PURPOSE = {
+    "outbox": "keys of changed rows, until their vectors are written",
+    "store": "vectors by key, with the version and the fingerprint of the document they were made of",
+    "failure": "documents the embedding server refuses",
+}
+
+
+def _creation(kind: str, embedding: Embedding) -> str:
+    return f"create_store_{embedding.generation.store}" if kind == "store" else f"create_{kind}"
+
+
+def _comment(embedding: Embedding, purpose: str) -> fragments.Holes:
+    text = f"pg_qwen_embed {embedding.name} (generation {embedding.generation.id}): {purpose}"
+    return {"comment": sql.Literal(text)}
+
+
+def _register(connection: Connection, oid: int, planned: Embedding, backfill: bool) -> Embedding:
+    generation = planned.generation
+    values = {
+        "name": planned.name,
+        "source": oid,
+        "key": [column.name for column in planned.source.key],
+        "column": planned.column,
+        "instruction": planned.instruction,
+        "prompt_style": planned.prompt_style,
+        "model": generation.model,
+        "dimensions": generation.dimensions,
+        "distance": generation.distance,
+        "template": Jsonb(generation.template.to_json()),
+        "store": generation.store,
+    }
+    (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
+    values["embedding_id"] = embedding_id
+    (generation_id,) = connection.execute(statement("register_generation"), values).fetchone() or (0,)
+    state = "pending" if backfill else "none"
+    connection.execute(statement("register_backfill"), {"generation_id": generation_id, "state": state})
+    return replace(planned, generation=replace(generation, id=generation_id))
+
+
+def _check_dimensions(dimensions: int) -> None:
+    if not MIN_DIMENSIONS <= dimensions <= MAX_DIMENSIONS:
+        raise UsageError(f"{dimensions} dimensions: an index on halfvec holds {MIN_DIMENSIONS} to {MAX_DIMENSIONS}; "
+                         "add --dimensions, 1024 for instance")  # fmt: skip
+
+
+def _check_name(connection: Connection, name: str) -> None:
+    if not name or len(name.encode()) > MAX_NAME_BYTES or "\0" in name:
+        raise UsageError(f'"{name}" cannot name a view: 1 to {MAX_NAME_BYTES} bytes; add --name')
+    (taken,) = connection.execute(statement("name_taken"), {"name": name}).fetchone() or (False,)
+    if taken:
+        raise UsageError(_taken(name))
+
+
+def _taken(name: str) -> str:
+    return f'the name "{name}" is taken by another embedding; add --name with another'
+
+
+def _check_columns(declaration: Declaration, source: Source) -> None:
+    """The view has the source's columns, the vector's and `stale`: no two of one name."""
+    names = [column.name for column in source.columns]
+    if declaration.column in names:
+        raise UsageError(f'{source.table} has a column "{declaration.column}" already; add --column with another name')
+    if "stale" in names or declaration.column == "stale":
+        raise UsageError(f'the view shows a column "stale" of its own, and {source.table} has one; rename that one')
+
+
+def _in_column(embedding: Embedding) -> bool:
+    return embedding.generation.store is StoreKind.COLUMN

@@ -1,0 +1,161 @@
+"""What the database knows of tables and embeddings, as the nouns of model.py. Reads only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pg_qwen_embed import template
+from pg_qwen_embed.database import AsyncConnection, Connection, first_line
+from pg_qwen_embed.errors import SetupError, UsageError
+from pg_qwen_embed.model import Column, Distance, Embedding, Generation, QualifiedName, Source, StoreKind
+from pg_qwen_embed.sql import statement
+
+Row = dict[str, Any]
+
+RUN_INIT = "run: pg-qwen-embed init"
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
+# Types whose text does not depend on the session's settings: strings, numbers, booleans, enums.
+_STABLE_CATEGORIES = {"S", "N", "B", "E"}
+_STABLE_TYPES = {"uuid", "json", "jsonb", "inet", "cidr", "macaddr", "xml", "citext", "ltree", "hstore", "tsvector"}
+_UNSTABLE_TYPES = {"money"}
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    version: str | None
+    schema: str | None
+    available: str
+
+
+def require_initialised(connection: Connection) -> None:
+    """Raises SetupError unless `init` has run here."""
+    row = connection.execute(statement("is_initialised")).fetchone()
+    if not (row and row[0]):
+        raise SetupError(f"pg_qwen_embed is not set up in the database {connection.info.dbname}; {RUN_INIT}")
+
+
+def vector_extension(connection: Connection) -> Extension | None:
+    """The installed and the installable pgvector; None when the server has none."""
+    row = _dicts(connection, "vector_extension")
+    return Extension(row[0]["version"], row[0]["schema"], row[0]["available"]) if row else None
+
+
+def find_source(connection: Connection, table: str) -> tuple[int, Source]:
+    """The oid and description of a table as it is written in SQL. Raises UsageError, with the reason."""
+    try:
+        (oid,) = connection.execute(statement("resolve_table"), {"table": table}).fetchone() or (None,)
+    except psycopg.Error as error:
+        raise UsageError(f"{table}: not a table's name as SQL writes it ({first_line(error)})") from None
+    if oid is None:
+        raise UsageError(f"{table}: there is no such table in the database {connection.info.dbname}; write it as in SQL, "
+                         'like public.articles or app."Odd Name"')  # fmt: skip
+    (row,) = _dicts(connection, "describe_sources", tables=[oid])
+    if row["kind"] not in ("r", "p"):
+        raise UsageError(f"{table} is {_KINDS.get(row['kind'], 'no table')}; an embedding needs a table")
+    if row["persistence"] == "t":
+        raise UsageError(
+            f"{table} is a temporary table, which no other session sees; an embedding needs a permanent one"
+        )
+    if row["is_partition"]:
+        raise UsageError(f"{table} is a partition; attach the partitioned table instead")
+    if row["schema"] in ("qwen_embed", "_qwen_embed"):
+        raise UsageError(f"{table} belongs to pg_qwen_embed itself; attach a table of yours")
+    if not row["key"]:
+        raise UsageError(f"{table} has no primary key, and vectors need one to follow rows; run: "
+                         f"ALTER TABLE {table} ADD PRIMARY KEY (...)")  # fmt: skip
+    return oid, _source(row, row["key"])
+
+
+def check_text_columns(connection: Connection, oid: int, columns: Sequence[str]) -> None:
+    """Raises UsageError for a column that is not there, or whose text depends on the session's settings."""
+    (row,) = _dicts(connection, "describe_sources", tables=[oid])
+    known = {column["name"]: column for column in row["columns"]}
+    for name in columns:
+        if name not in known:
+            raise UsageError(f'{row["schema"]}.{row["name"]} has no column "{name}"; it has: {", ".join(known)}')
+        if not _has_stable_text(known[name]):
+            raise UsageError(
+                f'column "{name}" is of type {known[name]["type"]}, whose text depends on settings of the session; '
+                "use a text column, or a generated one made from it"
+            )
+
+
+def embeddings(connection: Connection, name: str | None = None) -> list[Embedding]:
+    """Every embedding, or the one of that name, with its live generation. A dropped source leaves its embedding out."""
+    rows = _dicts(connection, "read_registry", name=name)
+    sources = _dicts(connection, "describe_sources", tables=[row["source"] for row in rows])
+    return _embeddings(rows, sources)
+
+
+async def embeddings_async(connection: AsyncConnection) -> list[Embedding]:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        rows = await (await cursor.execute(statement("read_registry"), {"name": None})).fetchall()
+        tables = [row["source"] for row in rows]
+        sources = await (await cursor.execute(statement("describe_sources"), {"tables": tables})).fetchall()
+    return _embeddings(rows, sources)
+
+
+def embedding(connection: Connection, name: str) -> Embedding:
+    """The embedding of that name. Raises UsageError if there is none."""
+    require_initialised(connection)
+    found = embeddings(connection, name)
+    if not found:
+        known = ", ".join(row["name"] for row in _dicts(connection, "read_registry", name=None))
+        raise UsageError(f'there is no embedding "{name}"; ' + (f"there are: {known}" if known else
+                         "attach a table first: pg-qwen-embed attach TABLE --text COLUMN"))  # fmt: skip
+    return found[0]
+
+
+def _embeddings(rows: Sequence[Row], sources: Sequence[Row]) -> list[Embedding]:
+    by_oid = {source["oid"]: source for source in sources}
+    return [_embedding(row, _source(by_oid[row["source"]], row["key"])) for row in rows if row["source"] in by_oid]
+
+
+def _embedding(row: Row, source: Source) -> Embedding:
+    generation = Generation(
+        id=row["id"],
+        model=row["model"],
+        dimensions=row["dimensions"],
+        distance=Distance(row["distance"]),
+        template=template.from_json(row["template"]),
+        store=StoreKind(row["store"]),
+    )
+    return Embedding(
+        name=row["name"],
+        source=source,
+        generation=generation,
+        instruction=row["instruction"],
+        prompt_style=row["prompt_style"],
+        column=row["column_name"],
+        vector_schema=row["vector_schema"],
+    )
+
+
+def _source(row: Row, key: Sequence[str]) -> Source:
+    columns = {c["name"]: Column(c["name"], c["type"], _collation(c)) for c in row["columns"]}
+    return Source(
+        table=QualifiedName(row["schema"], row["name"]),
+        key=tuple(columns[name] for name in key),
+        columns=tuple(columns.values()),
+        partitioned=row["kind"] == "p",
+        before_update_triggers=row["before_update_triggers"],
+    )
+
+
+def _collation(column: Row) -> QualifiedName | None:
+    return QualifiedName(*column["collation"]) if column["collation"] else None
+
+
+def _has_stable_text(column: Row) -> bool:
+    if column["base"] in _UNSTABLE_TYPES:
+        return False
+    category = column["element"] if column["category"] == "A" else column["category"]
+    return category in _STABLE_CATEGORIES or column["base"] in _STABLE_TYPES
+
+
+def _dicts(connection: Connection, query: str, **values: object) -> list[Row]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(statement(query), values).fetchall()

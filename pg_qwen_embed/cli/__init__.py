@@ -1,0 +1,51 @@
+"""The command line: each command parses, calls one use case, and prints."""
+
+import importlib
+from typing import Any
+
+import click
+
+from pg_qwen_embed.errors import Error
+
+# Where each command lives: imported when it is used, so that --help is quick and `serve` needs no database driver.
+COMMANDS = {
+    "init": "setup",
+    "attach": "setup",
+    "detach": "setup",
+    "worker": "run",
+    "backfill": "run",
+    "status": "look",
+    "search": "look",
+    "verify": "look",
+    "serve": "serve",
+    "demo": "demo",
+}
+
+
+class Commands(click.Group):
+    """Commands in the order a user meets them; an Error becomes one sentence on stderr and exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"pg_qwen_embed.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Error as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pg-qwen-embed")
+def main() -> None:
+    """Declare an embedding on a PostgreSQL table, and its vectors follow the text.
+
+    Start with `init`, then `attach` a table and keep a `worker` running; or see it all with `demo`.
+    """

@@ -1,0 +1,102 @@
+"""status, search, verify."""
+
+import dataclasses
+import sys
+from datetime import datetime
+from typing import Any
+
+import click
+import orjson
+
+from pg_qwen_embed import catalog
+from pg_qwen_embed import status as reporting
+from pg_qwen_embed.cli.options import json_option, with_settings
+from pg_qwen_embed.client import Client
+from pg_qwen_embed.database import connect
+from pg_qwen_embed.model import Hit, Status
+from pg_qwen_embed.settings import Settings
+
+SNIPPET = 100  # characters of a value shown in a terminal
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+@with_settings("database_url")
+def status(settings: Settings, name: str | None, as_json: bool) -> None:
+    """How every embedding is doing, or the one called NAME."""
+    with connect(settings.database_url, "pg_qwen_embed status") as connection:
+        found = reporting.status(connection, name)
+    if as_json:
+        _print_json([dataclasses.asdict(one) for one in found])
+    elif not found:
+        click.echo("no embedding yet; attach a table: pg-qwen-embed attach TABLE --text COLUMN")
+    for one in () if as_json else found:
+        click.echo(_report(one))
+
+
+@click.command()
+@click.argument("name")
+@click.argument("text")
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1))
+@json_option
+@with_settings("database_url", "server_url")
+def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) -> None:
+    """The rows of NAME nearest to TEXT, nearest first."""
+    with Client(settings.database_url, server_url=settings.server_url) as client:
+        hits = client.search(name, text, limit)
+    if as_json:
+        _print_json([{"distance": hit.distance, "row": hit.row} for hit in hits])
+        return
+    for hit in hits:
+        click.echo(_line(hit))
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@with_settings("database_url")
+def verify(settings: Settings, name: str, as_json: bool) -> None:
+    """Count the rows of NAME whose vector is missing, stale or orphaned; exit status 1 if there are any.
+
+    Changes that the worker has not come to yet count: see `status` for those.
+    """
+    with connect(settings.database_url, "pg_qwen_embed verify") as connection:
+        found = reporting.drift(connection, catalog.embedding(connection, name))
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+    else:
+        click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
+    if found.total:
+        sys.exit(1)
+
+
+def _report(one: Status) -> str:
+    backfill = one.backfill.state
+    if backfill == "running":
+        backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
+    return (
+        f"{one.name}  {one.source}, {one.model}, {one.dimensions} dimensions\n"
+        f"  rows {one.rows:,}  vectors {one.vectors:,}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
+        f"failures {one.failures:,}\n"
+        f"  backfill {backfill}  index {one.index}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
+    )
+
+
+def _line(hit: Hit) -> str:
+    values = "  ".join(f"{name}={_snippet(value)}" for name, value in hit.row.items())
+    return f"{hit.distance:.4f}  {values}"
+
+
+def _snippet(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= SNIPPET else text[: SNIPPET - 3] + "..."
+
+
+def _print_json(value: Any) -> None:
+    def other(thing: object) -> str:
+        return thing.isoformat() if isinstance(thing, datetime) else str(thing)
+
+    click.echo(
+        orjson.dumps(value, default=other, option=orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME).decode()
+    )

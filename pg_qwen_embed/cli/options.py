@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from pg_qwen_embed.settings import VARIABLES, Settings, resolve
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_settings(*names: str) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[..., R]]:
+    """Give a command these settings as options, and the whole as its first argument."""
+
+    def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
+        @wraps(command)
+        def run(*args: Any, **values: Any) -> R:
+            given = {name: values.pop(name) for name in names}
+            return command(resolve(os.environ, **given), *args, **values)
+
+        decorated: Callable[..., R] = run
+        for name in reversed(names):
+            variables, meaning = VARIABLES[name]
+            option = click.option(
+                f"--{name.replace('_', '-')}", metavar="URL", help=f"{meaning}  [env: {', '.join(variables)}]"
+            )
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

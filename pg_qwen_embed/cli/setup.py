@@ -1,0 +1,121 @@
+"""init, attach, detach."""
+
+import asyncio
+
+import click
+
+from pg_qwen_embed import attach as attaching
+from pg_qwen_embed import catalog, declare, migrate, template
+from pg_qwen_embed.cli.options import with_settings
+from pg_qwen_embed.database import connect
+from pg_qwen_embed.errors import UsageError
+from pg_qwen_embed.model import Distance, StoreKind
+from pg_qwen_embed.prompt import PromptStyle
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.template import Template
+
+
+@click.command()
+@with_settings("database_url")
+def init(settings: Settings) -> None:
+    """Set up the database: the schemas qwen_embed and _qwen_embed, and pgvector if this role may.
+
+    Safe to run again; an upgrade of this package runs the migrations that are new.
+    """
+    for line in migrate.init(settings.database_url):
+        click.echo(line, err=line.startswith("warning"))
+
+
+@click.command()
+@click.argument("table")
+@click.option(
+    "--text", "columns", multiple=True, metavar="COL", help="A column to embed; several are joined by blank lines."
+)
+@click.option(
+    "--template", "template_text", metavar="TEXT", help=r"Or a text with columns in braces: '{title}\n\n{body}'."
+)
+@click.option("--name", help="The embedding's name, and its view's in qwen_embed.  [default: the table's]")
+@click.option("--dimensions", type=int, help="Length of the vectors.  [default: the model's]")
+@click.option("--model", help="The model.  [env: PG_QWEN_EMBED_MODEL; default: the one the server serves]")
+@click.option("--instruction", help="What a query is for, in English; put in front of queries, not of documents.")
+@click.option(
+    "--prompt-style", type=click.Choice(list(PromptStyle)), help="How queries are put.  [default: by the model's name]"
+)
+@click.option("--distance", type=click.Choice(list(Distance)), default=Distance.COSINE, show_default=True)
+@click.option("--store", type=click.Choice(list(StoreKind)), default=StoreKind.TABLE, show_default=True,
+              help="Keep vectors in a table of their own, or in a column of TABLE (see the README for its costs).")  # fmt: skip
+@click.option(
+    "--column",
+    default="embedding",
+    show_default=True,
+    help="The vector's column in the view (and in TABLE with --store column).",
+)
+@click.option("--no-backfill", is_flag=True, help="Embed only what changes from now on.")
+@click.option("--dry-run", is_flag=True, help="Print the SQL, its locks and the grants; create nothing.")
+@with_settings("database_url", "server_url")
+def attach(
+    settings: Settings,
+    table: str,
+    columns: tuple[str, ...],
+    template_text: str | None,
+    name: str | None,
+    dimensions: int | None,
+    model: str | None,
+    instruction: str | None,
+    prompt_style: str | None,
+    distance: str,
+    store: str,
+    column: str,
+    no_backfill: bool,
+    dry_run: bool,
+) -> None:
+    """Declare an embedding on TABLE, written as in SQL: articles, public.articles, app."Odd Name".
+
+    The running worker fills it, and keeps it, without another command.
+    """
+    chosen = asyncio.run(declare.choose_model(settings, model, dimensions))
+    if chosen.warning:
+        click.echo(f"warning: {chosen.warning}", err=True)
+    declaration = attaching.Declaration(
+        table=table,
+        template=_template(columns, template_text),
+        model=chosen.model,
+        dimensions=chosen.dimensions,
+        name=name,
+        instruction=instruction,
+        prompt_style=PromptStyle(prompt_style) if prompt_style else None,
+        distance=Distance(distance),
+        store=StoreKind(store),
+        column=column,
+        backfill=not no_backfill,
+    )
+    with connect(settings.database_url, "pg_qwen_embed attach") as connection:
+        if dry_run:
+            click.echo(attaching.dry_run(connection, declaration))
+            return
+        embedding = attaching.attach(connection, declaration)
+    generation = embedding.generation
+    click.echo(
+        f"attached {embedding.source.table} as {embedding.name}: {generation.model}, {generation.dimensions} dimensions\n"
+        f'query it with: pg-qwen-embed search {embedding.name} "..."   or SQL on the view qwen_embed.{embedding.name}'
+    )
+
+
+@click.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_settings("database_url")
+def detach(settings: Settings, name: str, yes: bool) -> None:
+    """Remove the embedding NAME: its vectors, triggers and view. The source is left as it was."""
+    with connect(settings.database_url, "pg_qwen_embed detach") as connection:
+        embedding = catalog.embedding(connection, name)
+        if not yes:
+            click.confirm(f"Remove {name} and all its vectors of {embedding.source.table}?", abort=True)
+        attaching.detach(connection, name)
+    click.echo(f"detached {name}")
+
+
+def _template(columns: tuple[str, ...], text: str | None) -> Template:
+    if bool(columns) == (text is not None):
+        raise UsageError("say what to embed: either --text COL (once or more) or --template '{title}\\n\\n{body}'")
+    return template.parse(text) if text is not None else template.from_columns(columns)

@@ -1,0 +1,93 @@
+"""Connections to PostgreSQL: who we are, what for, and one clear sentence when it does not answer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Format
+
+from pg_qwen_embed.errors import DatabaseUnavailable, UsageError
+from pg_qwen_embed.sql import statement
+
+CONNECT_TIMEOUT = 10  # seconds
+
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+
+class BinaryValue(bytes):
+    """A parameter that is already in PostgreSQL's binary format; the statement's cast says of which type."""
+
+
+class _BinaryDumper(Dumper):
+    format = Format.BINARY
+    oid = 0
+
+    def dump(self, obj: Any) -> bytes:
+        return bytes(obj)
+
+
+def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
+    """A connection named after its purpose in pg_stat_activity. Raises DatabaseUnavailable, UsageError."""
+    with _one_sentence(url):
+        connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit)
+        connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
+        connection.execute(statement("configure_session"))
+        if not autocommit:
+            connection.commit()
+    return connection
+
+
+async def connect_async(url: str, purpose: str) -> AsyncConnection:
+    """An autocommit connection for the worker. Raises DatabaseUnavailable, UsageError."""
+    with _one_sentence(url):
+        connection = await psycopg.AsyncConnection.connect(conninfo(url, purpose), autocommit=True)
+        await configure_worker(connection)
+    return connection
+
+
+async def configure_worker(connection: AsyncConnection) -> None:
+    connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
+    connection.prepare_threshold = 1
+    await connection.execute(statement("configure_session"))
+    await connection.execute(statement("configure_worker_session"))
+
+
+def conninfo(url: str, purpose: str) -> str:
+    """The connection string with our name on it, TCP keepalives, and a bound on connecting."""
+    try:
+        given = conninfo_to_dict(url)
+        defaults = {"connect_timeout": CONNECT_TIMEOUT, "keepalives_idle": 10, "keepalives_interval": 5,
+                    "keepalives_count": 3}  # fmt: skip
+        return make_conninfo(url, **{k: v for k, v in defaults.items() if k not in given}, application_name=purpose)
+    except psycopg.ProgrammingError:
+        raise UsageError(
+            "the database URL cannot be read; write it like postgresql://user@host:5432/database "
+            "in PG_QWEN_EMBED_DATABASE_URL"
+        ) from None
+
+
+@contextmanager
+def _one_sentence(url: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        reason = " ".join(str(error).split())
+        raise DatabaseUnavailable(
+            f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
+        ) from None
+
+
+def first_line(error: psycopg.Error) -> str:
+    """The server's own sentence, without the statement around it."""
+    return error.diag.message_primary or str(error).split("\n", 1)[0]
+
+
+def as_text(query: sql.Composable) -> str:
+    """A statement as a person would paste it into psql."""
+    text = query.as_string(None)
+    return text.split("*/ ", 1)[1] if text.startswith("/*") else text

@@ -1,0 +1,31 @@
+"""What can go wrong, as types. Every message is one sentence a person can act on.
+
+The command line prints the message of an `Error` and exits with 1; the worker decides by the type."""
+
+
+class Error(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class UsageError(Error):
+    """What was asked for cannot be done as asked: an unknown column, a name taken, dimensions too large."""
+
+
+class SetupError(Error):
+    """The database is not ready: not initialised, extension missing or too old, no privilege."""
+
+
+class DatabaseUnavailable(Error):
+    """PostgreSQL does not answer, or the connection was lost."""
+
+
+class ServerUnavailable(Error):
+    """The embedding server is down, overloaded or too slow: nothing is wrong with the documents."""
+
+
+class ServerFault(ServerUnavailable):
+    """The embedding server answered something that must not be written: too few vectors, NaN, wrong length."""
+
+
+class DocumentRefused(Error):
+    """The embedding server refuses the input itself (4xx): asking again with the same text is of no use."""

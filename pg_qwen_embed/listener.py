@@ -1,0 +1,18 @@
+"""The connection that listens. It does nothing else: psycopg holds a connection's lock while it waits on it."""
+
+from collections.abc import AsyncIterator
+
+from pg_qwen_embed.database import connect_async
+from pg_qwen_embed.sql import statement
+
+APPLICATION_NAME = "pg_qwen_embed worker: listen"
+REGISTRY = "registry"  # the payload when an embedding was attached or detached; else it is a generation's id
+
+
+async def notifications(url: str) -> AsyncIterator[str | None]:
+    """Payloads as they arrive. The first is None and comes when we hear: what was sent before was not delivered."""
+    async with await connect_async(url, APPLICATION_NAME) as connection:
+        await connection.execute(statement("listen"))
+        yield None
+        async for notification in connection.notifies():
+            yield notification.payload

@@ -1,0 +1,142 @@
+"""The nouns: source, template, embedding, generation. Frozen, validated once, no I/O.
+
+The words are those of docs/words.md; a value of one of these types can be trusted everywhere."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+
+from pg_qwen_embed.template import Template
+
+MAX_DIMENSIONS = 4000  # the most an HNSW index on halfvec holds (pgvector README, "Half-Precision Indexing")
+MIN_DIMENSIONS = 1
+PLAIN_STORAGE_DIMENSIONS = 1300  # up to here three vectors fit a page, and reading them needs no TOAST
+
+
+class Lock(IntEnum):
+    """The first half of our advisory locks; the second is the generation's id. Arbitrary, but never to change."""
+
+    LEADER = 0x51450001  # session, exclusive: who follows a generation
+    GATE = 0x51450002  # session, exclusive by a sleeping worker; transaction, shared by a writer that need not notify
+    STORE = 0x51450003  # transaction: shared to write vectors, exclusive to remove them
+
+
+class Distance(StrEnum):
+    COSINE = "cosine"
+    INNER_PRODUCT = "ip"
+    L2 = "l2"
+
+    @property
+    def operator(self) -> str:
+        return {"cosine": "<=>", "ip": "<#>", "l2": "<->"}[self.value]
+
+    @property
+    def operator_class(self) -> str:
+        return f"halfvec_{self.value}_ops"
+
+
+class StoreKind(StrEnum):
+    TABLE = "table"
+    COLUMN = "column"
+
+
+@dataclass(frozen=True, slots=True)
+class QualifiedName:
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the catalog describes it. `type` is SQL text as format_type() prints it."""
+
+    name: str
+    type: str
+    collation: QualifiedName | None = None  # only when it is not the type's own
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The application's table."""
+
+    table: QualifiedName
+    key: tuple[Column, ...]
+    columns: tuple[Column, ...]
+    partitioned: bool = False
+    before_update_triggers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One physical version of an embedding; its id names its outbox, store, failure table and triggers."""
+
+    id: int
+    model: str
+    dimensions: int
+    distance: Distance
+    template: Template
+    store: StoreKind = StoreKind.TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A named declaration on a source: what applications see and query."""
+
+    name: str
+    source: Source
+    generation: Generation
+    instruction: str
+    prompt_style: str
+    column: str = "embedding"
+    vector_schema: str = "public"  # where the extension's types and operators live
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillProgress:
+    state: str  # pending | running | indexing | done
+    rows_done: int
+    rows_total: int
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One embedding at one moment. Lag is in seconds: the age of the oldest change not yet acknowledged."""
+
+    name: str
+    source: str
+    model: str
+    dimensions: int
+    rows: int
+    vectors: int
+    pending: int
+    lag_seconds: float
+    failures: int
+    backfill: BackfillProgress
+    index: str  # none | building | valid | invalid
+    leader: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Rows whose vector is missing, stale or orphaned. Rows with an open failure or a pending change count too."""
+
+    missing: int
+    stale: int
+    orphaned: int
+
+    @property
+    def total(self) -> int:
+        return self.missing + self.stale + self.orphaned
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result: the row's columns without its embedding, and the distance to the query."""
+
+    distance: float
+    row: dict[str, object] = field(default_factory=dict)

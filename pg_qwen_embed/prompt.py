@@ -1,0 +1,29 @@
+"""What is put in front of a query or a document before a model sees it. Pure.
+
+Qwen3-Embedding wants an instruction before the query and nothing before a document (model card and evaluation
+script of Qwen/Qwen3-Embedding: one space after `Instruct:`, none after `Query:`)."""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+class PromptStyle(StrEnum):
+    QWEN3 = "qwen3"
+    PLAIN = "plain"
+
+
+def style_of(model: str) -> PromptStyle:
+    """The style that a model was trained with, by its name."""
+    return PromptStyle.QWEN3 if "qwen3-embedding" in model.lower() else PromptStyle.PLAIN
+
+
+def query_prompt(style: PromptStyle, instruction: str, query: str) -> str:
+    return _QUERY[style](instruction, query)
+
+
+_QUERY: dict[PromptStyle, Callable[[str, str], str]] = {
+    PromptStyle.QWEN3: lambda instruction, query: f"Instruct: {instruction}\nQuery:{query}",
+    PromptStyle.PLAIN: lambda _, query: query,
+}

@@ -1,0 +1,57 @@
+"""The fixed part of the database, as SQLAlchemy describes it: what the migrations must add up to.
+
+The tables of a generation are not here: attach makes them, typed after their source."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REGCLASS
+
+MACHINERY = "_qwen_embed"
+
+metadata = sa.MetaData(schema=MACHINERY)
+
+_NOW = sa.func.now()
+
+embedding = sa.Table(
+    "embedding",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("source", REGCLASS, nullable=False),
+    sa.Column("key", ARRAY(sa.Text), nullable=False),
+    sa.Column("column_name", sa.Text, nullable=False),
+    sa.Column("instruction", sa.Text, nullable=False),
+    sa.Column("prompt_style", sa.Text, nullable=False),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
+    comment="One row per embedding: its source, and how queries are put to it",
+)
+
+generation = sa.Table(
+    "generation",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column("embedding_id", sa.Integer, sa.ForeignKey(embedding.c.id, ondelete="CASCADE"), nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default="live"),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("dimensions", sa.Integer, nullable=False),
+    sa.Column("distance", sa.Text, nullable=False),
+    sa.Column("template", JSONB, nullable=False),
+    sa.Column("store", sa.Text, nullable=False),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
+    sa.CheckConstraint("state IN ('live', 'building', 'retired')", name="generation_state"),
+    sa.Index("generation_one_live", "embedding_id", unique=True, postgresql_where=sa.text("state = 'live'")),
+    comment="One row per physical version of an embedding; its id names its outbox, store, failure table and triggers",
+)
+
+backfill = sa.Table(
+    "backfill",
+    metadata,
+    sa.Column("generation_id", sa.Integer, sa.ForeignKey(generation.c.id, ondelete="CASCADE"), primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("cursor", ARRAY(sa.Text)),
+    sa.Column("rows_done", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("rows_total", sa.BigInteger),
+    sa.Column("started_at", sa.DateTime(timezone=True)),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    sa.CheckConstraint("state IN ('none', 'pending', 'running', 'indexing', 'done')", name="backfill_state"),
+    comment="How far the walk over a source has come: the key up to which every vector is written",
+)

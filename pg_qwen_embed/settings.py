@@ -1,0 +1,69 @@
+"""Where the database and the embedding server are: options, then environment, then defaults. Read in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from pg_qwen_embed.errors import UsageError
+
+DEFAULT_SERVER_URL = "http://127.0.0.1:30000/v1"
+
+# What each setting is read from, and what it means: the command's help and the documentation are made from this.
+VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "database_url": (
+        ("PG_QWEN_EMBED_DATABASE_URL", "DATABASE_URL"),
+        "The database, as a libpq URL or connection string; without it libpq's own variables (PGHOST ...) count.",
+    ),
+    "server_url": (
+        ("PG_QWEN_EMBED_SERVER_URL",),
+        f"The embedding server's OpenAI-compatible base URL (default {DEFAULT_SERVER_URL}).",
+    ),
+    "api_key": (("PG_QWEN_EMBED_API_KEY",), "The key sent to the embedding server as a Bearer token."),
+    "model": (("PG_QWEN_EMBED_MODEL",), "The model new embeddings use (default: the one the server serves)."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    database_url: str = field(default="", repr=False)  # may hold a password
+    server_url: str = DEFAULT_SERVER_URL
+    api_key: str | None = field(default=None, repr=False)
+    model: str | None = None
+
+    @property
+    def server_root(self) -> str:
+        """The server's URL without `/v1`: where /model_info and /ready are."""
+        return self.server_url.removesuffix("/v1")
+
+
+def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
+    """Settings from options, then the environment, then defaults. Raises UsageError for a URL that is none.
+
+    `DATABASE_URL` as SQLAlchemy writes it (`postgresql+psycopg://`) is understood."""
+    found = {name: options.get(name) or _first(environment, VARIABLES[name][0]) for name in VARIABLES}
+    return Settings(
+        database_url=_libpq_url(found["database_url"] or ""),
+        server_url=_http_url(found["server_url"] or DEFAULT_SERVER_URL),
+        api_key=found["api_key"],
+        model=found["model"],
+    )
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    return next((environment[name] for name in names if environment.get(name)), None)
+
+
+def _libpq_url(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme.split('+')[0]}://{rest}" if separator else url
+
+
+def _http_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(f"the server URL {url!r} is not one; write it like {DEFAULT_SERVER_URL}")
+    return url.rstrip("/")

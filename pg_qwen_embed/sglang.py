@@ -1,0 +1,183 @@
+"""The embedding server, spoken to as SGLang speaks (OpenAI-compatible /v1/embeddings, and SGLang's own /model_info).
+
+One adapter, no decisions: it asks, checks that the answer may be believed, and says in its errors whose fault it is.
+DocumentRefused: the input. ServerUnavailable: the server, try later. ServerFault: the server, and it answered."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import numpy as np
+import orjson
+import pybase64
+
+from pg_qwen_embed import vectors
+from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable, UsageError
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.vectors import Vectors
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
+KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
+MAX_CONNECTIONS = 32
+_REFUSED = {400, 413, 422}
+_NOT_ALLOWED = {401, 403}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the server says it serves. `dimensions` is the length of its full vectors."""
+
+    model: str
+    dimensions: int
+    shortens: bool  # whether the server takes `dimensions` itself
+    allowed: tuple[int, ...] = ()  # the only ones it takes; empty: any up to `dimensions`
+
+
+class EmbeddingServer:
+    """`async with EmbeddingServer(settings) as server`; one pool of connections, any number of tasks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "EmbeddingServer":
+        key = self._settings.api_key
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE),
+            trust_env=True,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session:
+            await self._session.close()
+
+    @property
+    def url(self) -> str:
+        return self._settings.server_url
+
+    async def model_info(self) -> ModelInfo:
+        """What is served. Asks for one embedding, the only sure way to learn the length of a vector."""
+        listed = await self._get(f"{self.url}/models")
+        info = await self._get(f"{self._settings.server_root}/model_info", missing={})
+        try:
+            model = str(listed["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
+            raise ServerFault(
+                f"the server at {self.url} lists no model under /models: is it an embedding server?"
+            ) from None
+        abilities = info.get("embedding") or {}
+        full = await self._embed(model, ["dimensions"], None)
+        return ModelInfo(
+            model=model,
+            dimensions=full.shape[1],
+            shortens=bool(abilities.get("supports_dimensions")),
+            allowed=tuple(abilities.get("matryoshka_dimensions") or ()),
+        )
+
+    async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Vectors:
+        """Unit vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank.
+
+        Raises DocumentRefused when the server refuses the request (one bad text refuses all), ServerUnavailable
+        and ServerFault when the server is to blame."""
+        native = info.shortens and dimensions != info.dimensions and (not info.allowed or dimensions in info.allowed)
+        found = await self._embed(info.model, texts, dimensions if native else None)
+        if native or found.shape[1] == dimensions:
+            return vectors.check(found, len(texts), dimensions)
+        return vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
+
+    async def _embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> Vectors:
+        body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
+        if dimensions is not None:
+            body["dimensions"] = dimensions
+        return _decode(await self._post(f"{self.url}/embeddings", body), len(texts))
+
+    async def _get(self, url: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+        return await self._call("GET", url, None, missing)
+
+    async def _post(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._call("POST", url, orjson.dumps(body), None)
+
+    async def _call(self, method: str, url: str, body: bytes | None, missing: dict[str, Any] | None) -> dict[str, Any]:
+        if self._session is None:
+            raise RuntimeError("use EmbeddingServer as an async context manager")
+        try:
+            async with self._session.request(
+                method, url, data=body, headers={"Content-Type": "application/json"}
+            ) as response:
+                content = await response.read()
+        except TimeoutError:
+            raise ServerUnavailable(f"the embedding server at {self.url} did not answer in time") from None
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+            raise ServerUnavailable(
+                f"the embedding server at {self.url} does not answer ({_reason(error)}); "
+                "start it, or set PG_QWEN_EMBED_SERVER_URL"
+            ) from None
+        if response.status == 404 and missing is not None:
+            return missing
+        if response.status >= 400:
+            raise self._refusal(response.status, content)
+        return self._parsed(content)
+
+    def _refusal(self, status: int, content: bytes) -> Exception:
+        sentence = _sentence(content) or f"status {status}"
+        if status in _REFUSED:
+            return DocumentRefused(sentence)
+        if status in _NOT_ALLOWED:
+            return UsageError(
+                f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
+            )
+        return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")
+
+    def _parsed(self, content: bytes) -> dict[str, Any]:
+        try:
+            answer = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ServerFault(f"the embedding server at {self.url} answered something that is not JSON")
+        return answer
+
+
+def _decode(answer: dict[str, Any], expected: int) -> Vectors:
+    """The answer's vectors in the order of their `index`; base64 or lists of numbers, as older servers answer."""
+    try:
+        items = answer["data"]
+        if [item["index"] for item in items] != list(range(expected)):
+            items = sorted(items, key=lambda item: item["index"])
+            if [item["index"] for item in items] != list(range(expected)):
+                raise ServerFault(
+                    f"the server answered {len(items)} vectors, or not each index once, to {expected} texts"
+                )
+        if isinstance(items[0]["embedding"], str):
+            raw = b"".join([pybase64.b64decode(item["embedding"], validate=True) for item in items])
+            return np.frombuffer(raw, dtype="<f4").reshape(expected, -1)
+        return np.array([item["embedding"] for item in items], dtype=np.float32).reshape(expected, -1)
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise ServerFault("the server's answer holds no list of embeddings of one length") from None
+
+
+def _sentence(content: bytes) -> str:
+    """The server's own words, from SGLang's flat error, OpenAI's nested one, or plain text."""
+    try:
+        answer = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content[:200].decode(errors="replace").strip()
+    if not isinstance(answer, dict):
+        return ""
+    nested = answer.get("error")
+    found = answer.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or ""
+    return str(found)
+
+
+def _reason(error: Exception) -> str:
+    os_error = getattr(error, "os_error", None)
+    return (os_error and os_error.strerror) or str(error) or type(error).__name__

@@ -1,0 +1,184 @@
+-- name: limit_lock_wait
+-- Creating a trigger waits for the writers in flight, and new writers wait behind it: not for long.
+SELECT set_config('lock_timeout', %(timeout)s, true);
+
+-- name: register_embedding
+INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction, prompt_style)
+VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)s, %(prompt_style)s)
+RETURNING id;
+
+-- name: register_generation
+INSERT INTO _qwen_embed.generation (embedding_id, model, dimensions, distance, template, store)
+VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s)
+RETURNING id;
+
+-- name: register_backfill
+INSERT INTO _qwen_embed.backfill (generation_id, state) VALUES (%(generation_id)s, %(state)s);
+
+-- name: create_outbox
+-- Append-only: writers never meet each other or the worker here. TRUNCATE appends one entry without a key.
+CREATE TABLE {outbox} (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    {nullable_key_columns}
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+-- name: comment_outbox
+COMMENT ON TABLE {outbox} IS {comment};
+
+-- name: create_store_table
+-- embedding and fingerprint are NULL for a row whose document is blank: the version still guards against an older vector.
+CREATE TABLE {store} (
+    {key_columns},
+    version bigint NOT NULL,
+    fingerprint bytea,
+    embedding {halfvec}({dimensions}),
+    PRIMARY KEY ({keys})
+);
+
+-- name: set_store_storage
+ALTER TABLE {store} ALTER COLUMN embedding SET STORAGE {storage};
+
+-- name: create_store_column
+-- The vectors are in the source; here is what guards them.
+CREATE TABLE {store} (
+    {key_columns},
+    version bigint NOT NULL,
+    fingerprint bytea,
+    PRIMARY KEY ({keys})
+);
+
+-- name: add_source_column
+ALTER TABLE {source} ADD COLUMN {column} {halfvec}({dimensions});
+
+-- name: comment_source_column
+COMMENT ON COLUMN {source}.{column} IS {comment};
+
+-- name: comment_store
+COMMENT ON TABLE {store} IS {comment};
+
+-- name: create_failure
+CREATE TABLE {failure} (
+    {key_columns},
+    version bigint NOT NULL,
+    attempts integer NOT NULL DEFAULT 1,
+    error text NOT NULL,
+    first_at timestamptz NOT NULL DEFAULT now(),
+    last_at timestamptz NOT NULL DEFAULT now(),
+    next_attempt_at timestamptz,
+    PRIMARY KEY ({keys})
+);
+
+-- name: comment_failure
+COMMENT ON TABLE {failure} IS {comment};
+
+-- name: create_follow_function
+-- SECURITY DEFINER: the application's role needs nothing but its own table.
+CREATE FUNCTION {function}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body};
+
+-- name: body_statement
+BEGIN
+    INSERT INTO {outbox} ({keys}) SELECT {r_key} FROM changed_rows r;
+    IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
+        PERFORM pg_notify('qwen_embed', {id_text});
+    END IF;
+    RETURN NULL;
+END
+
+-- name: body_row
+BEGIN
+    INSERT INTO {outbox} ({keys}) VALUES ({row_key});
+    IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
+        PERFORM pg_notify('qwen_embed', {id_text});
+    END IF;
+    RETURN NULL;
+END
+
+-- name: body_truncate
+BEGIN
+    INSERT INTO {outbox} DEFAULT VALUES;
+    IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
+        PERFORM pg_notify('qwen_embed', {id_text});
+    END IF;
+    RETURN NULL;
+END
+
+-- name: revoke_function
+-- Firing a trigger needs no right to its function; putting it on another table does.
+REVOKE ALL ON FUNCTION {function}() FROM PUBLIC;
+
+-- name: comment_function
+COMMENT ON FUNCTION {function}() IS {comment};
+
+-- name: create_insert_trigger
+CREATE TRIGGER {trigger} AFTER INSERT ON {source}
+REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION {function}();
+
+-- name: create_insert_row_trigger
+-- On a partitioned source: statement triggers miss what is aimed at a partition.
+CREATE TRIGGER {trigger} AFTER INSERT ON {source} FOR EACH ROW EXECUTE FUNCTION {function}();
+
+-- name: create_update_trigger
+-- The column list makes an UPDATE of something else cost next to nothing; the condition spares one that changes nothing.
+CREATE TRIGGER {trigger} AFTER {of_columns} ON {source}
+FOR EACH ROW WHEN ({text_changed} OR {key_changed}) EXECUTE FUNCTION {function}();
+
+-- name: create_key_trigger
+-- A row that got another key left its vector behind under the old one.
+CREATE TRIGGER {trigger} AFTER {of_columns} ON {source}
+FOR EACH ROW WHEN ({key_changed}) EXECUTE FUNCTION {function}();
+
+-- name: create_delete_trigger
+CREATE TRIGGER {trigger} AFTER DELETE ON {source}
+REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION {function}();
+
+-- name: create_delete_row_trigger
+CREATE TRIGGER {trigger} AFTER DELETE ON {source} FOR EACH ROW EXECUTE FUNCTION {function}();
+
+-- name: create_truncate_trigger
+CREATE TRIGGER {trigger} AFTER TRUNCATE ON {source} FOR EACH STATEMENT EXECUTE FUNCTION {function}();
+
+-- name: enable_trigger_always
+-- Also for rows that logical replication or a restore with session_replication_role = replica brings.
+ALTER TABLE {source} ENABLE ALWAYS TRIGGER {trigger};
+
+-- name: comment_trigger
+COMMENT ON TRIGGER {trigger} ON {source} IS {comment};
+
+-- name: create_view_on_table
+-- INNER JOIN: with the vector on the nullable side of an outer join the index would not be used.
+CREATE VIEW {view} WITH (security_invoker = true) AS
+SELECT {columns}, s.embedding AS {column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document}) AS stale
+FROM {source} t JOIN {store} s ON ({t_key}) = ({s_key})
+WHERE s.embedding IS NOT NULL;
+
+-- name: create_view_on_column
+CREATE VIEW {view} WITH (security_invoker = true) AS
+SELECT {columns}, t.{column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document}) AS stale
+FROM {source} t JOIN {store} s ON ({t_key}) = ({s_key})
+WHERE t.{column} IS NOT NULL;
+
+-- name: comment_view
+COMMENT ON VIEW {view} IS {comment};
+
+-- name: drop_view
+DROP VIEW IF EXISTS {view};
+
+-- name: drop_trigger
+DROP TRIGGER IF EXISTS {trigger} ON {source};
+
+-- name: drop_function
+DROP FUNCTION IF EXISTS {function}();
+
+-- name: drop_table
+DROP TABLE IF EXISTS {table};
+
+-- name: drop_source_column
+ALTER TABLE {source} DROP COLUMN IF EXISTS {column};
+
+-- name: unregister_embedding
+-- Generations and their backfills go with it (ON DELETE CASCADE).
+DELETE FROM _qwen_embed.embedding WHERE name = %(name)s;

@@ -1,0 +1,67 @@
+-- name: server_version
+SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version,
+       current_setting('server_encoding') AS encoding, current_database() AS database;
+
+-- name: vector_extension
+SELECT e.extversion AS version, n.nspname AS schema, a.default_version AS available
+FROM pg_available_extensions a
+LEFT JOIN pg_extension e ON e.extname = a.name
+LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
+WHERE a.name = 'vector';
+
+-- name: create_vector_extension
+CREATE EXTENSION IF NOT EXISTS vector;
+
+-- name: is_initialised
+SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL;
+
+-- name: resolve_table
+-- A table as it is written in SQL; NULL if there is none of that name on the search_path.
+SELECT to_regclass(%(table)s)::oid AS oid;
+
+-- name: describe_sources
+-- Tables as attach and the worker need to know them. Key columns come in the order of the primary key.
+SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,
+       c.relispartition AS is_partition,
+       (SELECT json_agg(json_build_object(
+                   'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'category', y.typcategory,
+                   'base', format_type(coalesce(nullif(y.typbasetype, 0), y.oid), NULL),
+                   'element', (SELECT e.typcategory FROM pg_type e WHERE e.oid = y.typelem),
+                   'collation', CASE WHEN a.attcollation NOT IN (0, y.typcollation)
+                                     THEN json_build_array(cn.nspname, co.collname) END)
+               ORDER BY a.attnum)
+        FROM pg_attribute a
+        JOIN pg_type y ON y.oid = a.atttypid
+        LEFT JOIN pg_collation co ON co.oid = a.attcollation
+        LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       (SELECT json_agg(a.attname ORDER BY k.position)
+        FROM pg_index i
+        CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+        WHERE i.indrelid = c.oid AND i.indisprimary AND k.position <= i.indnkeyatts) AS key,
+       -- BEFORE (2), ROW (1), UPDATE (16): such a trigger can change a column that the UPDATE does not name.
+       EXISTS (SELECT FROM pg_trigger g
+               WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 19 = 19) AS before_update_triggers
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = ANY (%(tables)s::oid[]);
+
+-- name: read_registry
+-- Every embedding with its live generation.
+SELECT e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
+       g.id, g.model, g.dimensions, g.distance, g.template, g.store,
+       (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
+        WHERE x.extname = 'vector') AS vector_schema
+FROM _qwen_embed.embedding e
+JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+WHERE %(name)s::text IS NULL OR e.name = %(name)s
+ORDER BY e.name;
+
+-- name: name_taken
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = 'qwen_embed' AND c.relname = %(name)s);
+
+-- name: next_generation
+-- Only for --dry-run: attach takes the number that the registry gives it.
+SELECT coalesce(max(id), 0) + 1 AS id FROM _qwen_embed.generation;

@@ -1,0 +1,228 @@
+"""What differs from table to table: key lists, the document expression, the names of a generation's objects.
+
+A generation's own tables name the key's columns k1, k2 ...: the source's names cannot collide with theirs, and
+renaming a key column does not reach them. In the statements `t` is the source; `o`, `c`, `v`, `s` and `f` are the
+outbox, the changed keys, the vectors to write, the store and the failures."""
+
+from collections.abc import Iterable
+
+from psycopg import sql
+
+from pg_qwen_embed.model import (
+    PLAIN_STORAGE_DIMENSIONS,
+    Column,
+    Embedding,
+    Generation,
+    Lock,
+    QualifiedName,
+    Source,
+    StoreKind,
+)
+from pg_qwen_embed.template import Placeholder, Template
+
+MACHINERY = "_qwen_embed"
+FACE = "qwen_embed"
+TRUE = sql.SQL("true")
+Holes = dict[str, sql.Composable]
+
+_INTEGERS = {"smallint", "integer", "bigint"}
+_COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
+_TEXT = ("text", "character varying")
+
+
+def identifier(name: QualifiedName) -> sql.Identifier:
+    return sql.Identifier(name.schema, name.name)
+
+
+def machinery(kind: str, generation: Generation) -> sql.Identifier:
+    return sql.Identifier(MACHINERY, f"{kind}_{generation.id}")
+
+
+def is_integer(column: Column) -> bool:
+    """Whether a key column travels as bigint[] (whole batches by numpy) rather than as text[]."""
+    return column.type in _INTEGERS
+
+
+def holes(embedding: Embedding) -> Holes:
+    """Every hole of the statements about one embedding and its generation."""
+    source, generation = embedding.source, embedding.generation
+    numbers = range(1, len(source.key) + 1)
+    keys = [sql.Identifier(f"k{n}") for n in numbers]
+    filled: Holes = {
+        "source": identifier(source.table),
+        "view": face(embedding),
+        "column": sql.Identifier(embedding.column),
+        "halfvec": sql.Identifier(embedding.vector_schema, "halfvec"),
+        "dimensions": sql.Literal(generation.dimensions),
+        "distance": _operator(embedding.vector_schema, generation.distance.operator),
+        "operator_class": sql.Identifier(embedding.vector_schema, generation.distance.operator_class),
+        "document": document(generation.template, source),
+        "keys": _list(keys),
+        "t_key": _list(sql.Identifier("t", column.name) for column in source.key),
+        "outbox": machinery("outbox", generation),
+        "store": machinery("store", generation),
+        "failure": machinery("failure", generation),
+        "key_arrays": _list(_key_array(n, column) for n, column in enumerate(source.key, 1)),
+        "key_values": _list(_key_value(n, column) for n, column in enumerate(source.key, 1)),
+        "keys_out": _list(_key_out(n, column) for n, column in enumerate(source.key, 1)),
+        "t_keys_out": _list(_source_key_out(column) for column in source.key),
+        "after": _list(_after(n, column) for n, column in enumerate(source.key, 1)),
+        "a_key_values": _list(_key_cast(n, column) for n, column in enumerate(source.key, 1)),
+        "t_key_as": _list(
+            sql.SQL("{} AS {}").format(sql.Identifier("t", column.name), key)
+            for column, key in zip(source.key, keys, strict=True)
+        ),
+        "source_text": _regclass(identifier(source.table)),
+        "store_text": _regclass(machinery("store", generation)),
+        "has_vector": sql.SQL("true"),
+    }
+    for alias in "ocvsfnpd":
+        filled[f"{alias}_key"] = _list(sql.Identifier(alias, f"k{n}") for n in numbers)
+    if generation.store is StoreKind.COLUMN:
+        filled["has_vector"] = sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", embedding.column))
+    return filled
+
+
+def ddl_holes(embedding: Embedding) -> Holes:
+    """What only attach needs."""
+    source, generation = embedding.source, embedding.generation
+    types = {column.name: column for column in source.columns}
+    return {
+        "key_columns": key_columns(source, nullable=False),
+        "nullable_key_columns": key_columns(source, nullable=True),
+        "storage": storage(generation.dimensions),
+        "columns": names_of("t", own_columns(embedding)),
+        "text_changed": changed(types[name] for name in generation.template.columns),
+        "key_changed": key_changed(source),
+        "gate_lock": sql.Literal(int(Lock.GATE)),
+        "id": sql.Literal(generation.id),
+        "id_text": sql.Literal(str(generation.id)),
+    }
+
+
+def own_columns(embedding: Embedding) -> tuple[Column, ...]:
+    """The source's columns, without the one that holds the vectors."""
+    return tuple(column for column in embedding.source.columns if column.name != embedding.column)
+
+
+def face(embedding: Embedding) -> sql.Identifier:
+    return sql.Identifier(FACE, embedding.name)
+
+
+def index_name(embedding: Embedding) -> QualifiedName:
+    """The ANN index; it lives in the schema of the table that holds the vectors."""
+    name = f"store_{embedding.generation.id}_hnsw"
+    in_source = embedding.generation.store is StoreKind.COLUMN
+    if in_source:
+        return QualifiedName(embedding.source.table.schema, f"qwen_embed_{name}")
+    return QualifiedName(MACHINERY, name)
+
+
+def document(template: Template, source: Source) -> sql.Composable:
+    """The template as one SQL expression over the source `t`; NULL when all its columns are NULL."""
+    types = {column.name: column.type for column in source.columns}
+    if template.separator is not None and len(template.parts) > 1:
+        return sql.SQL("concat_ws({}, {})").format(
+            sql.Literal(template.separator), _list(sql.Identifier("t", name) for name in template.columns)
+        )
+    if len(template.parts) == 1:
+        (name,) = template.columns
+        column = sql.Identifier("t", name)
+        return column if types.get(name) == "text" else sql.SQL("{}::text").format(column)
+    pieces = (sql.Identifier("t", p.column) if isinstance(p, Placeholder) else sql.Literal(p) for p in template.parts)
+    return sql.SQL("CASE WHEN num_nonnulls({}) > 0 THEN concat({}) END").format(
+        _list(sql.Identifier("t", name) for name in template.columns), _list(pieces)
+    )
+
+
+def changed(columns: Iterable[Column]) -> sql.Composable:
+    """Whether OLD and NEW differ in one of these columns, byte for byte: equal under a collation, or as citext or
+    numeric, is not the same text."""
+    return sql.SQL(" OR ").join(
+        sql.SQL("{} IS DISTINCT FROM {}").format(_comparable("old", c), _comparable("new", c)) for c in columns
+    )
+
+
+def _comparable(row: str, column: Column) -> sql.Composable:
+    value = sql.Identifier(row, column.name)
+    if column.type in _COMPARED_AS_THEY_ARE:
+        return value
+    if column.type.startswith(_TEXT) and not column.type.endswith("[]"):
+        return sql.SQL('{} COLLATE "C"').format(value)
+    return sql.SQL('{}::text COLLATE "C"').format(value)
+
+
+def key_changed(source: Source) -> sql.Composable:
+    return sql.SQL("({}) IS DISTINCT FROM ({})").format(_row("old", source), _row("new", source))
+
+
+def _row(alias: str, source: Source) -> sql.Composable:
+    names = _list(sql.Identifier(alias, column.name) for column in source.key)
+    return sql.SQL("ROW({})").format(names)
+
+
+def key_columns(source: Source, *, nullable: bool) -> sql.Composable:
+    """`k1 bigint NOT NULL, k2 text COLLATE ..`: the key's columns for a table of the generation."""
+    return _list(
+        sql.SQL("{} {}{}{}").format(
+            sql.Identifier(f"k{n}"),
+            _type(column),
+            sql.SQL(" COLLATE {}").format(identifier(column.collation)) if column.collation else sql.SQL(""),
+            sql.SQL("" if nullable else " NOT NULL"),
+        )
+        for n, column in enumerate(source.key, 1)
+    )
+
+
+def names_of(alias: str, columns: Iterable[Column]) -> sql.Composable:
+    return _list(sql.Identifier(alias, column.name) for column in columns)
+
+
+def storage(dimensions: int) -> sql.SQL:
+    return sql.SQL("PLAIN" if dimensions <= PLAIN_STORAGE_DIMENSIONS else "EXTERNAL")
+
+
+def _type(column: Column) -> sql.SQL:
+    # format_type() has already quoted what needs quoting.
+    return sql.SQL(column.type)
+
+
+def _operator(schema: str, operator: str) -> sql.Composable:
+    return sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
+
+
+def _key_array(n: int, column: Column) -> sql.Composable:
+    """`%(k1)s::bigint[]`: one key column of a batch, as it is bound."""
+    return sql.SQL("{}::{}").format(sql.Placeholder(f"k{n}"), sql.SQL("bigint[]" if is_integer(column) else "text[]"))
+
+
+def _key_value(n: int, column: Column) -> sql.Composable:
+    """`a.k1::uuid AS k1`: that column of the unnested batch, in the key's own type."""
+    return sql.SQL("{} AS {}").format(_key_cast(n, column), sql.Identifier(f"k{n}"))
+
+
+def _key_cast(n: int, column: Column) -> sql.Composable:
+    return sql.SQL("{}::{}").format(sql.Identifier("a", f"k{n}"), _type(column))
+
+
+def _key_out(n: int, column: Column) -> sql.Composable:
+    cast = sql.SQL("bigint" if is_integer(column) else "text")
+    return sql.SQL("{}::{}").format(sql.Identifier("c", f"k{n}"), cast)
+
+
+def _source_key_out(column: Column) -> sql.Composable:
+    cast = sql.SQL("bigint" if is_integer(column) else "text")
+    return sql.SQL("{}::{}").format(sql.Identifier("t", column.name), cast)
+
+
+def _after(n: int, column: Column) -> sql.Composable:
+    """`%(after1)s::text::uuid`: where the last page of a walk ended."""
+    return sql.SQL("{}::text::{}").format(sql.Placeholder(f"after{n}"), _type(column))
+
+
+def _regclass(name: sql.Identifier) -> sql.Literal:
+    return sql.Literal(name.as_string(None))
+
+
+def _list(pieces: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(pieces)

@@ -1,0 +1,65 @@
+-- name: read_outbox
+-- Changed keys after the cursor, with the document of the same snapshot. A key's version is its highest entry here.
+-- Entries beyond the page's keys stay unread: the caller moves the cursor to the last row's `first` only.
+-- Sequence numbers become visible out of order: see floor.py.
+WITH entry AS (
+    SELECT o.seq, {o_key}
+    FROM {outbox} o
+    WHERE o.seq > %(after)s AND o.seq <> ALL (%(in_flight)s::bigint[])
+    ORDER BY o.seq
+    LIMIT %(entries)s
+), changed AS (
+    SELECT {keys}, max(seq) AS version, min(seq) AS first, array_agg(seq) AS seqs
+    FROM entry
+    GROUP BY {keys}
+    ORDER BY first
+    LIMIT %(keys)s
+)
+SELECT c.version, c.first, c.seqs, _qwen_embed.fingerprint(d.document), d.document, {keys_out}
+FROM changed c
+LEFT JOIN {source} t ON ({t_key}) = ({c_key})
+CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d
+ORDER BY c.first;
+
+-- name: read_snapshot
+-- Two marks for the floor. The snapshot's xmin counts for what is read after it in the same transaction; the new
+-- transaction id for what was read before.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
+       pg_current_xact_id()::text::bigint AS transaction_id;
+
+-- name: read_backfill_state
+SELECT state, cursor, rows_done, rows_total FROM _qwen_embed.backfill WHERE generation_id = %(id)s;
+
+-- name: read_backfill
+-- The next page of the source in key order. A row that has a version already is not embedded again: the outbox
+-- follows it.
+SELECT s.version IS NOT NULL AS present, _qwen_embed.fingerprint(d.document), d.document, {t_keys_out}
+FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s) t
+LEFT JOIN {store} s ON ({s_key}) = ({t_key})
+CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document} END AS document OFFSET 0) d
+ORDER BY {t_key};
+
+-- name: beyond
+({t_key}) > ({after})
+
+-- name: start_backfill
+-- The total is the planner's estimate for a large source, an exact count for a small one.
+UPDATE _qwen_embed.backfill
+SET state = 'running', started_at = coalesce(started_at, now()),
+    rows_total = (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source}) ELSE c.reltuples::bigint END
+                  FROM pg_class c WHERE c.oid = {source_text}::regclass)
+WHERE generation_id = %(id)s;
+
+-- name: advance_backfill
+-- Only after the vectors of every row up to the cursor are written.
+UPDATE _qwen_embed.backfill SET cursor = %(cursor)s, rows_done = rows_done + %(rows)s WHERE generation_id = %(id)s;
+
+-- name: finish_backfill
+UPDATE _qwen_embed.backfill
+SET state = %(state)s, finished_at = CASE WHEN %(state)s = 'done' THEN now() END
+WHERE generation_id = %(id)s;
+
+-- name: restart_backfill
+UPDATE _qwen_embed.backfill
+SET state = 'pending', cursor = NULL, rows_done = 0, rows_total = NULL, started_at = NULL, finished_at = NULL
+WHERE generation_id = %(id)s AND state IN ('none', 'done');

@@ -1,0 +1,43 @@
+-- name: read_status
+-- Counts are exact below a million rows and the planner's estimate above.
+SELECT r.rows, v.vectors,
+       (SELECT count(*) FROM {outbox}) AS pending,
+       coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT o.changed_at FROM {outbox} o
+                                                                    ORDER BY o.seq LIMIT 1))), 0)::float8 AS lag_seconds,
+       (SELECT count(*) FROM {failure}) AS failures,
+       b.state, b.rows_done, b.rows_total, b.started_at, b.finished_at,
+       (SELECT format('%%s (pid %%s%%s)', a.application_name, a.pid, ', ' || host(a.client_addr))
+        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.classid = %(leader_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2 AND l.granted
+        LIMIT 1) AS leader
+FROM _qwen_embed.backfill b
+CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source})
+                                ELSE c.reltuples::bigint END AS rows
+                    FROM pg_class c WHERE c.oid = {source_text}::regclass) r
+CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
+                                ELSE c.reltuples::bigint END AS vectors
+                    FROM pg_class c WHERE c.oid = {store_text}::regclass) v
+WHERE b.generation_id = %(id)s;
+
+-- name: count_drift
+-- What should be against what is, by fingerprint.
+SELECT count(*) FILTER (WHERE d.here AND d.fingerprint IS NOT NULL
+                          AND (s.fingerprint IS NULL OR NOT d.has_vector)) AS missing,
+       count(*) FILTER (WHERE d.here AND s.fingerprint IS NOT NULL AND d.has_vector
+                          AND s.fingerprint IS DISTINCT FROM d.fingerprint) AS stale,
+       count(*) FILTER (WHERE d.here IS NULL AND s.fingerprint IS NOT NULL) AS orphaned
+FROM (SELECT {t_key_as}, true AS here, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
+      FROM {source} t) d
+FULL JOIN {store} s ON ({d_key}) = ({s_key});
+
+-- name: search
+-- The nearest rows by the view, through the index: ORDER BY the bare distance, ascending, with a LIMIT.
+SELECT {columns}, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
+FROM {view} e
+ORDER BY e.{column} {distance} %(query)s::{halfvec}
+LIMIT %(limit)s;
+
+-- name: configure_search
+-- Without it a limit above hnsw.ef_search, or a filter, would return fewer rows than there are. pgvector >= 0.8.0.
+SELECT set_config('hnsw.iterative_scan', 'strict_order', true);

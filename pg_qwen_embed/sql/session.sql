@@ -1,0 +1,40 @@
+-- name: configure_session
+-- Every session of ours: dates and times in documents must not depend on who connects, and a session that hangs in a
+-- transaction must not hold back vacuum.
+SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', false),
+       set_config('idle_in_transaction_session_timeout', '30s', false);
+
+-- name: configure_worker_session
+-- The worker's statements reach rows by key. On a small or never-analysed table the planner would rather scan, and a
+-- plan made then would stay when the table has grown.
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('enable_hashjoin', 'off', false),
+       set_config('enable_mergejoin', 'off', false),
+       set_config('jit', 'off', false);
+
+-- name: listen
+LISTEN qwen_embed;
+
+-- name: announce_change
+-- Wakes the workers to read the registry again. Delivered when the transaction commits.
+SELECT pg_notify('qwen_embed', 'registry');
+
+-- name: try_lead
+-- Leadership is a session lock: it ends with the session, so it needs no lease and no heartbeat.
+SELECT id FROM unnest(%(ids)s::int[]) AS id WHERE pg_try_advisory_lock(%(lock)s, id);
+
+-- name: release_lead
+SELECT pg_advisory_unlock(%(lock)s, %(id)s);
+
+-- name: close_gates
+-- A writer that finds its gate closed notifies. Refused while a writer that found it open is still in flight:
+-- that one will not notify, so the worker may not sleep yet.
+SELECT id FROM unnest(%(ids)s::int[]) AS id WHERE pg_try_advisory_lock(%(lock)s, id);
+
+-- name: open_gates
+SELECT pg_advisory_unlock(%(lock)s, id) FROM unnest(%(ids)s::int[]) AS id;
+
+-- name: halfvec_oid
+SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.typnamespace
+WHERE e.extname = 'vector' AND t.typname = 'halfvec';

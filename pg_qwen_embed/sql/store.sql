@@ -1,0 +1,146 @@
+-- name: lock_store_shared
+-- Writes that only add or replace vectors may run side by side: the version guard orders them.
+SELECT pg_advisory_xact_lock_shared(%(lock)s, %(id)s);
+
+-- name: lock_store_exclusive
+-- A write that removes must see what the writes before it wrote, and be seen by those after it: its snapshot and
+-- theirs may not overlap, or a vector could appear behind a row that has gone.
+SELECT pg_advisory_xact_lock(%(lock)s, %(id)s);
+
+-- name: write_table
+-- Write and acknowledge in one statement. Joined to the source, so that a row deleted meanwhile gets no vector;
+-- guarded by version, so that a slow worker cannot overwrite a newer one. One key may come twice: the newest counts.
+WITH a AS (
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
+                         %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, embedding)
+), v AS (
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.embedding
+    FROM a ORDER BY {a_key_values}, a.version DESC
+), written AS (
+    INSERT INTO {store} AS s ({keys}, version, fingerprint, embedding)
+    SELECT {v_key}, v.version, v.fingerprint, v.embedding
+    FROM v JOIN {source} t ON ({t_key}) = ({v_key})
+    ORDER BY {v_key}
+    ON CONFLICT ({keys}) DO UPDATE
+    SET version = excluded.version, fingerprint = excluded.fingerprint, embedding = excluded.embedding
+    WHERE s.version < excluded.version
+    RETURNING 1
+), forgiven AS (
+    DELETE FROM {failure} f USING v WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
+), acknowledged AS (
+    DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
+)
+SELECT count(*) FROM written;
+
+-- name: write_column
+-- The same into a column of the source. Its rows are locked in key order, and one that the application has locked
+-- is left for later (its position is returned): the worker never waits for the application, so it cannot deadlock
+-- with it. `entry` says which outbox entries belong to which position.
+WITH a AS (
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
+                         %(embeddings)s::{halfvec}[])
+         WITH ORDINALITY AS a({keys}, version, fingerprint, embedding, position)
+), v AS (
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.embedding
+    FROM a ORDER BY {a_key_values}, a.version DESC
+), n AS (
+    SELECT {t_key_as} FROM {source} t JOIN v ON ({t_key}) = ({v_key})
+    ORDER BY {t_key} FOR NO KEY UPDATE OF t SKIP LOCKED
+), noted AS (
+    INSERT INTO {store} AS s ({keys}, version, fingerprint)
+    SELECT {v_key}, v.version, v.fingerprint FROM v JOIN n ON ({n_key}) = ({v_key})
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, fingerprint = excluded.fingerprint
+    WHERE s.version < excluded.version
+    RETURNING {s_key}
+), written AS (
+    UPDATE {source} t SET {column} = v.embedding
+    FROM v JOIN noted s ON ({s_key}) = ({v_key})
+    WHERE ({t_key}) = ({v_key})
+), forgiven AS (
+    DELETE FROM {failure} f USING v JOIN n ON ({n_key}) = ({v_key})
+    WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
+), locked AS (
+    SELECT p.position
+    FROM (SELECT {key_values}, a.position FROM a) p
+    JOIN {source} t ON ({t_key}) = ({p_key})
+    LEFT JOIN n ON ({n_key}) = ({p_key})
+    WHERE n.k1 IS NULL
+), acknowledged AS (
+    DELETE FROM {outbox} o
+    USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
+    WHERE o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+)
+SELECT position FROM locked;
+
+-- name: clear_table
+-- Rows that have gone, or whose document has become blank. A blank one keeps its version, or an older vector still
+-- on its way would be written as if nothing had been there.
+WITH a AS (
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
+), c AS (
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version FROM a ORDER BY {a_key_values}, a.version DESC
+), blank AS (
+    INSERT INTO {store} AS s ({keys}, version)
+    SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key}) ORDER BY {c_key}
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, fingerprint = NULL, embedding = NULL
+    WHERE s.version < excluded.version
+), removed AS (
+    DELETE FROM {store} s USING c
+    WHERE ({s_key}) = ({c_key}) AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
+), forgiven AS (
+    DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
+)
+DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+
+-- name: clear_column
+-- A blank row that the application has locked is waited for, no longer than the lock timeout.
+WITH a AS (
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
+), c AS (
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version FROM a ORDER BY {a_key_values}, a.version DESC
+), n AS (
+    SELECT {t_key_as} FROM {source} t JOIN c ON ({t_key}) = ({c_key}) ORDER BY {t_key} FOR NO KEY UPDATE OF t
+), blank AS (
+    INSERT INTO {store} AS s ({keys}, version)
+    SELECT {c_key}, c.version FROM c JOIN n ON ({n_key}) = ({c_key})
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, fingerprint = NULL
+    WHERE s.version < excluded.version
+    RETURNING {s_key}
+), erased AS (
+    UPDATE {source} t SET {column} = NULL FROM blank s WHERE ({t_key}) = ({s_key})
+), removed AS (
+    DELETE FROM {store} s USING c
+    WHERE ({s_key}) = ({c_key}) AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
+), forgiven AS (
+    DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
+)
+DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+
+-- name: clear_truncated
+-- The source was emptied when it drew this version: whatever is older, and has no row, goes.
+WITH removed AS (
+    DELETE FROM {store} s
+    WHERE s.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({s_key}))
+), forgiven AS (
+    DELETE FROM {failure} f
+    WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({f_key}))
+)
+DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+
+-- name: record_failure
+-- The server refuses this document. Kept with the server's own sentence until the row changes; the row's entries
+-- are acknowledged, so that nothing else waits for it.
+WITH a AS (
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(errors)s::text[]) AS a({keys}, version, error)
+), c AS (
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.error FROM a ORDER BY {a_key_values}, a.version DESC
+), failed AS (
+    INSERT INTO {failure} AS f ({keys}, version, error)
+    SELECT {c_key}, c.version, c.error FROM c JOIN {source} t ON ({t_key}) = ({c_key})
+    ON CONFLICT ({keys}) DO UPDATE
+    SET version = excluded.version, error = excluded.error, attempts = f.attempts + 1, last_at = now()
+    WHERE f.version <= excluded.version
+)
+DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);

@@ -1,0 +1,46 @@
+"""How every embedding is doing, and whether its vectors match its rows."""
+
+from psycopg.rows import dict_row
+
+from pg_qwen_embed import catalog
+from pg_qwen_embed.database import Connection
+from pg_qwen_embed.model import BackfillProgress, Drift, Embedding, Lock, Status
+from pg_qwen_embed.sql import fragments, statement
+
+
+def status(connection: Connection, name: str | None = None) -> list[Status]:
+    """The status of one embedding, or of all. Raises SetupError, UsageError."""
+    catalog.require_initialised(connection)
+    found = [catalog.embedding(connection, name)] if name else catalog.embeddings(connection)
+    return [_status(connection, embedding) for embedding in found]
+
+
+def drift(connection: Connection, embedding: Embedding) -> Drift:
+    """Counts by fingerprint, over the whole source."""
+    row = connection.execute(statement("count_drift", fragments.holes(embedding))).fetchone()
+    return Drift(*row) if row else Drift(0, 0, 0)
+
+
+def _status(connection: Connection, embedding: Embedding) -> Status:
+    generation = embedding.generation
+    values = {"id": generation.id, "leader_lock": int(Lock.LEADER)}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(statement("read_status", fragments.holes(embedding)), values).fetchone() or {}
+    index = fragments.identifier(fragments.index_name(embedding)).as_string(None)
+    (index_state,) = connection.execute(statement("index_state"), {"index": index}).fetchone() or ("none",)
+    return Status(
+        name=embedding.name,
+        source=str(embedding.source.table),
+        model=generation.model,
+        dimensions=generation.dimensions,
+        rows=row["rows"],
+        vectors=row["vectors"],
+        pending=row["pending"],
+        lag_seconds=row["lag_seconds"],
+        failures=row["failures"],
+        backfill=BackfillProgress(
+            row["state"], row["rows_done"], row["rows_total"] or row["rows"], row["started_at"], row["finished_at"]
+        ),
+        index=index_state,
+        leader=row["leader"],
+    )

@@ -1,0 +1,172 @@
+"""The worker's statements about one generation: one method each, named like it. No decisions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from pg_qwen_embed import vectors
+from pg_qwen_embed.database import AsyncConnection, BinaryValue
+from pg_qwen_embed.model import Embedding, Lock, StoreKind
+from pg_qwen_embed.sql import fragments, statement
+from pg_qwen_embed.vectors import Vectors
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key to bring up to date: the document of the snapshot that gave the version, and the entries it settles.
+
+    Without a fingerprint the document is NULL or blank, or the row has gone: there is no vector to be."""
+
+    key: Key
+    version: int
+    seqs: Sequence[int]
+    fingerprint: bytes | None
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one read of the outbox gave. `first` is the lowest entry of the last key: the cursor may go there."""
+
+    changes: list[Change]
+    truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
+    first: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillPage:
+    changes: list[Change]
+    rows: int
+    last: Key | None
+
+
+class Store:
+    """Statements composed once for an embedding. Methods take the connection they run on."""
+
+    def __init__(self, embedding: Embedding, halfvec_oid: int) -> None:
+        self.embedding = embedding
+        self._halfvec_oid = halfvec_oid
+        self._id = embedding.generation.id
+        self._integer_keys = [fragments.is_integer(column) for column in embedding.source.key]
+        holes = fragments.holes(embedding)
+        kind = embedding.generation.store
+        self._in_column = kind is StoreKind.COLUMN
+        self._read_outbox = statement("read_outbox", holes)
+        self._first_page = statement("read_backfill", holes | {"beyond": fragments.TRUE})
+        self._next_page = statement("read_backfill", holes | {"beyond": statement("beyond", holes)})
+        self._start_backfill = statement("start_backfill", holes)
+        self._write = statement(f"write_{kind}", holes)
+        self._clear = statement(f"clear_{kind}", holes)
+        self._clear_truncated = statement("clear_truncated", holes)
+        self._record_failure = statement("record_failure", holes)
+
+    async def read_outbox(
+        self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
+    ) -> Page:
+        values = {
+            "after": after,
+            "in_flight": BinaryValue(vectors.int8_array(np.fromiter(in_flight, np.int64, len(in_flight)))),
+            "entries": entries,
+            "keys": keys,
+        }
+        cursor = connection.cursor(binary=True)
+        rows = await (await cursor.execute(self._read_outbox, values)).fetchall()
+        truncated = [(version, seqs) for version, _, seqs, _, _, *key in rows if key[0] is None]
+        changes = [
+            Change(tuple(key), version, seqs, fingerprint, document)
+            for version, _, seqs, fingerprint, document, *key in rows
+            if key[0] is not None
+        ]
+        return Page(changes, truncated, rows[-1][1] if rows else after, full=len(rows) == keys)
+
+    async def read_snapshot(self, connection: AsyncConnection) -> tuple[int, int]:
+        """The xmin of a snapshot older than the next read, and a transaction id newer than the last."""
+        row = await (await connection.execute(statement("read_snapshot"))).fetchone()
+        return (row[0], row[1]) if row else (0, 0)
+
+    async def read_backfill(
+        self, connection: AsyncConnection, *, after: Sequence[str] | None, rows: int
+    ) -> BackfillPage:
+        values: dict[str, Any] = {"rows": rows}
+        values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
+        query = self._first_page if after is None else self._next_page
+        found = await (await connection.cursor(binary=True).execute(query, values)).fetchall()
+        changes = [
+            Change(tuple(key), 0, (), fingerprint, document)
+            for present, fingerprint, document, *key in found
+            if not present and fingerprint is not None
+        ]
+        return BackfillPage(changes, len(found), tuple(found[-1][3:]) if found else None)
+
+    async def write(self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Vectors) -> list[int]:
+        """Write and acknowledge; the positions of changes whose row the application has locked are left undone.
+
+        embeddings: shape (len(changes), dimensions)."""
+        values = self._keys_and_versions(changes)
+        values["fingerprints"] = BinaryValue(vectors.bytea_array([c.fingerprint or b"" for c in changes]))
+        values["embeddings"] = BinaryValue(vectors.halfvec_array(embeddings, self._halfvec_oid))
+        values["seqs"] = self._seqs(changes)
+        if self._in_column:
+            positions = [n for n, change in enumerate(changes, 1) for _ in change.seqs]
+            values["positions"] = BinaryValue(vectors.int8_array(positions))
+        async with connection.pipeline(), connection.transaction():
+            await self._lock(connection, "lock_store_shared")
+            cursor = await connection.execute(self._write, values)
+        return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
+
+    async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> None:
+        """Settle keys that have no vector to be: their row has gone, or its document is blank."""
+        values = self._keys_and_versions(changes)
+        values["seqs"] = self._seqs(changes)
+        async with connection.pipeline(), connection.transaction():
+            await self._lock(connection, "lock_store_exclusive")
+            await connection.execute(self._clear, values)
+
+    async def clear_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
+        async with connection.pipeline(), connection.transaction():
+            await self._lock(connection, "lock_store_exclusive")
+            await connection.execute(
+                self._clear_truncated, {"version": version, "seqs": BinaryValue(vectors.int8_array(seqs))}
+            )
+
+    async def record_failure(self, connection: AsyncConnection, change: Change, sentence: str) -> None:
+        values = self._keys_and_versions([change])
+        values |= {"errors": [sentence], "seqs": self._seqs([change])}
+        await connection.execute(self._record_failure, values)
+
+    async def start_backfill(self, connection: AsyncConnection) -> None:
+        await connection.execute(self._start_backfill, {"id": self._id})
+
+    async def advance_backfill(self, connection: AsyncConnection, cursor: Sequence[Any], rows: int) -> None:
+        values = {"id": self._id, "cursor": [str(value) for value in cursor], "rows": rows}
+        await connection.execute(statement("advance_backfill"), values)
+
+    async def finish_backfill(self, connection: AsyncConnection, state: str) -> None:
+        await connection.execute(statement("finish_backfill"), {"id": self._id, "state": state})
+
+    async def read_backfill_state(self, connection: AsyncConnection) -> tuple[str, list[str] | None]:
+        cursor = await connection.execute(statement("read_backfill_state"), {"id": self._id})
+        row = await cursor.fetchone()
+        return (row[0], row[1]) if row else ("none", None)
+
+    async def _lock(self, connection: AsyncConnection, name: str) -> None:
+        await connection.execute(statement(name), {"lock": int(Lock.STORE), "id": self._id})
+
+    def _keys_and_versions(self, changes: Sequence[Change]) -> dict[str, Any]:
+        columns = zip(*(change.key for change in changes), strict=True)
+        values: dict[str, Any] = {
+            f"k{n}": BinaryValue(vectors.int8_array(column)) if is_integer else list(column)
+            for n, (column, is_integer) in enumerate(zip(columns, self._integer_keys, strict=True), 1)
+        }
+        values["versions"] = BinaryValue(vectors.int8_array([change.version for change in changes]))
+        return values
+
+    @staticmethod
+    def _seqs(changes: Sequence[Change]) -> BinaryValue:
+        return BinaryValue(vectors.int8_array(list(chain.from_iterable(change.seqs for change in changes))))

@@ -1,0 +1,379 @@
+"""One generation followed: from changed keys to written vectors.
+
+A feed reads pages of changes (and, behind them, of the backfill), packs their documents into requests, keeps a few
+requests in flight, and writes what came back in groups. No transaction is open while the server works. What is read
+and not yet settled is in flight: reads leave it out, and a feed that is dropped loses nothing but work, because the
+outbox still has it."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from pg_qwen_embed import batching, retry
+from pg_qwen_embed.database import AsyncConnection, first_line
+from pg_qwen_embed.errors import DocumentRefused, ServerUnavailable, UsageError
+from pg_qwen_embed.floor import Floor
+from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.store import Change, Key, Store
+from pg_qwen_embed.vectors import Vectors
+
+log = logging.getLogger("pg_qwen_embed.worker")
+
+Pool = AsyncConnectionPool[AsyncConnection]
+LIVE, BACKFILL = 0, 1  # which requests go first
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one feed. Memory follows from `documents` and `characters`: what is read and not yet settled."""
+
+    page_keys: int = 256
+    page_entries: int = 10_000  # read at once to find the keys of a page: repeated changes of a key cost one embedding
+    backfill_rows: int = 256
+    documents: int = 1024
+    characters: int = 16_000_000
+    requests: int = 4
+    write_rows: int = 512
+    request: batching.Limits = field(default_factory=batching.Limits)
+
+
+@dataclass(slots=True)
+class Walk:
+    """A backfill under way: where the next page begins, and the pages that are not all written yet, in order."""
+
+    after: Sequence[str] | None
+    pages: deque["WalkPage"] = field(default_factory=deque)
+    exhausted: bool = False
+
+
+@dataclass(slots=True)
+class WalkPage:
+    last: Key
+    rows: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    changes: list[Change]
+    page: WalkPage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    request: Request
+    embeddings: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    changes: list[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    version: int
+    seqs: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    request: Request  # of one change
+    sentence: str
+
+
+Outcome = Embedded | Cleared | Truncated | Refused
+
+
+class Feed:
+    """`start` it in a task group, call `read` from the worker's loop, `stop` it. `moved` is called when work settled."""
+
+    def __init__(
+        self,
+        store: Store,
+        server: EmbeddingServer,
+        pool: Pool,
+        *,
+        limits: Limits,
+        moved: Callable[[], None],
+        patience: float | None = None,
+    ) -> None:
+        """patience: seconds after which an absent server is an error; None waits for ever."""
+        self.store = store
+        self.embedding = store.embedding
+        self._server = server
+        self._pool = pool
+        self._limits = limits
+        self._moved = moved
+        self._patience = patience
+        self._floor = Floor()
+        self._in_flight: set[int] = set()
+        self._live = self._documents = self._characters = 0
+        self._walk: Walk | None = None
+        self._requests: asyncio.PriorityQueue[tuple[int, int, Request]] = asyncio.PriorityQueue()
+        self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._order = count()
+        self._info: ModelInfo | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._rng = random.Random()  # noqa: S311  # jitter
+        self.written = 0
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        self._tasks = [group.create_task(self._send()) for _ in range(self._limits.requests)]
+        self._tasks.append(group.create_task(self._settle()))
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing read is unsettled, and no backfill is under way."""
+        return not self._documents and not self._in_flight and self._walk is None
+
+    @property
+    def settled(self) -> bool:
+        return not self._documents and not self._in_flight
+
+    @property
+    def takes_changes(self) -> bool:
+        """Whether there is room for live changes. A backfill fills only what they leave."""
+        return self._live < self._limits.documents and self._characters < 2 * self._limits.characters
+
+    # Reading: called from the worker's loop, on its connection.
+
+    async def read(self, reader: AsyncConnection) -> bool:
+        """Take the next page of changes, or of the backfill when there are none. True if there was one."""
+        return await self._read_changes(reader, self._floor.cursor) or await self._read_backfill(reader)
+
+    async def sweep(self, reader: AsyncConnection) -> bool:
+        """Look again from the floor for entries that became visible late, and move the floor up."""
+        xmin, transaction_id = await self.store.read_snapshot(reader)
+        self._floor.mark(transaction_id)
+        return await self._read_changes(reader, self._floor.floor, sweep_xmin=xmin)
+
+    async def rescan(self, reader: AsyncConnection) -> bool:
+        """Look again from the very beginning, as before sleeping."""
+        self._floor.rewind()
+        return await self._read_changes(reader, 0)
+
+    async def _read_changes(self, reader: AsyncConnection, after: int, sweep_xmin: int | None = None) -> bool:
+        if not self.takes_changes:
+            return False
+        page = await self.store.read_outbox(
+            reader, after=after, in_flight=self._in_flight,
+            entries=self._limits.page_entries, keys=self._limits.page_keys,
+        )  # fmt: skip
+        if sweep_xmin is None:
+            self._floor.read(page.first)
+        else:
+            self._floor.swept(sweep_xmin, page.first if page.full else None)
+        for version, seqs in page.truncated:
+            self._in_flight.update(seqs)
+            self._outcomes.put_nowait(Truncated(version, seqs))
+        for change in page.changes:
+            self._in_flight.update(change.seqs)
+        self._live += len(page.changes)
+        self._take(page.changes, None)
+        return bool(page.changes or page.truncated)
+
+    def begin_walk(self, after: Sequence[str] | None) -> None:
+        self._walk = Walk(after)
+
+    async def _read_backfill(self, reader: AsyncConnection) -> bool:
+        walk, limits = self._walk, self._limits
+        if walk is None or walk.exhausted:
+            return False
+        if self._documents >= limits.documents or self._characters >= limits.characters:
+            return False
+        page = await self.store.read_backfill(reader, after=walk.after, rows=limits.backfill_rows)
+        walk.exhausted = page.rows < limits.backfill_rows
+        if page.last is not None:
+            walk.after = [str(value) for value in page.last]
+            walk.pages.append(WalkPage(page.last, page.rows, left=len(page.changes)))
+            self._take(page.changes, walk.pages[-1])
+        return True
+
+    def _take(self, changes: list[Change], page: WalkPage | None) -> None:
+        documents = [change for change in changes if change.fingerprint is not None]
+        blank = [change for change in changes if change.fingerprint is None]
+        if blank:
+            self._outcomes.put_nowait(Cleared(blank))
+        lengths = [len(change.document) for change in documents]
+        self._documents += len(changes)
+        self._characters += sum(lengths)
+        for positions in batching.pack(lengths, self._limits.request):
+            self._queue(Request([documents[n] for n in positions], page))
+        if page is not None and not documents:
+            self._outcomes.put_nowait(Cleared([]))  # nothing to write, but the walk has come further
+
+    def _queue(self, request: Request) -> None:
+        self._requests.put_nowait((LIVE if request.page is None else BACKFILL, next(self._order), request))
+
+    # Embedding: a few tasks, each with one request in flight.
+
+    async def _send(self) -> None:
+        while True:
+            _, _, request = await self._requests.get()
+            try:
+                embeddings = await self._embed([change.document for change in request.changes])
+            except DocumentRefused as refusal:
+                self._isolate(request, str(refusal))
+            else:
+                self._outcomes.put_nowait(Embedded(request, embeddings))
+
+    def _isolate(self, request: Request, sentence: str) -> None:
+        """One bad document has its whole request refused: halve it until it stands alone."""
+        if len(request.changes) == 1:
+            self._outcomes.put_nowait(Refused(request, sentence))
+            return
+        middle = len(request.changes) // 2
+        self._queue(Request(request.changes[:middle], request.page))
+        self._queue(Request(request.changes[middle:], request.page))
+
+    async def _embed(self, texts: list[str]) -> Vectors:
+        """The vectors, however long the server stays away. Raises DocumentRefused; after `patience`, ServerUnavailable."""
+        loop = asyncio.get_running_loop()
+        away_since: float | None = None
+        for attempt in count(1):
+            try:
+                embeddings = await self._server.embed(await self._model(), texts, self.embedding.generation.dimensions)
+            except (ServerUnavailable, UsageError) as error:
+                self._info = None
+                now = loop.time()
+                away_since = away_since if away_since is not None else now
+                if self._patience is not None and now - away_since > self._patience:
+                    raise
+                if attempt == 1:
+                    log.warning("server_unavailable embedding=%s reason=%s", self.embedding.name, error)
+                await asyncio.sleep(retry.backoff(attempt, base=0.2, cap=5.0, rng=self._rng))
+            else:
+                if attempt > 1:
+                    log.info("server_back embedding=%s", self.embedding.name)
+                return embeddings
+        raise AssertionError("unreachable")
+
+    async def _model(self) -> ModelInfo:
+        if self._info is None:
+            info = await self._server.model_info()
+            if info.model != self.embedding.generation.model:
+                raise ServerUnavailable(
+                    f"the server at {self._server.url} serves {info.model}, and {self.embedding.name} was attached "
+                    f"with {self.embedding.generation.model}"
+                )
+            self._info = info
+        return self._info
+
+    # Writing: one task, on connections of the pool.
+
+    async def _settle(self) -> None:
+        while True:
+            group = [await self._outcomes.get()]
+            rows = _rows(group[0])
+            while rows < self._limits.write_rows and not self._outcomes.empty():
+                group.append(self._outcomes.get_nowait())
+                rows += _rows(group[-1])
+            await self._write_until_done(group)
+            self._moved()
+
+    async def _write_until_done(self, group: list[Outcome]) -> None:
+        for attempt in count(1):
+            try:
+                async with self._pool.connection() as connection:
+                    await self._write(connection, group)
+            except (psycopg.Error, PoolTimeout) as error:
+                # The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting.
+                reason = first_line(error) if isinstance(error, psycopg.Error) else str(error)
+                log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
+                await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
+            else:
+                return
+
+    async def _write(self, connection: AsyncConnection, group: list[Outcome]) -> None:
+        """Write a group of outcomes; each kind that was written is taken out of the group, so a retry does the rest."""
+        embedded = [outcome for outcome in group if isinstance(outcome, Embedded)]
+        if embedded:
+            changes = [change for outcome in embedded for change in outcome.request.changes]
+            locked = await self.store.write(connection, changes, np.concatenate([o.embeddings for o in embedded]))
+            group[:] = [outcome for outcome in group if not isinstance(outcome, Embedded)]
+            self._written(embedded, set(locked))
+        while group:
+            match group[-1]:
+                case Cleared(changes):
+                    if changes:
+                        await self.store.clear(connection, changes)
+                    self._done(changes, None)
+                case Truncated(version, seqs):
+                    await self.store.clear_truncated(connection, version, seqs)
+                    self._in_flight.difference_update(seqs)
+                case Refused(request, sentence):
+                    await self.store.record_failure(connection, request.changes[0], sentence)
+                    log.warning("document_refused embedding=%s reason=%s", self.embedding.name, sentence)
+                    self._done(request.changes, request.page)
+            group.pop()
+        await self._advance_walk(connection)
+
+    def _written(self, embedded: list[Embedded], locked: set[int]) -> None:
+        position = 0
+        for outcome in embedded:
+            done: list[Change] = []
+            for n, change in enumerate(outcome.request.changes):
+                if position in locked:
+                    self._write_later(Request([change], outcome.request.page), outcome.embeddings[n : n + 1])
+                else:
+                    done.append(change)
+                position += 1
+            self.written += len(done)
+            self._done(done, outcome.request.page)
+
+    def _write_later(self, request: Request, embedding: Vectors) -> None:
+        """The application has the row locked: its vector waits here, and the worker does not wait for the lock."""
+        again = Embedded(request, embedding)
+        asyncio.get_running_loop().call_later(0.1, self._outcomes.put_nowait, again)
+
+    def _done(self, changes: list[Change], page: WalkPage | None) -> None:
+        self._documents -= len(changes)
+        if page is not None:
+            page.left -= len(changes)
+        else:
+            self._live -= len(changes)
+        for change in changes:
+            self._in_flight.difference_update(change.seqs)
+            self._characters -= len(change.document) if change.fingerprint is not None else 0
+
+    async def _advance_walk(self, connection: AsyncConnection) -> None:
+        walk = self._walk
+        if walk is None:
+            return
+        rows, last = 0, None
+        while walk.pages and not walk.pages[0].left:
+            page = walk.pages.popleft()
+            rows, last = rows + page.rows, page.last
+        if last is not None:
+            await self.store.advance_backfill(connection, last, rows)
+
+    @property
+    def walked(self) -> bool:
+        """A backfill is under way and every row of the source has its vector."""
+        return self._walk is not None and self._walk.exhausted and not self._walk.pages
+
+    def end_walk(self) -> None:
+        self._walk = None
+
+
+def _rows(outcome: Outcome) -> int:
+    match outcome:
+        case Embedded(request, _):
+            return len(request.changes)
+        case Cleared(changes):
+            return len(changes)
+        case _:
+            return 1

@@ -1,0 +1,337 @@
+"""The worker: one process that leads generations, hears of changes, and feeds them to the server.
+
+The loop fits on one screen (`Session._follow`): read what there is; when there is nothing, close the gates so that
+writers notify, look once more, and sleep. Everything of one stretch with the database is a `Session`; when its
+connection is lost the session ends, its feeds with it, and a new one begins from what the outbox still has."""
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from pg_qwen_embed import catalog, index, retry
+from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo
+from pg_qwen_embed.errors import DatabaseUnavailable, Error, SetupError
+from pg_qwen_embed.listener import REGISTRY, notifications
+from pg_qwen_embed.model import Embedding, Lock
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.sglang import EmbeddingServer
+from pg_qwen_embed.sql import statement
+from pg_qwen_embed.store import Store
+from pg_qwen_embed.sync import Feed, Limits
+
+log = logging.getLogger("pg_qwen_embed.worker")
+
+READER_NAME = "pg_qwen_embed worker: lead and read"
+WRITER_NAME = "pg_qwen_embed worker: write"
+WRITERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Times in seconds."""
+
+    once: bool = False
+    poll: float = 5.0  # the safety net: how long the worker sleeps at most; 0 trusts NOTIFY alone
+    linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
+    blink: float = 0.005  # the pause between looks while awake
+    sweep: float = 1.0
+    grace: float = 10.0  # for what is in flight when told to stop
+    patience: float | None = None  # how long an absent server is borne; None for ever
+    limits: Limits = field(default_factory=Limits)
+
+
+class Stopped(Exception):  # not an error: it ends the task group
+    """The session has done what it was asked to."""
+
+
+class Worker:
+    """`await Worker(settings, options).run()`; `stop` lets it finish what is in flight."""
+
+    def __init__(self, settings: Settings, options: Options) -> None:
+        self._settings = settings
+        self._options = options
+        self._rng = random.Random()  # noqa: S311  # jitter
+        self.stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    async def run(self) -> None:
+        """Until stopped, or with `once` until everything is drained. Raises Error only with `once`, or at the start."""
+        attempt = 0
+        async with EmbeddingServer(self._settings) as server:
+            while not self.stopping.is_set():
+                session = Session(self._settings.database_url, server, self._options, self.stopping)
+                try:
+                    await session.run()
+                    return
+                except DatabaseUnavailable as error:
+                    if self._options.once or (attempt == 0 and not session.opened):
+                        raise
+                    log.warning("database_unavailable reason=%s", error)
+                attempt = 1 if session.opened else attempt + 1
+                await self._pause(retry.backoff(attempt, base=0.2, cap=5.0, rng=self._rng))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        except TimeoutError:
+            return
+
+
+class Session:
+    """One stretch of work on one set of connections."""
+
+    def __init__(self, url: str, server: EmbeddingServer, options: Options, stopping: asyncio.Event) -> None:
+        self._url = url
+        self._server = server
+        self._options = options
+        self._stopping = stopping
+        self._feeds: dict[int, Feed] = {}
+        self._builds: dict[int, asyncio.Task[None]] = {}
+        self._doorbell = asyncio.Event()
+        self._registry_changed = True
+        self._halfvec_oid = 0
+        self.opened = False
+
+    async def run(self) -> None:
+        """Raises DatabaseUnavailable when a connection is lost, and what the feeds raise."""
+        try:
+            async with (
+                await connect_async(self._url, READER_NAME) as self._reader,
+                _pool(self._url) as self._pool,
+                asyncio.TaskGroup() as self._group,
+            ):
+                self.opened = True
+                self._group.create_task(self._listen())
+                self._group.create_task(self._ring_when_stopping())
+                self._group.create_task(self._follow())
+        except* Stopped:
+            pass
+        except* psycopg.OperationalError as lost:
+            raise DatabaseUnavailable(_sentence(lost)) from None
+        except* Error as errors:
+            raise _first(errors) from None
+
+    # Hearing.
+
+    async def _listen(self) -> None:
+        async for payload in notifications(self._url):
+            self._registry_changed |= payload in (None, REGISTRY)
+            self._doorbell.set()
+        raise DatabaseUnavailable("the connection that listens was closed")
+
+    async def _ring_when_stopping(self) -> None:
+        await self._stopping.wait()
+        self._doorbell.set()
+
+    async def _heard(self, seconds: float | None) -> None:
+        """Wait until something happens: a notification, work settled, a stop; or for so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._doorbell.wait()
+        except TimeoutError:
+            return
+
+    # The loop.
+
+    async def _follow(self) -> None:
+        await self._open()
+        clock = asyncio.get_running_loop().time
+        active = swept = looked = clock()
+        while not self._stopping.is_set():
+            self._doorbell.clear()
+            if self._registry_changed or clock() - looked >= self._options.poll > 0:
+                await self._read_registry()
+                looked = clock()
+            found = [await feed.read(self._reader) for feed in self._feeds.values()]
+            if clock() - swept >= self._options.sweep:
+                found += [await feed.sweep(self._reader) for feed in self._feeds.values()]
+                swept = clock()
+            await self._finish_walks()
+            if any(found):
+                active = clock()
+            elif self._options.once and await self._drained():
+                break
+            elif clock() - active < self._options.linger:
+                await self._heard(self._options.blink)
+            else:
+                await self._sleep()
+        await self._drain()
+        raise Stopped
+
+    async def _sleep(self) -> None:
+        """Close the gates, look once more from the beginning, then wait to be told."""
+        feeds = [feed for feed in self._feeds.values() if feed.takes_changes]
+        closed = await self._close_gates(feeds)
+        try:
+            if any([await feed.rescan(self._reader) for feed in feeds]):
+                return
+            # A writer that found its gate open will not notify: until it is done, keep looking.
+            all_closed = len(closed) == len(feeds)
+            await self._heard((self._options.poll or None) if all_closed else self._options.blink)
+        finally:
+            await self._open_gates(closed)
+
+    async def _drain(self) -> None:
+        """Let what is in flight be written, but not for ever."""
+        try:
+            async with asyncio.timeout(self._options.grace):
+                while not all(feed.settled for feed in self._feeds.values()):
+                    self._doorbell.clear()
+                    await self._heard(0.1)
+        except TimeoutError:
+            log.warning("stopped_early reason=requests still in flight after %s s", self._options.grace)
+        log.info("stopped written=%d", sum(feed.written for feed in self._feeds.values()))
+
+    async def _drained(self) -> bool:
+        """Nothing in flight, nothing being built, and the outboxes are empty from the very beginning."""
+        if self._builds or not all(feed.idle for feed in self._feeds.values()):
+            return False
+        return not any([await feed.rescan(self._reader) for feed in self._feeds.values()])
+
+    # Which generations to follow.
+
+    async def _open(self) -> None:
+        row = await (await self._reader.execute(statement("is_initialised"))).fetchone()
+        if not (row and row[0]):
+            raise SetupError(
+                f"pg_qwen_embed is not set up in the database {self._reader.info.dbname}; {catalog.RUN_INIT}"
+            )
+        row = await (await self._reader.execute(statement("halfvec_oid"))).fetchone()
+        self._halfvec_oid = row[0] if row else 0
+
+    async def _read_registry(self) -> None:
+        """Follow what was attached, leave what was detached or looks different now."""
+        self._registry_changed = False
+        current = {e.generation.id: e for e in await catalog.embeddings_async(self._reader)}
+        for id_, feed in list(self._feeds.items()):
+            if current.get(id_) != feed.embedding:
+                await self._leave(id_)
+        wanted = [id_ for id_ in current if id_ not in self._feeds]
+        for id_ in await self._try_lead(wanted):
+            await self._take_on(current[id_])
+        if self._options.once:
+            for id_ in set(wanted) - set(self._feeds):
+                log.info("led_elsewhere embedding=%s", current[id_].name)
+
+    async def _take_on(self, embedding: Embedding) -> None:
+        feed = Feed(
+            Store(embedding, self._halfvec_oid), self._server, self._pool,
+            limits=self._options.limits, moved=self._doorbell.set, patience=self._options.patience,
+        )  # fmt: skip
+        self._feeds[embedding.generation.id] = feed
+        feed.start(self._group)
+        state, cursor = await feed.store.read_backfill_state(self._reader)
+        log.info("following embedding=%s generation=%d backfill=%s", embedding.name, embedding.generation.id, state)
+        await self._continue_backfill(feed, state, cursor)
+
+    async def _continue_backfill(self, feed: Feed, state: str, cursor: list[str] | None) -> None:
+        if state in ("pending", "running"):
+            await feed.store.start_backfill(self._reader)
+            feed.begin_walk(cursor)
+        else:
+            self._build_index(feed, state)
+
+    async def _leave(self, id_: int) -> None:
+        feed = self._feeds.pop(id_)
+        feed.stop()
+        if build := self._builds.pop(id_, None):
+            build.cancel()
+        await self._reader.execute(statement("release_lead"), {"lock": int(Lock.LEADER), "id": id_})
+        log.info("left embedding=%s generation=%d", feed.embedding.name, id_)
+
+    async def _try_lead(self, ids: list[int]) -> list[int]:
+        if not ids:
+            return []
+        return await self._lock("try_lead", Lock.LEADER, ids)
+
+    # Backfills that have come to their end.
+
+    async def _finish_walks(self) -> None:
+        for feed in self._feeds.values():
+            if feed.walked:
+                feed.end_walk()
+                await feed.store.finish_backfill(self._reader, "indexing")
+                self._build_index(feed, "done")
+
+    def _build_index(self, feed: Feed, then: str) -> None:
+        id_ = feed.embedding.generation.id
+        state = "done" if then == "indexing" else then
+        self._builds[id_] = self._group.create_task(self._ensure_index(id_, feed, state))
+
+    async def _ensure_index(self, id_: int, feed: Feed, state: str) -> None:
+        try:
+            await index.ensure(self._url, feed.embedding)
+            async with self._pool.connection() as connection:
+                await feed.store.finish_backfill(connection, state)
+            log.info("index_ready embedding=%s", feed.embedding.name)
+        except psycopg.Error as error:
+            # Searches go on without it, slower; the next worker tries again.
+            log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, str(error).splitlines()[0])
+        finally:
+            self._builds.pop(id_, None)
+            self._doorbell.set()
+
+    # The gates.
+
+    async def _close_gates(self, feeds: Iterable[Feed]) -> list[int]:
+        return await self._lock("close_gates", Lock.GATE, [feed.embedding.generation.id for feed in feeds])
+
+    async def _open_gates(self, ids: list[int]) -> None:
+        if ids:
+            await self._reader.execute(statement("open_gates"), {"lock": int(Lock.GATE), "ids": ids})
+
+    async def _lock(self, name: str, lock: Lock, ids: list[int]) -> list[int]:
+        cursor = await self._reader.execute(statement(name), {"lock": int(lock), "ids": ids})
+        return [row[0] for row in await cursor.fetchall()]
+
+
+async def run(settings: Settings, options: Options) -> None:
+    """The worker as a process: SIGTERM and SIGINT let it finish what is in flight, a second one ends it at once."""
+    worker = Worker(settings, options)
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        log.info("stopping signal=%s", number.name)
+        worker.stop()
+        for again in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(again)
+            signal.signal(again, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    await worker.run()
+
+
+def _pool(url: str) -> AsyncConnectionPool[AsyncConnection]:
+    return AsyncConnectionPool(
+        conninfo(url, WRITER_NAME),
+        kwargs={"autocommit": True},
+        configure=configure_worker,
+        min_size=1,
+        max_size=WRITERS,
+        timeout=30,
+        open=False,
+    )
+
+
+def _first(group: BaseExceptionGroup[Error]) -> Error:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, Error) else DatabaseUnavailable(str(found))
+
+
+def _sentence(group: BaseExceptionGroup[psycopg.OperationalError]) -> str:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return "the connection to PostgreSQL was lost: " + " ".join(str(found).split())
