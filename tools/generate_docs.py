@@ -1,0 +1,57 @@
+"""Write the generated parts of the documentation: docs/commands.md, and the configuration table of the README.
+
+    python -m tools.generate_docs [--check]
+
+With --check it writes nothing and fails when something is out of date."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from pg_qwen_embed.cli import COMMANDS, main
+from pg_qwen_embed.settings import VARIABLES
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- generated: configuration -->", "<!-- end -->"
+WIDTH = 100
+
+
+def commands() -> str:
+    """docs/commands.md: the help of every command."""
+    parts = ["# Commands\n\nGenerated from `pg-qwen-embed COMMAND --help` by `make docs`.\n"]
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        if command is None:
+            raise SystemExit(f"the command {name} is not there")
+        context = click.Context(command, info_name=f"pg-qwen-embed {name}", terminal_width=WIDTH, max_content_width=WIDTH)
+        parts.append(f"## {name}\n\n```\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def configuration() -> str:
+    """The table between the README's markers."""
+    rows = ["| option | environment | meaning |", "|---|---|---|"]
+    for name, (variables, meaning) in VARIABLES.items():
+        option = f"`--{name.replace('_', '-')}`" if name != "api_key" else "none: it would show in the process list"
+        rows.append(f"| {option} | {', '.join(f'`{v}`' for v in variables)} | {meaning} |")
+    return "\n".join(rows)
+
+
+def readme(text: str) -> str:
+    before, rest = text.split(BEGIN, 1)
+    _, after = rest.split(END, 1)
+    return f"{before}{BEGIN}\n{configuration()}\n{END}{after}"
+
+
+def wanted() -> dict[Path, str]:
+    page = ROOT / "README.md"
+    return {ROOT / "docs" / "commands.md": commands(), page: readme(page.read_text(encoding="utf-8"))}
+
+
+if __name__ == "__main__":
+    for file, text in wanted().items():
+        if "--check" not in sys.argv:
+            file.write_text(text, encoding="utf-8")
+        elif not file.exists() or file.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{file.relative_to(ROOT)} is out of date; run: make docs")
