@@ -125,7 +125,7 @@ def dry_run(connection: Connection, declaration: Declaration) -> str:
 
 def detach(connection: Connection, name: str) -> None:
     """Remove everything attach created; the source is left as it was. All or nothing. Raises UsageError."""
-    embedding = catalog.embedding(connection, name)
+    embedding = catalog.any_embedding(connection, name)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with connection.transaction():
@@ -169,14 +169,15 @@ def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
 def removal(embedding: Embedding) -> Iterator[sql.Composed]:
     """Every statement of detach before the registry's. The triggers go first: writers stop appending."""
     holes = fragments.holes(embedding)
-    for trigger in triggers(embedding):
+    has_source = bool(embedding.source.columns)  # a dropped table took its triggers with it
+    for trigger in triggers(embedding) if has_source else ():
         yield statement("drop_trigger", holes | trigger.names(embedding))
     yield statement("drop_view", holes)
     for trigger in triggers(embedding):
         yield statement("drop_function", trigger.names(embedding))
     for kind in ("outbox", "store", "failure"):
         yield statement("drop_table", {"table": holes[kind]})
-    if _in_column(embedding):
+    if has_source and _in_column(embedding):
         yield statement("drop_source_column", holes)
 
 

@@ -1,7 +1,7 @@
 """What the database knows of tables and embeddings, as the nouns of model.py. Reads only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -84,7 +84,7 @@ def check_text_columns(connection: Connection, oid: int, columns: Sequence[str])
 
 
 def embeddings(connection: Connection, name: str | None = None) -> list[Embedding]:
-    """Every embedding, or the one of that name, with its live generation. A dropped source leaves its embedding out."""
+    """Every embedding, or the one of that name, with its live generation; also those whose source has a problem."""
     rows = _dicts(connection, "read_registry", name=name)
     sources = _dicts(connection, "describe_sources", tables=[row["source"] for row in rows])
     return _embeddings(rows, sources)
@@ -99,7 +99,15 @@ async def embeddings_async(connection: AsyncConnection) -> list[Embedding]:
 
 
 def embedding(connection: Connection, name: str) -> Embedding:
-    """The embedding of that name. Raises UsageError if there is none."""
+    """The embedding of that name, its source as it was when attached. Raises UsageError if there is none."""
+    found = any_embedding(connection, name)
+    if found.source.problem:
+        raise UsageError(f"{name}: {found.source.problem}; run: pg-qwen-embed detach {name}, and attach again")
+    return found
+
+
+def any_embedding(connection: Connection, name: str) -> Embedding:
+    """The embedding of that name, also when its source has a problem. Raises UsageError if there is none."""
     require_initialised(connection)
     found = embeddings(connection, name)
     if not found:
@@ -111,7 +119,7 @@ def embedding(connection: Connection, name: str) -> Embedding:
 
 def _embeddings(rows: Sequence[Row], sources: Sequence[Row]) -> list[Embedding]:
     by_oid = {source["oid"]: source for source in sources}
-    return [_embedding(row, _source(by_oid[row["source"]], row["key"])) for row in rows if row["source"] in by_oid]
+    return [_embedding(row, _registered_source(by_oid.get(row["source"]), row)) for row in rows]
 
 
 def _embedding(row: Row, source: Source) -> Embedding:
@@ -132,6 +140,18 @@ def _embedding(row: Row, source: Source) -> Embedding:
         column=row["column_name"],
         vector_schema=row["vector_schema"],
     )
+
+
+def _registered_source(source: Row | None, row: Row) -> Source:
+    if source is None:
+        return Source(QualifiedName("", ""), (), (), problem="its table was dropped")
+    there = {column["name"] for column in source["columns"]}
+    needed = [*row["key"], *template.from_json(row["template"]).columns]
+    gone = [name for name in needed if name not in there]
+    if not gone:
+        return _source(source, row["key"])
+    problem = f'its table {source["schema"]}.{source["name"]} has no column "{gone[0]}" any more'
+    return replace(_source(source, []), problem=problem)
 
 
 def _source(row: Row, key: Sequence[str]) -> Source:

@@ -67,6 +67,7 @@ class Source:
     columns: tuple[Column, ...]
     partitioned: bool = False
     before_update_triggers: bool = False
+    problem: str | None = None  # why it cannot be followed any more: it was dropped, or lost a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class Status:
     backfill: BackfillProgress
     index: str  # none | building | valid | invalid
     leader: str | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pg_qwen_embed.sql import fragments, statement
 def status(connection: Connection, name: str | None = None) -> list[Status]:
     """The status of one embedding, or of all. Raises SetupError, UsageError."""
     catalog.require_initialised(connection)
-    found = [catalog.embedding(connection, name)] if name else catalog.embeddings(connection)
+    found = [catalog.any_embedding(connection, name)] if name else catalog.embeddings(connection)
     return [_status(connection, embedding) for embedding in found]
 
 
@@ -23,6 +23,12 @@ def drift(connection: Connection, embedding: Embedding) -> Drift:
 
 def _status(connection: Connection, embedding: Embedding) -> Status:
     generation = embedding.generation
+    if embedding.source.problem:
+        return Status(
+            name=embedding.name, source=str(embedding.source.table), model=generation.model,
+            dimensions=generation.dimensions, rows=0, vectors=0, pending=0, lag_seconds=0.0, failures=0,
+            backfill=BackfillProgress("none", 0, 0), index="none", problem=embedding.source.problem,
+        )  # fmt: skip
     values = {"id": generation.id, "leader_lock": int(Lock.LEADER)}
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(statement("read_status", fragments.holes(embedding)), values).fetchone() or {}

@@ -123,6 +123,7 @@ class Feed:
         self._order = count()
         self._info: ModelInfo | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
         self.written = 0
 
@@ -143,9 +144,15 @@ class Feed:
     def settled(self) -> bool:
         return not self._documents and not self._in_flight
 
+    def pause(self, seconds: float) -> None:
+        """Read nothing for so long: the last read failed."""
+        self._paused_until = asyncio.get_running_loop().time() + seconds
+
     @property
     def takes_changes(self) -> bool:
         """Whether there is room for live changes. A backfill fills only what they leave."""
+        if self._paused_until > asyncio.get_running_loop().time():
+            return False
         return self._live < self._limits.documents and self._characters < 2 * self._limits.characters
 
     # Reading: called from the worker's loop, on its connection.
@@ -190,7 +197,7 @@ class Feed:
 
     async def _read_backfill(self, reader: AsyncConnection) -> bool:
         walk, limits = self._walk, self._limits
-        if walk is None or walk.exhausted:
+        if walk is None or walk.exhausted or not self.takes_changes:
             return False
         if self._documents >= limits.documents or self._characters >= limits.characters:
             return False
@@ -364,6 +371,10 @@ class Feed:
     def walked(self) -> bool:
         """A backfill is under way and every row of the source has its vector."""
         return self._walk is not None and self._walk.exhausted and not self._walk.pages
+
+    @property
+    def walking(self) -> bool:
+        return self._walk is not None
 
     def end_walk(self) -> None:
         self._walk = None

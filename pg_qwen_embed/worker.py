@@ -8,14 +8,14 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import catalog, index, retry
-from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo
+from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable, Error, SetupError
 from pg_qwen_embed.listener import REGISTRY, notifications
 from pg_qwen_embed.model import Embedding, Lock
@@ -41,6 +41,7 @@ class Options:
     linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
     blink: float = 0.005  # the pause between looks while awake
     sweep: float = 1.0
+    excuse: float = 2.0  # how long a feed rests that could not read
     grace: float = 10.0  # for what is in flight when told to stop
     patience: float | None = None  # how long an absent server is borne; None for ever
     limits: Limits = field(default_factory=Limits)
@@ -113,12 +114,15 @@ class Session:
                 self._group.create_task(self._listen())
                 self._group.create_task(self._ring_when_stopping())
                 self._group.create_task(self._follow())
-        except* Stopped:
-            pass
-        except* psycopg.OperationalError as lost:
-            raise DatabaseUnavailable(_sentence(lost)) from None
-        except* Error as errors:
-            raise _first(errors) from None
+        except psycopg.Error as error:
+            raise _lost(error) from None
+        except BaseExceptionGroup as group:
+            leaves = list(_leaves(group))
+            if not all(isinstance(leaf, Stopped | psycopg.Error | Error) for leaf in leaves):
+                raise  # a fault of our own: its traceback is wanted
+            verdict = _verdict(leaves)
+            if verdict is not None:
+                raise verdict from None
 
     # Hearing.
 
@@ -151,12 +155,12 @@ class Session:
             if self._registry_changed or clock() - looked >= self._options.poll > 0:
                 await self._read_registry()
                 looked = clock()
-            found = [await feed.read(self._reader) for feed in self._feeds.values()]
+            found = await self._look(Feed.read)
             if clock() - swept >= self._options.sweep:
-                found += [await feed.sweep(self._reader) for feed in self._feeds.values()]
+                found |= await self._look(Feed.sweep)
                 swept = clock()
             await self._finish_walks()
-            if any(found):
+            if found:
                 active = clock()
             elif self._options.once and await self._drained():
                 break
@@ -172,7 +176,7 @@ class Session:
         feeds = [feed for feed in self._feeds.values() if feed.takes_changes]
         closed = await self._close_gates(feeds)
         try:
-            if any([await feed.rescan(self._reader) for feed in feeds]):
+            if await self._look(Feed.rescan):
                 return
             # A writer that found its gate open will not notify: until it is done, keep looking.
             all_closed = len(closed) == len(feeds)
@@ -195,7 +199,27 @@ class Session:
         """Nothing in flight, nothing being built, and the outboxes are empty from the very beginning."""
         if self._builds or not all(feed.idle for feed in self._feeds.values()):
             return False
-        return not any([await feed.rescan(self._reader) for feed in self._feeds.values()])
+        return not await self._look(Feed.rescan)
+
+    async def _look(self, how: Callable[[Feed, AsyncConnection], Awaitable[bool]]) -> bool:
+        """Let every feed look; True if one found something. One that cannot rests a while, and the others go on."""
+        found = False
+        for feed in self._feeds.values():
+            try:
+                found |= await how(feed, self._reader)
+            except psycopg.Error as error:
+                if self._reader.closed:
+                    raise
+                self._excuse(feed, error)
+        return found
+
+    def _excuse(self, feed: Feed, error: psycopg.Error) -> None:
+        sentence = f"{feed.embedding.name} cannot be read: {first_line(error)}"
+        if self._options.once:
+            raise DatabaseUnavailable(sentence) from None
+        log.warning("read_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
+        feed.pause(self._options.excuse)
+        self._registry_changed = True  # its source may have been altered, or the embedding detached
 
     # Which generations to follow.
 
@@ -211,13 +235,14 @@ class Session:
     async def _read_registry(self) -> None:
         """Follow what was attached, leave what was detached or looks different now."""
         self._registry_changed = False
-        current = {e.generation.id: e for e in await catalog.embeddings_async(self._reader)}
+        current = {e.generation.id: e for e in await catalog.embeddings_async(self._reader) if not e.source.problem}
         for id_, feed in list(self._feeds.items()):
             if current.get(id_) != feed.embedding:
                 await self._leave(id_)
         wanted = [id_ for id_ in current if id_ not in self._feeds]
         for id_ in await self._try_lead(wanted):
             await self._take_on(current[id_])
+        await self._restart_backfills()
         if self._options.once:
             for id_ in set(wanted) - set(self._feeds):
                 log.info("led_elsewhere embedding=%s", current[id_].name)
@@ -239,6 +264,14 @@ class Session:
             feed.begin_walk(cursor)
         else:
             self._build_index(feed, state)
+
+    async def _restart_backfills(self) -> None:
+        """Backfills asked for while their generation is being followed."""
+        cursor = await self._reader.execute(statement("pending_backfills"), {"ids": list(self._feeds)})
+        for (id_,) in await cursor.fetchall():
+            feed = self._feeds[id_]
+            if not feed.walking:
+                await self._continue_backfill(feed, "pending", None)
 
     async def _leave(self, id_: int) -> None:
         feed = self._feeds.pop(id_)
@@ -323,15 +356,21 @@ def _pool(url: str) -> AsyncConnectionPool[AsyncConnection]:
     )
 
 
-def _first(group: BaseExceptionGroup[Error]) -> Error:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found if isinstance(found, Error) else DatabaseUnavailable(str(found))
+def _verdict(leaves: list[BaseException]) -> Error | None:
+    """Why the session ended: the error that counts most, or None when it was done."""
+    database = next((leaf for leaf in leaves if isinstance(leaf, psycopg.Error)), None)
+    if database is not None:
+        return _lost(database)
+    return next((leaf for leaf in leaves if isinstance(leaf, Error)), None)
 
 
-def _sentence(group: BaseExceptionGroup[psycopg.OperationalError]) -> str:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return "the connection to PostgreSQL was lost: " + " ".join(str(found).split())
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _lost(error: psycopg.Error) -> DatabaseUnavailable:
+    return DatabaseUnavailable(f"PostgreSQL ended the work: {first_line(error)}")

@@ -24,7 +24,9 @@ def commands() -> str:
         command = main.get_command(click.Context(main), name)
         if command is None:
             raise SystemExit(f"the command {name} is not there")
-        context = click.Context(command, info_name=f"pg-qwen-embed {name}", terminal_width=WIDTH, max_content_width=WIDTH)
+        context = click.Context(
+            command, info_name=f"pg-qwen-embed {name}", terminal_width=WIDTH, max_content_width=WIDTH
+        )
         parts.append(f"## {name}\n\n```\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 

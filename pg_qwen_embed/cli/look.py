@@ -72,6 +72,8 @@ def verify(settings: Settings, name: str, as_json: bool) -> None:
 
 
 def _report(one: Status) -> str:
+    if one.problem:
+        return f"{one.name}  is not followed: {one.problem}; run: pg-qwen-embed detach {one.name}, and attach again"
     backfill = one.backfill.state
     if backfill == "running":
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"

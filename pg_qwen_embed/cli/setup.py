@@ -39,10 +39,14 @@ def init(settings: Settings) -> None:
 @click.option("--model", help="The model.  [env: PG_QWEN_EMBED_MODEL; default: the one the server serves]")
 @click.option("--instruction", help="What a query is for, in English; put in front of queries, not of documents.")
 @click.option(
-    "--prompt-style", type=click.Choice(list(PromptStyle)), help="How queries are put.  [default: by the model's name]"
+    "--prompt-style",
+    type=click.Choice([style.value for style in PromptStyle]),
+    help="How queries are put.  [default: by the model's name]",
 )
-@click.option("--distance", type=click.Choice(list(Distance)), default=Distance.COSINE, show_default=True)
-@click.option("--store", type=click.Choice(list(StoreKind)), default=StoreKind.TABLE, show_default=True,
+@click.option(
+    "--distance", type=click.Choice([distance.value for distance in Distance]), default="cosine", show_default=True
+)
+@click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), default="table", show_default=True,
               help="Keep vectors in a table of their own, or in a column of TABLE (see the README for its costs).")  # fmt: skip
 @click.option(
     "--column",
@@ -108,9 +112,9 @@ def attach(
 def detach(settings: Settings, name: str, yes: bool) -> None:
     """Remove the embedding NAME: its vectors, triggers and view. The source is left as it was."""
     with connect(settings.database_url, "pg_qwen_embed detach") as connection:
-        embedding = catalog.embedding(connection, name)
+        catalog.any_embedding(connection, name)
         if not yes:
-            click.confirm(f"Remove {name} and all its vectors of {embedding.source.table}?", abort=True)
+            click.confirm(f"Remove the embedding {name} with all its vectors?", abort=True)
         attaching.detach(connection, name)
     click.echo(f"detached {name}")
 

@@ -30,6 +30,9 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
 -- name: read_backfill_state
 SELECT state, cursor, rows_done, rows_total FROM _qwen_embed.backfill WHERE generation_id = %(id)s;
 
+-- name: pending_backfills
+SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND generation_id = ANY (%(ids)s::int[]);
+
 -- name: read_backfill
 -- The next page of the source in key order. A row that has a version already is not embedded again: the outbox
 -- follows it.

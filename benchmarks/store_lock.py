@@ -1,0 +1,60 @@
+"""What the lock around a write costs: transactions of 64 vectors with it and without, in turn, in one run.
+
+    python benchmarks/store_lock.py [--writes 300]
+
+One line of JSON: the median milliseconds of each, and their ratio."""
+
+import argparse
+import asyncio
+import statistics
+import time
+from unittest.mock import patch
+
+import numpy as np
+import psycopg
+import rig
+
+from pg_qwen_embed import catalog, embedded, migrate
+from pg_qwen_embed.attach import Declaration, attach
+from pg_qwen_embed.database import connect, connect_async
+from pg_qwen_embed.store import Change, Store
+from pg_qwen_embed.template import from_columns
+
+ROWS, DIMENSIONS = 64, 1024
+
+
+async def _nothing(*_: object) -> None:
+    """In place of the lock."""
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--writes", type=int, default=300)
+    writes = parser.parse_args().writes
+    vectors = np.random.default_rng(1).normal(size=(ROWS, DIMENSIONS)).astype(np.float32)
+    with embedded.postgres() as url:
+        migrate.init(url)
+        rig.load(url, ["a document"] * ROWS)
+        with connect(url, "benchmark") as connection:
+            attach(connection, Declaration("documents", from_columns(("body",)), "m", DIMENSIONS))
+            (embedding,) = catalog.embeddings(connection)
+        with psycopg.connect(url) as plain:
+            (oid,) = plain.execute("SELECT 'halfvec'::regtype::oid").fetchone() or (0,)
+        store, taken = Store(embedding, oid), {"with": [0.0], "without": [0.0]}
+        async with await connect_async(url, "benchmark") as writer:
+            for version in range(1, 2 * writes + 1):
+                kind = ("with", "without")[version % 2]
+                changes = [Change((key,), version, (), b"0" * 16, "") for key in range(1, ROWS + 1)]
+                with patch.object(store, "_lock", _nothing) if kind == "without" else patch.object(rig, "run"):
+                    began = time.perf_counter()
+                    await store.write(writer, changes, vectors)
+                    taken[kind].append(time.perf_counter() - began)
+    median = {kind: 1000 * statistics.median(times[20:]) for kind, times in taken.items()}
+    rig.report(
+        "store lock", writes=writes, rows=ROWS, with_ms=round(median["with"], 2),
+        without_ms=round(median["without"], 2), ratio=round(median["with"] / median["without"], 3),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
