@@ -160,6 +160,7 @@ def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
         yield statement("comment_source_column", holes | _comment(embedding, "vectors"))
     else:
         yield statement("set_store_storage", holes)
+    yield from _row_functions(embedding, holes)
     yield statement("create_view_on_column" if _in_column(embedding) else "create_view_on_table", holes)
     yield statement("comment_view", holes | _comment(embedding, "rows with their vectors; what applications query"))
     for trigger in triggers(embedding):
@@ -175,10 +176,27 @@ def removal(embedding: Embedding) -> Iterator[sql.Composed]:
     yield statement("drop_view", holes)
     for trigger in triggers(embedding):
         yield statement("drop_function", trigger.names(embedding))
+    for function in (holes["document_function"], *_key_functions(embedding)):
+        yield statement("drop_row_function", {"function": function})
     for kind in ("outbox", "store", "failure"):
         yield statement("drop_table", {"table": holes[kind]})
     if has_source and _in_column(embedding):
         yield statement("drop_source_column", holes)
+
+
+def _row_functions(embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
+    yield statement("create_document_function", holes)
+    note = _comment(embedding, "the document of a row")
+    yield statement("comment_row_function", holes | note | {"function": holes["document_function"]})
+    for column, function in zip(embedding.source.key, _key_functions(embedding), strict=True):
+        own = {"key_function": function, "type": sql.SQL(column.type), "t_column": sql.Identifier("t", column.name)}
+        yield statement("create_key_function", holes | own)
+        note = _comment(embedding, "a key column of a row")
+        yield statement("comment_row_function", holes | note | {"function": function})
+
+
+def _key_functions(embedding: Embedding) -> list[sql.Identifier]:
+    return [fragments.key_function(embedding, n) for n in range(1, len(embedding.source.key) + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +216,11 @@ class Trigger:
         }
 
     def ddl(self, embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
-        key = embedding.source.key
         holes = holes | self.names(embedding)
-        body_holes = {"r_key": fragments.names_of("r", key), "row_key": fragments.names_of(self.row, key)}
+        body_holes = {
+            "r_key": fragments.keys_of(embedding, fragments.transition_row(embedding)),
+            "row_key": fragments.keys_of(embedding, sql.SQL(self.row)),
+        }
         body = statement(self.body, holes | body_holes)
         note = _comment(embedding, f"after {self.event}: appends the row's key to the outbox")
         yield statement("create_follow_function", holes | {"body": sql.Literal(as_text(body))})

@@ -143,15 +143,20 @@ def _embedding(row: Row, source: Source) -> Embedding:
 
 
 def _registered_source(source: Row | None, row: Row) -> Source:
+    """The source of an embedding as it is now; with a problem, when it cannot be followed any more."""
+    attached_key = tuple(Column(name, "") for name in row["key"])
     if source is None:
-        return Source(QualifiedName("", ""), (), (), problem="its table was dropped")
+        return Source(QualifiedName("", ""), attached_key, (), problem="its table was dropped")
+    table = f"{source['schema']}.{source['name']}"
+    if not row["has_document"]:
+        return replace(_source(source, []), key=attached_key, problem=f"a column it embeds was dropped from {table}")
     there = {column["name"] for column in source["columns"]}
-    needed = [*row["key"], *template.from_json(row["template"]).columns]
-    gone = [name for name in needed if name not in there]
-    if not gone:
+    if there.issuperset(row["key"]):
         return _source(source, row["key"])
-    problem = f'its table {source["schema"]}.{source["name"]} has no column "{gone[0]}" any more'
-    return replace(_source(source, []), problem=problem)
+    # Renamed: the primary key says what the columns are called now.
+    if len(source["key"] or ()) != len(attached_key):
+        return replace(_source(source, []), key=attached_key, problem=f"the primary key of {table} has changed")
+    return _source(source, source["key"])
 
 
 def _source(row: Row, key: Sequence[str]) -> Source:

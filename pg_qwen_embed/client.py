@@ -89,13 +89,14 @@ class Client:
             return self._search(self._embedding(name), query, limit)
 
     def _search(self, embedding: Embedding, query: NDArray[np.float32], limit: int) -> list[Hit]:
-        columns = fragments.own_columns(embedding)
-        holes = fragments.holes(embedding) | {"columns": fragments.names_of("e", columns)}
+        holes = fragments.holes(embedding)
         payload = BinaryValue(vectors.halfvec(query))
         connection = self._database()
         with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(statement("configure_search"))
             rows = cursor.execute(statement("search", holes), {"query": payload, "limit": limit}).fetchall()
+        for row in rows:
+            del row[embedding.column], row["stale"]
         return [Hit(row.pop("qwen_embed_distance"), row) for row in rows]
 
     async def _embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:

@@ -20,14 +20,13 @@ WIDTH = 100
 def commands() -> str:
     """docs/commands.md: the help of every command."""
     parts = ["# Commands\n\nGenerated from `pg-qwen-embed COMMAND --help` by `make docs`.\n"]
-    for name in COMMANDS:
-        command = main.get_command(click.Context(main), name)
-        if command is None:
-            raise SystemExit(f"the command {name} is not there")
-        context = click.Context(
-            command, info_name=f"pg-qwen-embed {name}", terminal_width=WIDTH, max_content_width=WIDTH
-        )
-        parts.append(f"## {name}\n\n```\n{command.get_help(context)}\n```\n")
+    with main.make_context("pg-qwen-embed", [], resilient_parsing=True) as parent:
+        for name in COMMANDS:
+            command = main.get_command(parent, name)
+            if command is None:
+                raise SystemExit(f"the command {name} is not there")
+            context = click.Context(command, parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+            parts.append(f"## {name}\n\n```\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
 

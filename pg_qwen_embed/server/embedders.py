@@ -9,7 +9,7 @@ import json
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from pg_qwen_embed.vectors import normalise
 STATIC_CONTEXT = 8192  # a static model has no limit of its own
 MAX_WORDS = 1 << 16  # words whose tokens are remembered: 15 MB of ordinary text
 LONGEST_WORD = 64  # longer ones are rarely met again
+T = TypeVar("T")
 _TOKEN = np.dtype(np.int64)  # what numpy gathers by without converting
 
 
@@ -212,17 +213,24 @@ class SentenceTransformerEmbedder:
 
 
 def _kind(folder: Path) -> Callable[[Path], Embedder] | None:
-    if _config(folder).get("model_type") == "model2vec":
+    modules = _json(folder / "modules.json", [])
+    static = [str(module.get("type")).endswith("StaticEmbedding") for module in modules]
+    if any(static) or _config(folder).get("model_type") == "model2vec":
         return StaticEmbedder
-    return SentenceTransformerEmbedder if (folder / "modules.json").is_file() else None
+    return SentenceTransformerEmbedder if modules else None
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    return _json(folder / "config.json", {})
+
+
+def _json(file: Path, default: T) -> T:
+    """What the file holds, if that is of the default's type."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
+        return default
+    return content if isinstance(content, type(default)) else default
 
 
 def _import(library: str, *, extra: str) -> Any:

@@ -72,6 +72,24 @@ CREATE TABLE {failure} (
 -- name: comment_failure
 COMMENT ON TABLE {failure} IS {comment};
 
+-- name: create_document_function
+-- The one place that says what the document of a row is. BEGIN ATOMIC is parsed now and kept by column number: renaming
+-- a column does not reach it, and a planner inlines it.
+CREATE FUNCTION {document_function}(t {source}) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC SELECT {template}; END;
+
+-- name: create_key_function
+-- One key column of a row, likewise: a trigger that named the column would fail the application's INSERT once it is
+-- renamed.
+CREATE FUNCTION {key_function}(t {source}) RETURNS {type}
+LANGUAGE sql IMMUTABLE PARALLEL SAFE BEGIN ATOMIC SELECT {t_column}; END;
+
+-- name: comment_row_function
+COMMENT ON FUNCTION {function}({source}) IS {comment};
+
+-- name: drop_row_function
+DROP FUNCTION IF EXISTS {function};
+
 -- name: create_follow_function
 -- SECURITY DEFINER: the application's role needs nothing but its own table.
 CREATE FUNCTION {function}() RETURNS trigger

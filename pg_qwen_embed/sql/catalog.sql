@@ -50,6 +50,7 @@ WHERE c.oid = ANY (%(tables)s::oid[]);
 -- name: read_registry
 -- Every embedding with its live generation.
 SELECT e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
+       to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
        g.id, g.model, g.dimensions, g.distance, g.template, g.store,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
         WHERE x.extname = 'vector') AS vector_schema

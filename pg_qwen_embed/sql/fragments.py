@@ -56,7 +56,8 @@ def holes(embedding: Embedding) -> Holes:
         "dimensions": sql.Literal(generation.dimensions),
         "distance": _operator(embedding.vector_schema, generation.distance.operator),
         "operator_class": sql.Identifier(embedding.vector_schema, generation.distance.operator_class),
-        "document": document(generation.template, source),
+        "document_function": machinery("document", generation),
+        "document": sql.SQL("{}(t)").format(machinery("document", generation)),
         "keys": _list(keys),
         "t_key": _list(sql.Identifier("t", column.name) for column in source.key),
         "outbox": machinery("outbox", generation),
@@ -92,12 +93,29 @@ def ddl_holes(embedding: Embedding) -> Holes:
         "nullable_key_columns": key_columns(source, nullable=True),
         "storage": storage(generation.dimensions),
         "columns": names_of("t", own_columns(embedding)),
+        "template": document(generation.template, source),
         "text_changed": changed(types[name] for name in generation.template.columns),
         "key_changed": key_changed(source),
         "gate_lock": sql.Literal(int(Lock.GATE)),
         "id": sql.Literal(generation.id),
         "id_text": sql.Literal(str(generation.id)),
     }
+
+
+def key_function(embedding: Embedding, n: int) -> sql.Identifier:
+    """The function that takes the n-th key column (from 1) out of a row of the source."""
+    return sql.Identifier(MACHINERY, f"key_{embedding.generation.id}_{n}")
+
+
+def keys_of(embedding: Embedding, row: sql.Composable) -> sql.Composed:
+    """Every key column of a row of the source, whatever the columns are called by now."""
+    numbers = range(1, len(embedding.source.key) + 1)
+    return _list(sql.SQL("{}({})").format(key_function(embedding, n), row) for n in numbers)
+
+
+def transition_row(embedding: Embedding) -> sql.Composed:
+    """A row `r` of a transition table, as the source's row type."""
+    return sql.SQL("ROW(r.*)::{}").format(identifier(embedding.source.table))
 
 
 def own_columns(embedding: Embedding) -> tuple[Column, ...]:

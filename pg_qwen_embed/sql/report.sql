@@ -33,7 +33,7 @@ FULL JOIN {store} s ON ({d_key}) = ({s_key});
 
 -- name: search
 -- The nearest rows by the view, through the index: ORDER BY the bare distance, ascending, with a LIMIT.
-SELECT {columns}, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
+SELECT e.*, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
 FROM {view} e
 ORDER BY e.{column} {distance} %(query)s::{halfvec}
 LIMIT %(limit)s;

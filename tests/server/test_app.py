@@ -1,6 +1,7 @@
 """The local server with its packaged model, over real HTTP, and as a process."""
 
 import asyncio
+import io
 import json
 import re
 import signal
@@ -66,7 +67,7 @@ class Client:
     async def post(self, path: str, body: object, **headers: str) -> tuple[int, Any]:
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         headers = {"Content-Type": "application/json"} | headers
-        async with self.session.post(self.url + path, data=data, headers=headers) as response:
+        async with self.session.post(self.url + path, data=io.BytesIO(data), headers=headers) as response:
             return response.status, orjson.loads(await response.read())
 
     async def embed(self, texts: Sequence[str], **fields: object) -> Vectors:
@@ -395,7 +396,7 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Transformer"}]')
     with pytest.raises(UsageError, match=r"run: pip install 'pg-qwen-embed\[local\]'"):
         load(tmp_path)
 

@@ -1,0 +1,47 @@
+"""Servers are started once for each process of the tests; each test has a database of its own in them."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from rig import Cluster, Rig, cluster
+from stand_in import StandIn
+
+NEWEST = 18
+
+
+def pytest_configure() -> None:
+    """Told to stop, leave through the fixtures, which stop the servers."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(f"signal {number}")
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Callable[[int], Cluster]]:
+    """PostgreSQL by its version, started when it is first asked for."""
+    with ExitStack() as stack:
+        yield cache(lambda version: stack.enter_context(cluster(version)))
+
+
+@pytest.fixture
+def postgres_version(request: pytest.FixtureRequest) -> int:
+    return int(getattr(request, "param", NEWEST))
+
+
+@pytest.fixture
+def postgres(clusters: Callable[[int], Cluster], postgres_version: int) -> Cluster:
+    return clusters(postgres_version)
+
+
+@pytest.fixture
+def rig(postgres: Cluster, tmp_path: Path) -> Iterator[Rig]:
+    """A database on which `init` has run, and an embedding server."""
+    with postgres.database() as url, StandIn().running() as server, ExitStack() as stack:
+        yield Rig(url, server, tmp_path, stack)

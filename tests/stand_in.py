@@ -1,0 +1,187 @@
+"""An embedding server for the tests: it answers as SGLang 0.5.23 does, with vectors made from a hash of the text.
+
+It runs in a thread of the test. What it has seen can be read at any time, and its switches set: they count from the
+next request on."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from aiohttp import web
+from numpy.typing import NDArray
+
+PROBE = "dimensions"  # the text by which a client learns the length of a vector
+
+
+@dataclass(eq=False)
+class StandIn:
+    """`fault`: None, or how requests for embeddings go wrong: a status like "503", "html", "nan", "zero", "too_few",
+    "too_short", "index_twice", "hang"."""
+
+    model: str = "stand-in"
+    dimensions: int = 16
+    supports_dimensions: bool = True
+    matryoshka_dimensions: tuple[int, ...] = ()
+    api_key: str | None = None
+    poison: str | None = None  # a text that holds it has its whole request refused
+    fault: str | None = None
+    disordered: bool = False  # items in another order than asked, each with its index
+    floats: bool = False  # answers floats though base64 was asked for, as servers before 0.5.17 do
+    delay: float = 0.0
+    requests: list[dict[str, Any]] = field(default_factory=list)  # bodies of /v1/embeddings
+    texts: list[str] = field(default_factory=list)  # every input answered with a vector, the probe left out
+    waiting: list[list[str]] = field(default_factory=list)  # inputs of requests that are held back now
+    url: str = ""
+    _holds: dict[int, Callable[[list[str]], bool]] = field(default_factory=dict)
+
+    @contextmanager
+    def hold(self, condition: Callable[[list[str]], bool]) -> Iterator[None]:
+        """Requests whose inputs meet the condition are answered only when the block is left."""
+        token = id(condition)
+        self._holds[token] = condition
+        try:
+            yield
+        finally:
+            del self._holds[token]
+
+    def vector(self, text: str, dimensions: int | None = None) -> NDArray[np.float32]:
+        """The unit vector of a text."""
+        raw = hashlib.shake_256(text.encode()).digest(self.dimensions)
+        found = np.frombuffer(raw, np.uint8).astype(np.float32)[: dimensions or self.dimensions] - 127.5
+        unit: NDArray[np.float32] = found / np.linalg.norm(found)
+        return unit
+
+    @contextmanager
+    def running(self) -> Iterator["StandIn"]:
+        loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        stopping = asyncio.Event()
+
+        async def serve() -> None:
+            runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            ready.set()
+            await stopping.wait()
+            await runner.cleanup()
+
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="stand-in")
+        thread.start()
+        try:
+            assert ready.wait(10)
+            yield self
+        finally:
+            loop.call_soon_threadsafe(stopping.set)
+            thread.join()
+            loop.close()
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=64 << 20, middlewares=[self._authorised])
+        app.router.add_get("/ready", self._ready)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/model_info", self._model_info)
+        app.router.add_post("/v1/embeddings", self._embeddings)
+        return app
+
+    @web.middleware
+    async def _authorised(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        given = request.headers.get("Authorization")
+        if self.api_key is not None and request.path != "/ready" and given != f"Bearer {self.api_key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _models(self, _: web.Request) -> web.Response:
+        model = {"id": self.model, "object": "model", "owned_by": "sglang", "root": self.model, "max_model_len": 512}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def _model_info(self, _: web.Request) -> web.Response:
+        abilities = {
+            "supports_dimensions": self.supports_dimensions,
+            "matryoshka_dimensions": list(self.matryoshka_dimensions) or None,
+            "normalize": True,
+        }
+        return web.json_response({"model_path": self.model, "weight_version": "default", "embedding": abilities})
+
+    async def _embeddings(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        self.requests.append(body)
+        texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
+        await self._hold_back(texts)
+        if refusal := self._refusal(texts, body.get("dimensions")):
+            return _error(400, refusal, "BadRequestError")
+        if self.fault == "html":
+            return web.Response(text="<html>It works!</html>", content_type="text/html")
+        if self.fault and self.fault.isdigit():
+            return _error(int(self.fault), "The request queue is full.", "ServiceUnavailableError")
+        if self.fault == "hang":
+            await asyncio.Event().wait()
+        items = self._items(texts, body.get("dimensions"), body.get("encoding_format") == "base64" and not self.floats)
+        if self.fault is None:
+            self.texts.extend(text for text in texts if text != PROBE)
+        tokens = sum(len(text.split()) for text in texts)
+        usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
+        return web.json_response({"object": "list", "data": items, "model": self.model, "usage": usage})
+
+    async def _hold_back(self, texts: list[str]) -> None:
+        await asyncio.sleep(self.delay)
+        self.waiting.append(texts)
+        try:
+            while any(condition(texts) for condition in list(self._holds.values())):
+                await asyncio.sleep(0.005)
+        finally:
+            self.waiting.remove(texts)
+
+    def _refusal(self, texts: list[str], dimensions: int | None) -> str | None:
+        if not texts:
+            return "Input cannot be empty"
+        for index, text in enumerate(texts):
+            if not text.strip():
+                return f"Input at index {index} cannot be empty or whitespace only"
+            if self.poison is not None and self.poison in text:
+                return "The input (10002 tokens) is longer than the model's context length (512 tokens)."
+        if dimensions is not None and not self.supports_dimensions:
+            return f"Model '{self.model}' does not support matryoshka representation"
+        if dimensions is not None and self.matryoshka_dimensions and dimensions not in self.matryoshka_dimensions:
+            return f"Model '{self.model}' only supports {list(self.matryoshka_dimensions)} matryoshka dimensions"
+        return None
+
+    def _items(self, texts: list[str], dimensions: int | None, as_base64: bool) -> list[dict[str, Any]]:
+        vectors = [self.vector(text, dimensions) for text in texts]
+        if self.fault == "nan":
+            vectors[-1] = np.full_like(vectors[-1], np.nan)
+        if self.fault == "zero":
+            vectors[-1] = np.zeros_like(vectors[-1])
+        if self.fault == "too_short":
+            vectors = [vector[:-1] for vector in vectors]
+        items = [
+            {"object": "embedding", "index": index, "embedding": _written(vector, as_base64)}
+            for index, vector in enumerate(vectors)
+        ]
+        if self.fault == "too_few":
+            items.pop()
+        if self.fault == "index_twice":
+            items[-1]["index"] = 0
+            items.append(items[-1])
+        return items[::-1] if self.disordered else items
+
+
+def _written(vector: NDArray[np.float32], as_base64: bool) -> Any:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode() if as_base64 else vector.tolist()
+
+
+def _error(status: int, message: str, kind: str) -> web.Response:
+    body = {"object": "error", "message": message, "type": kind, "param": None, "code": status}
+    return web.json_response(body, status=status)

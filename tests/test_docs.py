@@ -1,0 +1,51 @@
+"""The documentation against the commands: it may not drift."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pg_qwen_embed.cli import COMMANDS, main
+from pg_qwen_embed.settings import VARIABLES
+from tools import generate_docs
+
+README = (generate_docs.ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_docs(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    first_sentence = result.output.splitlines()[2].strip()
+    assert len(first_sentence) > 20
+    commands = (generate_docs.ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert f"## {name}\n" in commands
+    assert first_sentence in commands
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    for file, text in generate_docs.wanted().items():
+        assert file.read_text(encoding="utf-8") == text, f"{file.name} is out of date; run: make docs"
+
+
+def test_every_environment_variable_is_in_the_readme() -> None:
+    for variables, _ in VARIABLES.values():
+        for variable in variables:
+            assert f"`{variable}`" in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_links_lead_to_files_that_are_there(page: str) -> None:
+    text = (generate_docs.ROOT / page).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert targets
+    missing = [target for target in targets if not (generate_docs.ROOT / target).exists()]
+    assert missing == []
+
+
+def test_tests_named_in_the_readme_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README))
+    sources = "\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.rglob("test_*.py"))
+    assert named, "the README's table of events names the test of each"
+    assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
