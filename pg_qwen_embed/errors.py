@@ -24,7 +24,8 @@ class ServerUnavailable(Error):
 
 
 class ServerFault(ServerUnavailable):
-    """The embedding server answered something that must not be written: too few vectors, NaN, wrong length."""
+    """The embedding server answered something that must not be written (too few vectors, NaN, wrong length), or
+    nothing in time. When it answers others, it may be this input that does it."""
 
 
 class DocumentRefused(Error):

@@ -124,6 +124,18 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A document the server refuses. next_attempt_at: None when it is parked."""
+
+    key: dict[str, object]
+    attempts: int
+    error: str
+    first_at: datetime
+    last_at: datetime
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """Rows whose vector is missing, stale or orphaned. Rows with an open failure or a pending change count too."""
 

@@ -15,7 +15,7 @@ import orjson
 import pybase64
 
 from pg_qwen_embed import vectors
-from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable, UsageError
+from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.vectors import Vectors
 
@@ -40,15 +40,17 @@ class ModelInfo:
 class EmbeddingServer:
     """`async with EmbeddingServer(settings) as server`; one pool of connections, any number of tasks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, timeout: float = READ_TIMEOUT) -> None:
+        """timeout: seconds for a request, from its start to the last byte of the answer."""
         self._settings = settings
+        self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "EmbeddingServer":
         key = self._settings.api_key
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
+            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
             connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE),
             trust_env=True,
         )
@@ -115,7 +117,9 @@ class EmbeddingServer:
             ) as response:
                 content = await response.read()
         except TimeoutError:
-            raise ServerUnavailable(f"the embedding server at {self.url} did not answer in time") from None
+            raise ServerFault(
+                f"the embedding server at {self.url} did not answer within {self._timeout:.0f} s"
+            ) from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             raise ServerUnavailable(
                 f"the embedding server at {self.url} does not answer ({_reason(error)}); "
@@ -132,7 +136,7 @@ class EmbeddingServer:
         if status in _REFUSED:
             return DocumentRefused(sentence)
         if status in _NOT_ALLOWED:
-            return UsageError(
+            return ServerUnavailable(
                 f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
             )
         return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")

@@ -27,6 +27,7 @@ class Change:
     seqs: Sequence[int]
     fingerprint: bytes | None
     document: str
+    attempts: int = 0  # how often the server has refused this version
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Store:
         self._write = statement(f"write_{kind}", holes)
         self._clear = statement(f"clear_{kind}", holes)
         self._clear_truncated = statement("clear_truncated", holes)
+        self._read_failures = statement("read_failures", holes)
         self._record_failure = statement("record_failure", holes)
 
     async def read_outbox(
@@ -135,9 +137,20 @@ class Store:
                 self._clear_truncated, {"version": version, "seqs": BinaryValue(vectors.int8_array(seqs))}
             )
 
-    async def record_failure(self, connection: AsyncConnection, change: Change, sentence: str) -> None:
+    async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
+        cursor = await connection.cursor(binary=True).execute(self._read_failures, {"rows": rows})
+        return [
+            Change(tuple(key), version, (), fingerprint, document, attempts)
+            for version, attempts, fingerprint, document, *key in await cursor.fetchall()
+        ]
+
+    async def record_failure(
+        self, connection: AsyncConnection, change: Change, sentence: str, retry_after: float | None
+    ) -> None:
+        """retry_after: seconds; None parks it."""
         values = self._keys_and_versions([change])
-        values |= {"errors": [sentence], "seqs": self._seqs([change])}
+        values |= {"attempts": change.attempts + 1, "error": sentence.replace("\0", ""), "retry_after": retry_after}
+        values["seqs"] = self._seqs([change])
         await connection.execute(self._record_failure, values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:

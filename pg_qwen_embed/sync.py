@@ -18,8 +18,9 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_qwen_embed import batching, retry
+from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, first_line
-from pg_qwen_embed.errors import DocumentRefused, ServerUnavailable, UsageError
+from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable
 from pg_qwen_embed.floor import Floor
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
 from pg_qwen_embed.store import Change, Key, Store
@@ -28,6 +29,7 @@ from pg_qwen_embed.vectors import Vectors
 log = logging.getLogger("pg_qwen_embed.worker")
 
 Pool = AsyncConnectionPool[AsyncConnection]
+TRIES = 3  # of one request, while the server answers others
 LIVE, BACKFILL = 0, 1  # which requests go first
 
 
@@ -93,6 +95,10 @@ class Refused:
 Outcome = Embedded | Cleared | Truncated | Refused
 
 
+class TooMuch(Exception):  # not an error: half of it may do
+    """The server is overloaded by a request whenever it comes, though it answers smaller ones."""
+
+
 class Feed:
     """`start` it in a task group, call `read` from the worker's loop, `stop` it. `moved` is called when work settled."""
 
@@ -102,26 +108,28 @@ class Feed:
         server: EmbeddingServer,
         pool: Pool,
         *,
+        breaker: Breaker,
         limits: Limits,
         moved: Callable[[], None],
-        patience: float | None = None,
+        once: bool = False,
     ) -> None:
-        """patience: seconds after which an absent server is an error; None waits for ever."""
+        """once: a server of another model is an error, and not waited for."""
         self.store = store
         self.embedding = store.embedding
         self._server = server
         self._pool = pool
         self._limits = limits
         self._moved = moved
-        self._patience = patience
+        self._breaker = breaker
+        self._once = once
         self._floor = Floor()
         self._in_flight: set[int] = set()
+        self._retrying: set[Key] = set()
         self._live = self._documents = self._characters = 0
         self._walk: Walk | None = None
         self._requests: asyncio.PriorityQueue[tuple[int, int, Request]] = asyncio.PriorityQueue()
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         self._order = count()
-        self._info: ModelInfo | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
@@ -165,12 +173,25 @@ class Feed:
         """Look again from the floor for entries that became visible late, and move the floor up."""
         xmin, transaction_id = await self.store.read_snapshot(reader)
         self._floor.mark(transaction_id)
-        return await self._read_changes(reader, self._floor.floor, sweep_xmin=xmin)
+        found = await self._read_changes(reader, self._floor.floor, sweep_xmin=xmin)
+        return await self._read_failures(reader) or found
 
     async def rescan(self, reader: AsyncConnection) -> bool:
         """Look again from the very beginning, as before sleeping."""
         self._floor.rewind()
-        return await self._read_changes(reader, 0)
+        found = await self._read_changes(reader, 0)
+        return await self._read_failures(reader) or found
+
+    async def _read_failures(self, reader: AsyncConnection) -> bool:
+        """Take up failures whose time has come, unless they are being tried already."""
+        if not self.takes_changes:
+            return False
+        due = await self.store.read_failures(reader, rows=self._limits.page_keys)
+        due = [change for change in due if change.key not in self._retrying]
+        self._retrying.update(change.key for change in due)
+        self._live += len(due)
+        self._take(due, None)
+        return bool(due)
 
     async def _read_changes(self, reader: AsyncConnection, after: int, sweep_xmin: int | None = None) -> bool:
         if not self.takes_changes:
@@ -234,6 +255,8 @@ class Feed:
                 embeddings = await self._embed([change.document for change in request.changes])
             except DocumentRefused as refusal:
                 self._isolate(request, str(refusal))
+            except TooMuch:
+                self._halve(request)
             else:
                 self._outcomes.put_nowait(Embedded(request, embeddings))
 
@@ -241,43 +264,47 @@ class Feed:
         """One bad document has its whole request refused: halve it until it stands alone."""
         if len(request.changes) == 1:
             self._outcomes.put_nowait(Refused(request, sentence))
-            return
+        else:
+            self._halve(request)
+
+    def _halve(self, request: Request) -> None:
         middle = len(request.changes) // 2
         self._queue(Request(request.changes[:middle], request.page))
         self._queue(Request(request.changes[middle:], request.page))
 
     async def _embed(self, texts: list[str]) -> Vectors:
-        """The vectors, however long the server stays away. Raises DocumentRefused; after `patience`, ServerUnavailable."""
-        loop = asyncio.get_running_loop()
-        away_since: float | None = None
+        """The vectors, however long the server stays away. Raises DocumentRefused, TooMuch; after the breaker's
+        patience, ServerUnavailable."""
+        dimensions = self.embedding.generation.dimensions
         for attempt in count(1):
+            info = await self._served()
             try:
-                embeddings = await self._server.embed(await self._model(), texts, self.embedding.generation.dimensions)
-            except (ServerUnavailable, UsageError) as error:
-                self._info = None
-                now = loop.time()
-                away_since = away_since if away_since is not None else now
-                if self._patience is not None and now - away_since > self._patience:
-                    raise
-                if attempt == 1:
-                    log.warning("server_unavailable embedding=%s reason=%s", self.embedding.name, error)
-                await asyncio.sleep(retry.backoff(attempt, base=0.2, cap=5.0, rng=self._rng))
-            else:
-                if attempt > 1:
-                    log.info("server_back embedding=%s", self.embedding.name)
-                return embeddings
+                return await self._server.embed(info, texts, dimensions)
+            except ServerUnavailable as error:
+                self._breaker.trip(error)
+                # The breaker closes only when the server answers a probe: then it may be this request that does it.
+                if attempt == TRIES and isinstance(error, ServerFault):
+                    raise DocumentRefused(str(error)) from None
+                if attempt == TRIES and len(texts) > 1:
+                    raise TooMuch from None
         raise AssertionError("unreachable")
 
-    async def _model(self) -> ModelInfo:
-        if self._info is None:
-            info = await self._server.model_info()
-            if info.model != self.embedding.generation.model:
-                raise ServerUnavailable(
-                    f"the server at {self._server.url} serves {info.model}, and {self.embedding.name} was attached "
-                    f"with {self.embedding.generation.model}"
-                )
-            self._info = info
-        return self._info
+    async def _served(self) -> ModelInfo:
+        """What the server serves, once it is this embedding's model."""
+        for attempt in count(1):
+            info = await self._breaker.ready()
+            if info.model == self.embedding.generation.model:
+                return info
+            sentence = (
+                f"{self.embedding.name} was attached with {self.embedding.generation.model}, and the server at "
+                f"{self._server.url} serves {info.model}"
+            )
+            if self._once:
+                raise ServerUnavailable(sentence)
+            if attempt == 1:
+                log.warning("wrong_model reason=%s", sentence)
+            await asyncio.sleep(retry.backoff(attempt, base=1.0, cap=5.0, rng=self._rng))
+        raise AssertionError("unreachable")
 
     # Writing: one task, on connections of the pool.
 
@@ -322,11 +349,18 @@ class Feed:
                     await self.store.clear_truncated(connection, version, seqs)
                     self._in_flight.difference_update(seqs)
                 case Refused(request, sentence):
-                    await self.store.record_failure(connection, request.changes[0], sentence)
-                    log.warning("document_refused embedding=%s reason=%s", self.embedding.name, sentence)
+                    await self._record_failure(connection, request.changes[0], sentence)
                     self._done(request.changes, request.page)
             group.pop()
         await self._advance_walk(connection)
+
+    async def _record_failure(self, connection: AsyncConnection, change: Change, sentence: str) -> None:
+        log.warning("document_refused embedding=%s reason=%s", self.embedding.name, sentence)
+        match retry.decide(change.attempts + 1, self._rng):
+            case retry.RetryAfter(seconds):
+                await self.store.record_failure(connection, change, sentence, seconds)
+            case retry.Park():
+                await self.store.record_failure(connection, change, sentence, None)
 
     def _written(self, embedded: list[Embedded], locked: set[int]) -> None:
         position = 0
@@ -354,6 +388,7 @@ class Feed:
             self._live -= len(changes)
         for change in changes:
             self._in_flight.difference_update(change.seqs)
+            self._retrying.discard(change.key)
             self._characters -= len(change.document) if change.fingerprint is not None else 0
 
     async def _advance_walk(self, connection: AsyncConnection) -> None:

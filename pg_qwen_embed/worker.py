@@ -15,12 +15,13 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import catalog, index, retry
+from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable, Error, SetupError
 from pg_qwen_embed.listener import REGISTRY, notifications
 from pg_qwen_embed.model import Embedding, Lock
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.sglang import EmbeddingServer
+from pg_qwen_embed.sglang import READ_TIMEOUT, EmbeddingServer
 from pg_qwen_embed.sql import statement
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.sync import Feed, Limits
@@ -28,6 +29,7 @@ from pg_qwen_embed.sync import Feed, Limits
 log = logging.getLogger("pg_qwen_embed.worker")
 
 READER_NAME = "pg_qwen_embed worker: lead and read"
+AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
 WRITERS = 2
 
@@ -42,6 +44,7 @@ class Options:
     blink: float = 0.005  # the pause between looks while awake
     sweep: float = 1.0
     excuse: float = 2.0  # how long a feed rests that could not read
+    request_timeout: float = READ_TIMEOUT
     grace: float = 10.0  # for what is in flight when told to stop
     patience: float | None = None  # how long an absent server is borne; None for ever
     limits: Limits = field(default_factory=Limits)
@@ -66,7 +69,7 @@ class Worker:
     async def run(self) -> None:
         """Until stopped, or with `once` until everything is drained. Raises Error only with `once`, or at the start."""
         attempt = 0
-        async with EmbeddingServer(self._settings) as server:
+        async with EmbeddingServer(self._settings, self._options.request_timeout) as server:
             while not self.stopping.is_set():
                 session = Session(self._settings.database_url, server, self._options, self.stopping)
                 try:
@@ -98,6 +101,8 @@ class Session:
         self._feeds: dict[int, Feed] = {}
         self._builds: dict[int, asyncio.Task[None]] = {}
         self._doorbell = asyncio.Event()
+        self._breaker = Breaker(server, self._server_changed, options.patience)
+        self._renaming: asyncio.Task[None] | None = None
         self._registry_changed = True
         self._halfvec_oid = 0
         self.opened = False
@@ -111,6 +116,7 @@ class Session:
                 asyncio.TaskGroup() as self._group,
             ):
                 self.opened = True
+                self._group.create_task(self._breaker.run())
                 self._group.create_task(self._listen())
                 self._group.create_task(self._ring_when_stopping())
                 self._group.create_task(self._follow())
@@ -143,6 +149,14 @@ class Session:
                 await self._doorbell.wait()
         except TimeoutError:
             return
+
+    def _server_changed(self, reason: str | None) -> None:
+        """Say it where `status` looks: in the name of the session that leads."""
+        name = READER_NAME if reason is None else AWAY_NAME
+        self._renaming = self._group.create_task(self._rename(name))
+
+    async def _rename(self, name: str) -> None:
+        await self._reader.execute(statement("name_session"), {"name": name})
 
     # The loop.
 
@@ -250,7 +264,7 @@ class Session:
     async def _take_on(self, embedding: Embedding) -> None:
         feed = Feed(
             Store(embedding, self._halfvec_oid), self._server, self._pool,
-            limits=self._options.limits, moved=self._doorbell.set, patience=self._options.patience,
+            breaker=self._breaker, limits=self._options.limits, moved=self._doorbell.set, once=self._options.once,
         )  # fmt: skip
         self._feeds[embedding.generation.id] = feed
         feed.start(self._group)

@@ -45,3 +45,17 @@ def rig(postgres: Cluster, tmp_path: Path) -> Iterator[Rig]:
     """A database on which `init` has run, and an embedding server."""
     with postgres.database() as url, StandIn().running() as server, ExitStack() as stack:
         yield Rig(url, server, tmp_path, stack)
+
+
+@pytest.fixture
+def bare_database(postgres: Cluster) -> Iterator[str]:
+    """The URL of a database that has nothing in it."""
+    with postgres.database("template1") as url:
+        yield url
+
+
+@pytest.fixture
+def bare(bare_database: str, tmp_path: Path) -> Iterator[Rig]:
+    """The same with an embedding server and the command line."""
+    with StandIn().running() as server, ExitStack() as stack:
+        yield Rig(bare_database, server, tmp_path, stack)

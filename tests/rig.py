@@ -32,6 +32,7 @@ SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "64MB",
+    "deadlock_timeout": "50ms",
     "max_prepared_transactions": "4",
     "timezone": "Asia/Kolkata",  # not UTC: what depends on the session's zone shows
 }
@@ -263,5 +264,5 @@ FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname !~ 
 UNION ALL
 SELECT 'constraint', n.nspname, c.conname, pg_get_constraintdef(c.oid), c.conrelid::regclass::text, NULL
 FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname !~ '^pg_|^information_schema$'
-ORDER BY 1, 2, 3, 4
+ORDER BY 1, 2, 3, 4, 5, 6
 """

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import threading
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +15,7 @@ from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker import Options, Session, Worker
 
 ROWS = 40
+REFUSED = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # a rollback as good as any
 
 
 def gate_closed(rig: Rig) -> bool:
@@ -36,7 +36,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         for _ in range(self._transactions):
-            with suppress(psycopg.errors.DeadlockDetected), self._connection.transaction():
+            with suppress(*REFUSED), self._connection.transaction():
                 for _ in range(self._rng.choice([1, 1, 1, 2, 5])):
                     self._change()
                 if self._rng.random() < 0.2:
@@ -68,8 +68,6 @@ class Writer(threading.Thread):
 @pytest.mark.parametrize("store", ["table", "column"])
 def test_eight_writers_at_once_lose_no_change(rig: Rig, store: str) -> None:
     rig.articles()
-    rig.execute("SET deadlock_timeout = '50ms'")
-    rig.execute("ALTER TABLE articles ADD CHECK (id <> 0)")
     rig.ok("attach", "articles", "--text", "body", "--store", store)
     worker = rig.worker("--poll", "0")
     eventually(rig.settled)
@@ -164,9 +162,7 @@ def test_an_entry_that_becomes_visible_late_is_found_while_the_worker_is_busy(ri
     writer = threading.Thread(target=keep_busy, args=(rig.connect(),))
     writer.start()
     try:
-        seen = time.monotonic_ns()
         eventually(lambda: sum(text.startswith("busy") for text in rig.server.texts) > 20)
-        assert seen
         late.commit()
         eventually(lambda: "came late" in rig.server.texts)
         assert not gate_closed(rig), "the worker slept, so this proves nothing"

@@ -27,6 +27,9 @@ def commands() -> str:
                 raise SystemExit(f"the command {name} is not there")
             context = click.Context(command, parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
             parts.append(f"## {name}\n\n```\n{command.get_help(context)}\n```\n")
+            for inner in command.commands.values() if isinstance(command, click.Group) else ():
+                context_of = click.Context(inner, context, info_name=inner.name, max_content_width=WIDTH)
+                parts.append(f"### {name} {inner.name}\n\n```\n{inner.get_help(context_of)}\n```\n")
     return "\n".join(parts)
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "look",
     "search": "look",
     "verify": "look",
+    "failures": "failures",
     "serve": "serve",
     "demo": "demo",
 }

@@ -2,15 +2,12 @@
 
 import dataclasses
 import sys
-from datetime import datetime
-from typing import Any
 
 import click
-import orjson
 
 from pg_qwen_embed import catalog
 from pg_qwen_embed import status as reporting
-from pg_qwen_embed.cli.options import json_option, with_settings
+from pg_qwen_embed.cli.options import json_option, print_json, with_settings
 from pg_qwen_embed.client import Client
 from pg_qwen_embed.database import connect
 from pg_qwen_embed.model import Hit, Status
@@ -28,7 +25,7 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
     with connect(settings.database_url, "pg_qwen_embed status") as connection:
         found = reporting.status(connection, name)
     if as_json:
-        _print_json([dataclasses.asdict(one) for one in found])
+        print_json([dataclasses.asdict(one) for one in found])
     elif not found:
         click.echo("no embedding yet; attach a table: pg-qwen-embed attach TABLE --text COLUMN")
     for one in () if as_json else found:
@@ -46,7 +43,7 @@ def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) 
     with Client(settings.database_url, server_url=settings.server_url) as client:
         hits = client.search(name, text, limit)
     if as_json:
-        _print_json([{"distance": hit.distance, "row": hit.row} for hit in hits])
+        print_json([{"distance": hit.distance, "row": hit.row} for hit in hits])
         return
     for hit in hits:
         click.echo(_line(hit))
@@ -64,7 +61,7 @@ def verify(settings: Settings, name: str, as_json: bool) -> None:
     with connect(settings.database_url, "pg_qwen_embed verify") as connection:
         found = reporting.drift(connection, catalog.embedding(connection, name))
     if as_json:
-        _print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(found))
     else:
         click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
     if found.total:
@@ -93,12 +90,3 @@ def _line(hit: Hit) -> str:
 def _snippet(value: object) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= SNIPPET else text[: SNIPPET - 3] + "..."
-
-
-def _print_json(value: Any) -> None:
-    def other(thing: object) -> str:
-        return thing.isoformat() if isinstance(thing, datetime) else str(thing)
-
-    click.echo(
-        orjson.dumps(value, default=other, option=orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME).decode()
-    )

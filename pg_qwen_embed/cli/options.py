@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
+import orjson
 
 from pg_qwen_embed.settings import VARIABLES, Settings, resolve
 
@@ -35,3 +37,13 @@ def with_settings(*names: str) -> Callable[[Callable[Concatenate[Settings, P], R
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(value: Any) -> None:
+    """Times in ISO 8601; what JSON has no type for as its text."""
+
+    def other(thing: object) -> str:
+        return thing.isoformat() if isinstance(thing, datetime) else str(thing)
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME
+    click.echo(orjson.dumps(value, default=other, option=options).decode())

@@ -13,6 +13,7 @@ from pg_qwen_embed.cli import progress
 from pg_qwen_embed.cli.options import with_settings
 from pg_qwen_embed.database import connect
 from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.sglang import READ_TIMEOUT
 
 LOOK_EVERY = 0.25  # seconds
 ONCE_PATIENCE = 15.0
@@ -23,18 +24,21 @@ ONCE_PATIENCE = 15.0
 @click.option(
     "--poll", default=5.0, show_default=True, metavar="SECONDS", help="Look at least this often; 0 trusts NOTIFY alone."
 )
+@click.option("--request-timeout", default=READ_TIMEOUT, show_default=True, metavar="SECONDS", help="For one request.")
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
 )
 @with_settings("database_url", "server_url")
-def worker(settings: Settings, once: bool, poll: float, log_level: str) -> None:
+def worker(settings: Settings, once: bool, poll: float, request_timeout: float, log_level: str) -> None:
     """Follow every embedding: backfill it, then keep its vectors in step with the text.
 
     Run as many as you like: one leads each embedding, the others stand by. SIGTERM and SIGINT finish what is in flight;
     a second signal ends at once.
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    options = working.Options(once=once, poll=poll, patience=ONCE_PATIENCE if once else None)
+    options = working.Options(
+        once=once, poll=poll, patience=ONCE_PATIENCE if once else None, request_timeout=request_timeout
+    )
     asyncio.run(working.run(settings, options))
 
 

@@ -31,7 +31,7 @@ DEFAULT_MODEL = Path(__file__).parent / "model"
 DEFAULT_MODEL_NAME = "pg-qwen-embed-stand-in"
 MAX_BODY = 64 << 20
 KEEP_ALIVE = 5  # seconds; SGLang's, so that a client that copes with one copes with the other
-DRAIN = 0.5  # seconds that requests under way are given when the server stops
+DRAIN = 0.3  # seconds that requests under way are given when the server stops; aiohttp takes them twice
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -213,15 +213,14 @@ class SentenceTransformerEmbedder:
 
 
 def _kind(folder: Path) -> Callable[[Path], Embedder] | None:
-    modules = _json(folder / "modules.json", [])
-    static = [str(module.get("type")).endswith("StaticEmbedding") for module in modules]
-    if any(static) or _config(folder).get("model_type") == "model2vec":
+    modules = [str(module) for module in _json(folder / "modules.json", list[Any]())]
+    if _config(folder).get("model_type") == "model2vec" or any("StaticEmbedding" in module for module in modules):
         return StaticEmbedder
     return SentenceTransformerEmbedder if modules else None
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    return _json(folder / "config.json", {})
+    return _json(folder / "config.json", dict[str, Any]())
 
 
 def _json(file: Path, default: T) -> T:

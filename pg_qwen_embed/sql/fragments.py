@@ -65,7 +65,8 @@ def holes(embedding: Embedding) -> Holes:
         "failure": machinery("failure", generation),
         "key_arrays": _list(_key_array(n, column) for n, column in enumerate(source.key, 1)),
         "key_values": _list(_key_value(n, column) for n, column in enumerate(source.key, 1)),
-        "keys_out": _list(_key_out(n, column) for n, column in enumerate(source.key, 1)),
+        "keys_out": _list(_key_out("c", n, column) for n, column in enumerate(source.key, 1)),
+        "f_keys_out": _list(_key_out("f", n, column) for n, column in enumerate(source.key, 1)),
         "t_keys_out": _list(_source_key_out(column) for column in source.key),
         "after": _list(_after(n, column) for n, column in enumerate(source.key, 1)),
         "a_key_values": _list(_key_cast(n, column) for n, column in enumerate(source.key, 1)),
@@ -116,6 +117,14 @@ def keys_of(embedding: Embedding, row: sql.Composable) -> sql.Composed:
 def transition_row(embedding: Embedding) -> sql.Composed:
     """A row `r` of a transition table, as the source's row type."""
     return sql.SQL("ROW(r.*)::{}").format(identifier(embedding.source.table))
+
+
+def one_failure(embedding: Embedding) -> sql.Composable:
+    """The failure `f` of the key bound as after1, after2 ..."""
+    keys = enumerate(embedding.source.key, 1)
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier("f", f"k{n}"), _after(n, column)) for n, column in keys
+    )
 
 
 def own_columns(embedding: Embedding) -> tuple[Column, ...]:
@@ -223,9 +232,9 @@ def _key_cast(n: int, column: Column) -> sql.Composable:
     return sql.SQL("{}::{}").format(sql.Identifier("a", f"k{n}"), _type(column))
 
 
-def _key_out(n: int, column: Column) -> sql.Composable:
+def _key_out(alias: str, n: int, column: Column) -> sql.Composable:
     cast = sql.SQL("bigint" if is_integer(column) else "text")
-    return sql.SQL("{}::{}").format(sql.Identifier("c", f"k{n}"), cast)
+    return sql.SQL("{}::{}").format(sql.Identifier(alias, f"k{n}"), cast)
 
 
 def _source_key_out(column: Column) -> sql.Composable:

@@ -13,6 +13,9 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('enable_mergejoin', 'off', false),
        set_config('jit', 'off', false);
 
+-- name: name_session
+SELECT set_config('application_name', %(name)s, false);
+
 -- name: listen
 LISTEN qwen_embed;
 

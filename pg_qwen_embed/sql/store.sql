@@ -130,17 +130,41 @@ WITH removed AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: record_failure
--- The server refuses this document. Kept with the server's own sentence until the row changes; the row's entries
--- are acknowledged, so that nothing else waits for it.
+-- The server refuses this document. Kept with the server's own sentence; the row's entries are acknowledged, so that
+-- nothing else waits for it.
 WITH a AS (
-    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(errors)s::text[]) AS a({keys}, version, error)
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
 ), c AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.error FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT {key_values}, a.version FROM a
 ), failed AS (
-    INSERT INTO {failure} AS f ({keys}, version, error)
-    SELECT {c_key}, c.version, c.error FROM c JOIN {source} t ON ({t_key}) = ({c_key})
+    INSERT INTO {failure} AS f ({keys}, version, attempts, error, next_attempt_at)
+    SELECT {c_key}, c.version, %(attempts)s, %(error)s, now() + make_interval(secs => %(retry_after)s)
+    FROM c JOIN {source} t ON ({t_key}) = ({c_key})
     ON CONFLICT ({keys}) DO UPDATE
-    SET version = excluded.version, error = excluded.error, attempts = f.attempts + 1, last_at = now()
+    SET version = excluded.version, attempts = excluded.attempts, error = excluded.error, last_at = now(),
+        first_at = CASE WHEN f.version = excluded.version THEN f.first_at ELSE now() END,
+        next_attempt_at = excluded.next_attempt_at
     WHERE f.version <= excluded.version
 )
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+
+-- name: read_failures
+-- Failures whose time has come, with the document of now. A newer one is in the outbox as well, and wins by its version.
+SELECT f.version, f.attempts, _qwen_embed.fingerprint(d.document), d.document, {f_keys_out}
+FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
+LEFT JOIN {source} t ON ({t_key}) = ({f_key})
+CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d;
+
+-- name: list_failures
+SELECT f.attempts, f.error, f.first_at, f.last_at, f.next_attempt_at, {f_key}
+FROM {failure} f WHERE {chosen} ORDER BY f.last_at DESC, {f_key};
+
+-- name: retry_failures
+WITH due AS (
+    UPDATE {failure} f SET next_attempt_at = now(), attempts = 0 WHERE {chosen} RETURNING 1
+)
+SELECT count(*), pg_notify('qwen_embed', %(id)s::text) FROM due;
+
+-- name: discard_failures
+-- The row keeps the vector it had, if any, until it changes.
+WITH gone AS (DELETE FROM {failure} f WHERE {chosen} RETURNING 1) SELECT count(*) FROM gone;

@@ -1,0 +1,78 @@
+"""Whether the embedding server answers: a circuit breaker that all feeds of a worker share.
+
+Open, it lets nobody through but its own probe, one embedding at a time with jittered pauses; closed, it knows what the
+server serves. It starts open: the first probe learns the model."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from itertools import count
+
+from pg_qwen_embed import retry
+from pg_qwen_embed.errors import DocumentRefused, ServerUnavailable
+from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+
+log = logging.getLogger("pg_qwen_embed.worker")
+
+LONGEST_PAUSE = 1.0  # seconds: so soon after its return is the server noticed
+
+
+class Breaker:
+    """`await ready()` before each request; `trip` it when the server, not the document, was to blame."""
+
+    def __init__(self, server: EmbeddingServer, changed: Callable[[str | None], None], patience: float | None) -> None:
+        """changed: called with the reason when it opens and None when it closes. patience: seconds it may stay open
+        before `ready` raises; None for ever."""
+        self._server = server
+        self._changed = changed
+        self._patience = patience
+        self._closed = asyncio.Event()
+        self._tripped = asyncio.Event()
+        self._tripped.set()
+        self._info: ModelInfo | None = None
+        self._reason = ServerUnavailable("the embedding server was not asked yet")
+        self._rng = random.Random()  # noqa: S311  # jitter
+
+    async def ready(self) -> ModelInfo:
+        """What the server serves, as soon as it answers. Raises ServerUnavailable after `patience`."""
+        while self._info is None:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._closed.wait()
+            except TimeoutError:
+                raise self._reason from None
+        return self._info
+
+    def trip(self, reason: ServerUnavailable) -> None:
+        """The server failed: nobody asks it until a probe has succeeded. Says so once."""
+        self._reason = reason
+        if self._info is not None:
+            self._info = None
+            self._closed.clear()
+            self._tripped.set()
+            log.warning("server_unavailable reason=%s", reason)
+            self._changed(str(reason))
+
+    async def run(self) -> None:
+        """Probe whenever it is open; a task of the worker's."""
+        while True:
+            await self._tripped.wait()
+            self._tripped.clear()
+            self._info = await self._probe()
+            self._closed.set()
+
+    async def _probe(self) -> ModelInfo:
+        for attempt in count(1):
+            try:
+                info = await self._server.model_info()
+            except (ServerUnavailable, DocumentRefused) as error:
+                self._reason = ServerUnavailable(str(error))
+                if attempt == 1:
+                    log.debug("probe_failed reason=%s", error)
+                await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
+            else:
+                log.info("server_ready model=%s dimensions=%d", info.model, info.dimensions)
+                self._changed(None)
+                return info
+        raise AssertionError("unreachable")

@@ -1,0 +1,66 @@
+"""failures list, retry, discard."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pg_qwen_embed import failures as handling
+from pg_qwen_embed.cli.options import json_option, print_json, with_settings
+from pg_qwen_embed.database import connect
+from pg_qwen_embed.settings import Settings
+
+PURPOSE = "pg_qwen_embed failures"
+
+key_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--key", multiple=True, metavar="VALUE", help="Of this row only; once for each column of the key, in order."
+)
+
+
+@click.group()
+def failures() -> None:
+    """Documents the embedding server refuses: list, retry or discard them.
+
+    A failure is tried again after 10 s, then ever more rarely, and parked after 8 attempts. A change of the row
+    supersedes it.
+    """
+
+
+@failures.command("list")
+@click.argument("name")
+@json_option
+@with_settings("database_url")
+def list_(settings: Settings, name: str, as_json: bool) -> None:
+    """The failures of NAME, the latest first, each with the server's own sentence."""
+    with connect(settings.database_url, PURPOSE) as connection:
+        found = handling.listing(connection, name)
+    if as_json:
+        print_json([dataclasses.asdict(failure) for failure in found])
+    elif not found:
+        click.echo(f"{name}: no failures")
+    for failure in () if as_json else found:
+        key = ", ".join(f"{column}={value}" for column, value in failure.key.items())
+        again = failure.next_attempt_at
+        when = f"again at {again:%H:%M:%S} UTC" if again else "parked"
+        click.echo(f"{key}  {failure.attempts} attempts, {when}: {failure.error}")
+
+
+@failures.command()
+@click.argument("name")
+@key_option
+@with_settings("database_url")
+def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
+    """Have the failures of NAME tried again now, parked ones too."""
+    with connect(settings.database_url, PURPOSE) as connection:
+        click.echo(f"{name}: {handling.retry(connection, name, key)} to be tried again")
+
+
+@failures.command()
+@click.argument("name")
+@key_option
+@with_settings("database_url")
+def discard(settings: Settings, name: str, key: tuple[str, ...]) -> None:
+    """Forget the failures of NAME: their rows stay without a new vector until they change."""
+    with connect(settings.database_url, PURPOSE) as connection:
+        click.echo(f"{name}: {handling.discard(connection, name, key)} discarded")
