@@ -102,7 +102,7 @@ def _attach(connection: Connection, declaration: Declaration) -> Embedding:
         oid, planned = plan(connection, declaration)
         embedding = _register(connection, oid, planned, declaration.backfill)
         for command in ddl(embedding):
-            connection.execute(command)
+            connection.execute(command, {})
         connection.execute(statement("announce_change"))
     return embedding
 
@@ -131,7 +131,7 @@ def detach(connection: Connection, name: str) -> None:
             with connection.transaction():
                 connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
                 for command in removal(embedding):
-                    connection.execute(command)
+                    connection.execute(command, {})
                 connection.execute(statement("unregister_embedding"), {"name": name})
                 connection.execute(statement("announce_change"))
         except psycopg.errors.LockNotAvailable:
@@ -218,7 +218,7 @@ class Trigger:
     def ddl(self, embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
         holes = holes | self.names(embedding)
         body_holes = {
-            "r_key": fragments.keys_of(embedding, fragments.transition_row(embedding)),
+            "r_key": fragments.keys_of(embedding, fragments.TRANSITION_ROW),
             "row_key": fragments.keys_of(embedding, sql.SQL(self.row)),
         }
         body = statement(self.body, holes | body_holes)

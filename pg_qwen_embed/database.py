@@ -46,7 +46,11 @@ async def connect_async(url: str, purpose: str) -> AsyncConnection:
     """An autocommit connection for the worker. Raises DatabaseUnavailable, UsageError."""
     with _one_sentence(url):
         connection = await psycopg.AsyncConnection.connect(conninfo(url, purpose), autocommit=True)
-        await configure_worker(connection)
+        try:
+            await configure_worker(connection)
+        except BaseException:  # cancelled, for instance: nobody else knows of it yet
+            await connection.close()
+            raise
     return connection
 
 
@@ -89,5 +93,5 @@ def first_line(error: psycopg.Error) -> str:
 
 def as_text(query: sql.Composable) -> str:
     """A statement as a person would paste it into psql."""
-    text = query.as_string(None)
+    text = query.as_string(None).replace("%%", "%")
     return text.split("*/ ", 1)[1] if text.startswith("/*") else text

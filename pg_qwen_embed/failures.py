@@ -18,7 +18,7 @@ def listing(connection: Connection, name: str) -> list[Failure]:
     embedding = catalog.embedding(connection, name)
     columns = [column.name for column in embedding.source.key]
     holes = fragments.holes(embedding) | {"chosen": fragments.TRUE}
-    rows = connection.execute(statement("list_failures", holes)).fetchall()
+    rows = connection.execute(statement("list_failures", holes), {}).fetchall()
     return [Failure(dict(zip(columns, row[5:], strict=True)), *row[:5]) for row in rows]
 
 

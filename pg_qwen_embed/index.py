@@ -20,7 +20,7 @@ async def ensure(url: str, embedding: Embedding) -> None:
     async with await connect_async(url, f"pg_qwen_embed index: {embedding.name}"[:63]) as connection:
         if await _state(connection, embedding) != "valid":
             await _build(connection, embedding)
-        await connection.execute(statement("analyze", {"table": _indexed(embedding)}))
+        await connection.execute(statement("analyze", {"table": _indexed(embedding)}), {})
 
 
 async def _state(connection: AsyncConnection, embedding: Embedding) -> str:
@@ -48,9 +48,9 @@ async def _create(connection: AsyncConnection, embedding: Embedding, workers: in
         "comment": sql.Literal(comment),
     }
     await connection.execute(statement("prepare_index_session"), {"memory": MEMORY, "workers": str(workers)})
-    await connection.execute(statement("drop_index", holes))
-    await connection.execute(statement(f"create_index_on_{embedding.generation.store}", holes))
-    await connection.execute(statement("comment_index", holes))
+    await connection.execute(statement("drop_index", holes), {})
+    await connection.execute(statement(f"create_index_on_{embedding.generation.store}", holes), {})
+    await connection.execute(statement("comment_index", holes), {})
 
 
 def _indexed(embedding: Embedding) -> sql.Identifier:

@@ -65,6 +65,7 @@ class Store:
         self._write = statement(f"write_{kind}", holes)
         self._clear = statement(f"clear_{kind}", holes)
         self._clear_truncated = statement("clear_truncated", holes)
+        self._vacuum = statement("vacuum_outbox", holes)
         self._read_failures = statement("read_failures", holes)
         self._record_failure = statement("record_failure", holes)
 
@@ -167,6 +168,9 @@ class Store:
         cursor = await connection.execute(statement("read_backfill_state"), {"id": self._id})
         row = await cursor.fetchone()
         return (row[0], row[1]) if row else ("none", None)
+
+    async def vacuum(self, connection: AsyncConnection) -> None:
+        await connection.execute(self._vacuum, {})
 
     async def _lock(self, connection: AsyncConnection, name: str) -> None:
         await connection.execute(statement(name), {"lock": int(Lock.STORE), "id": self._id})

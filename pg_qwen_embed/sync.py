@@ -29,6 +29,8 @@ from pg_qwen_embed.vectors import Vectors
 log = logging.getLogger("pg_qwen_embed.worker")
 
 Pool = AsyncConnectionPool[AsyncConnection]
+VACUUM_AFTER = 20_000  # entries: autovacuum looks once a minute, and a busy outbox turns over faster
+WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 TRIES = 3  # of one request, while the server answers others
 LIVE, BACKFILL = 0, 1  # which requests go first
 
@@ -124,6 +126,7 @@ class Feed:
         self._once = once
         self._floor = Floor()
         self._in_flight: set[int] = set()
+        self._settled_entries = 0
         self._retrying: set[Key] = set()
         self._live = self._documents = self._characters = 0
         self._walk: Walk | None = None
@@ -321,11 +324,11 @@ class Feed:
     async def _write_until_done(self, group: list[Outcome]) -> None:
         for attempt in count(1):
             try:
-                async with self._pool.connection() as connection:
+                async with asyncio.timeout(WRITE_TIMEOUT), self._pool.connection() as connection:
                     await self._write(connection, group)
-            except (psycopg.Error, PoolTimeout) as error:
+            except (psycopg.Error, PoolTimeout, TimeoutError) as error:
                 # The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting.
-                reason = first_line(error) if isinstance(error, psycopg.Error) else str(error)
+                reason = first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
                 log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
                 await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
             else:
@@ -388,8 +391,16 @@ class Feed:
             self._live -= len(changes)
         for change in changes:
             self._in_flight.difference_update(change.seqs)
+            self._settled_entries += len(change.seqs)
             self._retrying.discard(change.key)
             self._characters -= len(change.document) if change.fingerprint is not None else 0
+
+    def wants_vacuum(self) -> bool:
+        """Whether so many entries were settled since it was last asked that their outbox should be vacuumed."""
+        if self._settled_entries < VACUUM_AFTER:
+            return False
+        self._settled_entries = 0
+        return True
 
     async def _advance_walk(self, connection: AsyncConnection) -> None:
         walk = self._walk

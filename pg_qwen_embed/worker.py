@@ -10,15 +10,16 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from pg_qwen_embed import catalog, index, retry
+from pg_qwen_embed import catalog, index, repair, retry
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable, Error, SetupError
-from pg_qwen_embed.listener import REGISTRY, notifications
+from pg_qwen_embed.listener import PING, REGISTRY, notifications
 from pg_qwen_embed.model import Embedding, Lock
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import READ_TIMEOUT, EmbeddingServer
@@ -32,6 +33,7 @@ READER_NAME = "pg_qwen_embed worker: lead and read"
 AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
 WRITERS = 2
+GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Options:
     blink: float = 0.005  # the pause between looks while awake
     sweep: float = 1.0
     excuse: float = 2.0  # how long a feed rests that could not read
+    ping: float = 10.0  # how often, and how long an answer may take; 0 for never
+    tidy: float = 5.0
+    verify_every: float = 0.0  # 0 for never
     request_timeout: float = READ_TIMEOUT
     grace: float = 10.0  # for what is in flight when told to stop
     patience: float | None = None  # how long an absent server is borne; None for ever
@@ -103,6 +108,8 @@ class Session:
         self._doorbell = asyncio.Event()
         self._breaker = Breaker(server, self._server_changed, options.patience)
         self._renaming: asyncio.Task[None] | None = None
+        self._pinged = asyncio.Event()
+        self._channel = ""
         self._registry_changed = True
         self._halfvec_oid = 0
         self.opened = False
@@ -116,8 +123,11 @@ class Session:
                 asyncio.TaskGroup() as self._group,
             ):
                 self.opened = True
+                self._channel = f"qwen_embed_{self._reader.info.backend_pid}"
                 self._group.create_task(self._breaker.run())
                 self._group.create_task(self._listen())
+                self._group.create_task(self._ping())
+                self._group.create_task(self._tidy())
                 self._group.create_task(self._ring_when_stopping())
                 self._group.create_task(self._follow())
         except psycopg.Error as error:
@@ -133,10 +143,25 @@ class Session:
     # Hearing.
 
     async def _listen(self) -> None:
-        async for payload in notifications(self._url):
+        async for payload in notifications(self._url, self._channel):
+            if payload == PING:
+                self._pinged.set()
+                continue
             self._registry_changed |= payload in (None, REGISTRY)
             self._doorbell.set()
         raise DatabaseUnavailable("the connection that listens was closed")
+
+    async def _ping(self) -> None:
+        """Find out that a connection is dead though nobody says so: the one that reads calls the one that listens."""
+        while self._options.ping:
+            await asyncio.sleep(self._options.ping)
+            self._pinged.clear()
+            try:
+                async with asyncio.timeout(self._options.ping):
+                    await self._reader.execute(statement("ping"), {"channel": self._channel})
+                    await self._pinged.wait()
+            except TimeoutError:
+                raise DatabaseUnavailable(f"a connection has been silent for {self._options.ping:.0f} s") from None
 
     async def _ring_when_stopping(self) -> None:
         await self._stopping.wait()
@@ -300,6 +325,28 @@ class Session:
             return []
         return await self._lock("try_lead", Lock.LEADER, ids)
 
+    # Housekeeping.
+
+    async def _tidy(self) -> None:
+        """Vacuum outboxes that have seen much, and look for drift now and then, each on a connection of the pool."""
+        clock = asyncio.get_running_loop().time
+        verified = clock()
+        while True:
+            await asyncio.sleep(self._options.tidy)
+            for feed in list(self._feeds.values()):
+                await self._housekeep(feed, feed.store.vacuum) if feed.wants_vacuum() else None
+            if self._options.verify_every and clock() - verified >= self._options.verify_every:
+                for feed in list(self._feeds.values()):
+                    await self._housekeep(feed, partial(_gently_repaired, embedding=feed.embedding))
+                verified = clock()
+
+    async def _housekeep(self, feed: Feed, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+        try:
+            async with self._pool.connection() as connection:
+                await work(connection)
+        except (psycopg.Error, PoolTimeout) as error:
+            log.warning("housekeeping_failed embedding=%s reason=%s", feed.embedding.name, str(error).splitlines()[0])
+
     # Backfills that have come to their end.
 
     async def _finish_walks(self) -> None:
@@ -339,6 +386,11 @@ class Session:
     async def _lock(self, name: str, lock: Lock, ids: list[int]) -> list[int]:
         cursor = await self._reader.execute(statement(name), {"lock": int(lock), "ids": ids})
         return [row[0] for row in await cursor.fetchall()]
+
+
+async def _gently_repaired(connection: AsyncConnection, *, embedding: Embedding) -> None:
+    done = await repair.repair(connection, embedding, pause=GENTLE_PAUSE)
+    log.info("verified embedding=%s enqueued=%d", embedding.name, done.missing_or_stale + done.orphaned)
 
 
 async def run(settings: Settings, options: Options) -> None:

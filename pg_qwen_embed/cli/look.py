@@ -6,6 +6,7 @@ import sys
 import click
 
 from pg_qwen_embed import catalog
+from pg_qwen_embed import repair as repairing
 from pg_qwen_embed import status as reporting
 from pg_qwen_embed.cli.options import json_option, print_json, with_settings
 from pg_qwen_embed.client import Client
@@ -51,20 +52,26 @@ def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) 
 
 @click.command()
 @click.argument("name")
+@click.option("--repair", is_flag=True, help="Enqueue them; the worker embeds or removes them.")
 @json_option
 @with_settings("database_url")
-def verify(settings: Settings, name: str, as_json: bool) -> None:
+def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     """Count the rows of NAME whose vector is missing, stale or orphaned; exit status 1 if there are any.
 
-    Changes that the worker has not come to yet count: see `status` for those.
+    Changes that the worker has not come to yet count: see `status` for those. With --repair the exit status is 0 when
+    all that was found is enqueued; documents the server refuses stay failures.
     """
     with connect(settings.database_url, "pg_qwen_embed verify") as connection:
-        found = reporting.drift(connection, catalog.embedding(connection, name))
+        embedding = catalog.embedding(connection, name)
+        found = reporting.drift(connection, embedding)
+    done = repairing.repair_now(settings.database_url, embedding) if repair else None
     if as_json:
-        print_json(dataclasses.asdict(found))
+        print_json(dataclasses.asdict(found) | ({"enqueued": dataclasses.asdict(done)} if done else {}))
     else:
         click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
-    if found.total:
+    if done and not as_json:
+        click.echo(f"enqueued {done.missing_or_stale} rows and {done.orphaned} orphans")
+    if found.total and not repair:
         sys.exit(1)
 
 

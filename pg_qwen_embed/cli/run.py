@@ -24,12 +24,20 @@ ONCE_PATIENCE = 15.0
 @click.option(
     "--poll", default=5.0, show_default=True, metavar="SECONDS", help="Look at least this often; 0 trusts NOTIFY alone."
 )
+@click.option(
+    "--verify-every",
+    default=0.0,
+    metavar="SECONDS",
+    help="Look for drift this often, gently, and repair it.  [default: never]",
+)
 @click.option("--request-timeout", default=READ_TIMEOUT, show_default=True, metavar="SECONDS", help="For one request.")
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
 )
 @with_settings("database_url", "server_url")
-def worker(settings: Settings, once: bool, poll: float, request_timeout: float, log_level: str) -> None:
+def worker(
+    settings: Settings, once: bool, poll: float, request_timeout: float, verify_every: float, log_level: str
+) -> None:
     """Follow every embedding: backfill it, then keep its vectors in step with the text.
 
     Run as many as you like: one leads each embedding, the others stand by. SIGTERM and SIGINT finish what is in flight;
@@ -37,7 +45,11 @@ def worker(settings: Settings, once: bool, poll: float, request_timeout: float, 
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     options = working.Options(
-        once=once, poll=poll, patience=ONCE_PATIENCE if once else None, request_timeout=request_timeout
+        once=once,
+        poll=poll,
+        patience=ONCE_PATIENCE if once else None,
+        request_timeout=request_timeout,
+        verify_every=verify_every,
     )
     asyncio.run(working.run(settings, options))
 

@@ -15,8 +15,18 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 def statement(name: str, holes: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
-    """The statement of that name, its holes filled. KeyError if there is no such statement or hole."""
-    return sql.SQL(_catalogue()[name]).format(**(holes or {}))
+    """The statement of that name, its holes filled, to be executed with values (if only `{}`): a percent sign in a name
+    is doubled. KeyError if there is no such statement or hole."""
+    return sql.SQL(_catalogue()[name]).format(**{key: _doubled(hole) for key, hole in (holes or {}).items()})
+
+
+def _doubled(hole: sql.Composable) -> sql.Composable:
+    """A percent sign in a name or a literal is no placeholder."""
+    if isinstance(hole, sql.Composed):
+        return sql.Composed([_doubled(piece) for piece in hole])
+    if isinstance(hole, sql.Identifier | sql.Literal):
+        return sql.SQL(hole.as_string(None).replace("%", "%%"))
+    return hole
 
 
 def names() -> tuple[str, ...]:

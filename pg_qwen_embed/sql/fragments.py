@@ -114,9 +114,17 @@ def keys_of(embedding: Embedding, row: sql.Composable) -> sql.Composed:
     return _list(sql.SQL("{}({})").format(key_function(embedding, n), row) for n in numbers)
 
 
-def transition_row(embedding: Embedding) -> sql.Composed:
-    """A row `r` of a transition table, as the source's row type."""
-    return sql.SQL("ROW(r.*)::{}").format(identifier(embedding.source.table))
+# A row `r` of a transition table. A record fits the row type of the source, which is not named: it may be renamed.
+TRANSITION_ROW = sql.SQL("ROW(r.*)")
+
+
+def page_holes(embedding: Embedding) -> Holes:
+    """For walks: the key of the page's last row `p`, as text."""
+    names = [sql.Identifier("p", f"k{n}") for n, _ in enumerate(embedding.source.key, 1)]
+    return {
+        "keys_as_text": _list(sql.SQL("{}::text").format(name) for name in names),
+        "p_key_last_first": _list(sql.SQL("{} DESC").format(name) for name in names),
+    }
 
 
 def one_failure(embedding: Embedding) -> sql.Composable:

@@ -17,7 +17,10 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
 SELECT set_config('application_name', %(name)s, false);
 
 -- name: listen
-LISTEN qwen_embed;
+LISTEN {channel};
+
+-- name: ping
+SELECT pg_notify(%(channel)s, 'ping');
 
 -- name: announce_change
 -- Wakes the workers to read the registry again. Delivered when the transaction commits.

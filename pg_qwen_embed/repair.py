@@ -1,0 +1,76 @@
+"""Find rows whose vector is missing, stale or orphaned, whatever made them so, and put them into the outbox.
+
+What bypasses triggers (a partition attached, a restored dump, DISABLE TRIGGER) is found by fingerprint, page by page in
+key order: no long transaction, no lock held for longer than a page."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from pg_qwen_embed.database import AsyncConnection, connect_async
+from pg_qwen_embed.model import Embedding, Lock
+from pg_qwen_embed.sql import fragments, statement
+
+PAGE = 500  # rows
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """How many keys were enqueued."""
+
+    missing_or_stale: int
+    orphaned: int
+
+
+def repair_now(url: str, embedding: Embedding) -> Repaired:
+    """The whole of it on a connection of its own, without pauses. Raises DatabaseUnavailable."""
+
+    async def work() -> Repaired:
+        async with await connect_async(url, "pg_qwen_embed verify") as connection:
+            return await repair(connection, embedding)
+
+    return asyncio.run(work())
+
+
+async def repair(connection: AsyncConnection, embedding: Embedding, *, pause: float = 0.0) -> Repaired:
+    """Walk the source, then the store. pause: seconds between pages, to go gently."""
+    holes = fragments.holes(embedding) | fragments.page_holes(embedding)
+    rows = await _walk(connection, embedding, _pages("repair_page", "beyond", holes), pause)
+    orphans = await _walk(connection, embedding, _pages("repair_orphans_page", "store_beyond", holes), pause)
+    return Repaired(rows, orphans)
+
+
+def _pages(name: str, beyond: str, holes: fragments.Holes) -> tuple[sql.Composed, sql.Composed]:
+    """The statement for the first page, and for the pages after it."""
+    return (
+        statement(name, holes | {"beyond": fragments.TRUE}),
+        statement(name, holes | {"beyond": statement(beyond, holes)}),
+    )
+
+
+async def _walk(
+    connection: AsyncConnection, embedding: Embedding, pages: tuple[sql.Composed, sql.Composed], pause: float
+) -> int:
+    first, following = pages
+    enqueued, after = await _page(connection, embedding, first, ())
+    while after is not None:
+        await asyncio.sleep(pause)
+        more, after = await _page(connection, embedding, following, after)
+        enqueued += more
+    return enqueued
+
+
+async def _page(
+    connection: AsyncConnection, embedding: Embedding, query: sql.Composed, after: Sequence[str]
+) -> tuple[int, Sequence[str] | None]:
+    id_ = embedding.generation.id
+    values: dict[str, Any] = {"rows": PAGE} | {f"after{n}": value for n, value in enumerate(after, 1)}
+    async with connection.transaction():
+        await connection.execute(statement("draw_transaction_id"))
+        enqueued, last = await (await connection.execute(query, values)).fetchone() or (0, None)
+        if enqueued:
+            await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": id_})
+    return enqueued, last

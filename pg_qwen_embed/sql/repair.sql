@@ -1,0 +1,45 @@
+-- name: draw_transaction_id
+-- First in its transaction: the floor rests on whoever appends to an outbox having its transaction id by then.
+SELECT pg_current_xact_id();
+
+-- name: repair_page
+-- One page of the source in key order: rows whose vector is missing or stale are enqueued. Their rows are locked first,
+-- as a writer of the row would: else an entry drawn here could outrank a change that was made before and commits later.
+-- Rows locked by the application are being changed anyway; failures wait for their own time.
+WITH page AS MATERIALIZED (
+    SELECT {t_key_as}, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
+    FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s
+), wrong AS (
+    SELECT {p_key} FROM page p LEFT JOIN {store} s ON ({s_key}) = ({p_key})
+    WHERE (p.fingerprint IS DISTINCT FROM s.fingerprint OR (p.fingerprint IS NOT NULL AND NOT p.has_vector))
+      AND NOT EXISTS (SELECT FROM {failure} f WHERE ({f_key}) = ({p_key}))
+), n AS (
+    SELECT {t_key_as} FROM {source} t JOIN wrong p ON ({t_key}) = ({p_key}) FOR SHARE OF t SKIP LOCKED
+), enqueued AS (
+    INSERT INTO {outbox} ({keys}) SELECT {n_key} FROM n RETURNING 1
+)
+SELECT (SELECT count(*) FROM enqueued),
+       (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
+
+-- name: repair_orphans_page
+-- One page of the store in key order: vectors whose row has gone are enqueued, and the worker removes them.
+WITH page AS MATERIALIZED (
+    SELECT {s_key} FROM {store} s WHERE {beyond} ORDER BY {s_key} LIMIT %(rows)s
+), enqueued AS (
+    INSERT INTO {outbox} ({keys})
+    SELECT {p_key} FROM page p WHERE NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({p_key}))
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM enqueued),
+       (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
+
+-- name: store_beyond
+({s_key}) > ({after})
+
+-- name: ring
+-- What a trigger does at its end: notify if the worker sleeps.
+SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(gate)s, %(id)s) THEN pg_notify('qwen_embed', %(id)s::text) END;
+
+-- name: vacuum_outbox
+-- Without truncating the file: that would lock writers out.
+VACUUM (TRUNCATE off) {outbox};
