@@ -57,6 +57,8 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
     name = declaration.name or source.table.name
     _check_name(connection, name)
     _check_columns(declaration, source)
+    hidden = {row[0] for row in connection.execute(statement("vector_columns"), {"source": oid})}
+    source = replace(source, columns=tuple(column for column in source.columns if column.name not in hidden))
     style = declaration.prompt_style or style_of(declaration.model)
     if style is PromptStyle.PLAIN and declaration.instruction:
         raise UsageError(f"{declaration.model} is used with plain prompts, which carry no instruction; "

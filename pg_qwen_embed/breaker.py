@@ -54,6 +54,15 @@ class Breaker:
             log.warning("server_unavailable reason=%s", reason)
             self._changed(str(reason))
 
+    async def vouch(self, info: ModelInfo) -> bool:
+        """Whether the server embeds what nobody could refuse: then a refusal was the document's fault. Trips if not."""
+        try:
+            await self._server.embed(info, ["a harmless text"], info.dimensions)
+        except (ServerUnavailable, DocumentRefused) as error:
+            self.trip(ServerUnavailable(str(error)))
+            return False
+        return True
+
     async def run(self) -> None:
         """Probe whenever it is open; a task of the worker's."""
         while True:

@@ -53,20 +53,37 @@ def find_source(connection: Connection, table: str) -> tuple[int, Source]:
         raise UsageError(f"{table}: there is no such table in the database {connection.info.dbname}; write it as in SQL, "
                          'like public.articles or app."Odd Name"')  # fmt: skip
     (row,) = _dicts(connection, "describe_sources", tables=[oid])
-    if row["kind"] not in ("r", "p"):
-        raise UsageError(f"{table} is {_KINDS.get(row['kind'], 'no table')}; an embedding needs a table")
-    if row["persistence"] == "t":
-        raise UsageError(
-            f"{table} is a temporary table, which no other session sees; an embedding needs a permanent one"
-        )
-    if row["is_partition"]:
-        raise UsageError(f"{table} is a partition; attach the partitioned table instead")
-    if row["schema"] in ("qwen_embed", "_qwen_embed"):
-        raise UsageError(f"{table} belongs to pg_qwen_embed itself; attach a table of yours")
-    if not row["key"]:
-        raise UsageError(f"{table} has no primary key, and vectors need one to follow rows; run: "
-                         f"ALTER TABLE {table} ADD PRIMARY KEY (...)")  # fmt: skip
+    problem = next((sentence for wrong, sentence in _objections(row) if wrong), None)
+    if problem:
+        raise UsageError(f"{table} {problem}")
     return oid, _source(row, row["key"])
+
+
+def _objections(row: Row) -> list[tuple[bool, str]]:
+    """Why a relation cannot be attached, each with how to help."""
+    return [
+        (row["kind"] not in ("r", "p"), f"is {_KINDS.get(row['kind'], 'no table')}; an embedding needs a table"),
+        (
+            row["persistence"] == "t",
+            "is a temporary table, which no other session sees; an embedding needs a permanent one",
+        ),
+        (row["is_partition"], "is a partition; attach the partitioned table instead"),
+        (row["has_children"], "has tables that inherit from it, whose changes its triggers miss; attach those instead"),
+        (
+            row["schema"] in ("pg_catalog", "information_schema"),
+            "belongs to PostgreSQL itself; attach a table of yours",
+        ),
+        (row["schema"] in ("qwen_embed", "_qwen_embed"), "belongs to pg_qwen_embed itself; attach a table of yours"),
+        (
+            not row["key"],
+            "has no primary key, and vectors need one to follow rows; "
+            f'run: ALTER TABLE "{row["schema"]}"."{row["name"]}" ADD PRIMARY KEY (...)',
+        ),
+        (
+            row["deferrable"],
+            "has a deferrable primary key, so two rows can have one key for a while; make it immediate",
+        ),
+    ]
 
 
 def check_text_columns(connection: Connection, oid: int, columns: Sequence[str]) -> None:
@@ -160,7 +177,7 @@ def _registered_source(source: Row | None, row: Row) -> Source:
 
 
 def _source(row: Row, key: Sequence[str]) -> Source:
-    columns = {c["name"]: Column(c["name"], c["type"], _collation(c)) for c in row["columns"]}
+    columns = {c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c)) for c in row["columns"]}
     return Source(
         table=QualifiedName(row["schema"], row["name"]),
         key=tuple(columns[name] for name in key),

@@ -65,8 +65,8 @@ def conninfo(url: str, purpose: str) -> str:
     """The connection string with our name on it, TCP keepalives, and a bound on connecting."""
     try:
         given = conninfo_to_dict(url)
-        defaults = {"connect_timeout": CONNECT_TIMEOUT, "keepalives_idle": 10, "keepalives_interval": 5,
-                    "keepalives_count": 3}  # fmt: skip
+        defaults: dict[str, str | int] = {"connect_timeout": CONNECT_TIMEOUT, "keepalives_idle": 10, "keepalives_interval": 5,
+                    "keepalives_count": 3, "client_encoding": "utf8"}  # fmt: skip
         return make_conninfo(url, **{k: v for k, v in defaults.items() if k not in given}, application_name=purpose)
     except psycopg.ProgrammingError:
         raise UsageError(

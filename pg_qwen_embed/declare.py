@@ -28,7 +28,7 @@ async def choose_model(settings: Settings, model: str | None, dimensions: int | 
             return Choice(wanted, dimensions, f"{error}; {wanted} and its {dimensions} dimensions were not checked")
         raise
     if wanted and wanted != info.model:
-        raise UsageError(f"the server at {settings.server_url} does not serve {wanted} but {info.model}; "
+        raise UsageError(f"the server at {settings.shown_server_url} does not serve {wanted} but {info.model}; "
                          "leave --model out, or start a server of that model")  # fmt: skip
     return Choice(info.model, _dimensions(info, dimensions))
 

@@ -55,6 +55,7 @@ class Column:
 
     name: str
     type: str
+    base_type: str = ""  # of a domain: the type under it, which NULL always fits
     collation: QualifiedName | None = None  # only when it is not the type's own
 
 

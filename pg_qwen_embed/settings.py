@@ -26,9 +26,14 @@ VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
 @dataclass(frozen=True, slots=True)
 class Settings:
     database_url: str = field(default="", repr=False)  # may hold a password
-    server_url: str = DEFAULT_SERVER_URL
+    server_url: str = field(default=DEFAULT_SERVER_URL, repr=False)  # may hold a password
     api_key: str | None = field(default=None, repr=False)
     model: str | None = None
+
+    @property
+    def shown_server_url(self) -> str:
+        parts = urlsplit(self.server_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @property
     def server_root(self) -> str:

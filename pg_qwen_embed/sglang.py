@@ -64,11 +64,12 @@ class EmbeddingServer:
 
     @property
     def url(self) -> str:
-        return self._settings.server_url
+        """For sentences: without the user and password it may hold."""
+        return self._settings.shown_server_url
 
     async def model_info(self) -> ModelInfo:
         """What is served. Asks for one embedding, the only sure way to learn the length of a vector."""
-        listed = await self._get(f"{self.url}/models")
+        listed = await self._get(f"{self._settings.server_url}/models")
         info = await self._get(f"{self._settings.server_root}/model_info", missing={})
         try:
             model = str(listed["data"][0]["id"])
@@ -76,13 +77,15 @@ class EmbeddingServer:
             raise ServerFault(
                 f"the server at {self.url} lists no model under /models: is it an embedding server?"
             ) from None
-        abilities = info.get("embedding") or {}
+        abilities = info.get("embedding")
+        abilities = abilities if isinstance(abilities, dict) else {}
+        allowed = abilities.get("matryoshka_dimensions")
         full = await self._embed(model, ["dimensions"], None)
         return ModelInfo(
             model=model,
             dimensions=full.shape[1],
             shortens=bool(abilities.get("supports_dimensions")),
-            allowed=tuple(abilities.get("matryoshka_dimensions") or ()),
+            allowed=tuple(allowed) if isinstance(allowed, list) else (),
         )
 
     async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Vectors:
@@ -93,14 +96,14 @@ class EmbeddingServer:
         native = info.shortens and dimensions != info.dimensions and (not info.allowed or dimensions in info.allowed)
         found = await self._embed(info.model, texts, dimensions if native else None)
         if native or found.shape[1] == dimensions:
-            return vectors.check(found, len(texts), dimensions)
+            return vectors.normalise(vectors.check(found, len(texts), dimensions))
         return vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
 
     async def _embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> Vectors:
         body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = dimensions
-        return _decode(await self._post(f"{self.url}/embeddings", body), len(texts))
+        return _decode(await self._post(f"{self._settings.server_url}/embeddings", body), len(texts))
 
     async def _get(self, url: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
         return await self._call("GET", url, None, missing)
@@ -120,7 +123,7 @@ class EmbeddingServer:
             raise ServerFault(
                 f"the embedding server at {self.url} did not answer within {self._timeout:.0f} s"
             ) from None
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise ServerUnavailable(
                 f"the embedding server at {self.url} does not answer ({_reason(error)}); "
                 "start it, or set PG_QWEN_EMBED_SERVER_URL"
@@ -135,6 +138,8 @@ class EmbeddingServer:
         sentence = _sentence(content) or f"status {status}"
         if status in _REFUSED:
             return DocumentRefused(sentence)
+        if status == 500:
+            return ServerFault(f"the embedding server at {self.url} failed: {sentence}")
         if status in _NOT_ALLOWED:
             return ServerUnavailable(
                 f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
@@ -174,12 +179,12 @@ def _sentence(content: bytes) -> str:
     try:
         answer = orjson.loads(content)
     except orjson.JSONDecodeError:
-        return content[:200].decode(errors="replace").strip()
+        return " ".join(content[:200].decode(errors="replace").replace("\0", "").split())
     if not isinstance(answer, dict):
         return ""
     nested = answer.get("error")
     found = answer.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or ""
-    return str(found)
+    return str(found).replace("\0", "")
 
 
 def _reason(error: Exception) -> str:

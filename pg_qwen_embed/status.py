@@ -17,7 +17,9 @@ def status(connection: Connection, name: str | None = None) -> list[Status]:
 
 def drift(connection: Connection, embedding: Embedding) -> Drift:
     """Counts by fingerprint, over the whole source."""
-    row = connection.execute(statement("count_drift", fragments.holes(embedding)), {}).fetchone()
+    with connection.transaction():
+        connection.execute(statement("see_every_row"))
+        row = connection.execute(statement("count_drift", fragments.holes(embedding)), {}).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
 
 

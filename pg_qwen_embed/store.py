@@ -14,6 +14,7 @@ from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.vectors import Vectors
 
 Key = tuple[Any, ...]
+LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any text are fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one read of the outbox gave. `first` is the lowest entry of the last key: the cursor may go there."""
+    """What one read of the outbox gave. Up to `end` it took every entry that was there; cut: there may be more."""
 
     changes: list[Change]
     truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
-    first: int
-    full: bool
+    end: int
+    cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Store:
             "in_flight": BinaryValue(vectors.int8_array(np.fromiter(in_flight, np.int64, len(in_flight)))),
             "entries": entries,
             "keys": keys,
+            "longest": LONGEST_DOCUMENT + 1,
         }
         cursor = connection.cursor(binary=True)
         rows = await (await cursor.execute(self._read_outbox, values)).fetchall()
@@ -86,7 +88,10 @@ class Store:
             for version, _, seqs, fingerprint, document, *key in rows
             if key[0] is not None
         ]
-        return Page(changes, truncated, rows[-1][1] if rows else after, full=len(rows) == keys)
+        if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
+            return Page(changes, truncated, rows[-1][1], cut=True)
+        end = max((row[0] for row in rows), default=after)
+        return Page(changes, truncated, end, cut=sum(len(row[2]) for row in rows) == entries)
 
     async def read_snapshot(self, connection: AsyncConnection) -> tuple[int, int]:
         """The xmin of a snapshot older than the next read, and a transaction id newer than the last."""
@@ -96,7 +101,7 @@ class Store:
     async def read_backfill(
         self, connection: AsyncConnection, *, after: Sequence[str] | None, rows: int
     ) -> BackfillPage:
-        values: dict[str, Any] = {"rows": rows}
+        values: dict[str, Any] = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
         query = self._first_page if after is None else self._next_page
         found = await (await connection.cursor(binary=True).execute(query, values)).fetchall()
@@ -114,22 +119,21 @@ class Store:
         values = self._keys_and_versions(changes)
         values["fingerprints"] = BinaryValue(vectors.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(vectors.halfvec_array(embeddings, self._halfvec_oid))
-        values["seqs"] = self._seqs(changes)
-        if self._in_column:
-            positions = [n for n, change in enumerate(changes, 1) for _ in change.seqs]
-            values["positions"] = BinaryValue(vectors.int8_array(positions))
+        values |= self._entries(changes)
         async with connection.pipeline(), connection.transaction():
             await self._lock(connection, "lock_store_shared")
             cursor = await connection.execute(self._write, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
-    async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> None:
-        """Settle keys that have no vector to be: their row has gone, or its document is blank."""
+    async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:
+        """Settle keys that have no vector to be: their row has gone, or its document is blank. Like `write`, it returns
+        the positions of changes left undone."""
         values = self._keys_and_versions(changes)
-        values["seqs"] = self._seqs(changes)
+        values |= self._entries(changes)
         async with connection.pipeline(), connection.transaction():
             await self._lock(connection, "lock_store_exclusive")
-            await connection.execute(self._clear, values)
+            cursor = await connection.execute(self._clear, values)
+        return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
     async def clear_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
         async with connection.pipeline(), connection.transaction():
@@ -139,7 +143,9 @@ class Store:
             )
 
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
-        cursor = await connection.cursor(binary=True).execute(self._read_failures, {"rows": rows})
+        cursor = await connection.cursor(binary=True).execute(
+            self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
+        )
         return [
             Change(tuple(key), version, (), fingerprint, document, attempts)
             for version, attempts, fingerprint, document, *key in await cursor.fetchall()
@@ -152,7 +158,9 @@ class Store:
         values = self._keys_and_versions([change])
         values |= {"attempts": change.attempts + 1, "error": sentence.replace("\0", ""), "retry_after": retry_after}
         values["seqs"] = self._seqs([change])
-        await connection.execute(self._record_failure, values)
+        async with connection.pipeline(), connection.transaction():
+            await self._lock(connection, "lock_store_shared")
+            await connection.execute(self._record_failure, values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:
         await connection.execute(self._start_backfill, {"id": self._id})
@@ -182,6 +190,14 @@ class Store:
             for n, (column, is_integer) in enumerate(zip(columns, self._integer_keys, strict=True), 1)
         }
         values["versions"] = BinaryValue(vectors.int8_array([change.version for change in changes]))
+        return values
+
+    def _entries(self, changes: Sequence[Change]) -> dict[str, BinaryValue]:
+        """The outbox entries that the changes settle; for a column also which change each belongs to."""
+        values = {"seqs": self._seqs(changes)}
+        if self._in_column:
+            positions = [n for n, change in enumerate(changes, 1) for _ in change.seqs]
+            values["positions"] = BinaryValue(vectors.int8_array(positions))
         return values
 
     @staticmethod

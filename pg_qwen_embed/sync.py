@@ -23,15 +23,19 @@ from pg_qwen_embed.database import AsyncConnection, first_line
 from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable
 from pg_qwen_embed.floor import Floor
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
-from pg_qwen_embed.store import Change, Key, Store
+from pg_qwen_embed.store import LONGEST_DOCUMENT, Change, Key, Store
 from pg_qwen_embed.vectors import Vectors
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
 Pool = AsyncConnectionPool[AsyncConnection]
 VACUUM_AFTER = 20_000  # entries: autovacuum looks once a minute, and a busy outbox turns over faster
+LOCKED_PAUSE = 0.1  # seconds
 WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
+# SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application's), WITH CHECK OPTION.
+ROWS_OWN_FAULT = ("22", "23", "P0", "44")
 TRIES = 3  # of one request, while the server answers others
+TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
 LIVE, BACKFILL = 0, 1  # which requests go first
 
 
@@ -132,6 +136,7 @@ class Feed:
         self._walk: Walk | None = None
         self._requests: asyncio.PriorityQueue[tuple[int, int, Request]] = asyncio.PriorityQueue()
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._alone: deque[Outcome] = deque()  # to be written one by one, before anything else
         self._order = count()
         self._tasks: list[asyncio.Task[None]] = []
         self._paused_until = 0.0
@@ -204,9 +209,9 @@ class Feed:
             entries=self._limits.page_entries, keys=self._limits.page_keys,
         )  # fmt: skip
         if sweep_xmin is None:
-            self._floor.read(page.first)
+            self._floor.read(page.end)
         else:
-            self._floor.swept(sweep_xmin, page.first if page.full else None)
+            self._floor.swept(sweep_xmin, page.end if page.cut else None)
         for version, seqs in page.truncated:
             self._in_flight.update(seqs)
             self._outcomes.put_nowait(Truncated(version, seqs))
@@ -214,7 +219,10 @@ class Feed:
             self._in_flight.update(change.seqs)
         self._live += len(page.changes)
         self._take(page.changes, None)
-        return bool(page.changes or page.truncated)
+        found = bool(page.changes or page.truncated)
+        if page.cut and sweep_xmin is not None:  # what came late is more than a page
+            await self._read_changes(reader, page.end, sweep_xmin)
+        return found
 
     def begin_walk(self, after: Sequence[str] | None) -> None:
         self._walk = Walk(after)
@@ -235,15 +243,18 @@ class Feed:
 
     def _take(self, changes: list[Change], page: WalkPage | None) -> None:
         documents = [change for change in changes if change.fingerprint is not None]
+        for change in [change for change in documents if len(change.document) > LONGEST_DOCUMENT]:
+            documents.remove(change)
+            self._outcomes.put_nowait(Refused(Request([change], page), TOO_LARGE))
         blank = [change for change in changes if change.fingerprint is None]
         if blank:
             self._outcomes.put_nowait(Cleared(blank))
-        lengths = [len(change.document) for change in documents]
         self._documents += len(changes)
-        self._characters += sum(lengths)
+        self._characters += sum(len(change.document) for change in changes if change.fingerprint is not None)
+        lengths = [len(change.document) for change in documents]
         for positions in batching.pack(lengths, self._limits.request):
             self._queue(Request([documents[n] for n in positions], page))
-        if page is not None and not documents:
+        if page is not None and not changes:
             self._outcomes.put_nowait(Cleared([]))  # nothing to write, but the walk has come further
 
     def _queue(self, request: Request) -> None:
@@ -257,18 +268,20 @@ class Feed:
             try:
                 embeddings = await self._embed([change.document for change in request.changes])
             except DocumentRefused as refusal:
-                self._isolate(request, str(refusal))
+                await self._isolate(request, str(refusal))
             except TooMuch:
                 self._halve(request)
             else:
                 self._outcomes.put_nowait(Embedded(request, embeddings))
 
-    def _isolate(self, request: Request, sentence: str) -> None:
+    async def _isolate(self, request: Request, sentence: str) -> None:
         """One bad document has its whole request refused: halve it until it stands alone."""
-        if len(request.changes) == 1:
-            self._outcomes.put_nowait(Refused(request, sentence))
-        else:
+        if len(request.changes) > 1:
             self._halve(request)
+        elif await self._breaker.vouch(await self._served()):
+            self._outcomes.put_nowait(Refused(request, sentence))
+        else:  # it refuses everything: that is not the document's fault
+            self._queue(request)
 
     def _halve(self, request: Request) -> None:
         middle = len(request.changes) // 2
@@ -319,20 +332,38 @@ class Feed:
                 group.append(self._outcomes.get_nowait())
                 rows += _rows(group[-1])
             await self._write_until_done(group)
+            while self._alone:
+                await self._write_until_done([self._alone.popleft()])
             self._moved()
 
     async def _write_until_done(self, group: list[Outcome]) -> None:
+        """The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting."""
         for attempt in count(1):
             try:
                 async with asyncio.timeout(WRITE_TIMEOUT), self._pool.connection() as connection:
                     await self._write(connection, group)
             except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-                # The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting.
                 reason = first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
                 log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
+                if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ROWS_OWN_FAULT:
+                    self._part(group, reason)
+                    return
                 await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
             else:
                 return
+
+    def _part(self, group: list[Outcome], reason: str) -> None:
+        """A row of this group cannot be written: write each on its own, and the one that still cannot is a failure."""
+        pieces = [piece for outcome in group for piece in _pieces(outcome)]
+        match pieces:
+            case [Embedded(request, _)]:
+                self._outcomes.put_nowait(Refused(request, f"PostgreSQL: {reason}"))
+            case [Cleared([change])]:
+                self._outcomes.put_nowait(Refused(Request([change], None), f"PostgreSQL: {reason}"))
+            case [other]:
+                self._later(other)
+            case _:
+                self._alone.extend(pieces)
 
     async def _write(self, connection: AsyncConnection, group: list[Outcome]) -> None:
         """Write a group of outcomes; each kind that was written is taken out of the group, so a retry does the rest."""
@@ -345,9 +376,10 @@ class Feed:
         while group:
             match group[-1]:
                 case Cleared(changes):
-                    if changes:
-                        await self.store.clear(connection, changes)
-                    self._done(changes, None)
+                    undone = await self.store.clear(connection, changes) if changes else []
+                    self._done([change for n, change in enumerate(changes) if n not in undone], None)
+                    if undone:
+                        self._later(Cleared([changes[n] for n in undone]))
                 case Truncated(version, seqs):
                     await self.store.clear_truncated(connection, version, seqs)
                     self._in_flight.difference_update(seqs)
@@ -371,17 +403,16 @@ class Feed:
             done: list[Change] = []
             for n, change in enumerate(outcome.request.changes):
                 if position in locked:
-                    self._write_later(Request([change], outcome.request.page), outcome.embeddings[n : n + 1])
+                    self._later(Embedded(Request([change], outcome.request.page), outcome.embeddings[n : n + 1]))
                 else:
                     done.append(change)
                 position += 1
             self.written += len(done)
             self._done(done, outcome.request.page)
 
-    def _write_later(self, request: Request, embedding: Vectors) -> None:
-        """The application has the row locked: its vector waits here, and the worker does not wait for the lock."""
-        again = Embedded(request, embedding)
-        asyncio.get_running_loop().call_later(0.1, self._outcomes.put_nowait, again)
+    def _later(self, outcome: Outcome) -> None:
+        """The application has a row locked: its vector waits here, and the worker does not wait for the lock."""
+        asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._outcomes.put_nowait, outcome)
 
     def _done(self, changes: list[Change], page: WalkPage | None) -> None:
         self._documents -= len(changes)
@@ -424,6 +455,20 @@ class Feed:
 
     def end_walk(self) -> None:
         self._walk = None
+
+
+def _pieces(outcome: Outcome) -> list[Outcome]:
+    """The outcome of each change by itself."""
+    match outcome:
+        case Embedded(request, embeddings):
+            return [
+                Embedded(Request([change], request.page), embeddings[n : n + 1])
+                for n, change in enumerate(request.changes)
+            ]
+        case Cleared(changes) if changes:
+            return [Cleared([change]) for change in changes]
+        case _:
+            return [outcome]
 
 
 def _rows(outcome: Outcome) -> int:

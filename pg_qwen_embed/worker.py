@@ -33,6 +33,8 @@ READER_NAME = "pg_qwen_embed worker: lead and read"
 AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
 WRITERS = 2
+STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
+LONGEST_BLINK = 0.05
 GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
@@ -45,6 +47,7 @@ class Options:
     linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
     blink: float = 0.005  # the pause between looks while awake
     sweep: float = 1.0
+    index_pause: float = 30.0  # after an index build that failed
     excuse: float = 2.0  # how long a feed rests that could not read
     ping: float = 10.0  # how often, and how long an answer may take; 0 for never
     tidy: float = 5.0
@@ -108,6 +111,8 @@ class Session:
         self._doorbell = asyncio.Event()
         self._breaker = Breaker(server, self._server_changed, options.patience)
         self._renaming: asyncio.Task[None] | None = None
+        self._standing_by = False
+        self._blink = options.blink
         self._pinged = asyncio.Event()
         self._channel = ""
         self._registry_changed = True
@@ -191,7 +196,7 @@ class Session:
         active = swept = looked = clock()
         while not self._stopping.is_set():
             self._doorbell.clear()
-            if self._registry_changed or clock() - looked >= self._options.poll > 0:
+            if self._registry_changed or clock() - looked >= (self._options.poll or STANDBY_POLL):
                 await self._read_registry()
                 looked = clock()
             found = await self._look(Feed.read)
@@ -218,10 +223,20 @@ class Session:
             if await self._look(Feed.rescan):
                 return
             # A writer that found its gate open will not notify: until it is done, keep looking.
-            all_closed = len(closed) == len(feeds)
-            await self._heard((self._options.poll or None) if all_closed else self._options.blink)
+            await self._heard(self._longest_sleep() if len(closed) == len(feeds) else self._next_blink())
         finally:
             await self._open_gates(closed)
+
+    def _longest_sleep(self) -> float | None:
+        self._blink = self._options.blink
+        if self._standing_by:
+            return self._options.poll or STANDBY_POLL
+        return self._options.poll or None
+
+    def _next_blink(self) -> float:
+        """A transaction that keeps its gate open may last: look less and less often."""
+        self._blink = min(self._blink * 1.5, LONGEST_BLINK)
+        return self._blink
 
     async def _drain(self) -> None:
         """Let what is in flight be written, but not for ever."""
@@ -280,11 +295,22 @@ class Session:
                 await self._leave(id_)
         wanted = [id_ for id_ in current if id_ not in self._feeds]
         for id_ in await self._try_lead(wanted):
-            await self._take_on(current[id_])
+            await self._try_take_on(current[id_])
+        self._standing_by = any(id_ not in self._feeds for id_ in current)
         await self._restart_backfills()
         if self._options.once:
             for id_ in set(wanted) - set(self._feeds):
                 log.info("led_elsewhere embedding=%s", current[id_].name)
+
+    async def _try_take_on(self, embedding: Embedding) -> None:
+        """One that cannot be taken on is left, until the registry is read again."""
+        try:
+            await self._take_on(embedding)
+        except psycopg.Error as error:
+            if self._reader.closed or self._options.once:
+                raise
+            log.warning("not_followed embedding=%s reason=%s", embedding.name, first_line(error))
+            await self._leave(embedding.generation.id)
 
     async def _take_on(self, embedding: Embedding) -> None:
         feed = Feed(
@@ -362,17 +388,28 @@ class Session:
         self._builds[id_] = self._group.create_task(self._ensure_index(id_, feed, state))
 
     async def _ensure_index(self, id_: int, feed: Feed, state: str) -> None:
+        """Searches go on without it, slower; so it is tried until it is there."""
+        try:
+            while True:
+                if await self._index_built(feed, state):
+                    break
+                await asyncio.sleep(self._options.index_pause)
+            log.info("index_ready embedding=%s", feed.embedding.name)
+        finally:
+            self._builds.pop(id_, None)
+            self._doorbell.set()
+
+    async def _index_built(self, feed: Feed, state: str) -> bool:
         try:
             await index.ensure(self._url, feed.embedding)
             async with self._pool.connection() as connection:
                 await feed.store.finish_backfill(connection, state)
-            log.info("index_ready embedding=%s", feed.embedding.name)
-        except psycopg.Error as error:
-            # Searches go on without it, slower; the next worker tries again.
+        except (psycopg.Error, PoolTimeout, DatabaseUnavailable) as error:
+            if self._options.once:
+                raise
             log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, str(error).splitlines()[0])
-        finally:
-            self._builds.pop(id_, None)
-            self._doorbell.set()
+            return False
+        return True
 
     # The gates.
 

@@ -4,10 +4,11 @@ import importlib
 from typing import Any
 
 import click
+import psycopg
 
 from pg_qwen_embed.errors import Error
 
-# Where each command lives: imported when it is used, so that --help is quick and `serve` needs no database driver.
+# Where each command lives: imported when it is used, so that --help is quick.
 COMMANDS = {
     "init": "setup",
     "attach": "setup",
@@ -41,6 +42,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except Error as error:
             raise click.ClickException(str(error)) from None
+        except psycopg.Error as error:
+            raise click.ClickException(f"PostgreSQL: {error.diag.message_primary or error}") from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

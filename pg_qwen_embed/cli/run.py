@@ -22,15 +22,28 @@ ONCE_PATIENCE = 15.0
 @click.command()
 @click.option("--once", is_flag=True, help="Drain everything, backfills included, and exit.")
 @click.option(
-    "--poll", default=5.0, show_default=True, metavar="SECONDS", help="Look at least this often; 0 trusts NOTIFY alone."
+    "--poll",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Look at least this often; 0 trusts NOTIFY alone.",
 )
 @click.option(
     "--verify-every",
+    type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
     help="Look for drift this often, gently, and repair it.  [default: never]",
 )
-@click.option("--request-timeout", default=READ_TIMEOUT, show_default=True, metavar="SECONDS", help="For one request.")
+@click.option(
+    "--request-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=READ_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="For one request.",
+)
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
 )

@@ -23,8 +23,11 @@ SELECT to_regclass(%(table)s)::oid AS oid;
 -- Tables as attach and the worker need to know them. Key columns come in the order of the primary key.
 SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,
        c.relispartition AS is_partition,
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) AS has_children,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) AS deferrable,
        (SELECT json_agg(json_build_object(
                    'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'category', y.typcategory,
+                   'base_type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) ELSE '' END,
                    'base', format_type(coalesce(nullif(y.typbasetype, 0), y.oid), NULL),
                    'element', (SELECT e.typcategory FROM pg_type e WHERE e.oid = y.typelem),
                    'collation', CASE WHEN a.attcollation NOT IN (0, y.typcollation)
@@ -62,6 +65,12 @@ ORDER BY e.name;
 -- name: name_taken
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname = 'qwen_embed' AND c.relname = %(name)s);
+
+-- name: vector_columns
+-- Columns of a source that other embeddings keep their vectors in: a view does not show those.
+SELECT e.column_name FROM _qwen_embed.embedding e
+JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.store = 'column'
+WHERE e.source = %(source)s::oid::regclass;
 
 -- name: next_generation
 -- Only for --dry-run: attach takes the number that the registry gives it.

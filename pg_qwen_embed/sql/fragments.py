@@ -201,8 +201,8 @@ def key_columns(source: Source, *, nullable: bool) -> sql.Composable:
     return _list(
         sql.SQL("{} {}{}{}").format(
             sql.Identifier(f"k{n}"),
-            _type(column),
-            sql.SQL(" COLLATE {}").format(identifier(column.collation)) if column.collation else sql.SQL(""),
+            sql.SQL(column.base_type) if nullable and column.base_type else _type(column),
+            _collate(column),
             sql.SQL("" if nullable else " NOT NULL"),
         )
         for n, column in enumerate(source.key, 1)
@@ -237,7 +237,11 @@ def _key_value(n: int, column: Column) -> sql.Composable:
 
 
 def _key_cast(n: int, column: Column) -> sql.Composable:
-    return sql.SQL("{}::{}").format(sql.Identifier("a", f"k{n}"), _type(column))
+    return sql.SQL("{}::{}{}").format(sql.Identifier("a", f"k{n}"), _type(column), _collate(column))
+
+
+def _collate(column: Column) -> sql.Composable:
+    return sql.SQL(" COLLATE {}").format(identifier(column.collation)) if column.collation else sql.SQL("")
 
 
 def _key_out(alias: str, n: int, column: Column) -> sql.Composable:

@@ -1,11 +1,11 @@
 -- name: read_outbox
 -- Changed keys after the cursor, with the document of the same snapshot. A key's version is its highest entry here.
--- Entries beyond the page's keys stay unread: the caller moves the cursor to the last row's `first` only.
+-- A full page has keys beyond it: the caller moves the cursor to the last row's `first` only. NOT IN is hashed.
 -- Sequence numbers become visible out of order: see floor.py.
 WITH entry AS (
     SELECT o.seq, {o_key}
     FROM {outbox} o
-    WHERE o.seq > %(after)s AND o.seq <> ALL (%(in_flight)s::bigint[])
+    WHERE o.seq > %(after)s AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     ORDER BY o.seq
     LIMIT %(entries)s
 ), changed AS (
@@ -15,7 +15,7 @@ WITH entry AS (
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT c.version, c.first, c.seqs, _qwen_embed.fingerprint(d.document), d.document, {keys_out}
+SELECT c.version, c.first, c.seqs, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {keys_out}
 FROM changed c
 LEFT JOIN {source} t ON ({t_key}) = ({c_key})
 CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d
@@ -36,7 +36,7 @@ SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND gener
 -- name: read_backfill
 -- The next page of the source in key order. A row that has a version already is not embedded again: the outbox
 -- follows it.
-SELECT s.version IS NOT NULL AS present, _qwen_embed.fingerprint(d.document), d.document, {t_keys_out}
+SELECT s.version IS NOT NULL AS present, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {t_keys_out}
 FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s) t
 LEFT JOIN {store} s ON ({s_key}) = ({t_key})
 CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document} END AS document OFFSET 0) d
@@ -46,10 +46,12 @@ ORDER BY {t_key};
 ({t_key}) > ({after})
 
 -- name: start_backfill
--- The total is the planner's estimate for a large source, an exact count for a small one.
+-- The total is exact for a small source; for a large one the planner's estimate, or a guess from its size.
 UPDATE _qwen_embed.backfill
 SET state = 'running', started_at = coalesce(started_at, now()),
-    rows_total = (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source}) ELSE c.reltuples::bigint END
+    rows_total = (SELECT CASE WHEN pg_table_size(c.oid) < 1e8 THEN (SELECT count(*) FROM {source})
+                              WHEN c.reltuples > 0 THEN c.reltuples::bigint
+                              ELSE pg_table_size(c.oid) / 500 END
                   FROM pg_class c WHERE c.oid = {source_text}::regclass)
 WHERE generation_id = %(id)s;
 

@@ -1,17 +1,26 @@
 -- name: configure_session
--- Every session of ours: dates and times in documents must not depend on who connects, and a session that hangs in a
--- transaction must not hold back vacuum.
+-- Every session of ours: what is set for the role or the database must not change what we do. Documents must not depend
+-- on who connects; our reasoning rests on READ COMMITTED; a session that hangs in a transaction must not hold back vacuum.
 SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', false),
+       set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
+       set_config('idle_session_timeout', '0', false),
+       set_config('default_transaction_isolation', 'read committed', false),
        set_config('idle_in_transaction_session_timeout', '30s', false);
 
 -- name: configure_worker_session
 -- The worker's statements reach rows by key. On a small or never-analysed table the planner would rather scan, and a
--- plan made then would stay when the table has grown.
-SELECT set_config('plan_cache_mode', 'force_generic_plan', false),
+-- plan made then would stay when the table has grown. A row that row-level security hides from the worker would look
+-- deleted: rather an error.
+SELECT set_config('row_security', 'off', false),
+       set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('enable_seqscan', 'off', false),
        set_config('enable_hashjoin', 'off', false),
        set_config('enable_mergejoin', 'off', false),
        set_config('jit', 'off', false);
+
+-- name: see_every_row
+-- Rather an error than a count of what row-level security lets this role see.
+SELECT set_config('row_security', 'off', true);
 
 -- name: name_session
 SELECT set_config('application_name', %(name)s, false);

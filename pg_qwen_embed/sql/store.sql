@@ -94,13 +94,16 @@ WITH a AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: clear_column
--- A blank row that the application has locked is waited for, no longer than the lock timeout.
+-- As in write_column, a row that the application has locked is left for later.
 WITH a AS (
-    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) WITH ORDINALITY AS a({keys}, version, position)
+), p AS (
+    SELECT {key_values}, a.version, a.position FROM a
 ), c AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({p_key}) {p_key}, p.version FROM p ORDER BY {p_key}, p.version DESC
 ), n AS (
-    SELECT {t_key_as} FROM {source} t JOIN c ON ({t_key}) = ({c_key}) ORDER BY {t_key} FOR NO KEY UPDATE OF t
+    SELECT {t_key_as} FROM {source} t JOIN c ON ({t_key}) = ({c_key})
+    ORDER BY {t_key} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
     SELECT {c_key}, c.version FROM c JOIN n ON ({n_key}) = ({c_key})
@@ -115,8 +118,15 @@ WITH a AS (
       AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
 ), forgiven AS (
     DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
+), locked AS (
+    SELECT p.position FROM p JOIN {source} t ON ({t_key}) = ({p_key}) LEFT JOIN n ON ({n_key}) = ({p_key})
+    WHERE n.k1 IS NULL
+), acknowledged AS (
+    DELETE FROM {outbox} o
+    USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
+    WHERE o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+SELECT position FROM locked;
 
 -- name: clear_truncated
 -- The source was emptied when it drew this version: whatever is older, and has no row, goes.
@@ -130,8 +140,8 @@ WITH removed AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: record_failure
--- The server refuses this document. Kept with the server's own sentence; the row's entries are acknowledged, so that
--- nothing else waits for it.
+-- The server refuses this document. Kept with the server's own sentence, unless a newer one has been written meanwhile;
+-- the row's entries are acknowledged, so that nothing else waits for it.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
 ), c AS (
@@ -140,6 +150,7 @@ WITH a AS (
     INSERT INTO {failure} AS f ({keys}, version, attempts, error, next_attempt_at)
     SELECT {c_key}, c.version, %(attempts)s, %(error)s, now() + make_interval(secs => %(retry_after)s)
     FROM c JOIN {source} t ON ({t_key}) = ({c_key})
+    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({c_key}) AND s.version > c.version)
     ON CONFLICT ({keys}) DO UPDATE
     SET version = excluded.version, attempts = excluded.attempts, error = excluded.error, last_at = now(),
         first_at = CASE WHEN f.version = excluded.version THEN f.first_at ELSE now() END,
@@ -150,7 +161,7 @@ DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: read_failures
 -- Failures whose time has come, with the document of now. A newer one is in the outbox as well, and wins by its version.
-SELECT f.version, f.attempts, _qwen_embed.fingerprint(d.document), d.document, {f_keys_out}
+SELECT f.version, f.attempts, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {f_keys_out}
 FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
 LEFT JOIN {source} t ON ({t_key}) = ({f_key})
 CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d;
