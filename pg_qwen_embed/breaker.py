@@ -31,6 +31,7 @@ class Breaker:
         self._tripped = asyncio.Event()
         self._tripped.set()
         self._info: ModelInfo | None = None
+        self._known: ModelInfo | None = None  # what it served last
         self._reason = ServerUnavailable("the embedding server was not asked yet")
         self._rng = random.Random()  # noqa: S311  # jitter
 
@@ -48,11 +49,16 @@ class Breaker:
         """The server failed: nobody asks it until a probe has succeeded. Says so once."""
         self._reason = reason
         if self._info is not None:
+            self.doubt(self._info)
+            log.warning("server_unavailable reason=%s", reason)
+            self._changed(str(reason))
+
+    def doubt(self, info: ModelInfo) -> None:
+        """Have the server asked again what it serves, if this is still what we believe."""
+        if self._info is info:
             self._info = None
             self._closed.clear()
             self._tripped.set()
-            log.warning("server_unavailable reason=%s", reason)
-            self._changed(str(reason))
 
     async def vouch(self, info: ModelInfo) -> bool:
         """Whether the server embeds what nobody could refuse: then a refusal was the document's fault. Trips if not."""
@@ -81,7 +87,9 @@ class Breaker:
                     log.debug("probe_failed reason=%s", error)
                 await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
             else:
-                log.info("server_ready model=%s dimensions=%d", info.model, info.dimensions)
+                if info != self._known or attempt > 1:
+                    log.info("server_ready model=%s dimensions=%d", info.model, info.dimensions)
+                self._known = info
                 self._changed(None)
                 return info
         raise AssertionError("unreachable")

@@ -97,7 +97,8 @@ class Client:
             rows = cursor.execute(statement("search", holes), {"query": payload, "limit": limit}).fetchall()
         for row in rows:
             del row[embedding.column], row["stale"]
-        return [Hit(row.pop("qwen_embed_distance"), row) for row in rows]
+        hits = [Hit(row.pop("qwen_embed_distance"), row) for row in rows]
+        return sorted(hits, key=lambda hit: hit.distance)  # the index orders by distances it has rounded
 
     async def _embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
         if self._info is None:

@@ -81,6 +81,7 @@ class EmbeddingServer:
         abilities = abilities if isinstance(abilities, dict) else {}
         allowed = abilities.get("matryoshka_dimensions")
         full = await self._embed(model, ["dimensions"], None)
+        vectors.check(full, 1, full.shape[1])
         return ModelInfo(
             model=model,
             dimensions=full.shape[1],

@@ -309,17 +309,19 @@ class Feed:
         """What the server serves, once it is this embedding's model."""
         for attempt in count(1):
             info = await self._breaker.ready()
-            if info.model == self.embedding.generation.model:
+            generation = self.embedding.generation
+            if info.model == generation.model and info.dimensions >= generation.dimensions:
                 return info
             sentence = (
-                f"{self.embedding.name} was attached with {self.embedding.generation.model}, and the server at "
-                f"{self._server.url} serves {info.model}"
+                f"{self.embedding.name} was attached with {generation.model} and {generation.dimensions} dimensions, "
+                f"and the server at {self._server.url} serves {info.model} with {info.dimensions}"
             )
             if self._once:
                 raise ServerUnavailable(sentence)
             if attempt == 1:
                 log.warning("wrong_model reason=%s", sentence)
-            await asyncio.sleep(retry.backoff(attempt, base=1.0, cap=5.0, rng=self._rng))
+            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
+            self._breaker.doubt(info)
         raise AssertionError("unreachable")
 
     # Writing: one task, on connections of the pool.

@@ -7,11 +7,16 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
+import hypothesis
 import pytest
 from rig import Cluster, Rig, cluster
 from stand_in import StandIn
 
 NEWEST = 18
+
+# No deadline: on a busy machine an example may take long for no reason of its own.
+hypothesis.settings.register_profile("suite", max_examples=60, deadline=None, database=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure() -> None:

@@ -204,7 +204,9 @@ class Rig:
 
     def vectors(self, document: str = "body", name: str = "articles") -> list[tuple[str, NDArray[np.float32]]]:
         """Each document in the view, by an SQL expression, with its vector."""
-        rows = self.rows(f"SELECT {document}, {quoted(self.embedding(name).column)}::text FROM qwen_embed.{quoted(name)}")
+        rows = self.rows(
+            f"SELECT {document}, {quoted(self.embedding(name).column)}::text FROM qwen_embed.{quoted(name)}"
+        )
         return [(text, np.array(json.loads(vector), np.float32)) for text, vector in rows]
 
     def assert_in_step(self, document: str = "body", name: str = "articles") -> None:

@@ -139,7 +139,7 @@ class StandIn:
         await asyncio.sleep(self.delay)
         self.waiting.append(texts)
         try:
-            while any(condition(texts) for condition in list(self._holds.values())):
+            while any(condition(texts) for condition in list(self._holds.values())):  # noqa: ASYNC110  # no event for it
                 await asyncio.sleep(0.005)
         finally:
             self.waiting.remove(texts)

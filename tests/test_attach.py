@@ -64,9 +64,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS.keys())
-def test_attach_refuses_with_one_sentence_and_creates_nothing(
-    house: Rig, case: tuple[list[str], str, str]
-) -> None:
+def test_attach_refuses_with_one_sentence_and_creates_nothing(house: Rig, case: tuple[list[str], str, str]) -> None:
     arguments, *expected = case
     before = house.catalog()
     said = house.refused("attach", *arguments)
@@ -111,7 +109,9 @@ def test_attach_needs_a_server_unless_model_and_dimensions_are_given(rig: Rig) -
 def test_attach_says_that_the_servers_key_is_missing(rig: Rig) -> None:
     rig.server.api_key = "s3cret"
     rig.articles()
-    assert "refuses the key (Unauthorized); set PG_QWEN_EMBED_API_KEY" in rig.refused("attach", "articles", "--text", "body")
+    assert "refuses the key (Unauthorized); set PG_QWEN_EMBED_API_KEY" in rig.refused(
+        "attach", "articles", "--text", "body"
+    )
     rig.ok("attach", "articles", "--text", "body", env={"PG_QWEN_EMBED_API_KEY": "s3cret"})
 
 

@@ -133,7 +133,7 @@ def test_a_commit_between_the_last_look_and_the_closing_of_the_gate_is_seen(
         task = asyncio.create_task(worker.run())
         try:
             async with asyncio.timeout(10):
-                while "in between" not in rig.server.texts:
+                while "in between" not in rig.server.texts:  # noqa: ASYNC110  # it is in another thread
                     await asyncio.sleep(0.01)
         finally:
             worker.stop()

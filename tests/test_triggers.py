@@ -195,7 +195,11 @@ def test_the_applications_role_needs_nothing_but_its_own_table(rig: Rig) -> None
         application.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
         application.execute("UPDATE articles SET id = 30 WHERE id = 3")
         application.execute("DELETE FROM articles WHERE id = 2")
-        for forbidden in ("TABLE _qwen_embed.embedding", f"TABLE {rig.machinery('outbox')}", "TABLE qwen_embed.articles"):
+        for forbidden in (
+            "TABLE _qwen_embed.embedding",
+            f"TABLE {rig.machinery('outbox')}",
+            "TABLE qwen_embed.articles",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 application.execute(forbidden)
         assert len(appended(rig)) == 6
@@ -212,7 +216,9 @@ def test_the_applications_role_needs_nothing_but_its_own_table(rig: Rig) -> None
 def test_a_trigger_function_cannot_be_put_on_another_table_by_anyone(rig: Rig) -> None:
     rig.articles()
     rig.ok("attach", "articles", "--text", "body")
-    granted = "SELECT proname FROM pg_proc WHERE proname LIKE 'follow%%' AND has_function_privilege('pg_monitor', oid, %s)"
+    granted = (
+        "SELECT proname FROM pg_proc WHERE proname LIKE 'follow%%' AND has_function_privilege('pg_monitor', oid, %s)"
+    )
     assert rig.rows(granted, "execute") == []
 
 

@@ -179,22 +179,21 @@ def test_backfill_started_again_fills_what_is_missing_and_embeds_nothing_twice(r
     rig.assert_in_step()
 
 
-def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(rig: Rig) -> None:
+@pytest.mark.parametrize("poll", ["0", "0.2"])
+@pytest.mark.parametrize("kind", ["lead and read", "listen", "write"])
+def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(rig: Rig, kind: str, poll: str) -> None:
     rig.articles("one")
     rig.ok("attach", "articles", "--text", "body")
-    worker = rig.worker("--poll", "0")
+    worker = rig.worker("--poll", poll)
     eventually(rig.settled)
-    for kind in ("lead and read", "listen", "write"):
-        n = len(rig.server.texts)
-        (pid,) = rig.rows(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
-            " AND datname = current_database() LIMIT 1", f"pg_qwen_embed worker: {kind}"
-        )  # fmt: skip
-        assert pid
-        rig.execute("UPDATE articles SET body = %s", f"after {kind}")
-        eventually(lambda n=n: len(rig.server.texts) > n)
-        eventually(rig.settled)
-        rig.assert_in_step()
+    ours = "FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
+    cut = {pid for (pid,) in rig.rows(f"SELECT pid {ours}", f"pg_qwen_embed worker: {kind}")}
+    assert cut
+    rig.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) pid", list(cut))
+    rig.execute("UPDATE articles SET body = 'changed'")
+    eventually(lambda: "changed" in rig.server.texts)
+    eventually(rig.settled)
+    rig.assert_in_step()
     assert worker.end() == 0
 
 
@@ -222,9 +221,9 @@ def test_altering_the_source_in_other_ways_does_not_stop_the_worker(rig: Rig) ->
     rig.assert_in_step("body")
     assert worker.end() == 0
     rig.ok("detach", "articles", "--yes")
-    assert [name for (name,) in rig.rows("SELECT proname FROM pg_proc WHERE pronamespace = '_qwen_embed'::regnamespace")] == [
-        "fingerprint"
-    ]
+    assert [
+        name for (name,) in rig.rows("SELECT proname FROM pg_proc WHERE pronamespace = '_qwen_embed'::regnamespace")
+    ] == ["fingerprint"]
 
 
 def test_a_source_that_is_dropped_stops_nothing_else_and_can_be_detached(rig: Rig) -> None:
