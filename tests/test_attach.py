@@ -20,6 +20,8 @@ def house(rig: Rig) -> Rig:
     rig.execute("CREATE TABLE with_stale (id int PRIMARY KEY, body text, stale text)")
     rig.execute("CREATE TABLE parted (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
     rig.execute("CREATE TABLE part PARTITION OF parted DEFAULT")
+    rig.execute("CREATE TABLE later_unique (id int PRIMARY KEY DEFERRABLE, body text)")
+    rig.execute("CREATE TABLE parent (id int PRIMARY KEY, body text); CREATE TABLE heir () INHERITS (parent)")
     rig.execute("CREATE TABLE taken (id int PRIMARY KEY, body text)")
     rig.ok("attach", "taken", "--text", "body")
     rig.execute("TRUNCATE taken")
@@ -41,6 +43,9 @@ REFUSALS = {
     "sequence": (["a_sequence", "--text", "body"], "is a sequence", ""),
     "index": (["articles_pkey", "--text", "body"], "is an index", ""),
     "partition": (["part", "--text", "body"], "is a partition", "attach the partitioned table"),
+    "deferrable key": (["later_unique", "--text", "body"], "deferrable primary key", ""),
+    "table that others inherit from": (["parent", "--text", "body"], "inherit from it", ""),
+    "PostgreSQL's own table": (["pg_catalog.pg_class", "--text", "relname"], "belongs to PostgreSQL itself", ""),
     "our own table": (["_qwen_embed.embedding", "--text", "name"], "belongs to pg_qwen_embed", ""),
     "name taken": (["articles", "--text", "body", "--name", "taken"], 'the name "taken" is taken', "--name"),
     "the same again": (["taken", "--text", "body"], 'the name "taken" is taken', "--name"),

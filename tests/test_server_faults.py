@@ -17,7 +17,7 @@ def test_a_server_that_recovers_gets_everything_embedded_and_nothing_has_failed(
     rig.server.fault = fault
     rig.execute("INSERT INTO articles VALUES (3, 'three'), (4, 'four')")
     asked = len(rig.server.requests)
-    eventually(lambda: len(rig.server.requests) > asked + 8)
+    eventually(lambda: len(rig.server.requests) > asked + 5)
     assert sorted(text for text, _ in rig.vectors()) == ["one", "two"]
     assert rig.count("outbox") == 2
     rig.server.fault = None

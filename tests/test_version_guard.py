@@ -254,12 +254,13 @@ def test_rows_inserted_again_after_truncate_have_their_new_vectors(rig: Rig) -> 
     rig.assert_in_step()
 
 
-def test_keys_can_be_swapped(rig: Rig) -> None:
-    rig.execute("CREATE TABLE articles (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, body text)")
-    rig.execute("INSERT INTO articles VALUES (1, 'one'), (2, 'two'), (3, 'three')")
+def test_keys_can_be_passed_on_from_row_to_row(rig: Rig) -> None:
+    rig.articles("one", "two", "three")
     rig.ok("attach", "articles", "--text", "body")
     rig.once()
-    rig.execute("UPDATE articles SET id = CASE id WHEN 1 THEN 2 WHEN 2 THEN 1 ELSE 30 END")
+    with rig.connection.transaction():
+        rig.execute("UPDATE articles SET id = id + 100")
+        rig.execute("UPDATE articles SET id = CASE id WHEN 101 THEN 2 WHEN 102 THEN 1 ELSE 30 END")
     rig.once()
     rig.assert_in_step()
     assert rig.count("store") == 3

@@ -1,10 +1,15 @@
 """The worker's life: start, stop, death, a successor; and what happens to embeddings meanwhile."""
 
+import asyncio
 import json
 import signal
+import threading
 
 import pytest
 from rig import Process, Rig, both_versions, eventually
+
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.worker import Options, Worker
 
 
 def leader(rig: Rig, name: str = "articles") -> str | None:
@@ -179,22 +184,27 @@ def test_backfill_started_again_fills_what_is_missing_and_embeds_nothing_twice(r
     rig.assert_in_step()
 
 
-@pytest.mark.parametrize("poll", ["0", "0.2"])
+@pytest.mark.parametrize("poll", [0, 0.2])
 @pytest.mark.parametrize("kind", ["lead and read", "listen", "write"])
-def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(rig: Rig, kind: str, poll: str) -> None:
+def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(rig: Rig, kind: str, poll: float) -> None:
     rig.articles("one")
     rig.ok("attach", "articles", "--text", "body")
-    worker = rig.worker("--poll", poll)
-    eventually(rig.settled)
-    ours = "FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
-    cut = {pid for (pid,) in rig.rows(f"SELECT pid {ours}", f"pg_qwen_embed worker: {kind}")}
-    assert cut
-    rig.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) pid", list(cut))
-    rig.execute("UPDATE articles SET body = 'changed'")
-    eventually(lambda: "changed" in rig.server.texts)
-    eventually(rig.settled)
-    rig.assert_in_step()
-    assert worker.end() == 0
+    worker = Worker(Settings(rig.url, rig.server.url), Options(poll=poll, ping=0.3))
+    thread = threading.Thread(target=lambda: asyncio.run(worker.run()))
+    thread.start()
+    try:
+        eventually(rig.settled)
+        ours = "FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
+        cut = [pid for (pid,) in rig.rows(f"SELECT pid {ours}", f"pg_qwen_embed worker: {kind}")]
+        assert cut
+        rig.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) pid", cut)
+        rig.execute("UPDATE articles SET body = 'changed'")
+        eventually(lambda: "changed" in rig.server.texts)
+        eventually(rig.settled)
+        rig.assert_in_step()
+    finally:
+        worker.stop()
+        thread.join()
 
 
 def test_altering_the_source_in_other_ways_does_not_stop_the_worker(rig: Rig) -> None:

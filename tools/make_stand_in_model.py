@@ -21,7 +21,8 @@ def main(teacher: Path, target: Path) -> None:
     model = distill(model_name=str(teacher), pca_dims=DIMENSIONS, quantize_to="int8", device="cpu")
     model.base_model_name = "sentence-transformers/all-MiniLM-L6-v2"
     model.save_pretrained(target)
-    (target / "README.md").unlink(missing_ok=True)  # model2vec's generic card; NOTICE beside it says what this is
+    for unused in ("README.md", "modules.json"):  # a generic card; what only sentence-transformers reads
+        (target / unused).unlink(missing_ok=True)
     for file in sorted(target.iterdir()):
         print(f"{file.stat().st_size:>10,}  {file.name}")
 
