@@ -5,7 +5,10 @@ RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
 KEEP ?=
 
-.PHONY: demo test lint docs bench clean
+MINUTES ?= 10
+VERSION ?= 18
+
+.PHONY: demo test lint docs bench chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
@@ -21,6 +24,9 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev ## write the generated parts of the documentation again
 	$(RUN) tools.generate_docs
+
+chaos: $(VENV)/installed-dev ## faults for MINUTES, on PostgreSQL VERSION (16 or 18)
+	$(VENV)/bin/python -W ignore tests/chaos.py --minutes $(MINUTES) --version $(VERSION)
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/backfill.py

@@ -156,7 +156,7 @@ def write(arena: Arena, seed: int) -> None:
         except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
             connection.rollback() if connection else None
             arena.done["rolled back by PostgreSQL"] += 1
-        except psycopg.OperationalError:
+        except (psycopg.OperationalError, psycopg.Rollback):  # Rollback: of a savepoint, on a lost connection
             arena.done["writer disconnected"] += 1
             connection = None
             time.sleep(0.1)

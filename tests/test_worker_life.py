@@ -203,7 +203,7 @@ def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(rig: Rig, ki
         eventually(rig.settled)
         rig.assert_in_step()
     finally:
-        worker.stop()
+        worker.stop()  # from another thread: noticed at the next ping
         thread.join()
 
 
