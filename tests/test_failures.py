@@ -107,3 +107,20 @@ def test_pauses_grow_and_end() -> None:
 class _Highest(random.Random):
     def uniform(self, a: float, b: float) -> float:
         return b
+
+
+def test_one_refused_document_among_three_thousand_costs_few_requests(rig: Rig) -> None:
+    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text)")
+    rig.execute("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(1, 3000) n")
+    rig.ok("attach", "articles", "--text", "body", "--name", "clean")
+    rig.once()
+    without = len(rig.server.requests)
+    rig.ok("detach", "clean", "--yes")
+    rig.server.requests.clear()
+    rig.execute("UPDATE articles SET body = 'POISON' WHERE id = 1234")
+    rig.server.poison = "POISON"
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    assert rig.count("store") == 2999
+    assert [failure["key"] for failure in listed(rig)] == [{"id": 1234}]
+    assert len(rig.server.requests) <= without + 40
