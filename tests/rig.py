@@ -1,11 +1,13 @@
 """What the tests share: a database of their own, the command line in this process, the worker as one, and waiting."""
 
+import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,8 @@ from stand_in import StandIn
 from pg_qwen_embed import catalog, embedded, migrate
 from pg_qwen_embed.cli import main
 from pg_qwen_embed.model import Embedding
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.worker import Options, Worker
 
 T = TypeVar("T")
 DEADLINE = 20.0  # seconds until a test gives up waiting
@@ -174,6 +178,20 @@ class Rig:
 
     def worker(self, *arguments: str) -> Process:
         return self.process("worker", *arguments)
+
+    @contextmanager
+    def worker_here(self, **options: Any) -> Iterator[None]:
+        """A worker in a thread, with options that the command line does not have."""
+        worker = Worker(Settings(self.url, self.server.url), Options(**options))
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(worker.run(),), name="worker")
+        thread.start()
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(worker.stop)
+            thread.join()
+            loop.close()
 
     def once(self) -> None:
         """Have everything that is to do done."""

@@ -1,6 +1,5 @@
 """Waking: with `--poll 0` the worker trusts NOTIFY alone, so a wake-up lost is a change that waits for ever."""
 
-import asyncio
 import random
 import threading
 from contextlib import suppress
@@ -11,8 +10,7 @@ import pytest
 from rig import Rig, both_versions, eventually
 
 from pg_qwen_embed.model import Lock
-from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.worker import Options, Session, Worker
+from pg_qwen_embed.worker import Session
 
 ROWS = 40
 REFUSED = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # a rollback as good as any
@@ -118,56 +116,35 @@ def test_a_commit_between_the_last_look_and_the_closing_of_the_gate_is_seen(
     rig.ok("attach", "articles", "--text", "body")
     rig.once()
     close_gates = Session._close_gates
-    written = asyncio.Event()
+    written = threading.Event()
+    other = rig.connect()
 
     async def commit_first(session: Session, feeds: Any) -> list[int]:
         if not written.is_set():
             written.set()
-            rig.execute("UPDATE articles SET body = 'in between'")  # finds the gate open: does not notify
+            other.execute("UPDATE articles SET body = 'in between'")  # finds the gate open: does not notify
         return await close_gates(session, feeds)
 
     monkeypatch.setattr(Session, "_close_gates", commit_first)
 
-    async def play() -> None:
-        worker = Worker(Settings(rig.url, rig.server.url), Options(poll=0))
-        task = asyncio.create_task(worker.run())
-        try:
-            async with asyncio.timeout(10):
-                while "in between" not in rig.server.texts:  # noqa: ASYNC110  # it is in another thread
-                    await asyncio.sleep(0.01)
-        finally:
-            worker.stop()
-            await task
-
-    asyncio.run(play())
+    with rig.worker_here(poll=0):
+        eventually(lambda: "in between" in rig.server.texts)
     rig.assert_in_step()
 
 
 @both_versions
 def test_an_entry_that_becomes_visible_late_is_found_while_the_worker_is_busy(rig: Rig) -> None:
-    rig.articles("late", "busy")
+    """It never sleeps here, so it never looks again from the very beginning: only the sweep can find the entry."""
+    rig.articles("late", "quick")
     rig.ok("attach", "articles", "--text", "body")
-    rig.worker("--poll", "0")
-    eventually(rig.settled)
-    late = rig.connect(autocommit=False)
-    late.execute("UPDATE articles SET body = 'came late' WHERE id = 1")  # draws the lower number
-    stop = threading.Event()
-
-    def keep_busy(connection: psycopg.Connection[Any]) -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            connection.execute("UPDATE articles SET body = %s WHERE id = 2", [f"busy {n}"])
-
-    writer = threading.Thread(target=keep_busy, args=(rig.connect(),))
-    writer.start()
-    try:
-        eventually(lambda: sum(text.startswith("busy") for text in rig.server.texts) > 20)
+    with rig.worker_here(poll=0, linger=1e9, sweep=0.05):
+        eventually(rig.settled)
+        late = rig.connect(autocommit=False)
+        late.execute("UPDATE articles SET body = 'came late' WHERE id = 1")  # draws the lower number
+        for n in range(3):
+            rig.execute("UPDATE articles SET body = %s WHERE id = 2", f"quick {n}")
+            eventually(lambda n=n: f"quick {n}" in rig.server.texts)
         late.commit()
         eventually(lambda: "came late" in rig.server.texts)
-        assert not gate_closed(rig), "the worker slept, so this proves nothing"
-    finally:
-        stop.set()
-        writer.join()
-    eventually(rig.settled)
+        eventually(rig.settled)
     rig.assert_in_step()

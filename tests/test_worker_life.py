@@ -1,15 +1,10 @@
 """The worker's life: start, stop, death, a successor; and what happens to embeddings meanwhile."""
 
-import asyncio
 import json
 import signal
-import threading
 
 import pytest
 from rig import Process, Rig, both_versions, eventually
-
-from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.worker import Options, Worker
 
 
 def leader(rig: Rig, name: str = "articles") -> str | None:
@@ -189,10 +184,7 @@ def test_backfill_started_again_fills_what_is_missing_and_embeds_nothing_twice(r
 def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(rig: Rig, kind: str, poll: float) -> None:
     rig.articles("one")
     rig.ok("attach", "articles", "--text", "body")
-    worker = Worker(Settings(rig.url, rig.server.url), Options(poll=poll, ping=0.3))
-    thread = threading.Thread(target=lambda: asyncio.run(worker.run()))
-    thread.start()
-    try:
+    with rig.worker_here(poll=poll, ping=0.3):
         eventually(rig.settled)
         ours = "FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
         cut = [pid for (pid,) in rig.rows(f"SELECT pid {ours}", f"pg_qwen_embed worker: {kind}")]
@@ -202,9 +194,6 @@ def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(rig: Rig, ki
         eventually(lambda: "changed" in rig.server.texts)
         eventually(rig.settled)
         rig.assert_in_step()
-    finally:
-        worker.stop()  # from another thread: noticed at the next ping
-        thread.join()
 
 
 def test_altering_the_source_in_other_ways_does_not_stop_the_worker(rig: Rig) -> None:
