@@ -3,8 +3,9 @@
 The statements are sql/attach.sql; `ddl` is their order. What takes the strongest lock on the source comes last, so
 that its writers are held up only while the transaction commits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import psycopg
 from psycopg import sql
@@ -25,6 +26,8 @@ from pg_qwen_embed.model import (
 from pg_qwen_embed.prompt import DEFAULT_INSTRUCTION, PromptStyle, style_of
 from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.template import Template
+
+T = TypeVar("T")
 
 LOCK_TIMEOUT = "2s"
 ATTEMPTS = 5
@@ -81,20 +84,29 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
 
 def attach(connection: Connection, declaration: Declaration) -> Embedding:
     """Create the embedding. All or nothing; gives up, with nothing created, when the source stays locked."""
+    try:
+        return _patiently(
+            lambda: _attach(connection, declaration),
+            f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
+            "try again when its long transaction has ended",
+        )
+    except psycopg.errors.UniqueViolation:
+        raise UsageError(_taken(declaration.name or declaration.table)) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(
+            f"{declaration.table}: {first_line(error)}; attach as the table's owner, with CREATE on "
+            "the schemas qwen_embed and _qwen_embed"
+        ) from None
+
+
+def _patiently(work: Callable[[], T], busy: str) -> T:
+    """A short transaction, tried again when it could not get its locks in time. Raises UsageError, saying `busy`."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _attach(connection, declaration)
+            return work()
         except psycopg.errors.LockNotAvailable:
             if attempt == ATTEMPTS:
-                raise UsageError(
-                    f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
-                    "try again when its long transaction has ended"
-                ) from None
-        except psycopg.errors.UniqueViolation:
-            raise UsageError(_taken(declaration.name or declaration.table)) from None
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise UsageError(f"{declaration.table}: {first_line(error)}; attach as the table's owner, with CREATE on "
-                             "the schemas qwen_embed and _qwen_embed") from None  # fmt: skip
+                raise UsageError(busy) from None
     raise AssertionError("unreachable")
 
 
@@ -128,26 +140,46 @@ def dry_run(connection: Connection, declaration: Declaration) -> str:
 def detach(connection: Connection, name: str) -> None:
     """Remove everything attach created; the source is left as it was. All or nothing. Raises UsageError."""
     embedding = catalog.any_embedding(connection, name)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with connection.transaction():
-                connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-                for command in removal(embedding):
+
+    def remove() -> None:
+        with connection.transaction():
+            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+            for command in removal(embedding):
+                connection.execute(command, {})
+            connection.execute(statement("unregister_embedding"), {"name": name})
+            connection.execute(statement("announce_change"))
+
+    try:
+        _patiently(
+            remove,
+            f"{name}: its tables stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT} (a long transaction, or the index "
+            "being built); nothing was removed: try again later",
+        )
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(f"{name}: something of yours depends on it ({first_line(error)}); drop that first") from None
+
+
+def restore_triggers(connection: Connection, embedding: Embedding) -> None:
+    """Make the triggers and their functions anew, as attach did. All or nothing. Raises UsageError."""
+    there = {column.name for column in embedding.source.columns}
+    if not there.issuperset(embedding.generation.template.columns):
+        raise UsageError(
+            f"{embedding.name}: a column it embeds was renamed, so its triggers cannot be made anew; "
+            f"run: pg-qwen-embed detach {embedding.name}, and attach again"
+        )
+    holes = fragments.holes(embedding) | fragments.ddl_holes(embedding)
+
+    def restore() -> None:
+        with connection.transaction():
+            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+            for trigger in triggers(embedding):
+                own = holes | trigger.names(embedding)
+                for command in (statement("drop_trigger", own), statement("drop_function", own)):
                     connection.execute(command, {})
-                connection.execute(statement("unregister_embedding"), {"name": name})
-                connection.execute(statement("announce_change"))
-        except psycopg.errors.LockNotAvailable:
-            if attempt == ATTEMPTS:
-                raise UsageError(
-                    f"{name}: its tables stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT} (a long transaction, or the "
-                    "index being built); nothing was removed: try again later"
-                ) from None
-        except psycopg.errors.DependentObjectsStillExist as error:
-            raise UsageError(
-                f"{name}: something of yours depends on it ({first_line(error)}); drop that first"
-            ) from None
-        else:
-            return
+                for command in trigger.ddl(embedding, holes):
+                    connection.execute(command, {})
+
+    _patiently(restore, f"{embedding.source.table} stayed locked; its triggers are as they were: try again later")
 
 
 def ddl(embedding: Embedding) -> Iterator[sql.Composed]:

@@ -121,6 +121,8 @@ class Status:
     backfill: BackfillProgress
     index: str  # none | building | valid | invalid
     leader: str | None = None
+    triggers_missing: int = 0  # of five: dropped, or disabled
+    held_back_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
     problem: str | None = None
 
 

@@ -7,6 +7,9 @@ from pg_qwen_embed.database import Connection
 from pg_qwen_embed.model import BackfillProgress, Drift, Embedding, Lock, Status
 from pg_qwen_embed.sql import fragments, statement
 
+TRIGGERS = 5
+OLD_TRANSACTION = 60.0  # seconds
+
 
 def status(connection: Connection, name: str | None = None) -> list[Status]:
     """The status of one embedding, or of all. Raises SetupError, UsageError."""
@@ -31,7 +34,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
             dimensions=generation.dimensions, rows=0, vectors=0, pending=0, lag_seconds=0.0, failures=0,
             backfill=BackfillProgress("none", 0, 0), index="none", problem=embedding.source.problem,
         )  # fmt: skip
-    values = {"id": generation.id, "leader_lock": int(Lock.LEADER)}
+    values = {"id": generation.id, "leader_lock": int(Lock.LEADER), "old": OLD_TRANSACTION}
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(statement("read_status", fragments.holes(embedding)), values).fetchone() or {}
     index = fragments.identifier(fragments.index_name(embedding)).as_string(None)
@@ -51,4 +54,6 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         ),
         index=index_state,
         leader=row["leader"],
+        triggers_missing=TRIGGERS - row["triggers"],
+        held_back_by=row["held_back_by"],
     )

@@ -5,6 +5,8 @@ import threading
 import pytest
 from rig import Rig, both_versions, eventually
 
+from pg_qwen_embed import status
+
 
 @pytest.fixture
 def drifted(rig: Rig, request: pytest.FixtureRequest) -> Rig:
@@ -81,3 +83,39 @@ def test_refused_documents_are_not_enqueued_again_by_a_repair(rig: Rig) -> None:
     rig.ok("attach", "articles", "--text", "body")
     rig.once()
     assert "enqueued 0 rows" in rig.ok("verify", "articles", "--repair")
+
+
+@both_versions
+@pytest.mark.parametrize(
+    ("harm", "missing"),
+    [
+        ("ALTER TABLE articles DISABLE TRIGGER USER", 5),
+        ("ALTER TABLE articles ENABLE REPLICA TRIGGER qwen_embed_update_1", 1),
+        ("DROP TRIGGER qwen_embed_delete_1 ON articles", 1),
+    ],
+)
+def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(rig: Rig, harm: str, missing: int) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    before = sorted(row for row in rig.catalog() if row[0] == "trigger")
+    rig.execute(harm)
+    assert f"warning: {missing} of its 5 triggers are missing or disabled" in rig.ok("status", "articles")
+    rig.ok("verify", "articles", "--repair")
+    assert "warning" not in rig.ok("status", "articles")
+    assert sorted(row for row in rig.catalog() if row[0] == "trigger") == before
+    rig.execute("UPDATE articles SET body = 'two'")
+    rig.execute("INSERT INTO articles VALUES (2, 'three')")
+    rig.once()
+    rig.assert_in_step()
+
+
+def test_old_transaction_that_holds_vacuum_back_is_named_by_status(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    with rig.connect(autocommit=False, application_name="a report") as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("TABLE articles")
+        assert "warning" not in rig.ok("status", "articles")
+        monkeypatch.setattr(status, "OLD_TRANSACTION", 0.0)
+        assert "(a report), in a transaction for 0 s, keeps vacuum from the outbox" in rig.ok("status", "articles")

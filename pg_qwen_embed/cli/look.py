@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from pg_qwen_embed import attach as attaching
 from pg_qwen_embed import catalog
 from pg_qwen_embed import repair as repairing
 from pg_qwen_embed import status as reporting
@@ -52,7 +53,7 @@ def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) 
 
 @click.command()
 @click.argument("name")
-@click.option("--repair", is_flag=True, help="Enqueue them; the worker embeds or removes them.")
+@click.option("--repair", is_flag=True, help="Enqueue them for the worker; make missing triggers anew.")
 @json_option
 @with_settings("database_url")
 def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
@@ -63,6 +64,8 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     """
     with connect(settings.database_url, "pg_qwen_embed verify") as connection:
         embedding = catalog.embedding(connection, name)
+        if repair and reporting.status(connection, name)[0].triggers_missing:
+            attaching.restore_triggers(connection, embedding)
         found = reporting.drift(connection, embedding)
     done = repairing.repair_now(settings.database_url, embedding) if repair else None
     if as_json:
@@ -85,8 +88,19 @@ def _report(one: Status) -> str:
         f"{one.name}  {one.source}, {one.model}, {one.dimensions} dimensions\n"
         f"  rows {one.rows:,}  vectors {one.vectors:,}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
         f"failures {one.failures:,}\n"
+        f"{_warnings(one)}"
         f"  backfill {backfill}  index {one.index}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
     )
+
+
+def _warnings(one: Status) -> str:
+    found = ""
+    if one.triggers_missing:
+        found += f"  warning: {one.triggers_missing} of its 5 triggers are missing or disabled; "
+        found += f"run: pg-qwen-embed verify {one.name} --repair\n"
+    if one.held_back_by:
+        found += f"  warning: {one.held_back_by}, keeps vacuum from the outbox and slows the worker down\n"
+    return found
 
 
 def _line(hit: Hit) -> str:

@@ -10,7 +10,16 @@ SELECT r.rows, v.vectors,
         FROM pg_locks l JOIN pg_stat_activity a USING (pid)
         WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND l.classid = %(leader_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2 AND l.granted
-        LIMIT 1) AS leader
+        LIMIT 1) AS leader,
+       (SELECT count(*) FROM pg_trigger g
+        WHERE g.tgrelid = {source_text}::regclass AND g.tgenabled IN ('A', 'O')
+          AND g.tgname ~ format('^qwen_embed_(insert|update|key_change|delete|truncate)_%%s$', %(id)s)) AS triggers,
+       (SELECT format('pid %%s (%%s), in a transaction for %%s s', a.pid, a.application_name,
+                      round(extract(epoch FROM clock_timestamp() - a.xact_start)))
+        FROM pg_stat_activity a
+        WHERE a.backend_xmin IS NOT NULL AND a.xact_start < clock_timestamp() - make_interval(secs => %(old)s)
+          AND a.datname = current_database()
+        ORDER BY age(a.backend_xmin) DESC LIMIT 1) AS held_back_by
 FROM _qwen_embed.backfill b
 CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source})
                                 ELSE c.reltuples::bigint END AS rows
