@@ -1,0 +1,44 @@
+"""A notification sent while nobody listened is not delivered: what it was about is found by looking again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from rig import DEADLINE, Rig
+
+from pg_qwen_embed import listener, worker
+from pg_qwen_embed.model import Lock
+from pg_qwen_embed.settings import Settings
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # PostgreSQL has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_change_made_while_nobody_listened_is_found_once_somebody_does(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.articles("one")
+    await asyncio.to_thread(rig.ok, "attach", "articles", "--text", "body")
+    may_listen = asyncio.Event()
+
+    async def late(url: str, channel: str) -> AsyncIterator[str | None]:
+        await may_listen.wait()
+        async for payload in listener.notifications(url, channel):
+            yield payload
+
+    monkeypatch.setattr(worker, "notifications", late)
+    following = worker.Worker(Settings(rig.url, rig.server.url), worker.Options(poll=0, ping=0))
+    task = asyncio.create_task(following.run())
+    gate = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = {int(Lock.GATE)} AND granted"
+    try:
+        await until(lambda: rig.count("store") == 1 and rig.rows(gate))
+        await asyncio.to_thread(rig.execute, "INSERT INTO articles VALUES (2, 'two')")
+        assert rig.count("store") == 1, "the worker sleeps, and was not told"
+        may_listen.set()
+        await until(lambda: rig.count("store") == 2)
+    finally:
+        following.stop()
+        await task
