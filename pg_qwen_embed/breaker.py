@@ -60,10 +60,10 @@ class Breaker:
             self._closed.clear()
             self._tripped.set()
 
-    async def vouch(self, info: ModelInfo) -> bool:
+    async def vouch(self, info: ModelInfo, dimensions: int) -> bool:
         """Whether the server embeds what nobody could refuse: then a refusal was the document's fault. Trips if not."""
         try:
-            await self._server.embed(info, ["a harmless text"], info.dimensions)
+            await self._server.embed(info, ["a harmless text"], dimensions)
         except (ServerUnavailable, DocumentRefused) as error:
             self.trip(ServerUnavailable(str(error)))
             return False

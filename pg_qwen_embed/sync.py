@@ -278,7 +278,7 @@ class Feed:
         """One bad document has its whole request refused: halve it until it stands alone."""
         if len(request.changes) > 1:
             self._halve(request)
-        elif await self._breaker.vouch(await self._served()):
+        elif await self._breaker.vouch(await self._served(), self.embedding.generation.dimensions):
             self._outcomes.put_nowait(Refused(request, sentence))
         else:  # it refuses everything: that is not the document's fault
             self._queue(request)

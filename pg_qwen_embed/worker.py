@@ -360,7 +360,8 @@ class Session:
         while True:
             await asyncio.sleep(self._options.tidy)
             for feed in list(self._feeds.values()):
-                await self._housekeep(feed, feed.store.vacuum) if feed.wants_vacuum() else None
+                if feed.wants_vacuum():
+                    await self._housekeep(feed, feed.store.vacuum)
             if self._options.verify_every and clock() - verified >= self._options.verify_every:
                 for feed in list(self._feeds.values()):
                     await self._housekeep(feed, partial(_gently_repaired, embedding=feed.embedding))

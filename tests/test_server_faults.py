@@ -169,3 +169,16 @@ def test_vectors_are_shortened_here_where_the_server_cannot(rig: Rig, shortens: 
     rig.assert_in_step()
     found = rig.value("SELECT max(abs(1 - (embedding <#> embedding) * -1)) FROM qwen_embed.articles")
     assert found < 1e-2
+
+
+def test_a_server_that_no_longer_shortens_is_asked_for_whole_vectors(rig: Rig) -> None:
+    """It was restarted without its Matryoshka option between two requests: every document would be refused."""
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body", "--dimensions", "8")
+    rig.worker()
+    eventually(rig.settled)
+    rig.server.supports_dimensions = False
+    rig.execute("INSERT INTO articles VALUES (2, 'two')")
+    eventually(rig.settled)
+    rig.assert_in_step()
+    assert rig.count("failure") == 0
