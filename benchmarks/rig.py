@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -79,8 +78,3 @@ def load(url: str, documents: list[str], table: str = "documents") -> None:
 def report(name: str, **figures: object) -> None:
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": round(os.getloadavg()[0], 2)}
     print(json.dumps({"benchmark": name, **figures, **machine}))
-
-
-def own_cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime

@@ -5,8 +5,11 @@ from sqlalchemy import Connection, text
 
 from pg_qwen_embed.schema import MACHINERY, metadata
 
+ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are committed
+
 
 def run(connection: Connection) -> None:
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({ONE_AT_A_TIME})"))
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {MACHINERY}"))  # Alembic's own table lives in it
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=MACHINERY)
     with context.begin_transaction():

@@ -94,8 +94,8 @@ def attach(connection: Connection, declaration: Declaration) -> Embedding:
         raise UsageError(_taken(declaration.name or declaration.table)) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
-            f"{declaration.table}: {first_line(error)}; attach as the table's owner, with CREATE on "
-            "the schemas qwen_embed and _qwen_embed"
+            f"{declaration.table}: {first_line(error)}; attach as the table's owner and a member of the role that ran "
+            "init, or with the rights that the README lists under Grants"
         ) from None
 
 
@@ -128,11 +128,14 @@ def dry_run(connection: Connection, declaration: Declaration) -> str:
     commands = ";\n\n".join(as_text(command) for command in ddl(embedding))
     view, store = as_text(fragments.face(embedding)), as_text(fragments.machinery("store", generation))
     return (
-        f"-- attach {source} as {embedding.name}; one transaction, lock_timeout {LOCK_TIMEOUT}\n"
+        f"-- For reading: attach runs this in one transaction with lock_timeout {LOCK_TIMEOUT}, and writes the registry as well.\n"
+        f"-- attach {source} as {embedding.name}\n"
         f"-- Locks: SHARE ROW EXCLUSIVE on {source} for the triggers: waits for writers in flight, then blocks them\n"
         f"--        until the commit{'; ACCESS EXCLUSIVE for the new column' if _in_column(embedding) else ''}.\n"
         f"-- Grants for a role that searches: GRANT USAGE ON SCHEMA qwen_embed TO r; GRANT SELECT ON {view}, {store} TO r;\n"
-        f"--        and SELECT on {source}. A role that only writes to {source} needs nothing.\n"
+        f"--        and SELECT on {source}. To search with this package also: GRANT USAGE ON SCHEMA _qwen_embed TO r;\n"
+        f"--        GRANT SELECT ON _qwen_embed.embedding, _qwen_embed.generation TO r.\n"
+        f"--        A role that only writes to {source} needs nothing.\n"
         f"-- The number {generation.id} is the next generation's; attach takes it from the registry.\n\n{commands};"
     )
 
@@ -256,7 +259,8 @@ class Trigger:
             "row_key": fragments.keys_of(embedding, sql.SQL(self.row)),
         }
         body = statement(self.body, holes | body_holes)
-        note = _comment(embedding, f"after {self.event}: appends the row's key to the outbox")
+        what = "an entry without a key" if self.event == "truncate" else "the row's key"
+        note = _comment(embedding, f"after {self.event.replace('_', ' ')}: appends {what} to the outbox")
         yield statement("create_follow_function", holes | {"body": sql.Literal(as_text(body))})
         yield statement("revoke_function", holes)
         yield statement("comment_function", holes | note)
@@ -267,10 +271,10 @@ class Trigger:
     def _columns(self, embedding: Embedding) -> sql.Composable:
         source = embedding.source
         if source.before_update_triggers:  # they may change a column that the UPDATE does not name
-            return sql.SQL("UPDATE")
+            return fragments.UPDATE
         text: tuple[str, ...] = () if self.event == "key_change" else embedding.generation.template.columns
         names = dict.fromkeys((*text, *(column.name for column in source.key)))
-        return sql.SQL("UPDATE OF {}").format(sql.SQL(", ").join(map(sql.Identifier, names)))
+        return fragments.update_of(names)
 
 
 def triggers(embedding: Embedding) -> tuple[Trigger, ...]:

@@ -31,6 +31,7 @@ class Breaker:
         self._tripped = asyncio.Event()
         self._tripped.set()
         self._info: ModelInfo | None = None
+        self._announced = False
         self._known: ModelInfo | None = None  # what it served last
         self._reason = ServerUnavailable("the embedding server was not asked yet")
         self._rng = random.Random()  # noqa: S311  # jitter
@@ -50,8 +51,7 @@ class Breaker:
         self._reason = reason
         if self._info is not None:
             self.doubt(self._info)
-            log.warning("server_unavailable reason=%s", reason)
-            self._changed(str(reason))
+            self._announce(reason)
 
     def doubt(self, info: ModelInfo) -> None:
         """Have the server asked again what it serves, if this is still what we believe."""
@@ -77,19 +77,24 @@ class Breaker:
             self._info = await self._probe()
             self._closed.set()
 
+    def _announce(self, reason: ServerUnavailable) -> None:
+        if not self._announced:
+            self._announced = True
+            log.warning("server_unavailable reason=%s", reason)
+            self._changed(str(reason))
+
     async def _probe(self) -> ModelInfo:
         for attempt in count(1):
             try:
                 info = await self._server.model_info()
             except (ServerUnavailable, DocumentRefused) as error:
                 self._reason = ServerUnavailable(str(error))
-                if attempt == 1:
-                    log.debug("probe_failed reason=%s", error)
+                self._announce(self._reason)
                 await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
             else:
                 if info != self._known or attempt > 1:
                     log.info("server_ready model=%s dimensions=%d", info.model, info.dimensions)
-                self._known = info
+                self._known, self._announced = info, False
                 self._changed(None)
                 return info
         raise AssertionError("unreachable")

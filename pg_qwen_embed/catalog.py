@@ -168,6 +168,8 @@ def _registered_source(source: Row | None, row: Row) -> Source:
     if not row["has_document"]:
         return replace(_source(source, []), key=attached_key, problem=f"a column it embeds was dropped from {table}")
     there = {column["name"] for column in source["columns"]}
+    if row["store"] == "column" and row["column_name"] not in there:
+        return replace(_source(source, []), key=attached_key, problem=f"its column of vectors was dropped from {table}")
     if there.issuperset(row["key"]):
         return _source(source, row["key"])
     # Renamed: the primary key says what the columns are called now.

@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
 from pg_qwen_embed import catalog, vectors
 from pg_qwen_embed.database import BinaryValue, Connection, connect
-from pg_qwen_embed.errors import UsageError
+from pg_qwen_embed.errors import AnotherModel, UsageError
 from pg_qwen_embed.model import Embedding, Hit
 from pg_qwen_embed.prompt import PromptStyle, query_prompt
 from pg_qwen_embed.settings import Settings, resolve
@@ -86,7 +87,13 @@ class Client:
             raise UsageError(f"a limit of {limit} finds nothing; it must be 1 or more")
         query = self.embed_query(name, text)
         with self._lock:
-            return self._search(self._embedding(name), query, limit)
+            embedding = self._embedding(name)
+            try:
+                return self._search(embedding, query, limit)
+            except psycopg.OperationalError:
+                if not self._database_lost():
+                    raise
+                return self._search(embedding, query, limit)  # on a new connection
 
     def _search(self, embedding: Embedding, query: NDArray[np.float32], limit: int) -> list[Hit]:
         holes = fragments.holes(embedding)
@@ -101,23 +108,33 @@ class Client:
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by distances it has rounded
 
     async def _embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
+        dimensions = embedding.generation.dimensions
+        try:
+            found = await self._server.embed(await self._served(embedding), [prompt], dimensions)
+        except AnotherModel:  # since it was asked what it serves: ask again
+            self._info = None
+            found = await self._server.embed(await self._served(embedding), [prompt], dimensions)
+        query: NDArray[np.float32] = found[0]
+        return query
+
+    async def _served(self, embedding: Embedding) -> ModelInfo:
         if self._info is None:
             self._info = await self._server.model_info()
-        if self._info.model != embedding.generation.model:
-            served, self._info = self._info.model, None
-            raise UsageError(
-                f"{embedding.name} holds vectors of {embedding.generation.model}, and the server at {self._server.url} "
-                f"serves {served}; set PG_QWEN_EMBED_SERVER_URL to a server of that model"
-            )
-        found: NDArray[np.float32] = (await self._server.embed(self._info, [prompt], embedding.generation.dimensions))[
-            0
-        ]
-        return found
+        if self._info.model == embedding.generation.model:
+            return self._info
+        served, self._info = self._info.model, None
+        raise UsageError(
+            f"{embedding.name} holds vectors of {embedding.generation.model}, and the server at {self._server.url} "
+            f"serves {served}; set PG_QWEN_EMBED_SERVER_URL to a server of that model"
+        )
 
     def _embedding(self, name: str) -> Embedding:
         if name not in self._embeddings:
             self._embeddings[name] = catalog.embedding(self._database(), name)
         return self._embeddings[name]
+
+    def _database_lost(self) -> bool:
+        return self._connection is not None and self._connection.closed
 
     def _database(self) -> Connection:
         if self._connection is None or self._connection.closed:

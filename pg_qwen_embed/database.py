@@ -86,9 +86,10 @@ def _one_sentence(url: str) -> Iterator[None]:
         ) from None
 
 
-def first_line(error: psycopg.Error) -> str:
+def first_line(error: Exception) -> str:
     """The server's own sentence, without the statement around it."""
-    return error.diag.message_primary or str(error).split("\n", 1)[0]
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return primary or str(error).partition("\n")[0] or type(error).__name__
 
 
 def as_text(query: sql.Composable) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pg_qwen_embed import embedded, migrate
+from pg_qwen_embed import attach, catalog, embedded, migrate
 from pg_qwen_embed.corpus import Document
 from pg_qwen_embed.database import Connection, connect
 from pg_qwen_embed.errors import Error, ServerUnavailable
@@ -69,8 +69,16 @@ def schema(url: str, documents: Iterable[Document]) -> Iterator[Connection]:
                     copy.write_row((document.name, document.kind, document.doc))
             yield connection
         finally:
-            connection.execute(statement("demo_drop" if was_there else "demo_uninstall"))
-            connection.execute(statement("demo_drop"))
+            _remove(connection, was_there)
+
+
+def _remove(connection: Connection, was_there: bool) -> None:
+    ours = [one for one in catalog.embeddings(connection, NAME) if str(one.source.table) == TABLE]
+    for embedding in ours:  # a user's own may have the name
+        attach.detach(connection, embedding.name)
+    connection.execute(statement("demo_drop"))
+    if not was_there and not catalog.embeddings(connection):
+        connection.execute(statement("demo_uninstall"))
 
 
 def followed_after(connection: Connection, change: str, values: dict[str, str], timeout: float = 30.0) -> float:

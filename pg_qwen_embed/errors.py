@@ -23,6 +23,10 @@ class ServerUnavailable(Error):
     """The embedding server is down, overloaded or too slow: nothing is wrong with the documents."""
 
 
+class AnotherModel(ServerUnavailable):
+    """The embedding server answers as another model than it did when it was asked what it serves."""
+
+
 class ServerFault(ServerUnavailable):
     """The embedding server answered something that must not be written (too few vectors, NaN, wrong length), or
     nothing in time. When it answers others, it may be this input that does it."""

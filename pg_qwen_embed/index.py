@@ -15,12 +15,17 @@ log = logging.getLogger("pg_qwen_embed.worker")
 MEMORY = "256MB"  # maintenance_work_mem of the build; a graph beyond it is finished on disk, several times slower
 
 
-async def ensure(url: str, embedding: Embedding) -> None:
-    """A valid HNSW index and fresh statistics. Takes no lock that writers wait for; needs a connection of its own."""
+async def ensure(url: str, embedding: Embedding) -> bool:
+    """A valid HNSW index and fresh statistics; False while somebody else builds it (a worker that was killed, say, whose
+    statement goes on). Takes no lock that writers wait for; needs a connection of its own."""
     async with await connect_async(url, f"pg_qwen_embed index: {embedding.name}"[:63]) as connection:
-        if await _state(connection, embedding) != "valid":
+        state = await _state(connection, embedding)
+        if state == "building":
+            return False
+        if state != "valid":
             await _build(connection, embedding)
         await connection.execute(statement("analyze", {"table": _indexed(embedding)}), {})
+        return True
 
 
 async def _state(connection: AsyncConnection, embedding: Embedding) -> str:

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-FIRST_PAUSE = 10.0  # seconds
+FIRST_PAUSE = 10.0  # seconds, and the shortest
 LONGEST_PAUSE = 3600.0
 ATTEMPTS = 8
 
@@ -22,7 +22,7 @@ def decide(attempts: int, rng: random.Random) -> RetryAfter | Park:
     """What to do with a document that the server has refused so many times (1 or more)."""
     if attempts >= ATTEMPTS:
         return Park()
-    return RetryAfter(backoff(attempts, base=FIRST_PAUSE, cap=LONGEST_PAUSE, rng=rng))
+    return RetryAfter(FIRST_PAUSE + backoff(attempts, base=FIRST_PAUSE, cap=LONGEST_PAUSE, rng=rng))
 
 
 def backoff(attempt: int, *, base: float, cap: float, rng: random.Random) -> float:

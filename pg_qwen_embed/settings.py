@@ -70,5 +70,5 @@ def _http_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise UsageError(f"the server URL {url!r} is not one; write it like {DEFAULT_SERVER_URL}")
+        raise UsageError(f"the server URL {url.rpartition('@')[2]!r} is not one; write it like {DEFAULT_SERVER_URL}")
     return url.rstrip("/")

@@ -15,7 +15,7 @@ import orjson
 import pybase64
 
 from pg_qwen_embed import vectors
-from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable
+from pg_qwen_embed.errors import AnotherModel, DocumentRefused, ServerFault, ServerUnavailable
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.vectors import Vectors
 
@@ -35,6 +35,7 @@ class ModelInfo:
     dimensions: int
     shortens: bool  # whether the server takes `dimensions` itself
     allowed: tuple[int, ...] = ()  # the only ones it takes; empty: any up to `dimensions`
+    answers_as: str | None = None  # what its answers call it; need not be `model`
 
 
 class EmbeddingServer:
@@ -80,13 +81,14 @@ class EmbeddingServer:
         abilities = info.get("embedding")
         abilities = abilities if isinstance(abilities, dict) else {}
         allowed = abilities.get("matryoshka_dimensions")
-        full = await self._embed(model, ["dimensions"], None)
+        full, answers_as = await self._embed(model, ["dimensions"], None)
         vectors.check(full, 1, full.shape[1])
         return ModelInfo(
             model=model,
             dimensions=full.shape[1],
             shortens=bool(abilities.get("supports_dimensions")),
             allowed=tuple(allowed) if isinstance(allowed, list) else (),
+            answers_as=answers_as,
         )
 
     async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Vectors:
@@ -95,16 +97,20 @@ class EmbeddingServer:
         Raises DocumentRefused when the server refuses the request (one bad text refuses all), ServerUnavailable
         and ServerFault when the server is to blame."""
         native = info.shortens and dimensions != info.dimensions and (not info.allowed or dimensions in info.allowed)
-        found = await self._embed(info.model, texts, dimensions if native else None)
+        found, answers_as = await self._embed(info.model, texts, dimensions if native else None)
+        if answers_as != info.answers_as:
+            raise AnotherModel(f"the server at {self.url} answers as {answers_as}, and was {info.answers_as} before")
         if native or found.shape[1] == dimensions:
             return vectors.normalise(vectors.check(found, len(texts), dimensions))
         return vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
 
-    async def _embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> Vectors:
+    async def _embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> tuple[Vectors, str | None]:
         body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = dimensions
-        return _decode(await self._post(f"{self._settings.server_url}/embeddings", body), len(texts))
+        answer = await self._post(f"{self._settings.server_url}/embeddings", body)
+        named = answer.get("model")
+        return _decode(answer, len(texts)), named if isinstance(named, str) else None
 
     async def _get(self, url: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
         return await self._call("GET", url, None, missing)
@@ -120,9 +126,18 @@ class EmbeddingServer:
                 method, url, data=body, headers={"Content-Type": "application/json"}
             ) as response:
                 content = await response.read()
+        except aiohttp.ConnectionTimeoutError:
+            raise ServerUnavailable(
+                f"the embedding server at {self.url} cannot be reached: connecting takes too long"
+            ) from None
         except TimeoutError:
             raise ServerFault(
                 f"the embedding server at {self.url} did not answer within {self._timeout:.0f} s"
+            ) from None
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError):
+            # Perhaps a restart, or a connection that had been idle; perhaps this very input.
+            raise ServerFault(
+                f"the embedding server at {self.url} closed the connection before it had answered"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise ServerUnavailable(
@@ -145,7 +160,8 @@ class EmbeddingServer:
             return ServerUnavailable(
                 f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
             )
-        return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")
+        hint = "; is this its base URL, ending in /v1?" if status == 404 else ""
+        return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}{hint}")
 
     def _parsed(self, content: bytes) -> dict[str, Any]:
         try:

@@ -14,7 +14,7 @@ from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.vectors import Vectors
 
 Key = tuple[Any, ...]
-LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any text are fewer
+LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any text that is read are fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Change:
     seqs: Sequence[int]
     fingerprint: bytes | None
     document: str
+    here: bool = True  # whether the row was there; blank if so, and gone if not
     attempts: int = 0  # how often the server has refused this version
 
 
@@ -82,10 +83,10 @@ class Store:
         }
         cursor = connection.cursor(binary=True)
         rows = await (await cursor.execute(self._read_outbox, values)).fetchall()
-        truncated = [(version, seqs) for version, _, seqs, _, _, *key in rows if key[0] is None]
+        truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
         changes = [
-            Change(tuple(key), version, seqs, fingerprint, document)
-            for version, _, seqs, fingerprint, document, *key in rows
+            Change(tuple(key), version, seqs, fingerprint, document, here)
+            for version, _, seqs, fingerprint, document, here, *key in rows
             if key[0] is not None
         ]
         if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
@@ -128,7 +129,7 @@ class Store:
     async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:
         """Settle keys that have no vector to be: their row has gone, or its document is blank. Like `write`, it returns
         the positions of changes left undone."""
-        values = self._keys_and_versions(changes)
+        values = self._keys_and_versions(changes) | {"here": [change.here for change in changes]}
         values |= self._entries(changes)
         async with connection.pipeline(), connection.transaction():
             await self._lock(connection, "lock_store_exclusive")
@@ -147,8 +148,8 @@ class Store:
             self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         )
         return [
-            Change(tuple(key), version, (), fingerprint, document, attempts)
-            for version, attempts, fingerprint, document, *key in await cursor.fetchall()
+            Change(tuple(key), version, (), fingerprint, document, here, attempts)
+            for version, attempts, fingerprint, document, here, *key in await cursor.fetchall()
         ]
 
     async def record_failure(
@@ -169,8 +170,10 @@ class Store:
         values = {"id": self._id, "cursor": [str(value) for value in cursor], "rows": rows}
         await connection.execute(statement("advance_backfill"), values)
 
-    async def finish_backfill(self, connection: AsyncConnection, state: str) -> None:
-        await connection.execute(statement("finish_backfill"), {"id": self._id, "state": state})
+    async def finish_backfill(self, connection: AsyncConnection, state: str, *, after: str) -> None:
+        """From one state to the next; nothing, if the backfill was started again meanwhile."""
+        values = {"id": self._id, "state": state, "from": after}
+        await connection.execute(statement("finish_backfill"), values)
 
     async def read_backfill_state(self, connection: AsyncConnection) -> tuple[str, list[str] | None]:
         cursor = await connection.execute(statement("read_backfill_state"), {"id": self._id})

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, takewhile
 
 import numpy as np
 import psycopg
@@ -20,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_qwen_embed import batching, retry
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, first_line
-from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable
+from pg_qwen_embed.errors import DatabaseUnavailable, DocumentRefused, ServerFault, ServerUnavailable
 from pg_qwen_embed.floor import Floor
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
 from pg_qwen_embed.store import LONGEST_DOCUMENT, Change, Key, Store
@@ -30,6 +30,7 @@ log = logging.getLogger("pg_qwen_embed.worker")
 
 Pool = AsyncConnectionPool[AsyncConnection]
 VACUUM_AFTER = 20_000  # entries: autovacuum looks once a minute, and a busy outbox turns over faster
+WRITE_TRIES_ONCE = 8
 LOCKED_PAUSE = 0.1  # seconds
 WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 # SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application's), WITH CHECK OPTION.
@@ -117,6 +118,7 @@ class Feed:
         breaker: Breaker,
         limits: Limits,
         moved: Callable[[], None],
+        altered: Callable[[], None],
         once: bool = False,
     ) -> None:
         """once: a server of another model is an error, and not waited for."""
@@ -126,6 +128,7 @@ class Feed:
         self._pool = pool
         self._limits = limits
         self._moved = moved
+        self._altered = altered
         self._breaker = breaker
         self._once = once
         self._floor = Floor()
@@ -154,7 +157,7 @@ class Feed:
     @property
     def idle(self) -> bool:
         """Nothing read is unsettled, and no backfill is under way."""
-        return not self._documents and not self._in_flight and self._walk is None
+        return self.settled and self._walk is None
 
     @property
     def settled(self) -> bool:
@@ -165,9 +168,13 @@ class Feed:
         self._paused_until = asyncio.get_running_loop().time() + seconds
 
     @property
+    def paused(self) -> bool:
+        return self._paused_until > asyncio.get_running_loop().time()
+
+    @property
     def takes_changes(self) -> bool:
         """Whether there is room for live changes. A backfill fills only what they leave."""
-        if self._paused_until > asyncio.get_running_loop().time():
+        if self.paused:
             return False
         return self._live < self._limits.documents and self._characters < 2 * self._limits.characters
 
@@ -242,16 +249,17 @@ class Feed:
         return True
 
     def _take(self, changes: list[Change], page: WalkPage | None) -> None:
-        documents = [change for change in changes if change.fingerprint is not None]
-        for change in [change for change in documents if len(change.document) > LONGEST_DOCUMENT]:
-            documents.remove(change)
-            self._outcomes.put_nowait(Refused(Request([change], page), TOO_LARGE))
+        present = [change for change in changes if change.fingerprint is not None]
+        documents = [change for change in present if len(change.document) <= LONGEST_DOCUMENT]
+        for change in present if len(present) > len(documents) else ():
+            if len(change.document) > LONGEST_DOCUMENT:
+                self._outcomes.put_nowait(Refused(Request([change], page), TOO_LARGE))
         blank = [change for change in changes if change.fingerprint is None]
         if blank:
             self._outcomes.put_nowait(Cleared(blank))
         self._documents += len(changes)
-        self._characters += sum(len(change.document) for change in changes if change.fingerprint is not None)
-        lengths = [len(change.document) for change in documents]
+        self._characters += sum(len(change.document) for change in present)
+        lengths = [len(change.document.encode()) for change in documents]
         for positions in batching.pack(lengths, self._limits.request):
             self._queue(Request([documents[n] for n in positions], page))
         if page is not None and not changes:
@@ -303,6 +311,7 @@ class Feed:
                     raise DocumentRefused(str(error)) from None
                 if attempt == TRIES and len(texts) > 1:
                     raise TooMuch from None
+                await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
         raise AssertionError("unreachable")
 
     async def _served(self) -> ModelInfo:
@@ -350,6 +359,12 @@ class Feed:
                 if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ROWS_OWN_FAULT:
                     self._part(group, reason)
                     return
+                if isinstance(
+                    error, psycopg.ProgrammingError
+                ):  # the embedding was detached, its source altered, a right lost
+                    self._altered()
+                if self._once and attempt == WRITE_TRIES_ONCE:
+                    raise DatabaseUnavailable(f"{self.embedding.name} cannot be written: {reason}") from None
                 await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
             else:
                 return
@@ -439,12 +454,11 @@ class Feed:
         walk = self._walk
         if walk is None:
             return
-        rows, last = 0, None
-        while walk.pages and not walk.pages[0].left:
-            page = walk.pages.popleft()
-            rows, last = rows + page.rows, page.last
-        if last is not None:
-            await self.store.advance_backfill(connection, last, rows)
+        done = list(takewhile(lambda page: not page.left, walk.pages))
+        if done:
+            await self.store.advance_backfill(connection, done[-1].last, sum(page.rows for page in done))
+        for _ in done:
+            walk.pages.popleft()
 
     @property
     def walked(self) -> bool:

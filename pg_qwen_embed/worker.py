@@ -10,7 +10,6 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -32,7 +31,9 @@ log = logging.getLogger("pg_qwen_embed.worker")
 READER_NAME = "pg_qwen_embed worker: lead and read"
 AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
+VERIFIER_NAME = "pg_qwen_embed worker: verify"
 WRITERS = 2
+LONGEST_STATEMENT = 60.0  # seconds
 STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
 LONGEST_BLINK = 0.05
 GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
@@ -47,7 +48,7 @@ class Options:
     linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
     blink: float = 0.005  # the pause between looks while awake
     sweep: float = 1.0
-    index_pause: float = 30.0  # after an index build that failed
+    index_pause: float = 10.0  # after an index build that failed, or while another is at it
     excuse: float = 2.0  # how long a feed rests that could not read
     ping: float = 10.0  # how often, and how long an answer may take; 0 for never
     tidy: float = 5.0
@@ -110,7 +111,6 @@ class Session:
         self._builds: dict[int, asyncio.Task[None]] = {}
         self._doorbell = asyncio.Event()
         self._breaker = Breaker(server, self._server_changed, options.patience)
-        self._renaming: asyncio.Task[None] | None = None
         self._standing_by = False
         self._blink = options.blink
         self._pinged = asyncio.Event()
@@ -133,6 +133,7 @@ class Session:
                 self._group.create_task(self._listen())
                 self._group.create_task(self._ping())
                 self._group.create_task(self._tidy())
+                self._group.create_task(self._verify())
                 self._group.create_task(self._ring_when_stopping())
                 self._group.create_task(self._follow())
         except psycopg.Error as error:
@@ -160,6 +161,9 @@ class Session:
         """Find out that a connection is dead though nobody says so: the one that reads calls the one that listens."""
         while self._options.ping:
             await asyncio.sleep(self._options.ping)
+            if self._reader.lock.locked():  # it is at work; a statement that never ends is found out here too
+                await self._freed()
+                continue
             self._pinged.clear()
             try:
                 async with asyncio.timeout(self._options.ping):
@@ -167,6 +171,14 @@ class Session:
                     await self._pinged.wait()
             except TimeoutError:
                 raise DatabaseUnavailable(f"a connection has been silent for {self._options.ping:.0f} s") from None
+
+    async def _freed(self) -> None:
+        """Wait for the statement that is running on the connection that reads."""
+        try:
+            async with asyncio.timeout(LONGEST_STATEMENT), self._reader.lock:
+                return
+        except TimeoutError:
+            raise DatabaseUnavailable(f"a statement has not ended in {LONGEST_STATEMENT:.0f} s") from None
 
     async def _ring_when_stopping(self) -> None:
         await self._stopping.wait()
@@ -183,7 +195,7 @@ class Session:
     def _server_changed(self, reason: str | None) -> None:
         """Say it where `status` looks: in the name of the session that leads."""
         name = READER_NAME if reason is None else AWAY_NAME
-        self._renaming = self._group.create_task(self._rename(name))
+        self._group.create_task(self._rename(name))
 
     async def _rename(self, name: str) -> None:
         await self._reader.execute(statement("name_session"), {"name": name})
@@ -229,6 +241,8 @@ class Session:
 
     def _longest_sleep(self) -> float | None:
         self._blink = self._options.blink
+        if any(feed.paused for feed in self._feeds.values()):
+            return self._options.excuse
         if self._standing_by:
             return self._options.poll or STANDBY_POLL
         return self._options.poll or None
@@ -269,11 +283,16 @@ class Session:
 
     def _excuse(self, feed: Feed, error: psycopg.Error) -> None:
         sentence = f"{feed.embedding.name} cannot be read: {first_line(error)}"
-        if self._options.once:
+        if self._options.once and not isinstance(error, psycopg.OperationalError):  # those pass: a lock, a time-out
             raise DatabaseUnavailable(sentence) from None
         log.warning("read_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
         feed.pause(self._options.excuse)
-        self._registry_changed = True  # its source may have been altered, or the embedding detached
+        self._read_registry_again()
+
+    def _read_registry_again(self) -> None:
+        """A source may have been altered, or an embedding detached."""
+        self._registry_changed = True
+        self._doorbell.set()
 
     # Which generations to follow.
 
@@ -315,7 +334,8 @@ class Session:
     async def _take_on(self, embedding: Embedding) -> None:
         feed = Feed(
             Store(embedding, self._halfvec_oid), self._server, self._pool,
-            breaker=self._breaker, limits=self._options.limits, moved=self._doorbell.set, once=self._options.once,
+            breaker=self._breaker, limits=self._options.limits, moved=self._doorbell.set, altered=self._read_registry_again,
+            once=self._options.once,
         )  # fmt: skip
         self._feeds[embedding.generation.id] = feed
         feed.start(self._group)
@@ -328,7 +348,7 @@ class Session:
             await feed.store.start_backfill(self._reader)
             feed.begin_walk(cursor)
         else:
-            self._build_index(feed, state)
+            self._build_index(feed)
 
     async def _restart_backfills(self) -> None:
         """Backfills asked for while their generation is being followed."""
@@ -354,25 +374,29 @@ class Session:
     # Housekeeping.
 
     async def _tidy(self) -> None:
-        """Vacuum outboxes that have seen much, and look for drift now and then, each on a connection of the pool."""
-        clock = asyncio.get_running_loop().time
-        verified = clock()
+        """Vacuum outboxes that have seen much, on a connection of the pool."""
         while True:
             await asyncio.sleep(self._options.tidy)
-            for feed in list(self._feeds.values()):
-                if feed.wants_vacuum():
-                    await self._housekeep(feed, feed.store.vacuum)
-            if self._options.verify_every and clock() - verified >= self._options.verify_every:
-                for feed in list(self._feeds.values()):
-                    await self._housekeep(feed, partial(_gently_repaired, embedding=feed.embedding))
-                verified = clock()
+            for feed in [feed for feed in self._feeds.values() if feed.wants_vacuum()]:
+                try:
+                    async with self._pool.connection() as connection:
+                        await feed.store.vacuum(connection)
+                except (psycopg.Error, PoolTimeout) as error:
+                    log.warning("vacuum_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
 
-    async def _housekeep(self, feed: Feed, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
-        try:
-            async with self._pool.connection() as connection:
-                await work(connection)
-        except (psycopg.Error, PoolTimeout) as error:
-            log.warning("housekeeping_failed embedding=%s reason=%s", feed.embedding.name, str(error).splitlines()[0])
+    async def _verify(self) -> None:
+        """Look for drift now and then, gently, where nothing else is going on."""
+        while self._options.verify_every:
+            await asyncio.sleep(self._options.verify_every)
+            for embedding in [feed.embedding for feed in self._feeds.values() if feed.idle]:
+                try:
+                    async with await connect_async(self._url, VERIFIER_NAME) as connection:
+                        done = await repair.repair(connection, embedding, pause=GENTLE_PAUSE)
+                except (psycopg.Error, DatabaseUnavailable) as error:
+                    log.warning("verify_failed embedding=%s reason=%s", embedding.name, first_line(error))
+                else:
+                    enqueued = done.missing_or_stale + done.orphaned
+                    log.info("verified embedding=%s enqueued=%d", embedding.name, enqueued)
 
     # Backfills that have come to their end.
 
@@ -380,35 +404,37 @@ class Session:
         for feed in self._feeds.values():
             if feed.walked:
                 feed.end_walk()
-                await feed.store.finish_backfill(self._reader, "indexing")
-                self._build_index(feed, "done")
+                await feed.store.finish_backfill(self._reader, "indexing", after="running")
+                self._build_index(feed)
 
-    def _build_index(self, feed: Feed, then: str) -> None:
+    def _build_index(self, feed: Feed) -> None:
         id_ = feed.embedding.generation.id
-        state = "done" if then == "indexing" else then
-        self._builds[id_] = self._group.create_task(self._ensure_index(id_, feed, state))
+        if id_ not in self._builds:
+            self._builds[id_] = self._group.create_task(self._ensure_index(id_, feed))
 
-    async def _ensure_index(self, id_: int, feed: Feed, state: str) -> None:
+    async def _ensure_index(self, id_: int, feed: Feed) -> None:
         """Searches go on without it, slower; so it is tried until it is there."""
         try:
             while True:
-                if await self._index_built(feed, state):
+                if await self._index_built(feed):
                     break
                 await asyncio.sleep(self._options.index_pause)
             log.info("index_ready embedding=%s", feed.embedding.name)
         finally:
-            self._builds.pop(id_, None)
+            if self._builds.get(id_) is asyncio.current_task():
+                del self._builds[id_]
             self._doorbell.set()
 
-    async def _index_built(self, feed: Feed, state: str) -> bool:
+    async def _index_built(self, feed: Feed) -> bool:
         try:
-            await index.ensure(self._url, feed.embedding)
+            if not await index.ensure(self._url, feed.embedding):
+                return False
             async with self._pool.connection() as connection:
-                await feed.store.finish_backfill(connection, state)
+                await feed.store.finish_backfill(connection, "done", after="indexing")
         except (psycopg.Error, PoolTimeout, DatabaseUnavailable) as error:
             if self._options.once:
                 raise
-            log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, str(error).splitlines()[0])
+            log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
             return False
         return True
 
@@ -424,11 +450,6 @@ class Session:
     async def _lock(self, name: str, lock: Lock, ids: list[int]) -> list[int]:
         cursor = await self._reader.execute(statement(name), {"lock": int(lock), "ids": ids})
         return [row[0] for row in await cursor.fetchall()]
-
-
-async def _gently_repaired(connection: AsyncConnection, *, embedding: Embedding) -> None:
-    done = await repair.repair(connection, embedding, pause=GENTLE_PAUSE)
-    log.info("verified embedding=%s enqueued=%d", embedding.name, done.missing_or_stale + done.orphaned)
 
 
 async def run(settings: Settings, options: Options) -> None:

@@ -73,6 +73,7 @@ class StandIn:
             ready.set()
             await stopping.wait()
             await runner.cleanup()
+            await asyncio.sleep(0.01)  # closed transports say goodbye in the next turns of the loop
 
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="stand-in")
         thread.start()

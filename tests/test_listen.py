@@ -32,9 +32,12 @@ async def test_change_made_while_nobody_listened_is_found_once_somebody_does(
     monkeypatch.setattr(worker, "notifications", late)
     following = worker.Worker(Settings(rig.url, rig.server.url), worker.Options(poll=0, ping=0))
     task = asyncio.create_task(following.run())
-    gate = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = {int(Lock.GATE)} AND granted"
+    asleep = f"""
+        SELECT 1 FROM _qwen_embed.backfill, pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE backfill.state = 'done' AND l.locktype = 'advisory' AND l.classid = {int(Lock.GATE)} AND l.granted
+          AND clock_timestamp() - a.state_change > interval '0.5 s'"""
     try:
-        await until(lambda: rig.count("store") == 1 and rig.rows(gate))
+        await until(lambda: rig.rows(asleep))
         await asyncio.to_thread(rig.execute, "INSERT INTO articles VALUES (2, 'two')")
         assert rig.count("store") == 1, "the worker sleeps, and was not told"
         may_listen.set()

@@ -28,20 +28,20 @@ def plan_of(rig: Rig, query: sql.Composed) -> str:
 
 
 @both_versions
-@pytest.mark.parametrize("analysed", [True, False], ids=["analysed", "never analysed"])
+@pytest.mark.parametrize(("rows", "analysed"), [(5000, True), (5000, False), (3, True)], ids=str)
 @pytest.mark.parametrize("store", ["table", "column"])
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 def test_hot_statements_scan_no_table_from_end_to_end(
-    rig: Rig, key: tuple[str, str], store: str, analysed: bool
+    rig: Rig, key: tuple[str, str], store: str, rows: int, analysed: bool
 ) -> None:
     columns, values = key
     rig.execute(f"CREATE TABLE articles (body text, views int, {columns})")
     rig.ok("attach", "articles", "--text", "body", "--store", store)
     embedding = rig.embedding()
-    rig.execute(f"INSERT INTO articles SELECT 'text ' || n, 0, {values} FROM generate_series(1, 5000) n")
+    rig.execute(f"INSERT INTO articles SELECT 'text ' || n, 0, {values} FROM generate_series(1, {rows}) n")
     names = ", ".join(f"k{n}" for n in range(1, len(embedding.source.key) + 1))
     rig.execute(
-        f"INSERT INTO {rig.machinery('store')} ({names}, version) SELECT {values}, 1 FROM generate_series(1, 5000) n"
+        f"INSERT INTO {rig.machinery('store')} ({names}, version) SELECT {values}, 1 FROM generate_series(1, {rows}) n"
     )
     if analysed:
         rig.execute(f"ANALYZE articles, {rig.machinery('store')}, {rig.machinery('outbox')}")

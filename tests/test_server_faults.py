@@ -182,3 +182,32 @@ def test_a_server_that_no_longer_shortens_is_asked_for_whole_vectors(rig: Rig) -
     eventually(rig.settled)
     rig.assert_in_step()
     assert rig.count("failure") == 0
+
+
+def test_a_server_that_is_swapped_for_another_model_between_two_requests_gets_nothing_written(rig: Rig) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    worker = rig.worker()
+    eventually(rig.settled)
+    rig.server.model = "another"
+    rig.execute("INSERT INTO articles VALUES (2, 'two')")
+    eventually(lambda: "serves another" in worker.said)
+    assert rig.count("store") == 1
+    rig.server.model = "stand-in"
+    eventually(rig.settled)
+    rig.assert_in_step()
+
+
+def test_a_source_that_is_locked_does_not_hold_up_the_others(rig: Rig) -> None:
+    rig.articles("one")
+    rig.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+    for table in ("articles", "others"):
+        rig.ok("attach", table, "--text", "body")
+    rig.worker()
+    eventually(rig.settled)
+    with rig.connect(autocommit=False) as holder:
+        rig.execute("INSERT INTO others VALUES (1, 'waits')")
+        holder.execute("LOCK TABLE others IN ACCESS EXCLUSIVE MODE")
+        rig.execute("INSERT INTO articles VALUES (2, 'does not wait')")
+        eventually(lambda: rig.value("SELECT count(*) FROM qwen_embed.articles") == 2)
+    eventually(lambda: rig.settled("others"))

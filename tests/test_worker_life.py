@@ -154,7 +154,7 @@ def test_live_changes_are_embedded_before_the_rest_of_a_backfill(rig: Rig) -> No
         eventually(lambda: rig.server.waiting)
         rig.execute("INSERT INTO articles VALUES (9999, 'changed')")
     eventually(lambda: "changed" in rig.server.texts)
-    assert rig.server.texts.index("changed") < 2500
+    assert rig.server.texts.index("changed") < 900
     eventually(rig.settled)
     rig.assert_in_step()
 

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import click
 
@@ -46,13 +48,14 @@ def demo(keep: bool) -> None:
 
     Starts a PostgreSQL in a folder of its own, the local embedding server and a worker, and removes them at the end.
     With PG_QWEN_EMBED_SERVER_URL it uses that server instead; with PG_QWEN_EMBED_DATABASE_URL that database, in a
-    schema of its own, qwen_embed_demo, which it removes.
+    schema of its own, qwen_embed_demo, which it removes; an extension vector that was missing stays.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     with stage.database() as database_url, stage.server() as server_url:
         settings = resolve(os.environ, database_url=database_url, server_url=server_url)
         documents = list(corpus.documents())
-        click.echo(f"database  {database_url}\nserver    {server_url}")
+        click.echo(f"database  {_shown(stage.DATABASE_VARIABLE, database_url)}")
+        click.echo(f"server    {_shown(stage.SERVER_VARIABLE, server_url)}")
         with stage.schema(database_url, documents) as connection:
             click.echo(f"\nLoaded {len(documents):,} docstrings into the table {stage.TABLE}.")
             _attach(settings, connection)
@@ -105,13 +108,20 @@ def _change(connection: Connection, client: Client) -> None:
     click.echo()
 
 
+def _shown(variable: str, url: str) -> str:
+    """What was given may hold a password."""
+    return f"the one of {variable}" if os.environ.get(variable) else url
+
+
 def _farewell(database_url: str, server_url: str, keep: bool) -> None:
-    click.echo(
-        f"{'Running until Ctrl-C' if keep else 'Run it with --keep, and these work while it runs'}:\n"
-        f"  export {stage.DATABASE_VARIABLE}='{database_url}' {stage.SERVER_VARIABLE}={server_url}\n"
-        f"  pg-qwen-embed status\n"
-        f'  pg-qwen-embed search {stage.NAME} "parse command line arguments"\n'
-        f"  pg-qwen-embed verify {stage.NAME}"
-    )
-    if keep:
+    if not keep:
+        click.echo("All of it is removed now. To keep it running and try it yourself: make demo KEEP=1")
+        return
+    ours = {stage.DATABASE_VARIABLE: database_url, stage.SERVER_VARIABLE: server_url}
+    exports = [f"  export {variable}='{url}'" for variable, url in ours.items() if not os.environ.get(variable)]
+    program = Path(sys.executable).with_name("pg-qwen-embed")
+    commands = ("status", f'search {stage.NAME} "parse command line arguments"', f"verify {stage.NAME}")
+    click.echo("\n".join(["Running until Ctrl-C. Try:", *exports, *(f"  {program} {command}" for command in commands)]))
+    with suppress(KeyboardInterrupt):
         signal.pause()
+    click.echo("\nstopped, and everything removed")

@@ -5,10 +5,8 @@ import sys
 
 import click
 
-from pg_qwen_embed import attach as attaching
-from pg_qwen_embed import catalog
-from pg_qwen_embed import repair as repairing
 from pg_qwen_embed import status as reporting
+from pg_qwen_embed import verify as verifying
 from pg_qwen_embed.cli.options import json_option, print_json, with_settings
 from pg_qwen_embed.client import Client
 from pg_qwen_embed.database import connect
@@ -49,6 +47,8 @@ def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) 
         return
     for hit in hits:
         click.echo(_line(hit))
+    if not hits:
+        click.echo(f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}", err=True)
 
 
 @click.command()
@@ -62,12 +62,8 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     Changes that the worker has not come to yet count: see `status` for those. With --repair the exit status is 0 when
     all that was found is enqueued; documents the server refuses stay failures.
     """
-    with connect(settings.database_url, "pg_qwen_embed verify") as connection:
-        embedding = catalog.embedding(connection, name)
-        if repair and reporting.status(connection, name)[0].triggers_missing:
-            attaching.restore_triggers(connection, embedding)
-        found = reporting.drift(connection, embedding)
-    done = repairing.repair_now(settings.database_url, embedding) if repair else None
+    verified = verifying.verify(settings.database_url, name, mend=repair)
+    found, done = verified.drift, verified.enqueued
     if as_json:
         print_json(dataclasses.asdict(found) | ({"enqueued": dataclasses.asdict(done)} if done else {}))
     else:

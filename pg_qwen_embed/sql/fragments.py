@@ -23,6 +23,7 @@ from pg_qwen_embed.template import Placeholder, Template
 MACHINERY = "_qwen_embed"
 FACE = "qwen_embed"
 TRUE = sql.SQL("true")
+UPDATE = sql.SQL("UPDATE")
 Holes = dict[str, sql.Composable]
 
 _INTEGERS = {"smallint", "integer", "bigint"}
@@ -67,13 +68,14 @@ def holes(embedding: Embedding) -> Holes:
         "key_values": _list(_key_value(n, column) for n, column in enumerate(source.key, 1)),
         "keys_out": _list(_key_out("c", n, column) for n, column in enumerate(source.key, 1)),
         "f_keys_out": _list(_key_out("f", n, column) for n, column in enumerate(source.key, 1)),
-        "t_keys_out": _list(_source_key_out(column) for column in source.key),
+        "t_keys_out": _list(_as_sent(sql.Identifier("t", column.name), column) for column in source.key),
         "after": _list(_after(n, column) for n, column in enumerate(source.key, 1)),
         "a_key_values": _list(_key_cast(n, column) for n, column in enumerate(source.key, 1)),
         "t_key_as": _list(
             sql.SQL("{} AS {}").format(sql.Identifier("t", column.name), key)
             for column, key in zip(source.key, keys, strict=True)
         ),
+        "here": sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", source.key[0].name)),
         "source_text": _regclass(identifier(source.table)),
         "store_text": _regclass(machinery("store", generation)),
         "has_vector": sql.SQL("true"),
@@ -101,6 +103,10 @@ def ddl_holes(embedding: Embedding) -> Holes:
         "id": sql.Literal(generation.id),
         "id_text": sql.Literal(str(generation.id)),
     }
+
+
+def update_of(names: Iterable[str]) -> sql.Composable:
+    return sql.SQL("UPDATE OF {}").format(_list(map(sql.Identifier, names)))
 
 
 def key_function(embedding: Embedding, n: int) -> sql.Identifier:
@@ -245,13 +251,11 @@ def _collate(column: Column) -> sql.Composable:
 
 
 def _key_out(alias: str, n: int, column: Column) -> sql.Composable:
-    cast = sql.SQL("bigint" if is_integer(column) else "text")
-    return sql.SQL("{}::{}").format(sql.Identifier(alias, f"k{n}"), cast)
+    return _as_sent(sql.Identifier(alias, f"k{n}"), column)
 
 
-def _source_key_out(column: Column) -> sql.Composable:
-    cast = sql.SQL("bigint" if is_integer(column) else "text")
-    return sql.SQL("{}::{}").format(sql.Identifier("t", column.name), cast)
+def _as_sent(value: sql.Composable, column: Column) -> sql.Composable:
+    return sql.SQL("{}::{}").format(value, sql.SQL("bigint" if is_integer(column) else "text"))
 
 
 def _after(n: int, column: Column) -> sql.Composable:

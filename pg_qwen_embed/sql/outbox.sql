@@ -15,7 +15,7 @@ WITH entry AS (
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT c.version, c.first, c.seqs, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {keys_out}
+SELECT c.version, c.first, c.seqs, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {here}, {keys_out}
 FROM changed c
 LEFT JOIN {source} t ON ({t_key}) = ({c_key})
 CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d
@@ -28,7 +28,7 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
        pg_current_xact_id()::text::bigint AS transaction_id;
 
 -- name: read_backfill_state
-SELECT state, cursor, rows_done, rows_total FROM _qwen_embed.backfill WHERE generation_id = %(id)s;
+SELECT state, cursor FROM _qwen_embed.backfill WHERE generation_id = %(id)s;
 
 -- name: pending_backfills
 SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND generation_id = ANY (%(ids)s::int[]);
@@ -49,10 +49,12 @@ ORDER BY {t_key};
 -- The total is exact for a small source; for a large one the planner's estimate, or a guess from its size.
 UPDATE _qwen_embed.backfill
 SET state = 'running', started_at = coalesce(started_at, now()),
-    rows_total = (SELECT CASE WHEN pg_table_size(c.oid) < 1e8 THEN (SELECT count(*) FROM {source})
-                              WHEN c.reltuples > 0 THEN c.reltuples::bigint
-                              ELSE pg_table_size(c.oid) / 500 END
-                  FROM pg_class c WHERE c.oid = {source_text}::regclass)
+    rows_total = (SELECT CASE WHEN sum(pg_table_size(c.oid)) < 1e8 THEN (SELECT count(*) FROM {source})
+                              WHEN sum(c.reltuples) > 0 THEN sum(c.reltuples)::bigint
+                              ELSE (sum(pg_table_size(c.oid)) / 500)::bigint END
+                  FROM pg_class c
+                  WHERE c.oid = {source_text}::regclass
+                     OR c.oid IN (SELECT p.relid FROM pg_partition_tree({source_text}::regclass) p))
 WHERE generation_id = %(id)s;
 
 -- name: advance_backfill
@@ -62,7 +64,7 @@ UPDATE _qwen_embed.backfill SET cursor = %(cursor)s, rows_done = rows_done + %(r
 -- name: finish_backfill
 UPDATE _qwen_embed.backfill
 SET state = %(state)s, finished_at = CASE WHEN %(state)s = 'done' THEN now() END
-WHERE generation_id = %(id)s;
+WHERE generation_id = %(id)s AND state = %(from)s;
 
 -- name: restart_backfill
 UPDATE _qwen_embed.backfill

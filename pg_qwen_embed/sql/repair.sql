@@ -5,14 +5,15 @@ SELECT pg_current_xact_id();
 -- name: repair_page
 -- One page of the source in key order: rows whose vector is missing or stale are enqueued. Their rows are locked first,
 -- as a writer of the row would: else an entry drawn here could outrank a change that was made before and commits later.
--- Rows locked by the application are being changed anyway; failures wait for their own time.
+-- Rows locked by the application are being changed anyway; failures wait for their own time, unless they
+-- are parked.
 WITH page AS MATERIALIZED (
     SELECT {t_key_as}, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
     FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s
 ), wrong AS (
     SELECT {p_key} FROM page p LEFT JOIN {store} s ON ({s_key}) = ({p_key})
     WHERE (p.fingerprint IS DISTINCT FROM s.fingerprint OR (p.fingerprint IS NOT NULL AND NOT p.has_vector))
-      AND NOT EXISTS (SELECT FROM {failure} f WHERE ({f_key}) = ({p_key}))
+      AND NOT EXISTS (SELECT FROM {failure} f WHERE ({f_key}) = ({p_key}) AND f.next_attempt_at IS NOT NULL)
 ), n AS (
     SELECT {t_key_as} FROM {source} t JOIN wrong p ON ({t_key}) = ({p_key}) FOR SHARE OF t SKIP LOCKED
 ), enqueued AS (

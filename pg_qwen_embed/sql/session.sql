@@ -10,8 +10,8 @@ SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', fals
 -- name: configure_worker_session
 -- The worker's statements reach rows by key. On a small or never-analysed table the planner would rather scan, and a
 -- plan made then would stay when the table has grown. A row that row-level security hides from the worker would look
--- deleted: rather an error.
-SELECT set_config('row_security', 'off', false),
+-- deleted: rather an error. A source that is locked must not hold up the others.
+SELECT set_config('row_security', 'off', false), set_config('lock_timeout', '1s', false),
        set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('enable_seqscan', 'off', false),
        set_config('enable_hashjoin', 'off', false),

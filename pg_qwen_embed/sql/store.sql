@@ -74,14 +74,15 @@ SELECT position FROM locked;
 
 -- name: clear_table
 -- Rows that have gone, or whose document has become blank. A blank one keeps its version, or an older vector still
--- on its way would be written as if nothing had been there.
+-- on its way would be written as if nothing had been there. One that had gone and is here again is left alone: it is no
+-- longer known to be blank, and has an entry of its own.
 WITH a AS (
-    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[]) AS a({keys}, version, here)
 ), c AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.here FROM a ORDER BY {a_key_values}, a.version DESC
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
-    SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key}) ORDER BY {c_key}
+    SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key}) WHERE c.here ORDER BY {c_key}
     ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, fingerprint = NULL, embedding = NULL
     WHERE s.version < excluded.version
 ), removed AS (
@@ -96,13 +97,14 @@ DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 -- name: clear_column
 -- As in write_column, a row that the application has locked is left for later.
 WITH a AS (
-    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) WITH ORDINALITY AS a({keys}, version, position)
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[])
+         WITH ORDINALITY AS a({keys}, version, here, position)
 ), p AS (
-    SELECT {key_values}, a.version, a.position FROM a
+    SELECT {key_values}, a.version, a.here, a.position FROM a
 ), c AS (
-    SELECT DISTINCT ON ({p_key}) {p_key}, p.version FROM p ORDER BY {p_key}, p.version DESC
+    SELECT DISTINCT ON ({p_key}) {p_key}, p.version, p.here FROM p ORDER BY {p_key}, p.version DESC
 ), n AS (
-    SELECT {t_key_as} FROM {source} t JOIN c ON ({t_key}) = ({c_key})
+    SELECT {t_key_as} FROM {source} t JOIN c ON ({t_key}) = ({c_key}) WHERE c.here
     ORDER BY {t_key} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
@@ -120,7 +122,7 @@ WITH a AS (
     DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
 ), locked AS (
     SELECT p.position FROM p JOIN {source} t ON ({t_key}) = ({p_key}) LEFT JOIN n ON ({n_key}) = ({p_key})
-    WHERE n.k1 IS NULL
+    WHERE p.here AND n.k1 IS NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
     USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
@@ -161,7 +163,7 @@ DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: read_failures
 -- Failures whose time has come, with the document of now. A newer one is in the outbox as well, and wins by its version.
-SELECT f.version, f.attempts, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {f_keys_out}
+SELECT f.version, f.attempts, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {here}, {f_keys_out}
 FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
 LEFT JOIN {source} t ON ({t_key}) = ({f_key})
 CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d;
