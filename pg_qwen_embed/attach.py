@@ -133,9 +133,9 @@ def dry_run(connection: Connection, declaration: Declaration) -> str:
         f"-- Locks: SHARE ROW EXCLUSIVE on {source} for the triggers: waits for writers in flight, then blocks them\n"
         f"--        until the commit{'; ACCESS EXCLUSIVE for the new column' if _in_column(embedding) else ''}.\n"
         f"-- Grants for a role that searches: GRANT USAGE ON SCHEMA qwen_embed TO r; GRANT SELECT ON {view}, {store} TO r;\n"
-        f"--        and SELECT on {source}. To search with this package also: GRANT USAGE ON SCHEMA _qwen_embed TO r;\n"
+        f"--        and SELECT on {source}. A role that only writes to {source} needs nothing. To search with this\n"
+        f"--        package also: GRANT USAGE ON SCHEMA _qwen_embed TO r;\n"
         f"--        GRANT SELECT ON _qwen_embed.embedding, _qwen_embed.generation TO r.\n"
-        f"--        A role that only writes to {source} needs nothing.\n"
         f"-- The number {generation.id} is the next generation's; attach takes it from the registry.\n\n{commands};"
     )
 
