@@ -10,7 +10,6 @@ from pg_qwen_embed.sql import fragments, statement
 
 KEYS = {
     "bigint": ("id bigint PRIMARY KEY", "n"),
-    "text": ("id text PRIMARY KEY", "n::text"),
     "composite": ("a int, b uuid, PRIMARY KEY (a, b)", "n, md5(n::text)::uuid"),
 }
 
