@@ -29,8 +29,9 @@ chaos: $(VENV)/installed-dev ## faults for MINUTES, on PostgreSQL VERSION (16 or
 	$(VENV)/bin/python -W ignore tests/chaos.py --minutes $(MINUTES) --version $(VERSION)
 
 bench: $(VENV)/installed
-	$(VENV)/bin/python benchmarks/backfill.py
-	$(VENV)/bin/python benchmarks/freshness.py
+	for script in backfill freshness serve_throughput store_lock trigger_function outage; do \
+		$(VENV)/bin/python -W ignore benchmarks/$$script.py || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV)
