@@ -1,5 +1,6 @@
 """The view qwen_embed.NAME: what applications query, with which rights, and how."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from rig import Cluster, Rig, both_versions, eventually
 from stand_in import StandIn
 
 from pg_qwen_embed import Client
+from pg_qwen_embed.database import connect_async
 from pg_qwen_embed.sql import fragments, statement
+from pg_qwen_embed.store import Store
 
 ROWS = 5000
 
@@ -162,3 +166,23 @@ def test_an_index_whose_build_was_cut_short_is_built_again(rig: Rig) -> None:
     assert '"index": "invalid"' in rig.ok("status", "--json")
     rig.worker()
     eventually(lambda: '"index": "valid"' in rig.ok("status", "--json"))
+
+
+def test_rows_hidden_from_the_worker_by_row_level_security_are_an_error_and_not_deleted(rig: Rig, role: str) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.execute(f"ALTER ROLE {role} LOGIN")
+    rig.execute(
+        f"GRANT USAGE ON SCHEMA _qwen_embed TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA _qwen_embed TO {role}"
+    )
+    rig.execute(f"GRANT SELECT ON articles TO {role}")
+    rig.execute("UPDATE articles SET body = 'changed'")
+    rig.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
+    store = Store(rig.embedding(), 0)
+
+    async def read() -> None:
+        async with await connect_async(make_conninfo(rig.url, user=role), "test") as connection:
+            await store.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)
+
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+        asyncio.run(read())
