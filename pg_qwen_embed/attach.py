@@ -242,7 +242,7 @@ class Trigger:
 
     event: str
     creation: str  # the statement that creates the trigger
-    body: str  # the statement that is the function's body
+    append: str  # the statement by which its function appends to the outbox
     row: str = "new"
 
     def names(self, embedding: Embedding) -> fragments.Holes:
@@ -254,11 +254,11 @@ class Trigger:
 
     def ddl(self, embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
         holes = holes | self.names(embedding)
-        body_holes = {
+        rows = {
             "r_key": fragments.keys_of(embedding, fragments.TRANSITION_ROW),
             "row_key": fragments.keys_of(embedding, sql.SQL(self.row)),
         }
-        body = statement(self.body, holes | body_holes)
+        body = statement("follow_body", holes | {"append": statement(self.append, holes | rows)})
         what = "an entry without a key" if self.event == "truncate" else "the row's key"
         note = _comment(embedding, f"after {self.event.replace('_', ' ')}: appends {what} to the outbox")
         yield statement("create_follow_function", holes | {"body": sql.Literal(as_text(body))})
@@ -280,13 +280,13 @@ class Trigger:
 def triggers(embedding: Embedding) -> tuple[Trigger, ...]:
     by_row = embedding.source.partitioned
     return (
-        Trigger("insert", *(("create_insert_row_trigger", "body_row") if by_row else
-                            ("create_insert_trigger", "body_statement"))),
-        Trigger("update", "create_update_trigger", "body_row"),
-        Trigger("key_change", "create_key_trigger", "body_row", row="old"),
-        Trigger("delete", *(("create_delete_row_trigger", "body_row", "old") if by_row else
-                            ("create_delete_trigger", "body_statement"))),
-        Trigger("truncate", "create_truncate_trigger", "body_truncate"),
+        Trigger("insert", *(("create_insert_row_trigger", "append_row") if by_row else
+                            ("create_insert_trigger", "append_changed_rows"))),
+        Trigger("update", "create_update_trigger", "append_row"),
+        Trigger("key_change", "create_key_trigger", "append_row", row="old"),
+        Trigger("delete", *(("create_delete_row_trigger", "append_row", "old") if by_row else
+                            ("create_delete_trigger", "append_changed_rows"))),
+        Trigger("truncate", "create_truncate_trigger", "append_truncation"),
     )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from pg_qwen_embed.sql import statement
 
 Row = dict[str, Any]
 
-RUN_INIT = "run: pg-qwen-embed init"
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
 # Types whose text does not depend on the session's settings: strings, numbers, booleans, enums.
 _STABLE_CATEGORIES = {"S", "N", "B", "E"}
@@ -30,11 +29,15 @@ class Extension:
     available: str
 
 
+def not_set_up(connection: Connection | AsyncConnection) -> SetupError:
+    return SetupError(f"pg_qwen_embed is not set up in the database {connection.info.dbname}; run: pg-qwen-embed init")
+
+
 def require_initialised(connection: Connection) -> None:
     """Raises SetupError unless `init` has run here."""
     row = connection.execute(statement("is_initialised")).fetchone()
     if not (row and row[0]):
-        raise SetupError(f"pg_qwen_embed is not set up in the database {connection.info.dbname}; {RUN_INIT}")
+        raise not_set_up(connection)
 
 
 def vector_extension(connection: Connection) -> Extension | None:

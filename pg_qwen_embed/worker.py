@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_qwen_embed import catalog, index, repair, retry
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
-from pg_qwen_embed.errors import DatabaseUnavailable, Error, SetupError
+from pg_qwen_embed.errors import DatabaseUnavailable, Error
 from pg_qwen_embed.listener import PING, REGISTRY, notifications
 from pg_qwen_embed.model import Embedding, Lock
 from pg_qwen_embed.settings import Settings
@@ -299,9 +299,7 @@ class Session:
     async def _open(self) -> None:
         row = await (await self._reader.execute(statement("is_initialised"))).fetchone()
         if not (row and row[0]):
-            raise SetupError(
-                f"pg_qwen_embed is not set up in the database {self._reader.info.dbname}; {catalog.RUN_INIT}"
-            )
+            raise catalog.not_set_up(self._reader)
         row = await (await self._reader.execute(statement("halfvec_oid"))).fetchone()
         self._halfvec_oid = row[0] if row else 0
 

@@ -95,32 +95,24 @@ DROP FUNCTION IF EXISTS {function};
 CREATE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body};
 
--- name: body_statement
+-- name: follow_body
+-- The gate: a worker that sleeps holds it, and only then is it worth a NOTIFY, which serialises commits.
 BEGIN
-    INSERT INTO {outbox} ({keys}) SELECT {r_key} FROM changed_rows r;
+    {append};
     IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
         PERFORM pg_notify('qwen_embed', {id_text});
     END IF;
     RETURN NULL;
 END
 
--- name: body_row
-BEGIN
-    INSERT INTO {outbox} ({keys}) VALUES ({row_key});
-    IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
-        PERFORM pg_notify('qwen_embed', {id_text});
-    END IF;
-    RETURN NULL;
-END
+-- name: append_changed_rows
+INSERT INTO {outbox} ({keys}) SELECT {r_key} FROM changed_rows r
 
--- name: body_truncate
-BEGIN
-    INSERT INTO {outbox} DEFAULT VALUES;
-    IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
-        PERFORM pg_notify('qwen_embed', {id_text});
-    END IF;
-    RETURN NULL;
-END
+-- name: append_row
+INSERT INTO {outbox} ({keys}) VALUES ({row_key})
+
+-- name: append_truncation
+INSERT INTO {outbox} DEFAULT VALUES
 
 -- name: revoke_function
 -- Firing a trigger needs no right to its function; putting it on another table does.
