@@ -94,6 +94,8 @@ def revisions() -> list[str]:
 def _create_extension(connection: Connection) -> None:
     try:
         connection.execute(statement("create_vector_extension"))
+    except psycopg.errors.UniqueViolation:
+        return  # somebody else has just created it: IF NOT EXISTS does not see what is not committed
     except psycopg.errors.InsufficientPrivilege:
         raise SetupError(
             f"the extension vector is missing and this role may not create it; let a superuser run in the database "
