@@ -17,8 +17,9 @@ import rig
 from pg_qwen_embed import catalog, embedded, migrate
 from pg_qwen_embed.attach import Declaration, attach
 from pg_qwen_embed.database import connect, connect_async
-from pg_qwen_embed.store import Change, Store
+from pg_qwen_embed.store import Store
 from pg_qwen_embed.template import from_columns
+from pg_qwen_embed.work import Change
 
 ROWS, DIMENSIONS = 64, 1024
 

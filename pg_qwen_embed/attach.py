@@ -22,6 +22,7 @@ from pg_qwen_embed.model import (
     Generation,
     Source,
     StoreKind,
+    TooLong,
 )
 from pg_qwen_embed.prompt import DEFAULT_INSTRUCTION, PromptStyle, style_of
 from pg_qwen_embed.sql import fragments, statement
@@ -48,6 +49,7 @@ class Declaration:
     distance: Distance = Distance.COSINE
     store: StoreKind = StoreKind.TABLE
     column: str = "embedding"
+    too_long: TooLong = TooLong.TRUNCATE
     backfill: bool = True
 
 
@@ -73,7 +75,7 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
         source=source,
         generation=Generation(
             next_id, declaration.model, declaration.dimensions, declaration.distance, declaration.template,
-            declaration.store
+            declaration.store, declaration.too_long
         ),
         instruction=declaration.instruction or DEFAULT_INSTRUCTION,
         prompt_style=style,
@@ -197,6 +199,7 @@ def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
         yield statement("comment_source_column", holes | _comment(embedding, "vectors"))
     else:
         yield statement("set_store_storage", holes)
+    yield statement("create_cut_index", holes)
     yield from _row_functions(embedding, holes)
     yield statement("create_view_on_column" if _in_column(embedding) else "create_view_on_table", holes)
     yield statement("comment_view", holes | _comment(embedding, "rows with their vectors; what applications query"))
@@ -320,6 +323,7 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
         "distance": generation.distance,
         "template": Jsonb(generation.template.to_json()),
         "store": generation.store,
+        "too_long": generation.too_long,
     }
     (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
     values["embedding_id"] = embedding_id

@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 from pg_qwen_embed import template
 from pg_qwen_embed.database import AsyncConnection, Connection, first_line
 from pg_qwen_embed.errors import SetupError, UsageError
-from pg_qwen_embed.model import Column, Distance, Embedding, Generation, QualifiedName, Source, StoreKind
+from pg_qwen_embed.model import Column, Distance, Embedding, Generation, QualifiedName, Source, StoreKind, TooLong
 from pg_qwen_embed.sql import statement
 
 Row = dict[str, Any]
@@ -29,15 +29,22 @@ class Extension:
     available: str
 
 
-def not_set_up(connection: Connection | AsyncConnection) -> SetupError:
-    return SetupError(f"pg_qwen_embed is not set up in the database {connection.info.dbname}; run: pg-qwen-embed init")
-
-
 def require_initialised(connection: Connection) -> None:
     """Raises SetupError unless `init` has run here."""
-    row = connection.execute(statement("is_initialised")).fetchone()
-    if not (row and row[0]):
-        raise not_set_up(connection)
+    _check_initialised(connection.execute(statement("is_initialised")).fetchone(), connection.info.dbname)
+
+
+async def require_initialised_async(connection: AsyncConnection) -> None:
+    cursor = await connection.execute(statement("is_initialised"))
+    _check_initialised(await cursor.fetchone(), connection.info.dbname)
+
+
+def _check_initialised(row: tuple[bool, bool] | None, database: str) -> None:
+    there, current = row or (False, False)
+    if not there:
+        raise SetupError(f"pg_qwen_embed is not set up in the database {database}; run: pg-qwen-embed init")
+    if not current:
+        raise SetupError(f"the database {database} was set up by an older pg_qwen_embed; run: pg-qwen-embed init")
 
 
 def vector_extension(connection: Connection) -> Extension | None:
@@ -150,6 +157,7 @@ def _embedding(row: Row, source: Source) -> Embedding:
         distance=Distance(row["distance"]),
         template=template.from_json(row["template"]),
         store=StoreKind(row["store"]),
+        too_long=TooLong(row["too_long"]),
     )
     return Embedding(
         name=row["name"],

@@ -40,6 +40,13 @@ class StoreKind(StrEnum):
     COLUMN = "column"
 
 
+class TooLong(StrEnum):
+    """What becomes of a document that is longer than the model takes."""
+
+    TRUNCATE = "truncate"  # its beginning is embedded, as much of it as fits
+    FAIL = "fail"  # it is a failure
+
+
 @dataclass(frozen=True, slots=True)
 class QualifiedName:
     schema: str
@@ -81,6 +88,7 @@ class Generation:
     distance: Distance
     template: Template
     store: StoreKind = StoreKind.TABLE
+    too_long: TooLong = TooLong.TRUNCATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ class Status:
     dimensions: int
     rows: int
     vectors: int
+    cut: int  # of the vectors, those of documents longer than the model takes: only their beginning is embedded
     pending: int
     lag_seconds: float
     failures: int

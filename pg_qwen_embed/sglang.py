@@ -36,6 +36,7 @@ class ModelInfo:
     shortens: bool  # whether the server takes `dimensions` itself
     allowed: tuple[int, ...] = ()  # the only ones it takes; empty: any up to `dimensions`
     answers_as: str | None = None  # what its answers call it; need not be `model`
+    longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
 
 
 class EmbeddingServer:
@@ -81,6 +82,7 @@ class EmbeddingServer:
         abilities = info.get("embedding")
         abilities = abilities if isinstance(abilities, dict) else {}
         allowed = abilities.get("matryoshka_dimensions")
+        longest = await self._longest_input(listed["data"][0].get("max_model_len"))
         full, answers_as = await self._embed(model, ["dimensions"], None)
         vectors.check(full, 1, full.shape[1])
         return ModelInfo(
@@ -89,7 +91,37 @@ class EmbeddingServer:
             shortens=bool(abilities.get("supports_dimensions")),
             allowed=tuple(allowed) if isinstance(allowed, list) else (),
             answers_as=answers_as,
+            longest=longest,
         )
+
+    async def _longest_input(self, context: object) -> int | None:
+        """None when the server does not say, or cannot count: then nothing is cut."""
+        info = await self._get(f"{self._settings.server_root}/server_info", missing={})
+        # Up to `max_req_input_len` an input fits the memory as well (SGLang, validate_input_length).
+        limits = [n - 1 for n in (context, info.get("max_req_input_len")) if isinstance(n, int) and n > 1]
+        if not limits or not await self._post(f"{self._settings.server_root}/tokenize", {"prompt": ["x"]}, missing={}):
+            return None
+        return min(limits)
+
+    async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """The tokens of each text; `special`: with those that the tokenizer adds. Raises ServerUnavailable."""
+        body = {"prompt": texts, "add_special_tokens": special}
+        tokens = (await self._post(f"{self._settings.server_root}/tokenize", body)).get("tokens")
+        if (
+            not isinstance(tokens, list)
+            or len(tokens) != len(texts)
+            or not all(isinstance(row, list) for row in tokens)
+        ):
+            raise ServerFault(f"the server at {self.url} answered /tokenize without the tokens of each text")
+        return tokens
+
+    async def detokenize(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts that these tokens write. Raises ServerUnavailable."""
+        body = {"tokens": rows, "skip_special_tokens": False}
+        texts = (await self._post(f"{self._settings.server_root}/detokenize", body)).get("text")
+        if not isinstance(texts, list) or len(texts) != len(rows) or not all(isinstance(text, str) for text in texts):
+            raise ServerFault(f"the server at {self.url} answered /detokenize without each text")
+        return texts
 
     async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Vectors:
         """Unit vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank.
@@ -115,8 +147,8 @@ class EmbeddingServer:
     async def _get(self, url: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
         return await self._call("GET", url, None, missing)
 
-    async def _post(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
-        return await self._call("POST", url, orjson.dumps(body), None)
+    async def _post(self, url: str, body: dict[str, Any], missing: dict[str, Any] | None = None) -> dict[str, Any]:
+        return await self._call("POST", url, orjson.dumps(body), missing)
 
     async def _call(self, method: str, url: str, body: bytes | None, missing: dict[str, Any] | None) -> dict[str, Any]:
         if self._session is None:

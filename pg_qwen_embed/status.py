@@ -31,7 +31,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
     if embedding.source.problem:
         return Status(
             name=embedding.name, source=str(embedding.source.table), model=generation.model,
-            dimensions=generation.dimensions, rows=0, vectors=0, pending=0, lag_seconds=0.0, failures=0,
+            dimensions=generation.dimensions, rows=0, vectors=0, cut=0, pending=0, lag_seconds=0.0, failures=0,
             backfill=BackfillProgress("none", 0, 0), index="none", problem=embedding.source.problem,
         )  # fmt: skip
     values = {"id": generation.id, "leader_lock": int(Lock.LEADER), "old": OLD_TRANSACTION}
@@ -46,6 +46,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         dimensions=generation.dimensions,
         rows=row["rows"],
         vectors=row["vectors"],
+        cut=row["cut"],
         pending=row["pending"],
         lag_seconds=row["lag_seconds"],
         failures=row["failures"],

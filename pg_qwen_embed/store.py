@@ -12,24 +12,9 @@ from pg_qwen_embed.database import AsyncConnection, BinaryValue
 from pg_qwen_embed.model import Embedding, Lock, StoreKind
 from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.vectors import Vectors
+from pg_qwen_embed.work import Change, Key
 
-Key = tuple[Any, ...]
 LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any text that is read are fewer
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A key to bring up to date: the document of the snapshot that gave the version, and the entries it settles.
-
-    Without a fingerprint the document is NULL or blank, or the row has gone: there is no vector to be."""
-
-    key: Key
-    version: int
-    seqs: Sequence[int]
-    fingerprint: bytes | None
-    document: str
-    here: bool = True  # whether the row was there; blank if so, and gone if not
-    attempts: int = 0  # how often the server has refused this version
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +104,7 @@ class Store:
         embeddings: shape (len(changes), dimensions)."""
         values = self._keys_and_versions(changes)
         values["fingerprints"] = BinaryValue(vectors.bytea_array([c.fingerprint or b"" for c in changes]))
+        values["cuts"] = [change.cut for change in changes]
         values["embeddings"] = BinaryValue(vectors.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._entries(changes)
         async with connection.pipeline(), connection.transaction():

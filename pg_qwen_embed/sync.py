@@ -1,9 +1,7 @@
 """One generation followed: from changed keys to written vectors.
 
-A feed reads pages of changes (and, behind them, of the backfill), packs their documents into requests, keeps a few
-requests in flight, and writes what came back in groups. No transaction is open while the server works. What is read
-and not yet settled is in flight: reads leave it out, and a feed that is dropped loses nothing but work, because the
-outbox still has it."""
+A feed reads pages of changes (and, behind them, of the backfill), hands their documents to its sender, and writes what
+comes back in groups. No transaction is open while the server works."""
 
 import asyncio
 import logging
@@ -11,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count, takewhile
+from itertools import count
 
 import numpy as np
 import psycopg
@@ -20,11 +18,25 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pg_qwen_embed import batching, retry
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, first_line
-from pg_qwen_embed.errors import DatabaseUnavailable, DocumentRefused, ServerFault, ServerUnavailable
+from pg_qwen_embed.errors import DatabaseUnavailable
 from pg_qwen_embed.floor import Floor
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
-from pg_qwen_embed.store import LONGEST_DOCUMENT, Change, Key, Store
-from pg_qwen_embed.vectors import Vectors
+from pg_qwen_embed.sender import Sender
+from pg_qwen_embed.sglang import EmbeddingServer
+from pg_qwen_embed.store import Store
+from pg_qwen_embed.work import (
+    Change,
+    Cleared,
+    Embedded,
+    InFlight,
+    Outcome,
+    Refused,
+    Request,
+    Truncated,
+    Walk,
+    WalkPage,
+    pieces_of,
+    rows_of,
+)
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
@@ -35,9 +47,6 @@ LOCKED_PAUSE = 0.1  # seconds
 WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 # SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application's), WITH CHECK OPTION.
 ROWS_OWN_FAULT = ("22", "23", "P0", "44")
-TRIES = 3  # of one request, while the server answers others
-TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
-LIVE, BACKFILL = 0, 1  # which requests go first
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,58 +61,6 @@ class Limits:
     requests: int = 4
     write_rows: int = 512
     request: batching.Limits = field(default_factory=batching.Limits)
-
-
-@dataclass(slots=True)
-class Walk:
-    """A backfill under way: where the next page begins, and the pages that are not all written yet, in order."""
-
-    after: Sequence[str] | None
-    pages: deque["WalkPage"] = field(default_factory=deque)
-    exhausted: bool = False
-
-
-@dataclass(slots=True)
-class WalkPage:
-    last: Key
-    rows: int
-    left: int
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    changes: list[Change]
-    page: WalkPage | None
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    request: Request
-    embeddings: Vectors
-
-
-@dataclass(frozen=True, slots=True)
-class Cleared:
-    changes: list[Change]
-
-
-@dataclass(frozen=True, slots=True)
-class Truncated:
-    version: int
-    seqs: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    request: Request  # of one change
-    sentence: str
-
-
-Outcome = Embedded | Cleared | Truncated | Refused
-
-
-class TooMuch(Exception):  # not an error: half of it may do
-    """The server is overloaded by a request whenever it comes, though it answers smaller ones."""
 
 
 class Feed:
@@ -124,30 +81,25 @@ class Feed:
         """once: a server of another model is an error, and not waited for."""
         self.store = store
         self.embedding = store.embedding
-        self._server = server
         self._pool = pool
         self._limits = limits
         self._moved = moved
         self._altered = altered
-        self._breaker = breaker
         self._once = once
         self._floor = Floor()
-        self._in_flight: set[int] = set()
-        self._settled_entries = 0
-        self._retrying: set[Key] = set()
-        self._live = self._documents = self._characters = 0
+        self._in_flight = InFlight()
+        self._vacuumed_at = 0  # of the entries settled
         self._walk: Walk | None = None
-        self._requests: asyncio.PriorityQueue[tuple[int, int, Request]] = asyncio.PriorityQueue()
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._sender = Sender(self.embedding, server, breaker, self._outcomes, limits.request, once=once)
         self._alone: deque[Outcome] = deque()  # to be written one by one, before anything else
-        self._order = count()
         self._tasks: list[asyncio.Task[None]] = []
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
         self.written = 0
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        self._tasks = [group.create_task(self._send()) for _ in range(self._limits.requests)]
+        self._tasks = [group.create_task(self._sender.run()) for _ in range(self._limits.requests)]
         self._tasks.append(group.create_task(self._settle()))
 
     def stop(self) -> None:
@@ -161,7 +113,7 @@ class Feed:
 
     @property
     def settled(self) -> bool:
-        return not self._documents and not self._in_flight
+        return self._in_flight.empty
 
     def pause(self, seconds: float) -> None:
         """Read nothing for so long: the last read failed."""
@@ -176,7 +128,8 @@ class Feed:
         """Whether there is room for live changes. A backfill fills only what they leave."""
         if self.paused:
             return False
-        return self._live < self._limits.documents and self._characters < 2 * self._limits.characters
+        held, limits = self._in_flight, self._limits
+        return held.live < limits.documents and held.characters < 2 * limits.characters
 
     # Reading: called from the worker's loop, on its connection.
 
@@ -202,9 +155,8 @@ class Feed:
         if not self.takes_changes:
             return False
         due = await self.store.read_failures(reader, rows=self._limits.page_keys)
-        due = [change for change in due if change.key not in self._retrying]
-        self._retrying.update(change.key for change in due)
-        self._live += len(due)
+        due = [change for change in due if change.key not in self._in_flight.retrying]
+        self._in_flight.retrying.update(change.key for change in due)
         self._take(due, None)
         return bool(due)
 
@@ -212,7 +164,7 @@ class Feed:
         if not self.takes_changes:
             return False
         page = await self.store.read_outbox(
-            reader, after=after, in_flight=self._in_flight,
+            reader, after=after, in_flight=self._in_flight.seqs,
             entries=self._limits.page_entries, keys=self._limits.page_keys,
         )  # fmt: skip
         if sweep_xmin is None:
@@ -220,11 +172,8 @@ class Feed:
         else:
             self._floor.swept(sweep_xmin, page.end if page.cut else None)
         for version, seqs in page.truncated:
-            self._in_flight.update(seqs)
+            self._in_flight.seqs.update(seqs)
             self._outcomes.put_nowait(Truncated(version, seqs))
-        for change in page.changes:
-            self._in_flight.update(change.seqs)
-        self._live += len(page.changes)
         self._take(page.changes, None)
         found = bool(page.changes or page.truncated)
         if page.cut and sweep_xmin is not None:  # what came late is more than a page
@@ -238,110 +187,30 @@ class Feed:
         walk, limits = self._walk, self._limits
         if walk is None or walk.exhausted or not self.takes_changes:
             return False
-        if self._documents >= limits.documents or self._characters >= limits.characters:
+        if self._in_flight.documents >= limits.documents or self._in_flight.characters >= limits.characters:
             return False
         page = await self.store.read_backfill(reader, after=walk.after, rows=limits.backfill_rows)
         walk.exhausted = page.rows < limits.backfill_rows
         if page.last is not None:
-            walk.after = [str(value) for value in page.last]
-            walk.pages.append(WalkPage(page.last, page.rows, left=len(page.changes)))
-            self._take(page.changes, walk.pages[-1])
+            self._take(page.changes, walk.add(page.last, page.rows, left=len(page.changes)))
         return True
 
     def _take(self, changes: list[Change], page: WalkPage | None) -> None:
-        present = [change for change in changes if change.fingerprint is not None]
-        documents = [change for change in present if len(change.document) <= LONGEST_DOCUMENT]
-        for change in present if len(present) > len(documents) else ():
-            if len(change.document) > LONGEST_DOCUMENT:
-                self._outcomes.put_nowait(Refused(Request([change], page), TOO_LARGE))
+        self._in_flight.take(changes, page)
+        self._sender.put([change for change in changes if change.fingerprint is not None], page)
         blank = [change for change in changes if change.fingerprint is None]
-        if blank:
+        if blank or (page is not None and not changes):  # nothing to write, but the walk has come further
             self._outcomes.put_nowait(Cleared(blank))
-        self._documents += len(changes)
-        self._characters += sum(len(change.document) for change in present)
-        lengths = [len(change.document.encode()) for change in documents]
-        for positions in batching.pack(lengths, self._limits.request):
-            self._queue(Request([documents[n] for n in positions], page))
-        if page is not None and not changes:
-            self._outcomes.put_nowait(Cleared([]))  # nothing to write, but the walk has come further
-
-    def _queue(self, request: Request) -> None:
-        self._requests.put_nowait((LIVE if request.page is None else BACKFILL, next(self._order), request))
-
-    # Embedding: a few tasks, each with one request in flight.
-
-    async def _send(self) -> None:
-        while True:
-            _, _, request = await self._requests.get()
-            try:
-                embeddings = await self._embed([change.document for change in request.changes])
-            except DocumentRefused as refusal:
-                await self._isolate(request, str(refusal))
-            except TooMuch:
-                self._halve(request)
-            else:
-                self._outcomes.put_nowait(Embedded(request, embeddings))
-
-    async def _isolate(self, request: Request, sentence: str) -> None:
-        """One bad document has its whole request refused: halve it until it stands alone."""
-        if len(request.changes) > 1:
-            self._halve(request)
-        elif await self._breaker.vouch(await self._served(), self.embedding.generation.dimensions):
-            self._outcomes.put_nowait(Refused(request, sentence))
-        else:  # it refuses everything: that is not the document's fault
-            self._queue(request)
-
-    def _halve(self, request: Request) -> None:
-        middle = len(request.changes) // 2
-        self._queue(Request(request.changes[:middle], request.page))
-        self._queue(Request(request.changes[middle:], request.page))
-
-    async def _embed(self, texts: list[str]) -> Vectors:
-        """The vectors, however long the server stays away. Raises DocumentRefused, TooMuch; after the breaker's
-        patience, ServerUnavailable."""
-        dimensions = self.embedding.generation.dimensions
-        for attempt in count(1):
-            info = await self._served()
-            try:
-                return await self._server.embed(info, texts, dimensions)
-            except ServerUnavailable as error:
-                self._breaker.trip(error)
-                # The breaker closes only when the server answers a probe: then it may be this request that does it.
-                if attempt == TRIES and isinstance(error, ServerFault):
-                    raise DocumentRefused(str(error)) from None
-                if attempt == TRIES and len(texts) > 1:
-                    raise TooMuch from None
-                await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
-        raise AssertionError("unreachable")
-
-    async def _served(self) -> ModelInfo:
-        """What the server serves, once it is this embedding's model."""
-        for attempt in count(1):
-            info = await self._breaker.ready()
-            generation = self.embedding.generation
-            if info.model == generation.model and info.dimensions >= generation.dimensions:
-                return info
-            sentence = (
-                f"{self.embedding.name} was attached with {generation.model} and {generation.dimensions} dimensions, "
-                f"and the server at {self._server.url} serves {info.model} with {info.dimensions}"
-            )
-            if self._once:
-                raise ServerUnavailable(sentence)
-            if attempt == 1:
-                log.warning("wrong_model reason=%s", sentence)
-            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
-            self._breaker.doubt(info)
-        raise AssertionError("unreachable")
 
     # Writing: one task, on connections of the pool.
 
     async def _settle(self) -> None:
         while True:
             group = [await self._outcomes.get()]
-            rows = _rows(group[0])
+            rows = rows_of(group[0])
             while rows < self._limits.write_rows and not self._outcomes.empty():
                 group.append(self._outcomes.get_nowait())
-                rows += _rows(group[-1])
+                rows += rows_of(group[-1])
             await self._write_until_done(group)
             while self._alone:
                 await self._write_until_done([self._alone.popleft()])
@@ -371,7 +240,7 @@ class Feed:
 
     def _part(self, group: list[Outcome], reason: str) -> None:
         """A row of this group cannot be written: write each on its own, and the one that still cannot is a failure."""
-        pieces = [piece for outcome in group for piece in _pieces(outcome)]
+        pieces = [piece for outcome in group for piece in pieces_of(outcome)]
         match pieces:
             case [Embedded(request, _)]:
                 self._outcomes.put_nowait(Refused(request, f"PostgreSQL: {reason}"))
@@ -394,15 +263,15 @@ class Feed:
             match group[-1]:
                 case Cleared(changes):
                     undone = await self.store.clear(connection, changes) if changes else []
-                    self._done([change for n, change in enumerate(changes) if n not in undone], None)
+                    self._in_flight.settle([change for n, change in enumerate(changes) if n not in undone], None)
                     if undone:
                         self._later(Cleared([changes[n] for n in undone]))
                 case Truncated(version, seqs):
                     await self.store.clear_truncated(connection, version, seqs)
-                    self._in_flight.difference_update(seqs)
+                    self._in_flight.settle_entries(seqs)
                 case Refused(request, sentence):
                     await self._record_failure(connection, request.changes[0], sentence)
-                    self._done(request.changes, request.page)
+                    self._in_flight.settle(request.changes, request.page)
             group.pop()
         await self._advance_walk(connection)
 
@@ -425,45 +294,28 @@ class Feed:
                     done.append(change)
                 position += 1
             self.written += len(done)
-            self._done(done, outcome.request.page)
+            self._in_flight.settle(done, outcome.request.page)
 
     def _later(self, outcome: Outcome) -> None:
         """The application has a row locked: its vector waits here, and the worker does not wait for the lock."""
         asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._outcomes.put_nowait, outcome)
 
-    def _done(self, changes: list[Change], page: WalkPage | None) -> None:
-        self._documents -= len(changes)
-        if page is not None:
-            page.left -= len(changes)
-        else:
-            self._live -= len(changes)
-        for change in changes:
-            self._in_flight.difference_update(change.seqs)
-            self._settled_entries += len(change.seqs)
-            self._retrying.discard(change.key)
-            self._characters -= len(change.document) if change.fingerprint is not None else 0
-
     def wants_vacuum(self) -> bool:
-        """Whether so many entries were settled since it was last asked that their outbox should be vacuumed."""
-        if self._settled_entries < VACUUM_AFTER:
+        """Whether so many entries were settled since it last said so that their outbox should be vacuumed."""
+        if self._in_flight.settled_entries < self._vacuumed_at + VACUUM_AFTER:
             return False
-        self._settled_entries = 0
+        self._vacuumed_at = self._in_flight.settled_entries
         return True
 
     async def _advance_walk(self, connection: AsyncConnection) -> None:
-        walk = self._walk
-        if walk is None:
-            return
-        done = list(takewhile(lambda page: not page.left, walk.pages))
-        if done:
-            await self.store.advance_backfill(connection, done[-1].last, sum(page.rows for page in done))
-        for _ in done:
-            walk.pages.popleft()
+        if self._walk and (pages := self._walk.written()):
+            await self.store.advance_backfill(connection, pages[-1].last, sum(page.rows for page in pages))
+            self._walk.drop(pages)
 
     @property
     def walked(self) -> bool:
         """A backfill is under way and every row of the source has its vector."""
-        return self._walk is not None and self._walk.exhausted and not self._walk.pages
+        return self._walk is not None and self._walk.finished
 
     @property
     def walking(self) -> bool:
@@ -471,27 +323,3 @@ class Feed:
 
     def end_walk(self) -> None:
         self._walk = None
-
-
-def _pieces(outcome: Outcome) -> list[Outcome]:
-    """The outcome of each change by itself."""
-    match outcome:
-        case Embedded(request, embeddings):
-            return [
-                Embedded(Request([change], request.page), embeddings[n : n + 1])
-                for n, change in enumerate(request.changes)
-            ]
-        case Cleared(changes) if changes:
-            return [Cleared([change]) for change in changes]
-        case _:
-            return [outcome]
-
-
-def _rows(outcome: Outcome) -> int:
-    match outcome:
-        case Embedded(request, _):
-            return len(request.changes)
-        case Cleared(changes):
-            return len(changes)
-        case _:
-            return 1

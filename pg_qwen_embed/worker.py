@@ -297,9 +297,7 @@ class Session:
     # Which generations to follow.
 
     async def _open(self) -> None:
-        row = await (await self._reader.execute(statement("is_initialised"))).fetchone()
-        if not (row and row[0]):
-            raise catalog.not_set_up(self._reader)
+        await catalog.require_initialised_async(self._reader)
         row = await (await self._reader.execute(statement("halfvec_oid"))).fetchone()
         self._halfvec_oid = row[0] if row else 0
 

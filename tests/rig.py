@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 import psycopg
 import pytest
+import sqlalchemy as sa
+from alembic import command
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from stand_in import StandIn
 
 from pg_qwen_embed import catalog, embedded, migrate
@@ -139,6 +141,18 @@ class Rig:
         """The table most tests use: bodies get the ids 1, 2 ..."""
         self.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, views int NOT NULL DEFAULT 0)")
         self.many("INSERT INTO articles (id, body) VALUES (%s, %s)", list(enumerate(bodies, 1)))
+
+    def engine(self) -> sa.Engine:
+        options = {k: v for k, v in conninfo_to_dict(self.url).items() if v is not None}
+        return sa.create_engine("postgresql+psycopg://", connect_args=options, poolclass=sa.NullPool)
+
+    def downgrade(self, revision: str) -> None:
+        """Undo the migrations after this one."""
+        engine = self.engine()
+        with engine.connect() as connection:
+            command.downgrade(migrate._config(connection), revision)
+            connection.commit()
+        engine.dispose()
 
     # The command line
 

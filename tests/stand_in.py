@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 from aiohttp import web
 from numpy.typing import NDArray
 
+END = 256  # the token that the tokenizer adds, and whose vector is the text's; the others are the text's bytes
 PROBE = "dimensions"  # the text by which a client learns the length of a vector
 
 
@@ -30,6 +32,8 @@ class StandIn:
     supports_dimensions: bool = True
     matryoshka_dimensions: tuple[int, ...] = ()
     api_key: str | None = None
+    context_length: int = 32_768  # of tokens, which are bytes here
+    tokenizes: bool = True  # servers before 0.5 do not
     poison: str | None = None  # a text that holds it has its whole request refused
     fault: str | None = None
     disordered: bool = False  # items in another order than asked, each with its index
@@ -90,6 +94,9 @@ class StandIn:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/model_info", self._model_info)
+        app.router.add_get("/server_info", self._server_info)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post("/detokenize", self._detokenize)
         app.router.add_post("/v1/embeddings", self._embeddings)
         return app
 
@@ -105,8 +112,30 @@ class StandIn:
         return web.Response()
 
     async def _models(self, _: web.Request) -> web.Response:
-        model = {"id": self.model, "object": "model", "owned_by": "sglang", "root": self.model, "max_model_len": 512}
+        model: dict[str, Any] = {"id": self.model, "object": "model", "owned_by": "sglang", "root": self.model}
+        model["max_model_len"] = self.context_length
         return web.json_response({"object": "list", "data": [model]})
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "0.5.23", "max_req_input_len": self.context_length - 6})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        if not self.tokenizes:
+            raise web.HTTPNotFound
+        body = json.loads(await request.read())
+        rows = [_tokens(text, special=body.get("add_special_tokens", True)) for text in _listed(body["prompt"])]
+        single = isinstance(body["prompt"], str)
+        answer = {
+            "tokens": rows[0] if single else rows,
+            "count": len(rows[0]) if single else [len(row) for row in rows],
+        }
+        return web.json_response(answer | {"max_model_len": 131_072})  # of the tokenizer, not of the model
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        body = json.loads(await request.read())
+        rows = body["tokens"] if isinstance(body["tokens"][0], list) else [body["tokens"]]
+        texts = [_text(row, skip_special=body.get("skip_special_tokens", True)) for row in rows]
+        return web.json_response({"text": texts if rows is body["tokens"] else texts[0]})
 
     async def _model_info(self, _: web.Request) -> web.Response:
         abilities = {
@@ -119,7 +148,7 @@ class StandIn:
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
         self.requests.append(body)
-        texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
+        texts = _listed(body["input"])
         await self._hold_back(texts)
         if refusal := self._refusal(texts, body.get("dimensions")):
             return _error(400, refusal, "BadRequestError")
@@ -153,6 +182,9 @@ class StandIn:
                 return f"Input at index {index} cannot be empty or whitespace only"
             if self.poison is not None and self.poison in text:
                 return "The input (10002 tokens) is longer than the model's context length (512 tokens)."
+            if (tokens := len(_tokens(text))) >= self.context_length:
+                longest = f"the model's context length ({self.context_length} tokens)"
+                return f"The input ({tokens} tokens) is longer than {longest}."
         if dimensions is not None and not self.supports_dimensions:
             return f"Model '{self.model}' does not support matryoshka representation"
         if dimensions is not None and self.matryoshka_dimensions and dimensions not in self.matryoshka_dimensions:
@@ -177,6 +209,19 @@ class StandIn:
             items[-1]["index"] = 0
             items.append(items[-1])
         return items[::-1] if self.disordered else items
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _tokens(text: str, *, special: bool = True) -> list[int]:
+    return [*unicodedata.normalize("NFC", text).encode(), *([END] if special else [])]
+
+
+def _text(tokens: list[int], *, skip_special: bool) -> str:
+    text = bytes(token for token in tokens if token != END).decode(errors="replace")
+    return text + ("" if skip_special else "<|endoftext|>" * tokens.count(END))
 
 
 def _written(vector: NDArray[np.float32], as_base64: bool) -> Any:

@@ -5,11 +5,8 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from psycopg.conninfo import conninfo_to_dict
 from rig import Cluster, Rig, both_versions, eventually
 
 from pg_qwen_embed import migrate, schema
@@ -51,8 +48,7 @@ def test_migrations_one_by_one_add_up_to_all_at_once(bare: Rig, postgres: Cluste
 
 
 def test_the_migrations_add_up_to_what_sqlalchemy_describes(rig: Rig) -> None:
-    options = {k: v for k, v in conninfo_to_dict(rig.url).items() if v is not None}
-    engine = sa.create_engine("postgresql+psycopg://", connect_args=options, poolclass=sa.NullPool)
+    engine = rig.engine()
 
     def ours(name: str | None, kind: str, _: object) -> bool:
         return name == schema.MACHINERY if kind == "schema" else name != "alembic_version"
@@ -70,12 +66,7 @@ def test_the_migrations_add_up_to_what_sqlalchemy_describes(rig: Rig) -> None:
 def test_init_can_be_undone_migration_by_migration(bare: Rig) -> None:
     bare.execute("CREATE EXTENSION vector")
     migrate.upgrade(bare.url)
-    options = {k: v for k, v in conninfo_to_dict(bare.url).items() if v is not None}
-    engine = sa.create_engine("postgresql+psycopg://", connect_args=options, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        command.downgrade(migrate._config(connection), "base")
-        connection.commit()
-    engine.dispose()
+    bare.downgrade("base")
     left = bare.rows(
         "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname ~ 'qwen_embed'"
     )

@@ -11,7 +11,8 @@ import pytest
 from rig import Rig, both_versions, eventually
 
 from pg_qwen_embed.database import AsyncConnection, connect_async
-from pg_qwen_embed.store import Change, Store
+from pg_qwen_embed.store import Store
+from pg_qwen_embed.work import Change
 
 stores = pytest.mark.parametrize("store", ["table", "column"])
 

@@ -153,6 +153,10 @@ def test_live_changes_are_embedded_before_the_rest_of_a_backfill(rig: Rig) -> No
     with rig.server.hold(lambda texts: len(rig.server.texts) >= 200 and "changed" not in texts):
         eventually(lambda: rig.server.waiting)
         rig.execute("INSERT INTO articles VALUES (9999, 'changed')")
+        read = "query LIKE '%%:read_outbox%%' AND state = 'idle' AND query_start > %s"
+        look = f"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND {read})"
+        inserted = rig.value("SELECT clock_timestamp()")
+        eventually(lambda: rig.value(look, inserted))
     eventually(lambda: "changed" in rig.server.texts)
     assert rig.server.texts.index("changed") < 900
     eventually(rig.settled)

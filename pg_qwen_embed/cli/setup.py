@@ -9,7 +9,7 @@ from pg_qwen_embed import catalog, declare, migrate, template
 from pg_qwen_embed.cli.options import with_settings
 from pg_qwen_embed.database import connect
 from pg_qwen_embed.errors import UsageError
-from pg_qwen_embed.model import Distance, StoreKind
+from pg_qwen_embed.model import Distance, StoreKind, TooLong
 from pg_qwen_embed.prompt import PromptStyle
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.template import Template
@@ -54,6 +54,8 @@ def init(settings: Settings) -> None:
     show_default=True,
     help="The vector's column in the view (and in TABLE with --store column).",
 )
+@click.option("--too-long", type=click.Choice([policy.value for policy in TooLong]), default="truncate", show_default=True,
+              help="A document longer than the model takes: embed its beginning, or make it a failure.")  # fmt: skip
 @click.option("--no-backfill", is_flag=True, help="Embed only what changes from now on.")
 @click.option("--dry-run", is_flag=True, help="Print the SQL, its locks and the grants; create nothing.")
 @with_settings("database_url", "server_url")
@@ -70,6 +72,7 @@ def attach(
     distance: str,
     store: str,
     column: str,
+    too_long: str,
     no_backfill: bool,
     dry_run: bool,
 ) -> None:
@@ -91,6 +94,7 @@ def attach(
         distance=Distance(distance),
         store=StoreKind(store),
         column=column,
+        too_long=TooLong(too_long),
         backfill=not no_backfill,
     )
     with connect(settings.database_url, "pg_qwen_embed attach") as connection:

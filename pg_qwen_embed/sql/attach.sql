@@ -8,8 +8,8 @@ VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)
 RETURNING id;
 
 -- name: register_generation
-INSERT INTO _qwen_embed.generation (embedding_id, model, dimensions, distance, template, store)
-VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s)
+INSERT INTO _qwen_embed.generation (embedding_id, model, dimensions, distance, template, store, too_long)
+VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s, %(too_long)s)
 RETURNING id;
 
 -- name: register_backfill
@@ -31,10 +31,15 @@ COMMENT ON TABLE {outbox} IS {comment};
 CREATE TABLE {store} (
     {key_columns},
     version bigint NOT NULL,
+    cut boolean NOT NULL DEFAULT false,
     fingerprint bytea,
     embedding {halfvec}({dimensions}),
     PRIMARY KEY ({keys})
 );
+
+-- name: create_cut_index
+-- So that `status` counts the few without reading the many.
+CREATE INDEX ON {store} (cut) WHERE cut;
 
 -- name: set_store_storage
 ALTER TABLE {store} ALTER COLUMN embedding SET STORAGE {storage};
@@ -44,6 +49,7 @@ ALTER TABLE {store} ALTER COLUMN embedding SET STORAGE {storage};
 CREATE TABLE {store} (
     {key_columns},
     version bigint NOT NULL,
+    cut boolean NOT NULL DEFAULT false,
     fingerprint bytea,
     PRIMARY KEY ({keys})
 );

@@ -13,7 +13,10 @@ WHERE a.name = 'vector';
 CREATE EXTENSION IF NOT EXISTS vector;
 
 -- name: is_initialised
-SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL;
+-- Whether init has run here, and whether its newest migration has: by what that one added, which every role can see.
+SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
+       EXISTS (SELECT FROM pg_attribute
+               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'too_long');
 
 -- name: resolve_table
 -- A table as it is written in SQL; NULL if there is none of that name on the search_path.
@@ -54,7 +57,7 @@ WHERE c.oid = ANY (%(tables)s::oid[]);
 -- Every embedding with its live generation.
 SELECT e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
        to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
-       g.id, g.model, g.dimensions, g.distance, g.template, g.store,
+       g.id, g.model, g.dimensions, g.distance, g.template, g.store, g.too_long,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
         WHERE x.extname = 'vector') AS vector_schema
 FROM _qwen_embed.embedding e

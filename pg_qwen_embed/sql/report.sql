@@ -1,6 +1,6 @@
 -- name: read_status
 -- Counts are exact below a million rows and the planner's estimate above.
-SELECT r.rows, v.vectors,
+SELECT r.rows, v.vectors, (SELECT count(*) FROM {store} WHERE cut) AS cut,
        (SELECT count(*) FROM {outbox}) AS pending,
        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT o.changed_at FROM {outbox} o
                                                                     ORDER BY o.seq LIMIT 1))), 0)::float8 AS lag_seconds,

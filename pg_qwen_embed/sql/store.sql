@@ -12,17 +12,18 @@ SELECT pg_advisory_xact_lock(%(lock)s, %(id)s);
 -- guarded by version, so that a slow worker cannot overwrite a newer one. One key may come twice: the newest counts.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
-                         %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, embedding)
+                         %(cuts)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, cut, embedding)
 ), v AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.embedding
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.cut, a.embedding
     FROM a ORDER BY {a_key_values}, a.version DESC
 ), written AS (
-    INSERT INTO {store} AS s ({keys}, version, fingerprint, embedding)
-    SELECT {v_key}, v.version, v.fingerprint, v.embedding
+    INSERT INTO {store} AS s ({keys}, version, fingerprint, cut, embedding)
+    SELECT {v_key}, v.version, v.fingerprint, v.cut, v.embedding
     FROM v JOIN {source} t ON ({t_key}) = ({v_key})
     ORDER BY {v_key}
     ON CONFLICT ({keys}) DO UPDATE
-    SET version = excluded.version, fingerprint = excluded.fingerprint, embedding = excluded.embedding
+    SET version = excluded.version, fingerprint = excluded.fingerprint, cut = excluded.cut,
+        embedding = excluded.embedding
     WHERE s.version < excluded.version
     RETURNING 1
 ), forgiven AS (
@@ -38,18 +39,19 @@ SELECT count(*) FROM written;
 -- with it. `entry` says which outbox entries belong to which position.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
-                         %(embeddings)s::{halfvec}[])
-         WITH ORDINALITY AS a({keys}, version, fingerprint, embedding, position)
+                         %(cuts)s::boolean[], %(embeddings)s::{halfvec}[])
+         WITH ORDINALITY AS a({keys}, version, fingerprint, cut, embedding, position)
 ), v AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.embedding
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.cut, a.embedding
     FROM a ORDER BY {a_key_values}, a.version DESC
 ), n AS (
     SELECT {t_key_as} FROM {source} t JOIN v ON ({t_key}) = ({v_key})
     ORDER BY {t_key} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), noted AS (
-    INSERT INTO {store} AS s ({keys}, version, fingerprint)
-    SELECT {v_key}, v.version, v.fingerprint FROM v JOIN n ON ({n_key}) = ({v_key})
-    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, fingerprint = excluded.fingerprint
+    INSERT INTO {store} AS s ({keys}, version, fingerprint, cut)
+    SELECT {v_key}, v.version, v.fingerprint, v.cut FROM v JOIN n ON ({n_key}) = ({v_key})
+    ON CONFLICT ({keys}) DO UPDATE
+    SET version = excluded.version, fingerprint = excluded.fingerprint, cut = excluded.cut
     WHERE s.version < excluded.version
     RETURNING {s_key}
 ), written AS (
@@ -83,7 +85,7 @@ WITH a AS (
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
     SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key}) WHERE c.here ORDER BY {c_key}
-    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, fingerprint = NULL, embedding = NULL
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, cut = false, fingerprint = NULL, embedding = NULL
     WHERE s.version < excluded.version
 ), removed AS (
     DELETE FROM {store} s USING c
@@ -109,7 +111,7 @@ WITH a AS (
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
     SELECT {c_key}, c.version FROM c JOIN n ON ({n_key}) = ({c_key})
-    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, fingerprint = NULL
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, cut = false, fingerprint = NULL
     WHERE s.version < excluded.version
     RETURNING {s_key}
 ), erased AS (

@@ -1,0 +1,29 @@
+"""Documents that are longer than the model takes: what to do with them, and which vectors are of cut ones."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+SCHEMA = "_qwen_embed"
+
+
+def upgrade() -> None:
+    op.add_column(
+        "generation", sa.Column("too_long", sa.Text, nullable=False, server_default="truncate"), schema=SCHEMA
+    )
+    for store in _stores():
+        op.add_column(store, sa.Column("cut", sa.Boolean, nullable=False, server_default=sa.false()), schema=SCHEMA)
+        op.create_index(f"{store}_cut_idx", store, ["cut"], schema=SCHEMA, postgresql_where=sa.text("cut"))
+
+
+def downgrade() -> None:
+    for store in _stores():
+        op.drop_column(store, "cut", schema=SCHEMA)
+    op.drop_column("generation", "too_long", schema=SCHEMA)
+
+
+def _stores() -> list[str]:
+    generation = sa.table("generation", sa.column("id"), schema=SCHEMA)
+    return [f"store_{id_}" for (id_,) in op.get_bind().execute(sa.select(generation.c.id))]

@@ -1,0 +1,154 @@
+"""From documents to vectors: the requests of one feed, a few in flight, and whose fault it is when one goes wrong.
+
+A document that is refused is found by halving its request. A server that is away is waited for: the breaker says when
+it is back, and no attempt is counted."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+
+from pg_qwen_embed import batching, cutting, retry
+from pg_qwen_embed.breaker import Breaker
+from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable
+from pg_qwen_embed.model import Embedding, TooLong
+from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.store import LONGEST_DOCUMENT
+from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage
+
+log = logging.getLogger("pg_qwen_embed.worker")
+
+TRIES = 3  # of one request, while the server answers others
+TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
+LIVE, BACKFILL = 0, 1  # which requests go first
+
+
+class TooMuch(Exception):  # not an error: half of it may do
+    """The server is overloaded by a request whenever it comes, though it answers smaller ones."""
+
+
+class Sender:
+    """`put` changes; run `run` in as many tasks as requests may be in flight; outcomes come out."""
+
+    def __init__(
+        self,
+        embedding: Embedding,
+        server: EmbeddingServer,
+        breaker: Breaker,
+        outcomes: "asyncio.Queue[Outcome]",
+        limits: batching.Limits,
+        *,
+        once: bool,
+    ) -> None:
+        """once: a server of another model is an error, and not waited for."""
+        self._embedding = embedding
+        self._server = server
+        self._breaker = breaker
+        self._outcomes = outcomes
+        self._limits = limits
+        self._once = once
+        self._requests: asyncio.PriorityQueue[tuple[int, int, Request]] = asyncio.PriorityQueue()
+        self._order = count()
+        self._rng = random.Random()  # noqa: S311  # jitter
+
+    def put(self, changes: Sequence[Change], page: WalkPage | None) -> None:
+        """Documents to embed, none of them blank; packed into requests."""
+        lengths = [len(change.document.encode()) for change in changes]
+        for positions in batching.pack(lengths, self._limits):
+            self._queue(Request([changes[n] for n in positions], page))
+
+    def _queue(self, request: Request) -> None:
+        self._requests.put_nowait((LIVE if request.page is None else BACKFILL, next(self._order), request))
+
+    async def run(self) -> None:
+        while True:
+            _, _, request = await self._requests.get()
+            try:
+                outcome = await self._embed(request)
+            except DocumentRefused as refusal:
+                await self._isolate(request, str(refusal))
+            except TooMuch:
+                self._halve(request)
+            else:
+                if outcome is not None:
+                    self._outcomes.put_nowait(outcome)
+
+    async def _isolate(self, request: Request, sentence: str) -> None:
+        """One bad document has its whole request refused: halve it until it stands alone."""
+        if len(request.changes) > 1:
+            self._halve(request)
+        elif await self._breaker.vouch(await self._served(), self._embedding.generation.dimensions):
+            self._outcomes.put_nowait(Refused(request, sentence))
+        else:  # it refuses everything: that is not the document's fault
+            self._queue(request)
+
+    def _halve(self, request: Request) -> None:
+        middle = len(request.changes) // 2
+        self._queue(Request(request.changes[:middle], request.page))
+        self._queue(Request(request.changes[middle:], request.page))
+
+    async def _embed(self, request: Request) -> Embedded | None:
+        """The vectors, however long the server stays away; None if the request was made anew without what is too long.
+
+        Raises DocumentRefused, TooMuch; after the breaker's patience, ServerUnavailable."""
+        for attempt in count(1):
+            info = await self._served()
+            try:
+                return await self._try(info, request)
+            except ServerUnavailable as error:
+                self._breaker.trip(error)
+                # The breaker closes only when the server answers a probe: then it may be this request that does it.
+                if attempt == TRIES and isinstance(error, ServerFault):
+                    raise DocumentRefused(str(error)) from None
+                if attempt == TRIES and len(request.changes) > 1:
+                    raise TooMuch from None
+                await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
+        raise AssertionError("unreachable")
+
+    async def _try(self, info: ModelInfo, request: Request) -> Embedded | None:
+        generation = self._embedding.generation
+        changes = request.changes
+        texts = [change.document[:LONGEST_DOCUMENT] for change in changes]
+        tokens = await cutting.too_long(self._server, info, texts)
+        wrong = {
+            n: f"the document has {many:,} tokens, and the server takes {info.longest:,}" for n, many in tokens.items()
+        }
+        wrong |= {n: TOO_LARGE for n, change in enumerate(changes) if len(change.document) > LONGEST_DOCUMENT}
+        if wrong and generation.too_long is TooLong.FAIL:
+            self._refuse(request, wrong)
+            return None
+        for n in tokens:
+            texts[n] = await cutting.cut(self._server, texts[n], info.longest or 0)
+        embeddings = await self._server.embed(info, texts, generation.dimensions)
+        if wrong:
+            changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]
+        return Embedded(Request(changes, request.page), embeddings)
+
+    def _refuse(self, request: Request, sentences: dict[int, str]) -> None:
+        """These are too long; the others try again without them."""
+        for n, sentence in sentences.items():
+            self._outcomes.put_nowait(Refused(Request([request.changes[n]], request.page), sentence))
+        others = [change for n, change in enumerate(request.changes) if n not in sentences]
+        if others:
+            self._queue(Request(others, request.page))
+
+    async def _served(self) -> ModelInfo:
+        """What the server serves, once it is this embedding's model."""
+        generation = self._embedding.generation
+        for attempt in count(1):
+            info = await self._breaker.ready()
+            if info.model == generation.model and info.dimensions >= generation.dimensions:
+                return info
+            sentence = (
+                f"{self._embedding.name} was attached with {generation.model} and {generation.dimensions} dimensions, "
+                f"and the server at {self._server.url} serves {info.model} with {info.dimensions}"
+            )
+            if self._once:
+                raise ServerUnavailable(sentence)
+            if attempt == 1:
+                log.warning("wrong_model reason=%s", sentence)
+            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
+            self._breaker.doubt(info)
+        raise AssertionError("unreachable")

@@ -1,0 +1,166 @@
+"""What a feed has in hand: the changes it has read, the requests they go into, and what came of them. Pure.
+
+The accounts are kept here: what is read and not yet settled is in flight, and reads leave it out. A feed that is
+dropped drops them too, and loses nothing but work, because the outbox still has every entry."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
+
+from pg_qwen_embed.vectors import Vectors
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key to bring up to date: the document of the snapshot that gave the version, and the entries it settles.
+
+    Without a fingerprint the document is NULL or blank, or the row has gone: there is no vector to be."""
+
+    key: Key
+    version: int
+    seqs: Sequence[int]
+    fingerprint: bytes | None
+    document: str
+    here: bool = True  # whether the row was there; blank if so, and gone if not
+    attempts: int = 0  # how often the server has refused this version
+    cut: bool = False  # the vector is that of the document's beginning: it is longer than the model takes
+
+
+@dataclass(slots=True)
+class WalkPage:
+    """Rows of a backfill read at once. left: those whose vectors are not written yet."""
+
+    last: Key
+    rows: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Changes whose documents go to the server together. page: of the backfill that they came from, if any."""
+
+    changes: list[Change]
+    page: WalkPage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    request: Request
+    embeddings: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    changes: list[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    version: int
+    seqs: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    request: Request  # of one change
+    sentence: str
+
+
+Outcome = Embedded | Cleared | Truncated | Refused
+
+
+def rows_of(outcome: Outcome) -> int:
+    """How many rows writing it will touch, about."""
+    match outcome:
+        case Embedded(request, _):
+            return len(request.changes)
+        case Cleared(changes):
+            return len(changes)
+        case _:
+            return 1
+
+
+def pieces_of(outcome: Outcome) -> list[Outcome]:
+    """The outcome of each change by itself."""
+    match outcome:
+        case Embedded(request, embeddings):
+            return [
+                Embedded(Request([change], request.page), embeddings[n : n + 1])
+                for n, change in enumerate(request.changes)
+            ]
+        case Cleared(changes) if changes:
+            return [Cleared([change]) for change in changes]
+        case _:
+            return [outcome]
+
+
+@dataclass(slots=True)
+class InFlight:
+    """The accounts of what is read and not yet settled."""
+
+    seqs: set[int] = field(default_factory=set)
+    retrying: set[Key] = field(default_factory=set)  # keys of failures that are being tried again
+    documents: int = 0
+    live: int = 0  # of the documents, those of changes and not of a backfill
+    characters: int = 0
+    settled_entries: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.documents and not self.seqs
+
+    def take(self, changes: Sequence[Change], page: WalkPage | None) -> None:
+        self._count(changes, page, 1)
+        for change in changes:
+            self.seqs.update(change.seqs)
+
+    def settle(self, changes: Sequence[Change], page: WalkPage | None) -> None:
+        """Their entries are acknowledged."""
+        self._count(changes, page, -1)
+        if page is not None:
+            page.left -= len(changes)
+        for change in changes:
+            self.settle_entries(change.seqs)
+            self.retrying.discard(change.key)
+
+    def settle_entries(self, seqs: Sequence[int]) -> None:
+        self.seqs.difference_update(seqs)
+        self.settled_entries += len(seqs)
+
+    def _count(self, changes: Sequence[Change], page: WalkPage | None, sign: int) -> None:
+        self.documents += sign * len(changes)
+        self.live += sign * len(changes) if page is None else 0
+        self.characters += sign * sum(len(change.document) for change in changes if change.fingerprint is not None)
+
+
+@dataclass(slots=True)
+class Walk:
+    """A backfill under way: where the next page begins, and the pages that are not all written yet, in order."""
+
+    after: Sequence[str] | None
+    exhausted: bool = False
+    _pages: deque[WalkPage] = field(default_factory=deque)
+
+    def add(self, last: Key, rows: int, left: int) -> WalkPage:
+        """A page was read; the next one begins after it."""
+        self.after = [str(value) for value in last]
+        self._pages.append(WalkPage(last, rows, left))
+        return self._pages[-1]
+
+    def written(self) -> list[WalkPage]:
+        """The pages at the front of which everything is written."""
+        return list(takewhile(lambda page: not page.left, self._pages))
+
+    def drop(self, pages: Sequence[WalkPage]) -> None:
+        """It is recorded that these pages, the first ones, are written."""
+        for _ in pages:
+            self._pages.popleft()
+
+    @property
+    def finished(self) -> bool:
+        """Every row of the source has its vector."""
+        return self.exhausted and not self._pages

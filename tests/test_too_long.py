@@ -1,0 +1,114 @@
+"""Documents that are longer than the model takes: cut on our side so that the pooled token stays, or failures."""
+
+import json
+
+import numpy as np
+import pytest
+from rig import Rig
+
+from pg_qwen_embed import migrate
+from pg_qwen_embed.store import LONGEST_DOCUMENT
+
+CONTEXT = 70  # tokens; of which the server takes CONTEXT - 7, and its tokenizer adds one
+ROOM = CONTEXT - 8  # bytes of a document
+
+
+@pytest.fixture
+def short(rig: Rig) -> Rig:
+    rig.server.context_length = CONTEXT
+    return rig
+
+
+def status(rig: Rig) -> dict[str, object]:
+    (one,) = json.loads(rig.ok("status", "articles", "--json"))
+    found: dict[str, object] = one
+    return found
+
+
+@pytest.mark.parametrize("store", ["table", "column"])
+def test_document_that_is_too_long_is_cut_to_what_the_server_takes(short: Rig, store: str) -> None:
+    fits, long, halved = "f" * ROOM, "x" * 200, "a" + "é" * 100
+    short.articles(fits, long, halved, "short")
+    short.ok("attach", "articles", "--text", "body", "--store", store)
+    short.once()
+    beginnings = {fits: fits, long: "x" * ROOM, halved: "a" + "é" * ((ROOM - 1) // 2), "short": "short"}
+    assert {*short.server.texts} == {*beginnings.values()}
+    for text, vector in short.vectors():
+        np.testing.assert_allclose(vector, short.server.vector(beginnings[text]), atol=2e-3, err_msg=text)
+    assert short.drift() == (0, {"missing": 0, "stale": 0, "orphaned": 0})
+    assert (status(short)["vectors"], status(short)["cut"], status(short)["failures"]) == (4, 2, 0)
+    assert "vectors 4 (2 of documents cut at the model's limit)" in short.ok("status", "articles")
+
+
+@pytest.mark.parametrize("store", ["table", "column"])
+@pytest.mark.parametrize("text", ["short", " "])
+def test_document_that_is_too_long_no_more_is_not_counted_as_cut(short: Rig, store: str, text: str) -> None:
+    short.articles("x" * 200)
+    short.ok("attach", "articles", "--text", "body", "--store", store)
+    short.once()
+    assert status(short)["cut"] == 1
+    short.execute("UPDATE articles SET body = %s", text)
+    short.once()
+    assert status(short)["cut"] == 0
+
+
+def test_document_that_is_too_long_fails_where_that_was_asked_for_and_the_others_do_not(short: Rig) -> None:
+    short.articles("short", "x" * 200, "f" * ROOM, "y" * (LONGEST_DOCUMENT + 1))
+    short.ok("attach", "articles", "--text", "body", "--too-long", "fail")
+    short.once()
+    assert {*short.server.texts} == {"short", "f" * ROOM}
+    listed = {
+        failure["key"]["id"]: failure["error"]
+        for failure in json.loads(short.ok("failures", "list", "articles", "--json"))
+    }
+    assert listed == {
+        2: f"the document has 201 tokens, and the server takes {ROOM + 1}",
+        4: "the document has more than 500,000 characters, longer than any model takes",
+    }
+    assert status(short)["cut"] == 0
+
+
+def test_document_too_long_for_us_to_carry_is_cut_even_where_the_server_knows_no_limit(rig: Rig) -> None:
+    rig.server.tokenizes = False
+    rig.server.context_length = 1 << 40
+    rig.articles("x" * (LONGEST_DOCUMENT + 10))
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    assert rig.server.texts == ["x" * LONGEST_DOCUMENT]
+    assert status(rig)["cut"] == 1
+
+
+def test_document_that_a_server_without_a_tokenizer_refuses_is_a_failure_with_its_sentence(short: Rig) -> None:
+    short.server.tokenizes = False
+    short.articles("short", "x" * 200)
+    short.ok("attach", "articles", "--text", "body")
+    short.once()
+    (failure,) = json.loads(short.ok("failures", "list", "articles", "--json"))
+    assert "The input (201 tokens) is longer than the model's context length (70 tokens)." in failure["error"]
+    assert "short" in short.server.texts
+
+
+def test_text_that_composing_makes_longer_is_cut_as_well(short: Rig) -> None:
+    text = "\u0958" * 20  # 60 bytes; composed, 120
+    short.articles(text)
+    short.ok("attach", "articles", "--text", "body")
+    short.once()
+    assert short.server.texts == ["\u0915\u093c" * (ROOM // 6)]
+
+
+def test_database_that_an_older_version_has_set_up_is_refused_until_init_and_keeps_its_vectors(bare: Rig) -> None:
+    bare.execute("CREATE EXTENSION vector")
+    migrate.upgrade(bare.url, migrate.revisions()[-2])
+    for command in (["status"], ["attach", "articles", "--text", "body"], ["worker", "--once"]):
+        assert "was set up by an older pg_qwen_embed; run: pg-qwen-embed init" in bare.refused(*command)
+
+
+def test_stores_that_are_there_already_learn_to_count_what_is_cut(short: Rig) -> None:
+    short.articles("one")
+    short.ok("attach", "articles", "--text", "body")
+    short.once()
+    short.downgrade("0002")
+    short.ok("init")
+    short.execute("INSERT INTO articles VALUES (2, %s)", "x" * 200)
+    short.once()
+    assert (status(short)["vectors"], status(short)["cut"]) == (2, 1)
