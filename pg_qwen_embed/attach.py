@@ -27,6 +27,7 @@ from pg_qwen_embed.model import (
 from pg_qwen_embed.prompt import DEFAULT_INSTRUCTION, PromptStyle, style_of
 from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.template import Template
+from pg_qwen_embed.triggers import triggers
 
 T = TypeVar("T")
 
@@ -193,16 +194,18 @@ def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
     for kind in ("outbox", "store", "failure"):
         creation = _creation(kind, embedding)
         yield statement(creation, holes)
-        yield statement(f"comment_{kind}", holes | _comment(embedding, _PURPOSE[kind]))
+        yield statement(f"comment_{kind}", holes | fragments.comment(embedding, _PURPOSE[kind]))
     if _in_column(embedding):
         yield statement("add_source_column", holes)
-        yield statement("comment_source_column", holes | _comment(embedding, "vectors"))
+        yield statement("comment_source_column", holes | fragments.comment(embedding, "vectors"))
     else:
         yield statement("set_store_storage", holes)
     yield statement("create_cut_index", holes)
     yield from _row_functions(embedding, holes)
     yield statement("create_view_on_column" if _in_column(embedding) else "create_view_on_table", holes)
-    yield statement("comment_view", holes | _comment(embedding, "rows with their vectors; what applications query"))
+    yield statement(
+        "comment_view", holes | fragments.comment(embedding, "rows with their vectors; what applications query")
+    )
     for trigger in triggers(embedding):
         yield from trigger.ddl(embedding, holes)
 
@@ -226,71 +229,17 @@ def removal(embedding: Embedding) -> Iterator[sql.Composed]:
 
 def _row_functions(embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
     yield statement("create_document_function", holes)
-    note = _comment(embedding, "the document of a row")
+    note = fragments.comment(embedding, "the document of a row")
     yield statement("comment_row_function", holes | note | {"function": holes["document_function"]})
     for column, function in zip(embedding.source.key, _key_functions(embedding), strict=True):
         own = {"key_function": function, "type": sql.SQL(column.type), "t_column": sql.Identifier("t", column.name)}
         yield statement("create_key_function", holes | own)
-        note = _comment(embedding, "a key column of a row")
+        note = fragments.comment(embedding, "a key column of a row")
         yield statement("comment_row_function", holes | note | {"function": function})
 
 
 def _key_functions(embedding: Embedding) -> list[sql.Identifier]:
     return [fragments.key_function(embedding, n) for n in range(1, len(embedding.source.key) + 1)]
-
-
-@dataclass(frozen=True, slots=True)
-class Trigger:
-    """One trigger on the source and the function it runs. `event` names both, with the generation's number."""
-
-    event: str
-    creation: str  # the statement that creates the trigger
-    append: str  # the statement by which its function appends to the outbox
-    row: str = "new"
-
-    def names(self, embedding: Embedding) -> fragments.Holes:
-        id_ = embedding.generation.id
-        return {
-            "function": sql.Identifier(fragments.MACHINERY, f"follow_{self.event}_{id_}"),
-            "trigger": sql.Identifier(f"qwen_embed_{self.event}_{id_}"),
-        }
-
-    def ddl(self, embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
-        holes = holes | self.names(embedding)
-        rows = {
-            "r_key": fragments.keys_of(embedding, fragments.TRANSITION_ROW),
-            "row_key": fragments.keys_of(embedding, sql.SQL(self.row)),
-        }
-        body = statement("follow_body", holes | {"append": statement(self.append, holes | rows)})
-        what = "an entry without a key" if self.event == "truncate" else "the row's key"
-        note = _comment(embedding, f"after {self.event.replace('_', ' ')}: appends {what} to the outbox")
-        yield statement("create_follow_function", holes | {"body": sql.Literal(as_text(body))})
-        yield statement("revoke_function", holes)
-        yield statement("comment_function", holes | note)
-        yield statement(self.creation, holes | {"of_columns": self._columns(embedding)})
-        yield statement("enable_trigger_always", holes)
-        yield statement("comment_trigger", holes | note)
-
-    def _columns(self, embedding: Embedding) -> sql.Composable:
-        source = embedding.source
-        if source.before_update_triggers:  # they may change a column that the UPDATE does not name
-            return fragments.UPDATE
-        text: tuple[str, ...] = () if self.event == "key_change" else embedding.generation.template.columns
-        names = dict.fromkeys((*text, *(column.name for column in source.key)))
-        return fragments.update_of(names)
-
-
-def triggers(embedding: Embedding) -> tuple[Trigger, ...]:
-    by_row = embedding.source.partitioned
-    return (
-        Trigger("insert", *(("create_insert_row_trigger", "append_row") if by_row else
-                            ("create_insert_trigger", "append_changed_rows"))),
-        Trigger("update", "create_update_trigger", "append_row"),
-        Trigger("key_change", "create_key_trigger", "append_row", row="old"),
-        Trigger("delete", *(("create_delete_row_trigger", "append_row", "old") if by_row else
-                            ("create_delete_trigger", "append_changed_rows"))),
-        Trigger("truncate", "create_truncate_trigger", "append_truncation"),
-    )  # fmt: skip
 
 
 _PURPOSE = {
@@ -302,11 +251,6 @@ _PURPOSE = {
 
 def _creation(kind: str, embedding: Embedding) -> str:
     return f"create_store_{embedding.generation.store}" if kind == "store" else f"create_{kind}"
-
-
-def _comment(embedding: Embedding, purpose: str) -> fragments.Holes:
-    text = f"pg_qwen_embed {embedding.name} (generation {embedding.generation.id}): {purpose}"
-    return {"comment": sql.Literal(text)}
 
 
 def _register(connection: Connection, oid: int, planned: Embedding, backfill: bool) -> Embedding:
@@ -324,6 +268,7 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
         "template": Jsonb(generation.template.to_json()),
         "store": generation.store,
         "too_long": generation.too_long,
+        "partitions": None if planned.source.partitions is None else list(planned.source.partitions),
     }
     (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
     values["embedding_id"] = embedding_id

@@ -74,6 +74,7 @@ class Source:
     key: tuple[Column, ...]
     columns: tuple[Column, ...]
     partitioned: bool = False
+    partitions: tuple[int, ...] | None = field(default=None, compare=False)  # oids of those that hold rows
     before_update_triggers: bool = False
     problem: str | None = None  # why it cannot be followed any more: it was dropped, or lost a column
 
@@ -89,6 +90,7 @@ class Generation:
     template: Template
     store: StoreKind = StoreKind.TABLE
     too_long: TooLong = TooLong.TRUNCATE
+    partitions: tuple[int, ...] | None = field(default=None, compare=False)  # of the source, when last looked into
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Status:
     backfill: BackfillProgress
     index: str  # none | building | valid | invalid
     leader: str | None = None
-    triggers_missing: int = 0  # of five: dropped, or disabled
+    triggers_amiss: int = 0  # of five: dropped, disabled, altered, or blind to a BEFORE trigger that was added
     held_back_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
     problem: str | None = None
 

@@ -35,12 +35,19 @@ def repair_now(url: str, embedding: Embedding) -> Repaired:
     return asyncio.run(work())
 
 
-async def repair(connection: AsyncConnection, embedding: Embedding, *, pause: float = 0.0) -> Repaired:
-    """Walk the source, then the store. pause: seconds between pages, to go gently."""
+async def repair(
+    connection: AsyncConnection, embedding: Embedding, *, rows: bool = True, orphans: bool = True, pause: float = 0.0
+) -> Repaired:
+    """Walk the source for rows, then the store for orphans. pause: seconds between pages, to go gently."""
     holes = fragments.holes(embedding) | fragments.page_holes(embedding)
-    rows = await _walk(connection, embedding, _pages("repair_page", "beyond", holes), pause)
-    orphans = await _walk(connection, embedding, _pages("repair_orphans_page", "store_beyond", holes), pause)
-    return Repaired(rows, orphans)
+    found = [
+        await _walk(connection, embedding, _pages(page, beyond, holes), pause) if wanted else 0
+        for page, beyond, wanted in (
+            ("repair_page", "beyond", rows),
+            ("repair_orphans_page", "store_beyond", orphans),
+        )
+    ]
+    return Repaired(*found)
 
 
 def _pages(name: str, beyond: str, holes: fragments.Holes) -> tuple[sql.Composed, sql.Composed]:

@@ -6,8 +6,8 @@ from pg_qwen_embed import catalog
 from pg_qwen_embed.database import Connection
 from pg_qwen_embed.model import BackfillProgress, Drift, Embedding, Lock, Status
 from pg_qwen_embed.sql import fragments, statement
+from pg_qwen_embed.triggers import triggers
 
-TRIGGERS = 5
 OLD_TRANSACTION = 60.0  # seconds
 
 
@@ -34,7 +34,15 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
             dimensions=generation.dimensions, rows=0, vectors=0, cut=0, pending=0, lag_seconds=0.0, failures=0,
             backfill=BackfillProgress("none", 0, 0), index="none", problem=embedding.source.problem,
         )  # fmt: skip
-    values = {"id": generation.id, "leader_lock": int(Lock.LEADER), "old": OLD_TRANSACTION}
+    expected = triggers(embedding)
+    values = {
+        "id": generation.id,
+        "leader_lock": int(Lock.LEADER),
+        "old": OLD_TRANSACTION,
+        "triggers": [trigger.name(embedding) for trigger in expected],
+        "bodies": [trigger.body(embedding) for trigger in expected],
+        "whatever_columns": [not trigger.columns(embedding) for trigger in expected],
+    }
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(statement("read_status", fragments.holes(embedding)), values).fetchone() or {}
     index = fragments.identifier(fragments.index_name(embedding)).as_string(None)
@@ -55,6 +63,6 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         ),
         index=index_state,
         leader=row["leader"],
-        triggers_missing=TRIGGERS - row["triggers"],
+        triggers_amiss=len(expected) - row["triggers"],
         held_back_by=row["held_back_by"],
     )

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from psycopg import sql
 
 from pg_qwen_embed import vectors
 from pg_qwen_embed.database import AsyncConnection, BinaryValue
@@ -165,6 +166,20 @@ class Store:
         cursor = await connection.execute(statement("read_backfill_state"), {"id": self._id})
         row = await cursor.fetchone()
         return (row[0], row[1]) if row else ("none", None)
+
+    async def has_rows(self, connection: AsyncConnection, table: int) -> bool:
+        """Of a partition of the source, by its oid; one that has just been dropped has none."""
+        cursor = await connection.execute(statement("describe_table"), {"table": table})
+        row = await cursor.fetchone()
+        if row is None:
+            return False
+        holes = {"table": sql.Identifier(*row)}
+        row = await (await connection.execute(statement("has_rows", holes), {})).fetchone()
+        return bool(row and row[0])
+
+    async def note_partitions(self, connection: AsyncConnection, partitions: Sequence[int]) -> None:
+        """What came or went with them has been looked into."""
+        await connection.execute(statement("note_partitions"), {"id": self._id, "partitions": list(partitions)})
 
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._vacuum, {})

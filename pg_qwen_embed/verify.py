@@ -17,7 +17,7 @@ def verify(database_url: str, name: str, *, mend: bool) -> Verified:
     """With `mend` missing triggers are made anew, and what has drifted is enqueued. Raises UsageError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
         embedding = catalog.embedding(connection, name)
-        if mend and status.status(connection, name)[0].triggers_missing:
+        if mend and status.status(connection, name)[0].triggers_amiss:
             attach.restore_triggers(connection, embedding)
         found = status.drift(connection, embedding)
     return Verified(found, repair.repair_now(database_url, embedding) if mend else None)

@@ -9,54 +9,33 @@ import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
-from pg_qwen_embed import catalog, index, repair, retry
+from pg_qwen_embed import catalog, retry
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable, Error
+from pg_qwen_embed.housekeeping import Housekeeping
 from pg_qwen_embed.listener import PING, REGISTRY, notifications
 from pg_qwen_embed.model import Embedding, Lock
+from pg_qwen_embed.options import Options
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.sglang import READ_TIMEOUT, EmbeddingServer
+from pg_qwen_embed.sglang import EmbeddingServer
 from pg_qwen_embed.sql import statement
 from pg_qwen_embed.store import Store
-from pg_qwen_embed.sync import Feed, Limits
+from pg_qwen_embed.sync import Feed
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
 READER_NAME = "pg_qwen_embed worker: lead and read"
 AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
-VERIFIER_NAME = "pg_qwen_embed worker: verify"
 WRITERS = 2
 LONGEST_STATEMENT = 60.0  # seconds
 STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
 LONGEST_BLINK = 0.05
-GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Times in seconds."""
-
-    once: bool = False
-    poll: float = 5.0  # the safety net: how long the worker sleeps at most; 0 trusts NOTIFY alone
-    linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
-    blink: float = 0.005  # the pause between looks while awake
-    sweep: float = 1.0
-    index_pause: float = 10.0  # after an index build that failed, or while another is at it
-    excuse: float = 2.0  # how long a feed rests that could not read
-    ping: float = 10.0  # how often, and how long an answer may take; 0 for never
-    tidy: float = 5.0
-    verify_every: float = 0.0  # 0 for never
-    request_timeout: float = READ_TIMEOUT
-    grace: float = 10.0  # for what is in flight when told to stop
-    patience: float | None = None  # how long an absent server is borne; None for ever
-    limits: Limits = field(default_factory=Limits)
 
 
 class Stopped(Exception):  # not an error: it ends the task group
@@ -108,7 +87,6 @@ class Session:
         self._options = options
         self._stopping = stopping
         self._feeds: dict[int, Feed] = {}
-        self._builds: dict[int, asyncio.Task[None]] = {}
         self._doorbell = asyncio.Event()
         self._breaker = Breaker(server, self._server_changed, options.patience)
         self._standing_by = False
@@ -132,8 +110,10 @@ class Session:
                 self._group.create_task(self._breaker.run())
                 self._group.create_task(self._listen())
                 self._group.create_task(self._ping())
-                self._group.create_task(self._tidy())
-                self._group.create_task(self._verify())
+                self._chores = Housekeeping(
+                    self._url, self._pool, self._group, self._feeds, self._options, self._doorbell.set
+                )
+                self._chores.start()
                 self._group.create_task(self._ring_when_stopping())
                 self._group.create_task(self._follow())
         except psycopg.Error as error:
@@ -265,7 +245,7 @@ class Session:
 
     async def _drained(self) -> bool:
         """Nothing in flight, nothing being built, and the outboxes are empty from the very beginning."""
-        if self._builds or not all(feed.idle for feed in self._feeds.values()):
+        if self._chores.busy or not all(feed.idle for feed in self._feeds.values()):
             return False
         return not await self._look(Feed.rescan)
 
@@ -313,6 +293,8 @@ class Session:
             await self._try_take_on(current[id_])
         self._standing_by = any(id_ not in self._feeds for id_ in current)
         await self._restart_backfills()
+        for id_, feed in self._feeds.items():
+            self._chores.follow_partitions(current[id_], feed)
         if self._options.once:
             for id_ in set(wanted) - set(self._feeds):
                 log.info("led_elsewhere embedding=%s", current[id_].name)
@@ -344,7 +326,7 @@ class Session:
             await feed.store.start_backfill(self._reader)
             feed.begin_walk(cursor)
         else:
-            self._build_index(feed)
+            self._chores.build_index(feed)
 
     async def _restart_backfills(self) -> None:
         """Backfills asked for while their generation is being followed."""
@@ -357,8 +339,7 @@ class Session:
     async def _leave(self, id_: int) -> None:
         feed = self._feeds.pop(id_)
         feed.stop()
-        if build := self._builds.pop(id_, None):
-            build.cancel()
+        self._chores.leave(id_)
         await self._reader.execute(statement("release_lead"), {"lock": int(Lock.LEADER), "id": id_})
         log.info("left embedding=%s generation=%d", feed.embedding.name, id_)
 
@@ -367,33 +348,6 @@ class Session:
             return []
         return await self._lock("try_lead", Lock.LEADER, ids)
 
-    # Housekeeping.
-
-    async def _tidy(self) -> None:
-        """Vacuum outboxes that have seen much, on a connection of the pool."""
-        while True:
-            await asyncio.sleep(self._options.tidy)
-            for feed in [feed for feed in self._feeds.values() if feed.wants_vacuum()]:
-                try:
-                    async with self._pool.connection() as connection:
-                        await feed.store.vacuum(connection)
-                except (psycopg.Error, PoolTimeout) as error:
-                    log.warning("vacuum_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
-
-    async def _verify(self) -> None:
-        """Look for drift now and then, gently, where nothing else is going on."""
-        while self._options.verify_every:
-            await asyncio.sleep(self._options.verify_every)
-            for embedding in [feed.embedding for feed in self._feeds.values() if feed.idle]:
-                try:
-                    async with await connect_async(self._url, VERIFIER_NAME) as connection:
-                        done = await repair.repair(connection, embedding, pause=GENTLE_PAUSE)
-                except (psycopg.Error, DatabaseUnavailable) as error:
-                    log.warning("verify_failed embedding=%s reason=%s", embedding.name, first_line(error))
-                else:
-                    enqueued = done.missing_or_stale + done.orphaned
-                    log.info("verified embedding=%s enqueued=%d", embedding.name, enqueued)
-
     # Backfills that have come to their end.
 
     async def _finish_walks(self) -> None:
@@ -401,38 +355,7 @@ class Session:
             if feed.walked:
                 feed.end_walk()
                 await feed.store.finish_backfill(self._reader, "indexing", after="running")
-                self._build_index(feed)
-
-    def _build_index(self, feed: Feed) -> None:
-        id_ = feed.embedding.generation.id
-        if id_ not in self._builds:
-            self._builds[id_] = self._group.create_task(self._ensure_index(id_, feed))
-
-    async def _ensure_index(self, id_: int, feed: Feed) -> None:
-        """Searches go on without it, slower; so it is tried until it is there."""
-        try:
-            while True:
-                if await self._index_built(feed):
-                    break
-                await asyncio.sleep(self._options.index_pause)
-            log.info("index_ready embedding=%s", feed.embedding.name)
-        finally:
-            if self._builds.get(id_) is asyncio.current_task():
-                del self._builds[id_]
-            self._doorbell.set()
-
-    async def _index_built(self, feed: Feed) -> bool:
-        try:
-            if not await index.ensure(self._url, feed.embedding):
-                return False
-            async with self._pool.connection() as connection:
-                await feed.store.finish_backfill(connection, "done", after="indexing")
-        except (psycopg.Error, PoolTimeout, DatabaseUnavailable) as error:
-            if self._options.once:
-                raise
-            log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
-            return False
-        return True
+                self._chores.build_index(feed)
 
     # The gates.
 

@@ -28,8 +28,9 @@ from stand_in import StandIn
 from pg_qwen_embed import catalog, embedded, migrate
 from pg_qwen_embed.cli import main
 from pg_qwen_embed.model import Embedding
+from pg_qwen_embed.options import Options
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.worker import Options, Worker
+from pg_qwen_embed.worker import Worker
 
 T = TypeVar("T")
 DEADLINE = 20.0  # seconds until a test gives up waiting

@@ -32,13 +32,13 @@ def drifted(rig: Rig, request: pytest.FixtureRequest) -> Rig:
 def test_verify_repair_enqueues_exactly_what_has_drifted(drifted: Rig) -> None:
     assert drifted.drift() == (1, {"missing": 1, "stale": 1, "orphaned": 1})
     said = drifted.ok("verify", "articles", "--repair")
-    assert said == "articles: 1 missing, 1 stale, 1 orphaned\nenqueued 2 rows and 1 orphans\n"
+    assert said == "articles: 1 missing, 1 stale, 1 orphaned\nenqueued: 2 missing or stale, 1 orphaned\n"
     assert drifted.count("outbox") == 3
     asked = len(drifted.server.texts)
     drifted.once()
     assert sorted(drifted.server.texts[asked:]) == ["new", "other"]
     drifted.assert_in_step()
-    assert drifted.ok("verify", "articles", "--repair").endswith("enqueued 0 rows and 0 orphans\n")
+    assert drifted.ok("verify", "articles", "--repair").endswith("enqueued: 0 missing or stale, 0 orphaned\n")
 
 
 def test_sleeping_worker_is_woken_by_a_repair(drifted: Rig) -> None:
@@ -57,7 +57,7 @@ def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Rig) -> No
     """An entry drawn while a writer is in flight could outrank the change that commits after it."""
     with drifted.connect(autocommit=False) as writer:
         writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
-        assert "enqueued 1 rows and 1 orphans" in drifted.ok("verify", "articles", "--repair")
+        assert "enqueued: 1 missing or stale, 1 orphaned" in drifted.ok("verify", "articles", "--repair")
         drifted.once()
         writer.commit()
     drifted.once()
@@ -86,7 +86,7 @@ def test_refused_documents_are_not_enqueued_again_by_a_repair(rig: Rig) -> None:
     rig.server.poison = "POISON"
     rig.ok("attach", "articles", "--text", "body")
     rig.once()
-    assert "enqueued 0 rows" in rig.ok("verify", "articles", "--repair")
+    assert "enqueued: 0 missing or stale" in rig.ok("verify", "articles", "--repair")
 
 
 @both_versions
@@ -96,6 +96,11 @@ def test_refused_documents_are_not_enqueued_again_by_a_repair(rig: Rig) -> None:
         ("ALTER TABLE articles DISABLE TRIGGER USER", 5),
         ("ALTER TABLE articles ENABLE REPLICA TRIGGER qwen_embed_update_1", 1),
         ("DROP TRIGGER qwen_embed_delete_1 ON articles", 1),
+        (
+            "CREATE OR REPLACE FUNCTION _qwen_embed.follow_update_1() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN RETURN NULL; END'",
+            1,
+        ),
     ],
 )
 def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(rig: Rig, harm: str, missing: int) -> None:
@@ -104,7 +109,7 @@ def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(rig: R
     rig.once()
     before = sorted(row for row in rig.catalog() if row[0] == "trigger")
     rig.execute(harm)
-    assert f"warning: {missing} of its 5 triggers are missing or disabled" in rig.ok("status", "articles")
+    assert f"warning: {missing} of its 5 triggers are missing, disabled or out of date" in rig.ok("status", "articles")
     rig.ok("verify", "articles", "--repair")
     assert "warning" not in rig.ok("status", "articles")
     assert sorted(row for row in rig.catalog() if row[0] == "trigger") == before
@@ -112,6 +117,21 @@ def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(rig: R
     rig.execute("INSERT INTO articles VALUES (2, 'three')")
     rig.once()
     rig.assert_in_step()
+
+
+def test_before_trigger_added_later_is_reported_by_status_and_followed_after_a_repair(rig: Rig) -> None:
+    rig.articles("text")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.execute("CREATE FUNCTION count_views() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN NEW.body := 'seen ' || NEW.views; RETURN NEW; END $$")  # fmt: skip
+    rig.execute("CREATE TRIGGER t BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION count_views()")
+    assert "warning: 2 of its 5 triggers are missing, disabled or out of date" in rig.ok("status", "articles")
+    rig.ok("verify", "articles", "--repair")
+    assert "warning" not in rig.ok("status", "articles")
+    rig.execute("UPDATE articles SET views = 7")
+    rig.once()
+    assert [text for text, _ in rig.vectors()] == ["seen 7"]
 
 
 def test_old_transaction_that_holds_vacuum_back_is_named_by_status(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

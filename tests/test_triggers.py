@@ -169,6 +169,39 @@ def test_a_partitioned_source_is_followed_whatever_the_change_is_aimed_at(rig: R
 
 
 @both_versions
+@pytest.mark.parametrize("alive", [True, False])
+def test_partitions_that_are_attached_detached_or_dropped_are_followed(rig: Rig, alive: bool) -> None:
+    rig.execute("CREATE TABLE articles (id int, part int, body text, PRIMARY KEY (id, part)) PARTITION BY LIST (part)")
+    rig.execute("CREATE TABLE one PARTITION OF articles FOR VALUES IN (1)")
+    rig.execute("CREATE TABLE two PARTITION OF articles FOR VALUES IN (2)")
+    rig.execute("CREATE TABLE three (id int, part int, body text, PRIMARY KEY (id, part))")
+    rig.execute("INSERT INTO articles VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 1, 'c')")
+    rig.execute("INSERT INTO three VALUES (1, 3, 'd'), (2, 3, 'e')")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    if alive:
+        rig.worker("--poll", "0.2")
+
+    def followed() -> bool:
+        if not alive:
+            rig.once()
+        return bool(rig.drift()[0] == 0 and rig.count("store") == rig.value("SELECT count(*) FROM articles"))
+
+    for change, left in (
+        ("ALTER TABLE articles ATTACH PARTITION three FOR VALUES IN (3)", 5),
+        ("ALTER TABLE articles DETACH PARTITION one", 3),
+        ("DROP TABLE two", 2),
+        ("CREATE TABLE four PARTITION OF articles FOR VALUES IN (4)", 2),
+    ):
+        rig.execute(change)
+        eventually(followed)
+        assert rig.count("store") == left
+    rig.execute("INSERT INTO articles VALUES (1, 4, 'f')")
+    eventually(followed)
+    rig.assert_in_step()
+
+
+@both_versions
 def test_many_changes_of_a_row_cost_one_embedding(rig: Rig) -> None:
     rig.articles(*["start"] * 10)
     rig.ok("attach", "articles", "--text", "body")

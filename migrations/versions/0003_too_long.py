@@ -1,7 +1,9 @@
-"""Documents that are longer than the model takes: what to do with them, and which vectors are of cut ones."""
+"""Documents longer than the model takes: what to do with them, and which vectors are of cut ones. And the partitions of
+a source, as far as they have been looked into."""
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import ARRAY, REGCLASS
 
 revision = "0003"
 down_revision = "0002"
@@ -13,6 +15,7 @@ def upgrade() -> None:
     op.add_column(
         "generation", sa.Column("too_long", sa.Text, nullable=False, server_default="truncate"), schema=SCHEMA
     )
+    op.add_column("generation", sa.Column("partitions", ARRAY(REGCLASS)), schema=SCHEMA)
     for store in _stores():
         op.add_column(store, sa.Column("cut", sa.Boolean, nullable=False, server_default=sa.false()), schema=SCHEMA)
         op.create_index(f"{store}_cut_idx", store, ["cut"], schema=SCHEMA, postgresql_where=sa.text("cut"))
@@ -21,6 +24,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for store in _stores():
         op.drop_column(store, "cut", schema=SCHEMA)
+    op.drop_column("generation", "partitions", schema=SCHEMA)
     op.drop_column("generation", "too_long", schema=SCHEMA)
 
 

@@ -69,7 +69,7 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     else:
         click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
     if done and not as_json:
-        click.echo(f"enqueued {done.missing_or_stale} rows and {done.orphaned} orphans")
+        click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
     if found.total and not repair:
         sys.exit(1)
 
@@ -92,8 +92,8 @@ def _report(one: Status) -> str:
 
 def _warnings(one: Status) -> str:
     found = ""
-    if one.triggers_missing:
-        found += f"  warning: {one.triggers_missing} of its 5 triggers are missing or disabled; "
+    if one.triggers_amiss:
+        found += f"  warning: {one.triggers_amiss} of its 5 triggers are missing, disabled or out of date; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"
     if one.held_back_by:
         found += f"  warning: {one.held_back_by}, keeps vacuum from the outbox and slows the worker down\n"

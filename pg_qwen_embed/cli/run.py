@@ -12,6 +12,7 @@ from pg_qwen_embed import worker as working
 from pg_qwen_embed.cli import progress
 from pg_qwen_embed.cli.options import with_settings
 from pg_qwen_embed.database import connect
+from pg_qwen_embed.options import Options
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import READ_TIMEOUT
 
@@ -57,7 +58,7 @@ def worker(
     a second signal ends at once.
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    options = working.Options(
+    options = Options(
         once=once,
         poll=poll,
         patience=ONCE_PATIENCE if once else None,

@@ -79,6 +79,9 @@ def holes(embedding: Embedding) -> Holes:
         "source_text": _regclass(identifier(source.table)),
         "store_text": _regclass(machinery("store", generation)),
         "has_vector": sql.SQL("true"),
+        "gate_lock": sql.Literal(int(Lock.GATE)),
+        "id": sql.Literal(generation.id),
+        "id_text": sql.Literal(str(generation.id)),
     }
     for alias in "ocvsfnpd":
         filled[f"{alias}_key"] = _list(sql.Identifier(alias, f"k{n}") for n in numbers)
@@ -99,9 +102,6 @@ def ddl_holes(embedding: Embedding) -> Holes:
         "template": document(generation.template, source),
         "text_changed": changed(types[name] for name in generation.template.columns),
         "key_changed": key_changed(source),
-        "gate_lock": sql.Literal(int(Lock.GATE)),
-        "id": sql.Literal(generation.id),
-        "id_text": sql.Literal(str(generation.id)),
     }
 
 
@@ -131,6 +131,12 @@ def page_holes(embedding: Embedding) -> Holes:
         "keys_as_text": _list(sql.SQL("{}::text").format(name) for name in names),
         "p_key_last_first": _list(sql.SQL("{} DESC").format(name) for name in names),
     }
+
+
+def comment(embedding: Embedding, purpose: str) -> Holes:
+    """What an object of this embedding says of itself."""
+    text = f"pg_qwen_embed {embedding.name} (generation {embedding.generation.id}): {purpose}"
+    return {"comment": sql.Literal(text)}
 
 
 def one_failure(embedding: Embedding) -> sql.Composable:

@@ -11,9 +11,12 @@ SELECT r.rows, v.vectors, (SELECT count(*) FROM {store} WHERE cut) AS cut,
         WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND l.classid = %(leader_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2 AND l.granted
         LIMIT 1) AS leader,
-       (SELECT count(*) FROM pg_trigger g
-        WHERE g.tgrelid = {source_text}::regclass AND g.tgenabled IN ('A', 'O')
-          AND g.tgname ~ format('^qwen_embed_(insert|update|key_change|delete|truncate)_%%s$', %(id)s)) AS triggers,
+       (SELECT count(*)
+        FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[])
+             AS e(name, body, whatever_columns)
+        JOIN pg_trigger g ON g.tgrelid = {source_text}::regclass AND g.tgname = e.name AND g.tgenabled IN ('A', 'O')
+                         AND (g.tgattr = '' OR NOT e.whatever_columns)
+        JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body) AS triggers,
        (SELECT format('pid %%s (%%s), in a transaction for %%s s', a.pid, a.application_name,
                       round(extract(epoch FROM clock_timestamp() - a.xact_start)))
         FROM pg_stat_activity a

@@ -1,0 +1,26 @@
+"""How a worker is set: its times, bounds and manners."""
+
+from dataclasses import dataclass, field
+
+from pg_qwen_embed.sglang import READ_TIMEOUT
+from pg_qwen_embed.sync import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Times in seconds."""
+
+    once: bool = False
+    poll: float = 5.0  # the safety net: how long the worker sleeps at most; 0 trusts NOTIFY alone
+    linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
+    blink: float = 0.005  # the pause between looks while awake
+    sweep: float = 1.0
+    index_pause: float = 10.0  # after an index build that failed, or while another is at it
+    excuse: float = 2.0  # how long a feed rests that could not read
+    ping: float = 10.0  # how often, and how long an answer may take; 0 for never
+    tidy: float = 5.0
+    verify_every: float = 0.0  # 0 for never
+    request_timeout: float = READ_TIMEOUT
+    grace: float = 10.0  # for what is in flight when told to stop
+    patience: float | None = None  # how long an absent server is borne; None for ever
+    limits: Limits = field(default_factory=Limits)
