@@ -43,15 +43,20 @@ def check_server(connection: Connection) -> None:
 def ensure_extension(connection: Connection) -> list[str]:
     """pgvector, recent enough. Raises SetupError with the line that helps; returns warnings."""
     extension = catalog.vector_extension(connection)
-    if extension is None:
-        raise SetupError(
-            "this PostgreSQL server has no pgvector; install the package pgvector for it, then run init again"
-        )
-    if extension.version is None:
+    if extension is not None and extension.version is None:
         _create_extension(connection)
         extension = catalog.vector_extension(connection)
-    if extension is None or extension.version is None:
-        raise SetupError("the extension vector could not be created")
+    return judge_extension(extension)
+
+
+def judge_extension(extension: catalog.Extension | None) -> list[str]:
+    """Warnings about a pgvector that will do. Raises SetupError if it will not, with the line that helps."""
+    if extension is None:
+        raise SetupError(
+            "this PostgreSQL server has no pgvector; install the package pgvector for it, then run: pg-qwen-embed init"
+        )
+    if extension.version is None:
+        raise SetupError("the extension vector is not created in this database; run: pg-qwen-embed init")
     version = _numbers(extension.version)
     if version < OLDEST_PGVECTOR:
         raise SetupError(

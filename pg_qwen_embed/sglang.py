@@ -36,6 +36,7 @@ class ModelInfo:
     shortens: bool  # whether the server takes `dimensions` itself
     allowed: tuple[int, ...] = ()  # the only ones it takes; empty: any up to `dimensions`
     answers_as: str | None = None  # what its answers call it; need not be `model`
+    pools_last: bool = False  # the vector is that of the last token
     longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
 
 
@@ -92,16 +93,26 @@ class EmbeddingServer:
             allowed=tuple(allowed) if isinstance(allowed, list) else (),
             answers_as=answers_as,
             longest=longest,
+            pools_last=any(str(name).endswith("ForCausalLM") for name in info.get("architectures") or ()),
         )
 
     async def _longest_input(self, context: object) -> int | None:
         """None when the server does not say, or cannot count: then nothing is cut."""
-        info = await self._get(f"{self._settings.server_root}/server_info", missing={})
+        info = await self.server_info()
         # Up to `max_req_input_len` an input fits the memory as well (SGLang, validate_input_length).
         limits = [n - 1 for n in (context, info.get("max_req_input_len")) if isinstance(n, int) and n > 1]
         if not limits or not await self._post(f"{self._settings.server_root}/tokenize", {"prompt": ["x"]}, missing={}):
             return None
         return min(limits)
+
+    async def server_info(self) -> dict[str, Any]:
+        """What it was started with, as far as it says. Raises ServerUnavailable."""
+        return await self._get(f"{self._settings.server_root}/server_info", missing={})
+
+    async def raw(self, info: ModelInfo, texts: Sequence[str]) -> Vectors:
+        """Its vectors as they come, of shape (len(texts), info.dimensions). Raises as `embed` does."""
+        found, _ = await self._embed(info.model, texts, None)
+        return vectors.check(found, len(texts), info.dimensions)
 
     async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """The tokens of each text; `special`: with those that the tokenizer adds. Raises ServerUnavailable."""

@@ -272,6 +272,15 @@ def sentence(result: Result) -> str:
     return line.removeprefix("Error: ")
 
 
+def together(work: list[Callable[[], None]]) -> None:
+    """All of it at once, each in a thread."""
+    threads = [threading.Thread(target=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 

@@ -33,6 +33,7 @@ class StandIn:
     matryoshka_dimensions: tuple[int, ...] = ()
     api_key: str | None = None
     context_length: int = 32_768  # of tokens, which are bytes here
+    ends: bool = True  # the tokenizer appends the token that is pooled
     tokenizes: bool = True  # servers before 0.5 do not
     poison: str | None = None  # a text that holds it has its whole request refused
     fault: str | None = None
@@ -123,7 +124,8 @@ class StandIn:
         if not self.tokenizes:
             raise web.HTTPNotFound
         body = json.loads(await request.read())
-        rows = [_tokens(text, special=body.get("add_special_tokens", True)) for text in _listed(body["prompt"])]
+        special = self.ends and body.get("add_special_tokens", True)
+        rows = [_tokens(text, special=special) for text in _listed(body["prompt"])]
         single = isinstance(body["prompt"], str)
         answer = {
             "tokens": rows[0] if single else rows,
@@ -143,7 +145,8 @@ class StandIn:
             "matryoshka_dimensions": list(self.matryoshka_dimensions) or None,
             "normalize": True,
         }
-        return web.json_response({"model_path": self.model, "weight_version": "default", "embedding": abilities})
+        about = {"model_path": self.model, "weight_version": "default", "architectures": ["Qwen3ForCausalLM"]}
+        return web.json_response(about | {"embedding": abilities})
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())

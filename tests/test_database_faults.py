@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from rig import Cluster, Rig, cluster, eventually
+from rig import Cluster, Rig, cluster, eventually, together
 from stand_in import StandIn
 
 from pg_qwen_embed import embedded
@@ -314,11 +314,3 @@ def run(rig: Rig, verb: str, store: str = "") -> None:
         more = ("--text", "body", "--store", store) if verb == "attach" else ("--yes",)
         process = rig.process(verb, table, *more)
         assert process.popen.wait(60) == 0, process.said
-
-
-def together(work: list[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=one) for one in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

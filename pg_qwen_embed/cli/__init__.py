@@ -19,6 +19,7 @@ COMMANDS = {
     "search": "look",
     "verify": "look",
     "failures": "failures",
+    "doctor": "look",
     "serve": "serve",
     "demo": "demo",
 }

@@ -1,10 +1,11 @@
-"""status, search, verify."""
+"""status, search, verify, doctor."""
 
 import dataclasses
 import sys
 
 import click
 
+from pg_qwen_embed import doctor as examining
 from pg_qwen_embed import status as reporting
 from pg_qwen_embed import verify as verifying
 from pg_qwen_embed.cli.options import json_option, print_json, with_settings
@@ -71,6 +72,25 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     if done and not as_json:
         click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
     if found.total and not repair:
+        sys.exit(1)
+
+
+@click.command()
+@json_option
+@with_settings("database_url", "server_url")
+def doctor(settings: Settings, as_json: bool) -> None:
+    """Look at settings, database, embeddings and server; say what to do about each thing that is not right.
+
+    The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed; the server gets
+    about 270 short texts.
+    """
+    found = examining.diagnose(settings)
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in found])
+    for finding in () if as_json else found:
+        advice = f"; {finding.advice}" if finding.advice else ""
+        click.echo(f"{finding.state.value:<8} {finding.area}: {finding.text}{advice}")
+    if any(finding.state is examining.State.WRONG for finding in found):
         sys.exit(1)
 
 

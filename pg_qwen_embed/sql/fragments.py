@@ -78,6 +78,8 @@ def holes(embedding: Embedding) -> Holes:
         "here": sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", source.key[0].name)),
         "source_text": _regclass(identifier(source.table)),
         "store_text": _regclass(machinery("store", generation)),
+        "outbox_text": _regclass(machinery("outbox", generation)),
+        "failure_text": _regclass(machinery("failure", generation)),
         "has_vector": sql.SQL("true"),
         "gate_lock": sql.Literal(int(Lock.GATE)),
         "id": sql.Literal(generation.id),

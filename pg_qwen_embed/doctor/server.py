@@ -1,0 +1,102 @@
+"""The embedding server: does it answer, with the right model, vectors that may be believed, and how fast."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pg_qwen_embed.doctor.findings import Finding, State, judge
+from pg_qwen_embed.errors import DocumentRefused, ServerUnavailable
+from pg_qwen_embed.model import Embedding
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+
+AREA = "server"
+SENTENCES = [f"Sentence {n} of a short burst tells how fast the server is." for n in range(64)]
+SINGLE, BURSTS = 5, 4
+TOLERANCE = 1e-3  # of a component; in fp16 a batch differs from a single text by about 2e-7, in bf16 by more
+NORM_TOLERANCE = 1e-2
+
+
+async def look_at_server(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
+    try:
+        async with EmbeddingServer(settings) as server:
+            info = await server.model_info()
+            about = await server.server_info()
+            return [
+                _version(about, info),
+                *_models(info, embeddings),
+                *_dimensions(info, embeddings),
+                *await _length(server, info, about),
+                *await _believable(server, info),
+                await _speed(server, info),
+            ]
+    except (ServerUnavailable, DocumentRefused) as error:
+        return [Finding(AREA, State.WRONG, str(error))]
+
+
+def _version(about: dict[str, object], info: ModelInfo) -> Finding:
+    return Finding(AREA, State.OK, f"version {about.get('version', 'unknown')}, serves {info.model}")
+
+
+def _models(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
+    for embedding in embeddings:
+        if embedding.generation.model != info.model:
+            yield Finding(AREA, State.WRONG, f"{embedding.name} has vectors of {embedding.generation.model}",
+                          "start a server of that model; its changes wait until then")  # fmt: skip
+
+
+def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
+    yield Finding(AREA, State.OK, f"{info.dimensions} dimensions")
+    shorter = sorted({e.generation.dimensions for e in embeddings if e.generation.dimensions < info.dimensions})
+    by_itself = [n for n in shorter if info.shortens and (not info.allowed or n in info.allowed)]
+    if shorter:
+        advice = "vectors are shortened here; start SGLang with --json-model-override-args '{\"is_matryoshka\": true}' "
+        yield judge(AREA, by_itself == shorter, f"shortens to {', '.join(map(str, shorter))} itself"
+                    if by_itself == shorter else "does not shorten vectors itself",
+                    advice + "and it sends only what is stored", State.WARNING)  # fmt: skip
+
+
+async def _length(server: EmbeddingServer, info: ModelInfo, about: dict[str, object]) -> list[Finding]:
+    if info.longest is None:
+        text = "does not say how long an input may be, or has no /tokenize"
+        return [Finding(AREA, State.WARNING, text, "documents that are too long become failures; upgrade SGLang")]
+    found = [Finding(AREA, State.OK, f"takes inputs of {info.longest:,} tokens")]
+    if about.get("allow_auto_truncate"):
+        found.append(Finding(AREA, State.WARNING, "cuts what is too long itself, and with it the token that is pooled",
+                             "start it without --allow-auto-truncate: the worker cuts"))  # fmt: skip
+    (bare,), (whole,) = await asyncio.gather(*(server.tokenize(["x"], special=special) for special in (False, True)))
+    if info.pools_last:
+        appends = len(whole) > len(bare) and whole[: len(bare)] == bare
+        text = "appends the end token that is pooled" if appends else "appends no end token: another token is pooled"
+        found.append(judge(AREA, appends, text, "use the tokenizer that came with the model: the tokenizer.json of a "
+                           "Qwen3-Embedding appends it"))  # fmt: skip
+    return found
+
+
+async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]:
+    together = await server.raw(info, SENTENCES[:8])
+    alone = np.concatenate([await server.raw(info, [text]) for text in SENTENCES[:8]])
+    off = float(np.abs(np.linalg.norm(together, axis=1) - 1).max())
+    differ = float(np.abs(together - alone).max())
+    return [
+        judge(AREA, off < NORM_TOLERANCE, f"vectors have length 1 within {off:.0e}",
+              "they are normalised here; is this an embedding model, started with --is-embedding?", State.WARNING),
+        judge(AREA, differ < TOLERANCE, f"a text alone and among others differ by {differ:.0e}",
+              "the same text must always get the same vector: try another attention backend or dtype", State.WARNING),
+    ]  # fmt: skip
+
+
+async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
+    single = []
+    for text in SENTENCES[:SINGLE]:
+        start = time.perf_counter()
+        await server.raw(info, [text])
+        single.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    await asyncio.gather(*(server.raw(info, SENTENCES) for _ in range(BURSTS)))
+    rate = BURSTS * len(SENTENCES) / (time.perf_counter() - start)
+    latency = statistics.median(single) * 1000
+    return Finding(AREA, State.OK, f"one text takes {latency:.1f} ms; a short burst {rate:,.0f} texts/s")

@@ -1,0 +1,32 @@
+-- name: look_at_server
+-- Who holds back vacuum: a transaction, a prepared one, or a replication slot.
+SELECT pg_is_in_recovery() AS standby,
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+           - (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS free,
+       (SELECT max(age(datfrozenxid)) FROM pg_database) AS age,
+       (SELECT format('%%s, %%s s old,', h.who, round(h.seconds)) FROM (
+            SELECT format('the transaction of pid %%s (%%s)', pid, application_name) AS who,
+                   extract(epoch FROM clock_timestamp() - xact_start) AS seconds
+            FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND backend_type = 'client backend'
+            UNION ALL
+            SELECT format('the prepared transaction %%s', gid), extract(epoch FROM clock_timestamp() - prepared)
+            FROM pg_prepared_xacts
+        ) h WHERE h.seconds > %(old)s ORDER BY h.seconds DESC LIMIT 1) AS holder;
+
+-- name: own_backend
+SELECT pg_backend_pid();
+
+-- name: look_at_rights
+-- What the worker's statements need, and this role has not; and whether row-level security would hide rows from it.
+SELECT current_user,
+       (SELECT coalesce(array_agg(format('%%s on %%s', r.privilege, r.relation) ORDER BY r.relation, r.privilege), '{{}}')
+        FROM (SELECT {source_text}::regclass AS relation, p AS privilege
+              FROM unnest(CASE WHEN %(in_column)s THEN ARRAY['SELECT', 'UPDATE'] ELSE ARRAY['SELECT'] END) p
+              UNION ALL
+              SELECT t, p FROM unnest(ARRAY[{outbox_text}, {store_text}, {failure_text}]::regclass[]) t,
+                               unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p) r
+        WHERE NOT has_table_privilege(r.relation, r.privilege)),
+       (SELECT c.relrowsecurity AND NOT o.rolbypassrls AND NOT o.rolsuper
+               AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))
+        FROM pg_class c, pg_roles o
+        WHERE c.oid = {source_text}::regclass AND o.rolname = current_user);
