@@ -108,7 +108,7 @@ def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Fi
     yield judge(embedding.name, not missing, text, advice)
     if hidden:
         yield Finding(embedding.name, State.WRONG, f"row-level security hides rows of {embedding.source.table} from {role}",
-                      f"ALTER ROLE {role} BYPASSRLS, or let the worker be the table's owner")  # fmt: skip
+                      f"run: ALTER ROLE {role} BYPASSRLS, or let the worker be the table's owner")  # fmt: skip
 
 
 def _look_at_status(one: Status) -> Iterator[Finding]:
