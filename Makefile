@@ -1,6 +1,7 @@
 # Everything sets itself up: only Python >= 3.11 with venv is needed.
 PYTHON ?= python3
 VENV ?= .venv
+SGLANG ?= .venv-sglang
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
 KEEP ?=
@@ -8,13 +9,16 @@ KEEP ?=
 MINUTES ?= 10
 VERSION ?= 18
 
-.PHONY: demo test lint docs bench chaos clean
+.PHONY: demo test test-sglang lint docs bench chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
 
 test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18
 	$(RUN) pytest -n 2
+
+test-sglang: $(VENV)/installed-dev $(SGLANG)/installed ## our client and our server against a real SGLang on the CPU
+	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/sglang
 
 lint: $(VENV)/installed-dev
 	$(RUN) ruff check .
@@ -34,7 +38,7 @@ bench: $(VENV)/installed
 	done
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(SGLANG)
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -49,4 +53,9 @@ $(VENV)/installed: $(VENV)/python pyproject.toml
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) --group dev
+	@touch $@
+
+$(SGLANG)/installed: tests/sglang/requirements.txt
+	$(PYTHON) -m venv $(SGLANG)
+	$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@

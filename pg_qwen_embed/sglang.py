@@ -4,6 +4,7 @@ One adapter, no decisions: it asks, checks that the answer may be believed, and 
 DocumentRefused: the input. ServerUnavailable: the server, try later. ServerFault: the server, and it answered."""
 
 import asyncio
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,6 +24,7 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
 KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
 MAX_CONNECTIONS = 32
+LARGE_BODY = 1 << 20
 _REFUSED = {400, 413, 422}
 _NOT_ALLOWED = {401, 403}
 
@@ -165,8 +167,10 @@ class EmbeddingServer:
         if self._session is None:
             raise RuntimeError("use EmbeddingServer as an async context manager")
         try:
+            # A large body goes in pieces: in one it would hold up the loop (aiohttp warns of more than 1 MiB).
+            data = io.BytesIO(body) if body and len(body) > LARGE_BODY else body
             async with self._session.request(
-                method, url, data=body, headers={"Content-Type": "application/json"}
+                method, url, data=data, headers={"Content-Type": "application/json"}
             ) as response:
                 content = await response.read()
         except aiohttp.ConnectionTimeoutError:

@@ -107,6 +107,7 @@ class Session:
             ):
                 self.opened = True
                 self._channel = f"qwen_embed_{self._reader.info.backend_pid}"
+                log.info("connected database=%s pid=%d", self._reader.info.dbname, self._reader.info.backend_pid)
                 self._group.create_task(self._breaker.run())
                 self._group.create_task(self._listen())
                 self._group.create_task(self._ping())

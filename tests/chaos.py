@@ -74,17 +74,27 @@ class Arena:
         url = proxied if arguments == ("worker", "1") else self.url
         environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": self.server.url}
         given = ["worker", "--poll", "2", "--request-timeout", "2"] if arguments[0] == "worker" else list(arguments)
-        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+        with self.log(*arguments).open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "pg_qwen_embed", *given], env=os.environ | environment, stdout=log, stderr=log
             )
 
+    def log(self, *arguments: str) -> Path:
+        """What a command has printed; each worker's by itself."""
+        return self.folder / f"{'-'.join(arguments[: 2 if arguments[0] == 'worker' else 1])}.log"
+
     def run(self, *arguments: str) -> None:
         if self.command(*arguments).wait(60):
-            raise SystemExit(f"{arguments} failed:\n{(self.folder / f'{arguments[0]}.log').read_text()[-2000:]}")
+            raise SystemExit(f"{arguments} failed:\n{self.log(*arguments).read_text()[-2000:]}")
 
     def start_worker(self, number: int) -> None:
+        """And wait until it has connected: one that never could says so and ends, as it must."""
+        log = self.log("worker", str(number))
+        before = log.read_text().count("connected ") if log.exists() else 0
         self.workers[number : number + 1] = [self.command("worker", str(number))]
+        deadline = time.monotonic() + 30
+        while log.read_text().count("connected ") == before and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def connect(self) -> "psycopg.Connection[Any]":
         return psycopg.connect(self.url, autocommit=True)
@@ -276,7 +286,9 @@ def settle(arena: Arena) -> None:
     for number, worker in enumerate(arena.workers):
         worker.send_signal(signal.SIGCONT)
         if worker.poll() is not None:
-            raise SystemExit(f"worker {number} ended by itself:\n{(arena.folder / 'worker.log').read_text()[-4000:]}")
+            raise SystemExit(
+                f"worker {number} ended by itself:\n{arena.log('worker', str(number)).read_text()[-4000:]}"
+            )
     deadline = time.monotonic() + CALM_DOWN
     while time.monotonic() < deadline:
         with suppress(psycopg.OperationalError), arena.connect() as connection:
@@ -286,7 +298,9 @@ def settle(arena: Arena) -> None:
             if not left:
                 return
         time.sleep(0.5)
-    raise SystemExit(f"{left} changes or failures left after {CALM_DOWN} s; worker log: {arena.folder / 'worker.log'}")
+    raise SystemExit(
+        f"{left} changes or failures left after {CALM_DOWN} s:\n{arena.log('worker', '0').read_text()[-4000:]}"
+    )
 
 
 def _left(connection: "psycopg.Connection[Any]", name: str) -> int:
@@ -354,7 +368,8 @@ def arena_of(version: int, seed: int) -> Iterator[Arena]:
         arena.run("init")
         for arguments in ATTACH:
             arena.run("attach", *arguments)
-        arena.workers = [arena.command("worker", str(number)) for number in range(3)]
+        for number in range(3):
+            arena.start_worker(number)
         try:
             yield arena
         finally:

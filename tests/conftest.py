@@ -1,5 +1,6 @@
 """Servers are started once for each process of the tests; each test has a database of its own in them."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from rig import Cluster, Rig, cluster
 from stand_in import StandIn
 
 NEWEST = 18
+collect_ignore = [] if "SGLANG_PYTHON" in os.environ else ["sglang"]  # see `make test-sglang`
 
 # No deadline: on a busy machine an example may take long for no reason of its own.
 hypothesis.settings.register_profile("suite", max_examples=60, deadline=None, database=None)

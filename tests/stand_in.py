@@ -91,8 +91,9 @@ class StandIn:
             loop.close()
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=64 << 20, middlewares=[self._authorised])
+        app = web.Application(client_max_size=64 << 20, middlewares=[_in_fastapis_words, self._authorised])
         app.router.add_get("/ready", self._ready)
+        app.router.add_get("/health", self._ready)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/model_info", self._model_info)
         app.router.add_get("/server_info", self._server_info)
@@ -104,7 +105,7 @@ class StandIn:
     @web.middleware
     async def _authorised(self, request: web.Request, handler: Any) -> web.StreamResponse:
         given = request.headers.get("Authorization")
-        if self.api_key is not None and request.path != "/ready" and given != f"Bearer {self.api_key}":
+        if self.api_key is not None and request.path not in ("/ready", "/health") and given != f"Bearer {self.api_key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         answer: web.StreamResponse = await handler(request)
         return answer
@@ -149,22 +150,26 @@ class StandIn:
         return web.json_response(about | {"embedding": abilities})
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
-        body = json.loads(await request.read())
+        body = _object(await request.read())
+        if body is None or not _is_input(body.get("input")):
+            return _error(400, "1 validation error: ...", "Bad Request")
         self.requests.append(body)
         texts = _listed(body["input"])
         await self._hold_back(texts)
         if refusal := self._refusal(texts, body.get("dimensions")):
             return _error(400, refusal, "BadRequestError")
+        if body.get("encoding_format", "float") not in ("float", "base64"):
+            return _error(400, "encoding_format must be either 'float' or 'base64'", "BadRequestError")
         if self.fault == "html":
             return web.Response(text="<html>It works!</html>", content_type="text/html")
         if self.fault and self.fault.isdigit():
-            return _error(int(self.fault), "The request queue is full.", "ServiceUnavailableError")
+            return _error(int(self.fault), "The request queue is full.", self.fault)
         if self.fault == "hang":
             await asyncio.Event().wait()
         items = self._items(texts, body.get("dimensions"), body.get("encoding_format") == "base64" and not self.floats)
         if self.fault is None:
             self.texts.extend(text for text in texts if text != PROBE)
-        tokens = sum(len(text.split()) for text in texts)
+        tokens = sum(len(_tokens(text)) for text in texts)
         usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
         return web.json_response({"object": "list", "data": items, "model": self.model, "usage": usage})
 
@@ -178,7 +183,7 @@ class StandIn:
             self.waiting.remove(texts)
 
     def _refusal(self, texts: list[str], dimensions: int | None) -> str | None:
-        if not texts:
+        if texts in ([], [""]):
             return "Input cannot be empty"
         for index, text in enumerate(texts):
             if not text.strip():
@@ -188,9 +193,16 @@ class StandIn:
             if (tokens := len(_tokens(text))) >= self.context_length:
                 longest = f"the model's context length ({self.context_length} tokens)"
                 return f"The input ({tokens} tokens) is longer than {longest}."
-        if dimensions is not None and not self.supports_dimensions:
+        return None if dimensions is None else self._cannot_be(dimensions)
+
+    def _cannot_be(self, dimensions: int) -> str | None:
+        if dimensions <= 0:
+            return "Requested dimensions must be greater than 0"
+        if dimensions > self.dimensions:
+            return f"Provided dimensions are greater than max embedding dimension: {self.dimensions}"
+        if not self.supports_dimensions:
             return f"Model '{self.model}' does not support matryoshka representation"
-        if dimensions is not None and self.matryoshka_dimensions and dimensions not in self.matryoshka_dimensions:
+        if self.matryoshka_dimensions and dimensions not in self.matryoshka_dimensions:
             return f"Model '{self.model}' only supports {list(self.matryoshka_dimensions)} matryoshka dimensions"
         return None
 
@@ -212,6 +224,27 @@ class StandIn:
             items[-1]["index"] = 0
             items.append(items[-1])
         return items[::-1] if self.disordered else items
+
+
+@web.middleware
+async def _in_fastapis_words(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except web.HTTPException as error:
+        return web.json_response({"detail": error.reason}, status=error.status)
+    return answer
+
+
+def _object(raw: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_input(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
 
 
 def _listed(value: str | list[str]) -> list[str]:

@@ -112,3 +112,12 @@ def test_stores_that_are_there_already_learn_to_count_what_is_cut(short: Rig) ->
     short.execute("INSERT INTO articles VALUES (2, %s)", "x" * 200)
     short.once()
     assert (status(short)["vectors"], status(short)["cut"]) == (2, 1)
+
+
+def test_request_of_several_megabytes_is_sent_without_a_warning(rig: Rig) -> None:
+    rig.server.context_length = 1 << 40
+    rig.articles(*(f"{n} " + "x" * 300_000 for n in range(12)))
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.assert_in_step()
+    assert len(rig.server.texts) == 12

@@ -1,0 +1,73 @@
+"""Servers as processes: a real SGLang on the CPU, and our own."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rig import eventually
+from subject import Subject
+
+HERE = Path(__file__).parent
+START = 180.0  # seconds until it must be ready
+OPTIONS = ("--is-embedding", "--device", "cpu", "--attention-backend", "torch_native", "--host", "127.0.0.1",
+           "--dtype", "float32", "--max-total-tokens", "65536", "--max-running-requests", "256",
+           "--mem-fraction-static", "0.3")  # fmt: skip
+
+
+@dataclass
+class Starting:
+    """SGLang on its way: what /ready has answered so far."""
+
+    subject: Subject
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    answers: list[int | None] = field(default_factory=list)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()[-3000:]
+        try:
+            answer = self.subject.get("/ready").status
+        except OSError:
+            answer = None
+        if not self.answers or self.answers[-1] != answer:
+            self.answers.append(answer)
+        return answer == 200
+
+
+@contextmanager
+def sglang(model: Path, folder: Path, name: str, *options: str, key: str | None = None) -> Iterator[Starting]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [os.environ["SGLANG_PYTHON"], str(HERE / "launch.py"), "--model-path", str(model), "--port", str(port)]
+    log = folder / f"{name}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([*command, *OPTIONS, *options], stdout=file, stderr=file, start_new_session=True)
+    try:
+        yield Starting(Subject(f"http://127.0.0.1:{port}", str(model), 64, 512, key), process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[str]:
+    """Our own server; its URL."""
+    log = folder / "serve.log"
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "pg_qwen_embed", "serve", "--port", "0", *options]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        yield eventually(lambda: re.search(r"on (http://\S+)/v1", log.read_text()))[1]
+    finally:
+        process.terminate()
+        process.wait()
