@@ -107,7 +107,7 @@ def _patiently(work: Callable[[], T], busy: str) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return work()
-        except psycopg.errors.LockNotAvailable:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if attempt == ATTEMPTS:
                 raise UsageError(busy) from None
     raise AssertionError("unreachable")
@@ -120,6 +120,8 @@ def _attach(connection: Connection, declaration: Declaration) -> Embedding:
         embedding = _register(connection, oid, planned, declaration.backfill)
         for command in ddl(embedding):
             connection.execute(command, {})
+        (clones,) = [found.clones for found in catalog.embeddings(connection, embedding.name)]
+        connection.execute(statement("note_partitions"), {"id": embedding.generation.id, "partitions": clones})
         connection.execute(statement("announce_change"))
     return embedding
 
@@ -200,7 +202,6 @@ def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
         yield statement("comment_source_column", holes | fragments.comment(embedding, "vectors"))
     else:
         yield statement("set_store_storage", holes)
-    yield statement("create_cut_index", holes)
     yield from _row_functions(embedding, holes)
     yield statement("create_view_on_column" if _in_column(embedding) else "create_view_on_table", holes)
     yield statement(
@@ -268,7 +269,6 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
         "template": Jsonb(generation.template.to_json()),
         "store": generation.store,
         "too_long": generation.too_long,
-        "partitions": None if planned.source.partitions is None else list(planned.source.partitions),
     }
     (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
     values["embedding_id"] = embedding_id

@@ -158,7 +158,7 @@ def _embedding(row: Row, source: Source) -> Embedding:
         template=template.from_json(row["template"]),
         store=StoreKind(row["store"]),
         too_long=TooLong(row["too_long"]),
-        partitions=_oids(row["partitions"]),
+        partitions=row["partitions"],
     )
     return Embedding(
         name=row["name"],
@@ -167,6 +167,7 @@ def _embedding(row: Row, source: Source) -> Embedding:
         instruction=row["instruction"],
         prompt_style=row["prompt_style"],
         column=row["column_name"],
+        clones=row["clones"],
         vector_schema=row["vector_schema"],
     )
 
@@ -197,13 +198,8 @@ def _source(row: Row, key: Sequence[str]) -> Source:
         key=tuple(columns[name] for name in key),
         columns=tuple(columns.values()),
         partitioned=row["kind"] == "p",
-        partitions=_oids(row["partitions"]),
         before_update_triggers=row["before_update_triggers"],
     )
-
-
-def _oids(found: list[int] | None) -> tuple[int, ...] | None:
-    return None if found is None else tuple(found)
 
 
 def _collation(column: Row) -> QualifiedName | None:

@@ -5,45 +5,54 @@ something else (cosine 0.87 to the right vector); a document that fits the model
 there for ever. So the document is cut by the server's own tokenizer to what fits with that token behind it."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pg_qwen_embed.errors import DocumentRefused
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.sglang import EmbeddingServer
 
 SPECIAL_TOKENS = 2  # at most, that a tokenizer adds to a text
+Tokens = list[int]
+
 REPLACEMENT = "\ufffd"  # half a character, as a tokenizer decodes it
 
 
-async def too_long(server: EmbeddingServer, info: ModelInfo, texts: Sequence[str]) -> dict[int, int]:
-    """Positions of the texts that are longer than the server takes, each with its number of tokens.
+async def too_long(server: EmbeddingServer, texts: Sequence[str], longest: int | None) -> dict[int, Tokens]:
+    """Positions of the texts that are longer than the server takes, each with its tokens.
 
-    Only texts that could be are counted by the server. Raises ServerUnavailable."""
-    longest = info.longest
+    Only texts that could be are shown to the server. Raises DocumentRefused, ServerUnavailable."""
     if longest is None:
         return {}
-    doubtful = [n for n, text in enumerate(texts) if _most_tokens(text) > longest]
-    if not doubtful:
-        return {}
-    found = await server.tokenize([texts[n] for n in doubtful], special=True)
-    return {n: len(tokens) for n, tokens in zip(doubtful, found, strict=True) if len(tokens) > longest}
+    # At most four bytes a character, and three times as many when composed: spares the short ones a closer look.
+    doubtful = [n for n, text in enumerate(texts) if 12 * len(text) + SPECIAL_TOKENS > longest]
+    doubtful = [n for n in doubtful if _most_tokens(texts[n]) > longest]
+    found = await server.tokenize([texts[n] for n in doubtful], special=True) if doubtful else []
+    return {n: tokens for n, tokens in zip(doubtful, found, strict=True) if len(tokens) > longest}
 
 
-async def cut(server: EmbeddingServer, text: str, longest: int) -> str:
-    """The beginning of a text that is too long: as much as fits into so many tokens.
+async def cut(
+    server: EmbeddingServer, texts: Sequence[str], too_long: Mapping[int, Tokens], longest: int
+) -> dict[int, str]:
+    """The beginnings of the texts that are too long, by position: as much of each as fits into so many tokens.
 
     Raises DocumentRefused if there is none, ServerUnavailable."""
-    (whole,) = await server.tokenize([text], special=True)
-    (tokens,) = await server.tokenize([text], special=False)
-    room = longest - (len(whole) - len(tokens))
-    while room > 0:
-        (beginning,) = await server.detokenize([tokens[:room]])
-        beginning = beginning.rstrip(REPLACEMENT)
+    positions = list(too_long)
+    bare = await server.tokenize([texts[n] for n in positions], special=False) if positions else []
+    tokens = dict(zip(positions, bare, strict=True))
+    room = {n: longest - (len(too_long[n]) - len(tokens[n])) for n in positions}
+    found: dict[int, str] = {}
+    while positions:
+        if min(room[n] for n in positions) <= 0:
+            raise DocumentRefused(f"the document cannot be cut to {longest:,} tokens")
+        decoded = await server.detokenize([tokens[n][: room[n]] for n in positions])
+        found |= {n: text.rstrip(REPLACEMENT) for n, text in zip(positions, decoded, strict=True)}
         # Tokens of a text's beginning need not be the beginning of its tokens: count again.
-        (again,) = await server.tokenize([beginning], special=True)
-        if len(again) <= longest:
-            return beginning
-        room -= len(again) - longest
-    raise DocumentRefused(f"the document cannot be cut to {longest:,} tokens")
+        again = await server.tokenize([found[n] for n in positions], special=True)
+        over = {n: len(own) - longest for n, own in zip(positions, again, strict=True) if len(own) > longest}
+        positions = list(over)
+        room |= {n: room[n] - many for n, many in over.items()}
+    if not all(text.strip() for text in found.values()):
+        raise DocumentRefused(f"the first {longest:,} tokens of the document are blank")
+    return found
 
 
 def _most_tokens(text: str) -> int:

@@ -27,6 +27,14 @@ class AnotherModel(ServerUnavailable):
     """The embedding server answers as another model than it did when it was asked what it serves."""
 
 
+class NotOffered(ServerUnavailable):
+    """The embedding server has no such path, or does not let us use it (401, 403, 404, 405, 501)."""
+
+
+class ServerOverloaded(ServerUnavailable):
+    """The embedding server has more requests than it takes (429, 503), or is not ready yet."""
+
+
 class ServerFault(ServerUnavailable):
     """The embedding server answered something that must not be written (too few vectors, NaN, wrong length), or
     nothing in time. When it answers others, it may be this input that does it."""

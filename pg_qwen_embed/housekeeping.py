@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Mapping
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from pg_qwen_embed import index, repair
 from pg_qwen_embed.database import connect_async, first_line
@@ -59,8 +58,8 @@ class Housekeeping:
 
     def follow_partitions(self, embedding: Embedding, feed: Feed) -> None:
         """Rows that came or went with their partition fired no trigger: look for them. A backfill finds them itself."""
-        id_, source = embedding.generation.id, embedding.source
-        if source.partitions == embedding.generation.partitions or feed.walking or ("partitions", id_) in self._chores:
+        id_ = embedding.generation.id
+        if embedding.clones == embedding.generation.partitions or feed.walking or ("partitions", id_) in self._chores:
             return
         self._chores["partitions", id_] = self._group.create_task(self._look_into_partitions(id_, embedding, feed))
 
@@ -83,7 +82,7 @@ class Housekeeping:
                 try:
                     async with self._pool.connection() as connection:
                         await feed.store.vacuum(connection)
-                except (psycopg.Error, PoolTimeout) as error:
+                except psycopg.Error as error:
                     log.warning("vacuum_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
 
     async def _verify_now_and_then(self) -> None:
@@ -108,16 +107,18 @@ class Housekeeping:
 
     async def _look_into_partitions(self, id_: int, embedding: Embedding, feed: Feed) -> None:
         try:
-            known, now = embedding.generation.partitions or (), embedding.source.partitions or ()
-            came, went = {*now} - {*known}, {*known} - {*now}
+            known, now = {*(embedding.generation.partitions or ())}, {*(embedding.clones or ())}
+            log.info(
+                "partitions_changed embedding=%s came=%d went=%d", embedding.name, len(now - known), len(known - now)
+            )
             async with self._pool.connection() as connection:
-                filled = [oid for oid in came if await feed.store.has_rows(connection, oid)]
-            log.info("partitions_changed embedding=%s came=%d went=%d", embedding.name, len(came), len(went))
-            if not (filled or went) or await self._repair(embedding, rows=bool(filled), orphans=bool(went)):
+                wanted, _ = await feed.store.read_backfill_state(connection)
+                filled = wanted != "none" and any([await feed.store.has_rows(connection, oid) for oid in now - known])
+            if not (filled or known - now) or await self._repair(embedding, rows=filled, orphans=bool(known - now)):
                 async with self._pool.connection() as connection:
-                    await feed.store.note_partitions(connection, now)
-        except (psycopg.Error, PoolTimeout) as error:
-            log.warning("verify_failed embedding=%s reason=%s", embedding.name, first_line(error))
+                    await feed.store.note_partitions(connection, embedding.clones)
+        except psycopg.Error as error:
+            log.warning("partitions_not_followed embedding=%s reason=%s", embedding.name, first_line(error))
         finally:
             self._end("partitions", id_)
 
@@ -139,7 +140,7 @@ class Housekeeping:
                 return False
             async with self._pool.connection() as connection:
                 await feed.store.finish_backfill(connection, "done", after="indexing")
-        except (psycopg.Error, PoolTimeout, DatabaseUnavailable) as error:
+        except (psycopg.Error, DatabaseUnavailable) as error:
             if self._options.once:
                 raise
             log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))

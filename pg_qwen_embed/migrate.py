@@ -86,7 +86,9 @@ def upgrade(database_url: str, revision: str = "head") -> tuple[str | None, str 
             return before, _revision(connection)
     except sa.exc.DBAPIError as error:
         reason = first_line(error.orig) if isinstance(error.orig, psycopg.Error) else str(error.orig)
-        raise SetupError(f"the migrations stopped: {reason}") from None
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            reason += "; run init as a member of the roles that ran init and attach before, or as a superuser"
+        raise SetupError(f"the migrations stopped, and nothing was changed: {reason}") from None
     finally:
         engine.dispose()
 

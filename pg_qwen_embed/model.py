@@ -74,7 +74,6 @@ class Source:
     key: tuple[Column, ...]
     columns: tuple[Column, ...]
     partitioned: bool = False
-    partitions: tuple[int, ...] | None = field(default=None, compare=False)  # oids of those that hold rows
     before_update_triggers: bool = False
     problem: str | None = None  # why it cannot be followed any more: it was dropped, or lost a column
 
@@ -90,7 +89,7 @@ class Generation:
     template: Template
     store: StoreKind = StoreKind.TABLE
     too_long: TooLong = TooLong.TRUNCATE
-    partitions: tuple[int, ...] | None = field(default=None, compare=False)  # of the source, when last looked into
+    partitions: list[int] | None = field(default=None, compare=False)  # its triggers in them, when last looked into
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +102,7 @@ class Embedding:
     instruction: str
     prompt_style: str
     column: str = "embedding"
+    clones: list[int] | None = field(default=None, compare=False)  # its triggers in the partitions of now
     vector_schema: str = "public"  # where the extension's types and operators live
 
 

@@ -23,4 +23,5 @@ class Options:
     request_timeout: float = READ_TIMEOUT
     grace: float = 10.0  # for what is in flight when told to stop
     patience: float | None = None  # how long an absent server is borne; None for ever
+    most_requests: int = 64  # in flight at once, for all embeddings together
     limits: Limits = field(default_factory=Limits)

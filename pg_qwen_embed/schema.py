@@ -3,7 +3,7 @@
 The tables of a generation are not here: attach makes them, typed after their source."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REGCLASS
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID, REGCLASS
 
 MACHINERY = "_qwen_embed"
 
@@ -38,7 +38,7 @@ generation = sa.Table(
     sa.Column("store", sa.Text, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
     sa.Column("too_long", sa.Text, nullable=False, server_default="truncate"),
-    sa.Column("partitions", ARRAY(REGCLASS)),
+    sa.Column("partitions", ARRAY(OID)),
     sa.CheckConstraint("state IN ('live', 'building', 'retired')", name="generation_state"),
     sa.Index("generation_one_live", "embedding_id", unique=True, postgresql_where=sa.text("state = 'live'")),
     comment="One row per physical version of an embedding; its id names its outbox, store, failure table and triggers",

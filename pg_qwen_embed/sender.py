@@ -12,9 +12,10 @@ from itertools import count
 
 from pg_qwen_embed import batching, cutting, retry
 from pg_qwen_embed.breaker import Breaker
-from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerUnavailable
+from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerOverloaded, ServerUnavailable
 from pg_qwen_embed.model import Embedding, TooLong
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.slots import Slots
 from pg_qwen_embed.store import LONGEST_DOCUMENT
 from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage
 
@@ -22,7 +23,7 @@ log = logging.getLogger("pg_qwen_embed.worker")
 
 TRIES = 3  # of one request, while the server answers others
 TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
-LIVE, BACKFILL = 0, 1  # which requests go first
+MORE_AGAIN = 64  # answers, until larger requests are tried again
 
 
 class TooMuch(Exception):  # not an error: half of it may do
@@ -30,13 +31,14 @@ class TooMuch(Exception):  # not an error: half of it may do
 
 
 class Sender:
-    """`put` changes; run `run` in as many tasks as requests may be in flight; outcomes come out."""
+    """`start` it, `put` changes; outcomes come out. One task a request, until its outcome is known."""
 
     def __init__(
         self,
         embedding: Embedding,
         server: EmbeddingServer,
         breaker: Breaker,
+        slots: Slots,
         outcomes: "asyncio.Queue[Outcome]",
         limits: batching.Limits,
         *,
@@ -46,12 +48,21 @@ class Sender:
         self._embedding = embedding
         self._server = server
         self._breaker = breaker
+        self._slots = slots
         self._outcomes = outcomes
         self._limits = limits
         self._once = once
-        self._requests: asyncio.PriorityQueue[tuple[int, int, Request]] = asyncio.PriorityQueue()
-        self._order = count()
+        self._most = limits.documents  # in a request, as far as the server has been seen to take
+        self._answers = 0  # since that changed
+        self._tasks: set[asyncio.Task[None]] = set()
         self._rng = random.Random()  # noqa: S311  # jitter
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def put(self, changes: Sequence[Change], page: WalkPage | None) -> None:
         """Documents to embed, none of them blank; packed into requests."""
@@ -60,20 +71,21 @@ class Sender:
             self._queue(Request([changes[n] for n in positions], page))
 
     def _queue(self, request: Request) -> None:
-        self._requests.put_nowait((LIVE if request.page is None else BACKFILL, next(self._order), request))
+        task = self._group.create_task(self._send(request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def run(self) -> None:
-        while True:
-            _, _, request = await self._requests.get()
-            try:
-                outcome = await self._embed(request)
-            except DocumentRefused as refusal:
-                await self._isolate(request, str(refusal))
-            except TooMuch:
-                self._halve(request)
-            else:
-                if outcome is not None:
-                    self._outcomes.put_nowait(outcome)
+    async def _send(self, request: Request) -> None:
+        try:
+            outcome = await self._embed(request)
+        except DocumentRefused as refusal:
+            await self._isolate(request, str(refusal))
+        except TooMuch:
+            self._most, self._answers = max(1, len(request.changes) // 2), 0
+            self._halve(request)
+        else:
+            if outcome is not None:
+                self._outcomes.put_nowait(outcome)
 
     async def _isolate(self, request: Request, sentence: str) -> None:
         """One bad document has its whole request refused: halve it until it stands alone."""
@@ -90,37 +102,58 @@ class Sender:
         self._queue(Request(request.changes[middle:], request.page))
 
     async def _embed(self, request: Request) -> Embedded | None:
-        """The vectors, however long the server stays away; None if the request was made anew without what is too long.
+        """The vectors, however long the server stays away; None if the request was made anew, smaller.
 
         Raises DocumentRefused, TooMuch; after the breaker's patience, ServerUnavailable."""
+        faults = overloads = 0
         for attempt in count(1):
             info = await self._served()
             try:
-                return await self._try(info, request)
+                async with self._slots.one(live=request.page is None) as slot:
+                    if len(request.changes) > self._most:  # learned while it waited
+                        self._halve(request)
+                        return None
+                    outcome = await self._try(info, request)
+                    slot.work = sum(len(change.document) for change in request.changes)
+                self._went_well(request)
+                return outcome
+            except ServerOverloaded as error:
+                self._slots.overloaded()
+                if self._slots.empty:  # then it is not because of the others
+                    self._breaker.trip(error)
+                overloads += 1
+                if overloads == TRIES and len(request.changes) > 1:
+                    raise TooMuch from None
             except ServerUnavailable as error:
                 self._breaker.trip(error)
                 # The breaker closes only when the server answers a probe: then it may be this request that does it.
-                if attempt == TRIES and isinstance(error, ServerFault):
+                faults += isinstance(error, ServerFault)
+                if faults == TRIES:
                     raise DocumentRefused(str(error)) from None
-                if attempt == TRIES and len(request.changes) > 1:
-                    raise TooMuch from None
-                await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
+            await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
         raise AssertionError("unreachable")
+
+    def _went_well(self, request: Request) -> None:
+        if len(request.changes) == self._most < self._limits.documents:
+            self._answers += 1
+            if self._answers == MORE_AGAIN:
+                self._most, self._answers = min(self._limits.documents, 2 * self._most), 0
 
     async def _try(self, info: ModelInfo, request: Request) -> Embedded | None:
         generation = self._embedding.generation
         changes = request.changes
         texts = [change.document[:LONGEST_DOCUMENT] for change in changes]
-        tokens = await cutting.too_long(self._server, info, texts)
+        tokens = await cutting.too_long(self._server, texts, info.longest)
+        longest = info.longest or 0  # no tokens without it
         wrong = {
-            n: f"the document has {many:,} tokens, and the server takes {info.longest:,}" for n, many in tokens.items()
+            n: f"the document has {len(own):,} tokens, and the server takes {longest:,}" for n, own in tokens.items()
         }
         wrong |= {n: TOO_LARGE for n, change in enumerate(changes) if len(change.document) > LONGEST_DOCUMENT}
         if wrong and generation.too_long is TooLong.FAIL:
             self._refuse(request, wrong)
             return None
-        for n in tokens:
-            texts[n] = await cutting.cut(self._server, texts[n], info.longest or 0)
+        for n, beginning in (await cutting.cut(self._server, texts, tokens, longest)).items():
+            texts[n] = beginning
         embeddings = await self._server.embed(info, texts, generation.dimensions)
         if wrong:
             changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]

@@ -16,7 +16,14 @@ import orjson
 import pybase64
 
 from pg_qwen_embed import vectors
-from pg_qwen_embed.errors import AnotherModel, DocumentRefused, ServerFault, ServerUnavailable
+from pg_qwen_embed.errors import (
+    AnotherModel,
+    DocumentRefused,
+    NotOffered,
+    ServerFault,
+    ServerOverloaded,
+    ServerUnavailable,
+)
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.vectors import Vectors
 
@@ -26,6 +33,9 @@ KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
 MAX_CONNECTIONS = 32
 LARGE_BODY = 1 << 20
 _REFUSED = {400, 413, 422}
+_NO_SUCH_PATH = {404, 405, 501}
+_FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
+_OVERLOADED = {429, 503}
 _NOT_ALLOWED = {401, 403}
 
 
@@ -103,9 +113,15 @@ class EmbeddingServer:
         info = await self.server_info()
         # Up to `max_req_input_len` an input fits the memory as well (SGLang, validate_input_length).
         limits = [n - 1 for n in (context, info.get("max_req_input_len")) if isinstance(n, int) and n > 1]
-        if not limits or not await self._post(f"{self._settings.server_root}/tokenize", {"prompt": ["x"]}, missing={}):
+        try:
+            await self.tokenize(["x"], special=True)
+        except (
+            DocumentRefused,
+            ServerFault,
+            NotOffered,
+        ):  # other servers count otherwise, or behind a gateway not at all
             return None
-        return min(limits)
+        return min(limits, default=None)
 
     async def server_info(self) -> dict[str, Any]:
         """What it was started with, as far as it says. Raises ServerUnavailable."""
@@ -117,7 +133,9 @@ class EmbeddingServer:
         return vectors.check(found, len(texts), info.dimensions)
 
     async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        """The tokens of each text; `special`: with those that the tokenizer adds. Raises ServerUnavailable."""
+        """The tokens of each text; `special`: with those that the tokenizer adds.
+
+        Raises DocumentRefused, ServerUnavailable."""
         body = {"prompt": texts, "add_special_tokens": special}
         tokens = (await self._post(f"{self._settings.server_root}/tokenize", body)).get("tokens")
         if (
@@ -160,8 +178,8 @@ class EmbeddingServer:
     async def _get(self, url: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
         return await self._call("GET", url, None, missing)
 
-    async def _post(self, url: str, body: dict[str, Any], missing: dict[str, Any] | None = None) -> dict[str, Any]:
-        return await self._call("POST", url, orjson.dumps(body), missing)
+    async def _post(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._call("POST", url, orjson.dumps(body), None)
 
     async def _call(self, method: str, url: str, body: bytes | None, missing: dict[str, Any] | None) -> dict[str, Any]:
         if self._session is None:
@@ -191,8 +209,8 @@ class EmbeddingServer:
                 f"the embedding server at {self.url} does not answer ({_reason(error)}); "
                 "start it, or set PG_QWEN_EMBED_SERVER_URL"
             ) from None
-        if response.status == 404 and missing is not None:
-            return missing
+        if 400 <= response.status < 500 and missing is not None:
+            return missing  # gateways answer otherwise than 404 for what they do not let through
         if response.status >= 400:
             raise self._refusal(response.status, content)
         return self._parsed(content)
@@ -201,14 +219,18 @@ class EmbeddingServer:
         sentence = _sentence(content) or f"status {status}"
         if status in _REFUSED:
             return DocumentRefused(sentence)
-        if status == 500:
+        if status in _FAILED:
             return ServerFault(f"the embedding server at {self.url} failed: {sentence}")
         if status in _NOT_ALLOWED:
-            return ServerUnavailable(
+            return NotOffered(
                 f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
             )
-        hint = "; is this its base URL, ending in /v1?" if status == 404 else ""
-        return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}{hint}")
+        if status in _OVERLOADED:
+            return ServerOverloaded(f"the embedding server at {self.url} answered {status}: {sentence}")
+        if status in _NO_SUCH_PATH:
+            sentence += "; is this its base URL, ending in /v1?"
+            return NotOffered(f"the embedding server at {self.url} answered {status}: {sentence}")
+        return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")
 
     def _parsed(self, content: bytes) -> dict[str, Any]:
         try:

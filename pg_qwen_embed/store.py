@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import psycopg
 from psycopg import sql
 
 from pg_qwen_embed import vectors
@@ -167,19 +168,21 @@ class Store:
         row = await cursor.fetchone()
         return (row[0], row[1]) if row else ("none", None)
 
-    async def has_rows(self, connection: AsyncConnection, table: int) -> bool:
-        """Of a partition of the source, by its oid; one that has just been dropped has none."""
-        cursor = await connection.execute(statement("describe_table"), {"table": table})
-        row = await cursor.fetchone()
+    async def has_rows(self, connection: AsyncConnection, trigger: int) -> bool:
+        """Of the partition with this trigger; one that has just been dropped has none. If this role may not look: yes."""
+        row = await (await connection.execute(statement("table_of_trigger"), {"trigger": trigger})).fetchone()
         if row is None:
             return False
-        holes = {"table": sql.Identifier(*row)}
-        row = await (await connection.execute(statement("has_rows", holes), {})).fetchone()
+        try:
+            cursor = await connection.execute(statement("has_rows", {"table": sql.Identifier(*row)}), {})
+        except psycopg.errors.InsufficientPrivilege:
+            return True
+        row = await cursor.fetchone()
         return bool(row and row[0])
 
-    async def note_partitions(self, connection: AsyncConnection, partitions: Sequence[int]) -> None:
-        """What came or went with them has been looked into."""
-        await connection.execute(statement("note_partitions"), {"id": self._id, "partitions": list(partitions)})
+    async def note_partitions(self, connection: AsyncConnection, clones: list[int] | None) -> None:
+        """What came or went with partitions has been looked into."""
+        await connection.execute(statement("note_partitions"), {"id": self._id, "partitions": clones})
 
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._vacuum, {})

@@ -13,7 +13,7 @@ from itertools import count
 
 import numpy as np
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import batching, retry
 from pg_qwen_embed.breaker import Breaker
@@ -22,6 +22,7 @@ from pg_qwen_embed.errors import DatabaseUnavailable
 from pg_qwen_embed.floor import Floor
 from pg_qwen_embed.sender import Sender
 from pg_qwen_embed.sglang import EmbeddingServer
+from pg_qwen_embed.slots import Slots
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.work import (
     Change,
@@ -56,9 +57,8 @@ class Limits:
     page_keys: int = 256
     page_entries: int = 10_000  # read at once to find the keys of a page: repeated changes of a key cost one embedding
     backfill_rows: int = 256
-    documents: int = 1024
+    documents: int = 1024  # and as many more as it takes to keep every slot busy
     characters: int = 16_000_000
-    requests: int = 4
     write_rows: int = 512
     request: batching.Limits = field(default_factory=batching.Limits)
 
@@ -73,6 +73,7 @@ class Feed:
         pool: Pool,
         *,
         breaker: Breaker,
+        slots: Slots,
         limits: Limits,
         moved: Callable[[], None],
         altered: Callable[[], None],
@@ -83,6 +84,7 @@ class Feed:
         self.embedding = store.embedding
         self._pool = pool
         self._limits = limits
+        self._slots = slots
         self._moved = moved
         self._altered = altered
         self._once = once
@@ -91,20 +93,19 @@ class Feed:
         self._vacuumed_at = 0  # of the entries settled
         self._walk: Walk | None = None
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
-        self._sender = Sender(self.embedding, server, breaker, self._outcomes, limits.request, once=once)
+        self._sender = Sender(self.embedding, server, breaker, slots, self._outcomes, limits.request, once=once)
         self._alone: deque[Outcome] = deque()  # to be written one by one, before anything else
-        self._tasks: list[asyncio.Task[None]] = []
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
         self.written = 0
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        self._tasks = [group.create_task(self._sender.run()) for _ in range(self._limits.requests)]
-        self._tasks.append(group.create_task(self._settle()))
+        self._sender.start(group)
+        self._settling = group.create_task(self._settle())
 
     def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._sender.stop()
+        self._settling.cancel()
 
     @property
     def idle(self) -> bool:
@@ -129,7 +130,11 @@ class Feed:
         if self.paused:
             return False
         held, limits = self._in_flight, self._limits
-        return held.live < limits.documents and held.characters < 2 * limits.characters
+        return held.live < self._room and held.characters < 2 * limits.characters
+
+    @property
+    def _room(self) -> int:
+        return max(self._limits.documents, 2 * self._slots.limit * self._limits.request.documents)
 
     # Reading: called from the worker's loop, on its connection.
 
@@ -187,7 +192,7 @@ class Feed:
         walk, limits = self._walk, self._limits
         if walk is None or walk.exhausted or not self.takes_changes:
             return False
-        if self._in_flight.documents >= limits.documents or self._in_flight.characters >= limits.characters:
+        if self._in_flight.documents >= self._room or self._in_flight.characters >= limits.characters:
             return False
         page = await self.store.read_backfill(reader, after=walk.after, rows=limits.backfill_rows)
         walk.exhausted = page.rows < limits.backfill_rows
@@ -222,7 +227,7 @@ class Feed:
             try:
                 async with asyncio.timeout(WRITE_TIMEOUT), self._pool.connection() as connection:
                     await self._write(connection, group)
-            except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            except (psycopg.Error, TimeoutError) as error:
                 reason = first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
                 log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
                 if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ROWS_OWN_FAULT:

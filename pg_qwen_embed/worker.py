@@ -15,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import catalog, retry
 from pg_qwen_embed.breaker import Breaker
+from pg_qwen_embed.concurrency import Limiter
 from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable, Error
 from pg_qwen_embed.housekeeping import Housekeeping
@@ -23,6 +24,7 @@ from pg_qwen_embed.model import Embedding, Lock
 from pg_qwen_embed.options import Options
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import EmbeddingServer
+from pg_qwen_embed.slots import Slots
 from pg_qwen_embed.sql import statement
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.sync import Feed
@@ -89,6 +91,7 @@ class Session:
         self._feeds: dict[int, Feed] = {}
         self._doorbell = asyncio.Event()
         self._breaker = Breaker(server, self._server_changed, options.patience)
+        self._slots = Slots(Limiter(highest=options.most_requests))
         self._standing_by = False
         self._blink = options.blink
         self._pinged = asyncio.Event()
@@ -313,7 +316,8 @@ class Session:
     async def _take_on(self, embedding: Embedding) -> None:
         feed = Feed(
             Store(embedding, self._halfvec_oid), self._server, self._pool,
-            breaker=self._breaker, limits=self._options.limits, moved=self._doorbell.set, altered=self._read_registry_again,
+            breaker=self._breaker, slots=self._slots, limits=self._options.limits, moved=self._doorbell.set,
+            altered=self._read_registry_again,
             once=self._options.once,
         )  # fmt: skip
         self._feeds[embedding.generation.id] = feed

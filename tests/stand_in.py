@@ -34,6 +34,7 @@ class StandIn:
     api_key: str | None = None
     context_length: int = 32_768  # of tokens, which are bytes here
     ends: bool = True  # the tokenizer appends the token that is pooled
+    tokenizing: str = ""  # how /tokenize and /server_info go wrong: "403", "400", "nothing"
     tokenizes: bool = True  # servers before 0.5 do not
     poison: str | None = None  # a text that holds it has its whole request refused
     fault: str | None = None
@@ -118,12 +119,20 @@ class StandIn:
         model["max_model_len"] = self.context_length
         return web.json_response({"object": "list", "data": [model]})
 
+    def _otherwise(self) -> web.Response:
+        status = int(self.tokenizing) if self.tokenizing.isdigit() else 200
+        return web.json_response({"detail": "no"}, status=status)
+
     async def _server_info(self, _: web.Request) -> web.Response:
+        if self.tokenizing:
+            return self._otherwise()
         return web.json_response({"version": "0.5.23", "max_req_input_len": self.context_length - 6})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         if not self.tokenizes:
             raise web.HTTPNotFound
+        if self.tokenizing:
+            return self._otherwise()
         body = json.loads(await request.read())
         special = self.ends and body.get("add_special_tokens", True)
         rows = [_tokens(text, special=special) for text in _listed(body["prompt"])]

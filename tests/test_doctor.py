@@ -56,6 +56,10 @@ def another_model(rig: Rig) -> None:
     rig.server.model = "another"
 
 
+def fewer_dimensions(rig: Rig) -> None:
+    rig.server.dimensions = 4
+
+
 def long_vectors(rig: Rig) -> None:
     vector = rig.server.vector
     rig.server.vector = lambda text, dimensions=None: vector(text, dimensions) * 3  # type: ignore[method-assign]
@@ -85,6 +89,7 @@ def sql(query: str) -> Callable[[Rig], None]:
          "detach articles"),
         (no_end_token, "wrong", "server", "appends no end token", "tokenizer.json"),
         (no_shortening, "warning", "server", "does not shorten", "is_matryoshka"),
+        (fewer_dimensions, "wrong", "server", "articles has vectors of stand-in with 8 dimensions", "start a server"),
         (another_model, "wrong", "server", "articles has vectors of stand-in", "start a server of that model"),
         (long_vectors, "warning", "server", "length 1 within 2e+00", "--is-embedding"),
         (inconstant_vectors, "warning", "server", "alone and among others differ", "attention backend"),
@@ -137,8 +142,28 @@ def test_doctor_names_the_rights_that_a_role_lacks_and_rows_hidden_from_it(healt
     wrong = [
         text for area, text, _ in findings(healthy, PG_QWEN_EMBED_DATABASE_URL=as_role)["wrong"] if area == "articles"
     ]
-    assert any("lacks DELETE on _qwen_embed.outbox_1, INSERT on _qwen_embed.outbox_1" in text for text in wrong)
+    assert any(
+        "lacks" in text and "DELETE on _qwen_embed.outbox_1, INSERT on _qwen_embed.outbox_1" in text for text in wrong
+    )
     assert any("row-level security hides rows of public.articles" in text for text in wrong)
+
+
+def test_doctor_of_a_role_with_no_rights_at_all_still_says_what_it_sees(healthy: Rig) -> None:
+    role = f"nobody_{healthy.value('SELECT current_database()')}"
+    healthy.execute(f"CREATE ROLE {role} LOGIN")
+    healthy.stack.callback(healthy.execute, f"DROP OWNED BY {role}; DROP ROLE {role}")
+    as_role = {"PG_QWEN_EMBED_DATABASE_URL": healthy.url.replace("user=postgres", f"user={role}")}
+    assert any(
+        "permission denied for schema _qwen_embed" in text for _, text, _ in findings(healthy, **as_role)["wrong"]
+    )
+    healthy.execute(f"GRANT USAGE ON SCHEMA _qwen_embed TO {role}")
+    healthy.execute(f"GRANT SELECT ON _qwen_embed.embedding, _qwen_embed.generation TO {role}")
+    found = findings(healthy, **as_role)
+    wrong = " ".join(text for _, text, _ in found["wrong"])
+    assert "lacks" in wrong
+    assert "SELECT on articles" in wrong
+    assert "UPDATE on _qwen_embed.generation" in wrong
+    assert {"pgvector", "PostgreSQL"} <= {text.split()[0] for _, text, _ in found["ok"]}
 
 
 def test_doctor_names_an_old_transaction(healthy: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,16 +198,19 @@ def test_a_server_that_is_swapped_for_another_model_between_two_requests_gets_no
     rig.assert_in_step()
 
 
-def test_a_source_that_is_locked_does_not_hold_up_the_others(rig: Rig) -> None:
+@pytest.mark.parametrize("locked", ["others", "part"])
+def test_a_source_that_is_locked_does_not_hold_up_the_others(rig: Rig, locked: str) -> None:
     rig.articles("one")
-    rig.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+    rig.execute("CREATE TABLE others (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    rig.execute("CREATE TABLE part PARTITION OF others DEFAULT")
     for table in ("articles", "others"):
         rig.ok("attach", table, "--text", "body")
-    rig.worker()
+    worker = rig.worker("--poll", "0.1")
     eventually(rig.settled)
     with rig.connect(autocommit=False) as holder:
         rig.execute("INSERT INTO others VALUES (1, 'waits')")
-        holder.execute("LOCK TABLE others IN ACCESS EXCLUSIVE MODE")
+        holder.execute(f"LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE")
         rig.execute("INSERT INTO articles VALUES (2, 'does not wait')")
         eventually(lambda: rig.value("SELECT count(*) FROM qwen_embed.articles") == 2)
     eventually(lambda: rig.settled("others"))
+    assert "database_unavailable" not in worker.said

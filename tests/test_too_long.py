@@ -78,6 +78,25 @@ def test_document_too_long_for_us_to_carry_is_cut_even_where_the_server_knows_no
     assert status(rig)["cut"] == 1
 
 
+@pytest.mark.parametrize("answer", ["403", "400", "nothing"])
+def test_server_that_counts_in_another_way_is_used_without_cutting(rig: Rig, answer: str) -> None:
+    """Behind a gateway that lets only /v1 through, or another server than SGLang with a /tokenize of its own."""
+    rig.server.tokenizing = answer
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.assert_in_step()
+
+
+def test_document_that_begins_with_too_many_blanks_is_a_failure_that_says_so(short: Rig) -> None:
+    short.articles(" " * 100 + "x", "short")
+    short.ok("attach", "articles", "--text", "body")
+    short.once()
+    (failure,) = json.loads(short.ok("failures", "list", "articles", "--json"))
+    assert failure["error"] == f"the first {ROOM + 1} tokens of the document are blank"
+    assert "short" in short.server.texts
+
+
 def test_document_that_a_server_without_a_tokenizer_refuses_is_a_failure_with_its_sentence(short: Rig) -> None:
     short.server.tokenizes = False
     short.articles("short", "x" * 200)
@@ -96,7 +115,7 @@ def test_text_that_composing_makes_longer_is_cut_as_well(short: Rig) -> None:
     assert short.server.texts == ["\u0915\u093c" * (ROOM // 6)]
 
 
-def test_database_that_an_older_version_has_set_up_is_refused_until_init_and_keeps_its_vectors(bare: Rig) -> None:
+def test_database_that_an_older_version_has_set_up_is_refused(bare: Rig) -> None:
     bare.execute("CREATE EXTENSION vector")
     migrate.upgrade(bare.url, migrate.revisions()[-2])
     for command in (["status"], ["attach", "articles", "--text", "body"], ["worker", "--once"]):

@@ -192,6 +192,11 @@ def test_partitions_that_are_attached_detached_or_dropped_are_followed(rig: Rig,
         ("ALTER TABLE articles DETACH PARTITION one", 3),
         ("DROP TABLE two", 2),
         ("CREATE TABLE four PARTITION OF articles FOR VALUES IN (4)", 2),
+        (
+            "ALTER TABLE articles DETACH PARTITION three; UPDATE three SET body = 'loaded'; DELETE FROM three WHERE id = 2; "
+            "ALTER TABLE articles ATTACH PARTITION three FOR VALUES IN (3)",
+            1,
+        ),
     ):
         rig.execute(change)
         eventually(followed)
@@ -199,6 +204,17 @@ def test_partitions_that_are_attached_detached_or_dropped_are_followed(rig: Rig,
     rig.execute("INSERT INTO articles VALUES (1, 4, 'f')")
     eventually(followed)
     rig.assert_in_step()
+
+
+def test_partition_that_is_attached_is_not_embedded_where_no_backfill_was_asked_for(rig: Rig) -> None:
+    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    rig.execute("CREATE TABLE one (id int PRIMARY KEY, body text); INSERT INTO one VALUES (1, 'old')")
+    rig.ok("attach", "articles", "--text", "body", "--no-backfill")
+    rig.execute("ALTER TABLE articles ATTACH PARTITION one FOR VALUES FROM (1) TO (9)")
+    rig.once()
+    rig.execute("INSERT INTO articles VALUES (2, 'new')")
+    rig.once()
+    assert rig.server.texts == ["new"]
 
 
 @both_versions

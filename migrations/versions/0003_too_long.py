@@ -3,7 +3,7 @@ a source, as far as they have been looked into."""
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import ARRAY, REGCLASS
+from sqlalchemy.dialects.postgresql import ARRAY, OID
 
 revision = "0003"
 down_revision = "0002"
@@ -15,10 +15,9 @@ def upgrade() -> None:
     op.add_column(
         "generation", sa.Column("too_long", sa.Text, nullable=False, server_default="truncate"), schema=SCHEMA
     )
-    op.add_column("generation", sa.Column("partitions", ARRAY(REGCLASS)), schema=SCHEMA)
+    op.add_column("generation", sa.Column("partitions", ARRAY(OID)), schema=SCHEMA)
     for store in _stores():
         op.add_column(store, sa.Column("cut", sa.Boolean, nullable=False, server_default=sa.false()), schema=SCHEMA)
-        op.create_index(f"{store}_cut_idx", store, ["cut"], schema=SCHEMA, postgresql_where=sa.text("cut"))
 
 
 def downgrade() -> None:

@@ -1,6 +1,7 @@
 """The database: can it carry us, may this role do its work, is anything in the way; and how each embedding is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import psycopg
 from psycopg.rows import dict_row
@@ -9,7 +10,7 @@ from pg_qwen_embed import catalog, migrate, status
 from pg_qwen_embed.database import Connection, connect, first_line
 from pg_qwen_embed.doctor.findings import Finding, State, judge
 from pg_qwen_embed.errors import Error
-from pg_qwen_embed.model import Embedding, Status, StoreKind
+from pg_qwen_embed.model import Embedding, StoreKind
 from pg_qwen_embed.sql import fragments, statement
 
 AREA = "database"
@@ -21,17 +22,31 @@ WRAPAROUND = 1_500_000_000  # transaction ids; PostgreSQL stops taking writes at
 
 def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
     """Findings, and the embeddings that the server must serve."""
+    found: list[Finding] = []
+    embeddings: list[Embedding] = []
     try:
         with connect(url, PURPOSE) as connection:
-            found = [*_look(connection), *_look_at_pooler(connection, url)]
+            found += _guarded(AREA, lambda: _look(connection))
+            found += _guarded(AREA, lambda: _look_at_pooler(connection, url))
             embeddings = _embeddings(connection, found)
             for embedding in embeddings:
-                found.extend(_look_at_embedding(connection, embedding))
-            return found, embeddings
+                found += _guarded(embedding.name, partial(_look_at_rights, connection, embedding))
+                found += _guarded(embedding.name, partial(_look_at_state, connection, embedding))
     except Error as error:
-        return [Finding(AREA, State.WRONG, str(error))], []
+        found.append(Finding(AREA, State.WRONG, str(error)))
     except psycopg.Error as error:
-        return [Finding(AREA, State.WRONG, f"PostgreSQL: {first_line(error)}", "see PostgreSQL's log")], []
+        found.append(Finding(AREA, State.WRONG, f"PostgreSQL: {first_line(error)}"))
+    return found, embeddings
+
+
+def _guarded(area: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a look finds until PostgreSQL refuses something, and that."""
+    try:
+        yield from look()
+    except psycopg.OperationalError:
+        raise  # the connection
+    except psycopg.Error as error:
+        yield Finding(area, State.WRONG, f"PostgreSQL: {first_line(error)}")
 
 
 def _look(connection: Connection) -> Iterator[Finding]:
@@ -53,6 +68,10 @@ def _look(connection: Connection) -> Iterator[Finding]:
                 f"a worker needs {CONNECTIONS_NEEDED}: raise max_connections", State.WARNING)  # fmt: skip
     yield judge(AREA, row["age"] < WRAPAROUND, f"the oldest transaction id is {row['age']:,} transactions old",
                 "vacuum the database before it stops taking writes: VACUUM (FREEZE)", State.WARNING)  # fmt: skip
+    if not row["sees_others"]:
+        yield Finding(
+            AREA, State.OK, "transactions of other roles cannot be seen without membership in pg_read_all_stats"
+        )
     if row["holder"]:
         yield Finding(AREA, State.WARNING, f"{row['holder']} keeps vacuum from removing what is old",
                       "end it; the worker slows down while its outbox cannot be vacuumed")  # fmt: skip
@@ -88,18 +107,9 @@ def _embeddings(connection: Connection, found: list[Finding]) -> list[Embedding]
     return embeddings
 
 
-def _look_at_embedding(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
-    name = embedding.name
-    if embedding.source.problem:
-        advice = f"run: pg-qwen-embed detach {name}, and attach again"
-        yield Finding(name, State.WRONG, f"is not followed: {embedding.source.problem}", advice)
-        return
-    yield from _look_at_rights(connection, embedding)
-    (one,) = status.status(connection, name)
-    yield from _look_at_status(one)
-
-
 def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
+    if embedding.source.problem:
+        return
     values = {"in_column": embedding.generation.store is StoreKind.COLUMN}
     row = connection.execute(statement("look_at_rights", fragments.holes(embedding)), values).fetchone()
     role, missing, hidden = row or ("", [], False)
@@ -111,8 +121,13 @@ def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Fi
                       f"run: ALTER ROLE {role} BYPASSRLS, or let the worker be the table's owner")  # fmt: skip
 
 
-def _look_at_status(one: Status) -> Iterator[Finding]:
-    name = one.name
+def _look_at_state(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
+    name = embedding.name
+    if embedding.source.problem:
+        advice = f"run: pg-qwen-embed detach {name}, and attach again"
+        yield Finding(name, State.WRONG, f"is not followed: {embedding.source.problem}", advice)
+        return
+    (one,) = status.status(connection, name)
     repair = f"run: pg-qwen-embed verify {name} --repair"
     text = (
         f"{one.triggers_amiss} of its 5 triggers are missing, disabled or out of date"

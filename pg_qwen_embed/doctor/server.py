@@ -21,20 +21,18 @@ NORM_TOLERANCE = 1e-2
 
 
 async def look_at_server(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
+    found: list[Finding] = []
     try:
         async with EmbeddingServer(settings) as server:
             info = await server.model_info()
             about = await server.server_info()
-            return [
-                _version(about, info),
-                *_models(info, embeddings),
-                *_dimensions(info, embeddings),
-                *await _length(server, info, about),
-                *await _believable(server, info),
-                await _speed(server, info),
-            ]
+            found += [_version(about, info), *_models(info, embeddings), *_dimensions(info, embeddings)]
+            found += await _length(server, info, about)
+            found += await _believable(server, info)
+            found.append(await _speed(server, info))
     except (ServerUnavailable, DocumentRefused) as error:
-        return [Finding(AREA, State.WRONG, str(error))]
+        found.append(Finding(AREA, State.WRONG, str(error)))
+    return found
 
 
 def _version(about: dict[str, object], info: ModelInfo) -> Finding:
@@ -43,8 +41,10 @@ def _version(about: dict[str, object], info: ModelInfo) -> Finding:
 
 def _models(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
     for embedding in embeddings:
-        if embedding.generation.model != info.model:
-            yield Finding(AREA, State.WRONG, f"{embedding.name} has vectors of {embedding.generation.model}",
+        generation = embedding.generation
+        if generation.model != info.model or generation.dimensions > info.dimensions:
+            yield Finding(AREA, State.WRONG, f"{embedding.name} has vectors of {generation.model} with "
+                          f"{generation.dimensions} dimensions",
                           "start a server of that model; its changes wait until then")  # fmt: skip
 
 

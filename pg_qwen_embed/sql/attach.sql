@@ -8,9 +8,8 @@ VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)
 RETURNING id;
 
 -- name: register_generation
-INSERT INTO _qwen_embed.generation (embedding_id, model, dimensions, distance, template, store, too_long, partitions)
-VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s, %(too_long)s,
-        %(partitions)s::oid[]::regclass[])
+INSERT INTO _qwen_embed.generation (embedding_id, model, dimensions, distance, template, store, too_long)
+VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s, %(too_long)s)
 RETURNING id;
 
 -- name: register_backfill
@@ -37,10 +36,6 @@ CREATE TABLE {store} (
     embedding {halfvec}({dimensions}),
     PRIMARY KEY ({keys})
 );
-
--- name: create_cut_index
--- So that `status` counts the few without reading the many.
-CREATE INDEX ON {store} (cut) WHERE cut;
 
 -- name: set_store_storage
 ALTER TABLE {store} ALTER COLUMN embedding SET STORAGE {storage};

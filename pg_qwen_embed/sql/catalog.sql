@@ -46,8 +46,6 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpe
         CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
         WHERE i.indrelid = c.oid AND i.indisprimary AND k.position <= i.indnkeyatts) AS key,
-       CASE WHEN c.relkind = 'p' THEN (SELECT coalesce(array_agg(l.relid::oid ORDER BY l.relid::oid), '{{}}')
-                                       FROM pg_partition_tree(c.oid) l WHERE l.isleaf) END AS partitions,
        -- BEFORE (2), ROW (1), UPDATE (16): such a trigger can change a column that the UPDATE does not name.
        EXISTS (SELECT FROM pg_trigger g
                WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 19 = 19) AS before_update_triggers
@@ -56,10 +54,13 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY (%(tables)s::oid[]);
 
 -- name: read_registry
--- Every embedding with its live generation.
+-- Every embedding with its live generation. `clones`: our trigger in each partition that holds rows now, made anew when
+-- it is attached; pg_partition_tree() would wait for the partitions' locks.
 SELECT e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
        to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
-       g.id, g.model, g.dimensions, g.distance, g.template, g.store, g.too_long, g.partitions::oid[] AS partitions,
+       g.id, g.model, g.dimensions, g.distance, g.template, g.store, g.too_long, g.partitions,
+       (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE t.tgname = format('qwen_embed_insert_%%s', g.id) AND t.tgparentid <> 0 AND c.relkind <> 'p') AS clones,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
         WHERE x.extname = 'vector') AS vector_schema
 FROM _qwen_embed.embedding e

@@ -1,16 +1,18 @@
 -- name: look_at_server
--- Who holds back vacuum: a transaction, a prepared one, or a replication slot.
+-- Who holds back vacuum in this database: a transaction, or a prepared one. Of other roles' sessions PostgreSQL tells only
+-- members of pg_read_all_stats.
 SELECT pg_is_in_recovery() AS standby,
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-           - (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS free,
+           - (SELECT sum(numbackends)::int FROM pg_stat_database) AS free,
        (SELECT max(age(datfrozenxid)) FROM pg_database) AS age,
+       pg_has_role('pg_read_all_stats', 'MEMBER') AS sees_others,
        (SELECT format('%%s, %%s s old,', h.who, round(h.seconds)) FROM (
             SELECT format('the transaction of pid %%s (%%s)', pid, application_name) AS who,
                    extract(epoch FROM clock_timestamp() - xact_start) AS seconds
-            FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND backend_type = 'client backend'
+            FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
             UNION ALL
             SELECT format('the prepared transaction %%s', gid), extract(epoch FROM clock_timestamp() - prepared)
-            FROM pg_prepared_xacts
+            FROM pg_prepared_xacts WHERE database = current_database()
         ) h WHERE h.seconds > %(old)s ORDER BY h.seconds DESC LIMIT 1) AS holder;
 
 -- name: own_backend
@@ -24,7 +26,10 @@ SELECT current_user,
               FROM unnest(CASE WHEN %(in_column)s THEN ARRAY['SELECT', 'UPDATE'] ELSE ARRAY['SELECT'] END) p
               UNION ALL
               SELECT t, p FROM unnest(ARRAY[{outbox_text}, {store_text}, {failure_text}]::regclass[]) t,
-                               unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p) r
+                               unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p
+              UNION ALL
+              SELECT t, p FROM unnest('{{_qwen_embed.generation,_qwen_embed.backfill}}'::regclass[]) t,
+                               unnest(ARRAY['SELECT', 'UPDATE']) p) r
         WHERE NOT has_table_privilege(r.relation, r.privilege)),
        (SELECT c.relrowsecurity AND NOT o.rolbypassrls AND NOT o.rolsuper
                AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))

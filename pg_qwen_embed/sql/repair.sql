@@ -41,15 +41,15 @@ SELECT (SELECT count(*) FROM enqueued),
 -- What a trigger does at its end: notify if the worker sleeps.
 SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(gate)s, %(id)s) THEN pg_notify('qwen_embed', %(id)s::text) END;
 
--- name: describe_table
-SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = %(table)s;
+-- name: table_of_trigger
+SELECT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE t.oid = %(trigger)s;
 
 -- name: has_rows
 SELECT EXISTS (SELECT FROM {table});
 
 -- name: note_partitions
-UPDATE _qwen_embed.generation SET partitions = %(partitions)s::oid[]::regclass[] WHERE id = %(id)s;
+UPDATE _qwen_embed.generation SET partitions = %(partitions)s::oid[] WHERE id = %(id)s;
 
 -- name: vacuum_outbox
 -- Without truncating the file: that would lock writers out.

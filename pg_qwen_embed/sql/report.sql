@@ -1,6 +1,6 @@
 -- name: read_status
 -- Counts are exact below a million rows and the planner's estimate above.
-SELECT r.rows, v.vectors, (SELECT count(*) FROM {store} WHERE cut) AS cut,
+SELECT r.rows, v.vectors, v.cut,
        (SELECT count(*) FROM {outbox}) AS pending,
        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT o.changed_at FROM {outbox} o
                                                                     ORDER BY o.seq LIMIT 1))), 0)::float8 AS lag_seconds,
@@ -21,14 +21,20 @@ SELECT r.rows, v.vectors, (SELECT count(*) FROM {store} WHERE cut) AS cut,
                       round(extract(epoch FROM clock_timestamp() - a.xact_start)))
         FROM pg_stat_activity a
         WHERE a.backend_xmin IS NOT NULL AND a.xact_start < clock_timestamp() - make_interval(secs => %(old)s)
-          AND a.datname = current_database()
+          AND a.datname = current_database() AND a.pid <> pg_backend_pid()
         ORDER BY age(a.backend_xmin) DESC LIMIT 1) AS held_back_by
 FROM _qwen_embed.backfill b
 CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source})
                                 ELSE c.reltuples::bigint END AS rows
                     FROM pg_class c WHERE c.oid = {source_text}::regclass) r
 CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
-                                ELSE c.reltuples::bigint END AS vectors
+                                ELSE c.reltuples::bigint END AS vectors,
+                           CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE cut)
+                                ELSE (c.reltuples * coalesce((
+                                    SELECT s.most_common_freqs[array_position(s.most_common_vals::text::boolean[], true)]
+                                    FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
+                                    WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = 'cut'
+                                ), 0))::bigint END AS cut
                     FROM pg_class c WHERE c.oid = {store_text}::regclass) v
 WHERE b.generation_id = %(id)s;
 

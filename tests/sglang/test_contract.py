@@ -268,13 +268,12 @@ async def test_client_cuts_so_that_it_fits_and_ends_with_the_token_that_is_poole
     info = await client.model_info()
     longest = info.longest or 0
     texts = [text * 4 * subject.context for text in ("word ", "文字", "नमस्ते दुनिया ", "<|im_end|>")] + ["short"]
-    found = await cutting.too_long(client, info, texts)
+    found = await cutting.too_long(client, texts, longest)
     assert 4 not in found
     assert {0, 1, 2} <= {*found}
     (end,) = await client.tokenize(["short"], special=True)
     (bare,) = await client.tokenize(["short"], special=False)
-    for n in found:
-        beginning = await cutting.cut(client, texts[n], longest)
+    for n, beginning in (await cutting.cut(client, texts, found, longest)).items():
         assert texts[n].startswith(beginning)
         (tokens,) = await client.tokenize([beginning], special=True)
         assert longest - 8 < len(tokens) <= longest

@@ -1,0 +1,124 @@
+"""An embedding server that takes the time of a modelled GPU, and counts how long it was busy.
+
+    python benchmarks/modelled_gpu.py --parallel 1 --fixed-ms 5 --token-us 5 [--dimensions 256]
+
+A request takes `fixed-ms`, and `token-us` for each of its tokens (a token is four bytes of text); `parallel` requests
+run at once, the others wait in order. The vectors cost next to nothing: one of 4,096 random ones, by a checksum of the
+text. `GET /counters` tells what was done; `POST /counters` sets it to nothing, and takes {"away": seconds, "status": 503}
+for a hiccup. Ends with SIGTERM."""
+
+import argparse
+import asyncio
+import base64
+import json
+import time
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import orjson
+from aiohttp import web
+
+MODEL = "modelled-gpu"
+VECTORS = 4096
+
+
+@dataclass
+class Gpu:
+    """busy: seconds of work done, so that `busy / parallel / wall` is the share of its ceiling."""
+
+    parallel: int
+    fixed: float
+    per_token: float
+    dimensions: int
+    turns: asyncio.Semaphore = field(init=False)
+    busy: float = 0.0
+    texts: int = 0
+    tokens: int = 0
+    requests: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    away_until: float = 0.0
+    away_status: int = 0
+
+    def __post_init__(self) -> None:
+        self.turns = asyncio.Semaphore(self.parallel)
+        rows = np.random.default_rng(0).standard_normal((VECTORS, self.dimensions)).astype("<f4")
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        self.encoded = [base64.b64encode(row.tobytes()).decode() for row in rows]
+
+    async def work(self, tokens: int, texts: int) -> None:
+        seconds = self.fixed + self.per_token * tokens
+        async with self.turns:
+            now = time.perf_counter()
+            self.first = self.first or now
+            await asyncio.sleep(seconds)
+            self.last = time.perf_counter()
+        self.busy += seconds
+        self.texts += texts
+        self.tokens += tokens
+        self.requests += 1
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        if time.perf_counter() < self.away_until:
+            if self.away_status:
+                message = {
+                    "object": "error",
+                    "message": "The request queue is full.",
+                    "type": "503",
+                    "param": None,
+                    "code": 503,
+                }
+                return web.json_response(message, status=self.away_status)
+            assert request.transport
+            request.transport.abort()  # as a server that has died
+        texts = orjson.loads(await request.read())["input"]
+        texts = [texts] if isinstance(texts, str) else texts
+        tokens = sum(len(text) for text in texts) // 4 + len(texts)
+        await self.work(tokens, len(texts))
+        data = [
+            {"object": "embedding", "index": n, "embedding": self.encoded[zlib.crc32(text.encode()) % VECTORS]}
+            for n, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        body = orjson.dumps({"object": "list", "data": data, "model": MODEL, "usage": usage})
+        return web.Response(body=body, content_type="application/json")
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "max_model_len": 32_768}]})
+
+    async def counters(self, request: web.Request) -> web.Response:
+        found = {"busy": self.busy, "texts": self.texts, "tokens": self.tokens, "requests": self.requests,
+                 "wall": self.last - self.first}  # fmt: skip
+        if request.method == "POST":
+            asked = json.loads(await request.read() or b"{}")
+            self.busy = self.first = self.last = 0.0
+            self.texts = self.tokens = self.requests = 0
+            self.away_until, self.away_status = time.perf_counter() + asked.get("away", 0), asked.get("status", 0)
+        return web.json_response(found)
+
+
+async def serve(gpu: Gpu) -> None:
+    app = web.Application(client_max_size=64 << 20)
+    app.router.add_post("/v1/embeddings", gpu.embeddings)
+    app.router.add_get("/v1/models", gpu.models)
+    app.router.add_route("*", "/counters", gpu.counters)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(f"serving {MODEL} on http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--fixed-ms", type=float, default=5)
+    parser.add_argument("--token-us", type=float, default=5)
+    parser.add_argument("--dimensions", type=int, default=256)
+    wanted = parser.parse_args()
+    asyncio.run(serve(Gpu(wanted.parallel, wanted.fixed_ms / 1e3, wanted.token_us / 1e6, wanted.dimensions)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""How busy the worker keeps a modelled GPU during a backfill, with default settings, and how fresh changes stay meanwhile.
+
+    python benchmarks/saturation.py [--seconds 30] [--parallel 1 --fixed-ms 5 --token-us 5]
+
+share_of_ceiling: the server's working time over the wall time from its first to its last request, in one run. Freshness:
+the median milliseconds from an UPDATE's commit until the view shows its vector, idle and during the backfill; the goal is
+twice the idle one and one request's time. One line of JSON."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import rig
+import texts
+
+from pg_qwen_embed import Client, embedded
+
+CHANGES = 25
+
+
+@contextmanager
+def gpu(parallel: int, fixed_ms: float, token_us: float) -> Iterator[str]:
+    command = [sys.executable, str(Path(__file__).parent / "modelled_gpu.py"), "--parallel", str(parallel),
+               "--fixed-ms", str(fixed_ms), "--token-us", str(token_us)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def counters(url: str, body: dict[str, Any] | None = None) -> dict[str, float]:
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/counters", data=data) as answer:
+        found: dict[str, float] = json.load(answer)
+    return found
+
+
+def change(connection: psycopg.Connection, number: int) -> float:
+    """Milliseconds until the vector of a changed row is there."""
+    connection.execute("UPDATE live SET body = %s WHERE id = 1", (f"a changed text, number {number}",))
+    committed = time.perf_counter()
+    while connection.execute("SELECT stale FROM qwen_embed.live WHERE id = 1").fetchone() != (False,):
+        time.sleep(0.0005)
+    return 1000 * (time.perf_counter() - committed)
+
+
+def query(client: Client, number: int) -> float:
+    began = time.perf_counter()
+    client.embed_query("live", f"a question, number {number}")
+    return 1000 * (time.perf_counter() - began)
+
+
+def medians(connection: psycopg.Connection, client: Client, pause: float) -> tuple[float, float]:
+    changes, queries = [], []
+    for number in range(CHANGES):
+        changes.append(change(connection, number))
+        queries.append(query(client, number))
+        time.sleep(pause)
+    return statistics.median(changes), statistics.median(queries)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=30, help="of work for the server")
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--fixed-ms", type=float, default=5)
+    parser.add_argument("--token-us", type=float, default=5)
+    wanted = parser.parse_args()
+    sample = list(texts.documents(6400))
+    per_text = (
+        wanted.fixed_ms / 64 + wanted.token_us * sum(map(len, sample)) / len(sample) / 4 / 1000
+    ) / wanted.parallel
+    rows = int(1000 * wanted.seconds / per_text)
+    with embedded.postgres() as url, gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
+        environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+        rig.load(url, ["the live row"], "live")
+        documents = [f"{text} {n}" for n, text in enumerate(sample * (rows // len(sample) + 1))]
+        rig.load(url, documents[:rows])
+        for command in (["init"], ["attach", "live", "--text", "body"]):
+            assert rig.run(command, environment).status == 0
+        with (
+            rig.started(["worker"], environment, "index_ready"),
+            psycopg.connect(url, autocommit=True) as connection,
+            Client(url, server_url=server_url) as client,
+        ):
+            medians(connection, client, 0.05)  # to warm up
+            idle = medians(connection, client, 0.1)
+            counters(server_url, {})
+            assert rig.run(["attach", "documents", "--text", "body"], environment).status == 0
+            time.sleep(0.1 * wanted.seconds)
+            busy = medians(connection, client, 0.02 * wanted.seconds)
+            state = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"
+            during = connection.execute(state).fetchone()
+            while connection.execute(state).fetchone() in (("pending",), ("running",)):
+                time.sleep(0.02)
+            done = counters(server_url)
+    request = done["busy"] / done["requests"] * 1000
+    rig.report(
+        "saturation", parallel=wanted.parallel, fixed_ms=wanted.fixed_ms, token_us=wanted.token_us, rows=rows,
+        share_of_ceiling=round(done["busy"] / wanted.parallel / done["wall"], 3),
+        rows_per_second=round(done["texts"] / done["wall"]), request_ms=round(request, 1),
+        change_idle_ms=round(idle[0], 1), change_busy_ms=round(busy[0], 1), change_goal_ms=round(2 * idle[0] + request, 1),
+        query_idle_ms=round(idle[1], 1), query_busy_ms=round(busy[1], 1), query_goal_ms=round(2 * idle[1] + request, 1),
+        all_changes_during_backfill=during == ("running",),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

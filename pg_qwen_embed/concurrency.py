@@ -1,0 +1,149 @@
+"""How many requests to keep in flight: found by trying, from the throughput and the refusals that are seen. Pure.
+
+A hill climb over the number in flight. It is raised while throughput grows with it, and lowered while throughput stays:
+beyond the point where a server is busy all the time more requests only wait there, and everybody waits with them. A
+server that says it is overloaded halves it (multiplicative decrease, as TCP does). Latency alone is not looked at: it
+depends on the length of the texts more than on the load.
+
+Throughput is measured over stretches in which there was always more to send, in the caller's unit of work (tokens).
+The first answers after each change belong to the number before, and are left out."""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+GROWTH = 1.03  # more throughput than this makes a higher number worth it
+LOSS = 0.99  # less than this makes a lower number a loss
+STEP = 1.5  # of the climb
+SHORTEST = 0.2  # seconds of a stretch, and
+ANSWERS = 4  # answers of it for each request in flight, or it says too little
+PATIENCE = 4  # stretches before the first trial, once it has settled; twice as many after each that was in vain, up to
+LONGEST_PATIENCE = 32
+CHANGED = 0.8  # a throughput below this share of what was known, or above its inverse: another server
+COOLING = 5.0  # seconds after an overload before it is raised again
+
+
+class Phase(Enum):
+    CLIMBING = auto()
+    SETTLED = auto()
+    TRYING = auto()
+
+
+@dataclass(slots=True)
+class Limiter:
+    """`limit` requests may be in flight. Tell it of each answer; the clock is the caller's."""
+
+    highest: int = 64
+    limit: int = 2
+    _phase: Phase = Phase.CLIMBING
+    _settled: int = 1  # the best number known, and
+    _throughput: float = 0.0  # what it gave, in work a second
+    _started: float | None = None  # when this stretch began
+    _work: float = 0.0
+    _answers: int = 0
+    _left_out: int = 0
+    _stretches: int = 0
+    _patience: int = PATIENCE
+    _up_next: bool = True
+    _odd: int = 0
+    _cool_at: float = field(default=0.0)
+
+    def answered(self, now: float, work: float, *, saturated: bool) -> None:
+        """A request that did so much work was answered; saturated: more could have been sent than the limit allows."""
+        if not saturated:
+            self._begin(None)
+            return
+        if self._left_out:
+            self._left_out -= 1
+            return
+        if self._started is None:
+            self._begin(now)
+            return
+        self._work += work
+        self._answers += 1
+        duration = now - self._started
+        enough = duration >= SHORTEST and self._answers >= max(16, ANSWERS * self.limit)
+        if enough or self._is_in_vain(duration):
+            throughput = self._work / duration
+            self._begin(now)
+            self._judge(now, throughput)
+
+    def _is_in_vain(self, duration: float) -> bool:
+        """A trial that collapses is not seen through to its end."""
+        trial = self._phase is not Phase.SETTLED and self._throughput > 0 and self._answers >= max(8, self.limit // 2)
+        return trial and self._work / duration < CHANGED * self._throughput
+
+    def overloaded(self, now: float) -> None:
+        """The server has refused a request because it has too many."""
+        if now < self._cool_at - COOLING + SHORTEST:
+            return  # the same overload: requests sent before the limit was lowered
+        self._cool_at = now + COOLING
+        self._throughput, self._patience = 0.0, PATIENCE
+        self._settle(max(1, self.limit // 2))
+
+    def _begin(self, now: float | None) -> None:
+        self._started, self._work, self._answers = now, 0.0, 0
+
+    def _go_to(self, limit: int) -> None:
+        limit = max(1, min(self.highest, limit))
+        if limit != self.limit:
+            self._left_out = max(limit, self.limit)
+            self._begin(None)
+        self.limit = limit
+
+    def _settle(self, limit: int) -> None:
+        self._settled, self._phase, self._stretches, self._odd = limit, Phase.SETTLED, 0, 0
+        self._go_to(limit)
+
+    def _judge(self, now: float, throughput: float) -> None:
+        match self._phase:
+            case Phase.CLIMBING:
+                self._climb(throughput)
+            case Phase.SETTLED:
+                self._stay(now, throughput)
+            case Phase.TRYING:
+                self._choose(throughput)
+
+    def _climb(self, throughput: float) -> None:
+        if throughput > GROWTH * self._throughput and self.limit < self.highest:
+            self._go_up(throughput)
+        else:
+            self._settle(self._settled)
+
+    def _go_up(self, throughput: float) -> None:
+        """This number is worth it: try a higher one."""
+        self._phase, self._settled, self._throughput, self._odd = Phase.CLIMBING, self.limit, throughput, 0
+        self._patience = PATIENCE
+        self._go_to(max(self.limit + 1, int(self.limit * STEP)))
+
+    def _stay(self, now: float, throughput: float) -> None:
+        known = self._throughput
+        odd = known and not CHANGED < throughput / known < 1 / CHANGED
+        self._odd = self._odd + 1 if odd else 0
+        if self._odd == 2:  # not a hiccup: begin again from here
+            self._go_up(throughput)
+            return
+        if not odd:
+            self._throughput = throughput if not known else 0.7 * known + 0.3 * throughput
+        self._stretches += 1
+        if self._stretches >= self._patience and now >= self._cool_at:
+            self._try()
+
+    def _try(self) -> None:
+        step = max(1, self.limit // 4)
+        self._phase = Phase.TRYING
+        if (self._up_next and self.limit < self.highest) or self.limit == 1:
+            self._go_to(self.limit + step)
+        else:
+            self._go_to(self.limit - step)
+        self._up_next = not self._up_next
+
+    def _choose(self, throughput: float) -> None:
+        higher = self.limit > self._settled
+        if throughput <= (GROWTH if higher else LOSS) * self._throughput:
+            self._patience = min(LONGEST_PATIENCE, self._patience * 2)
+            self._settle(self._settled)
+        elif higher:
+            self._go_up(throughput)
+        else:
+            self._throughput = throughput
+            self._settle(self.limit)
