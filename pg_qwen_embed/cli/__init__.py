@@ -21,6 +21,7 @@ COMMANDS = {
     "failures": "failures",
     "doctor": "look",
     "serve": "serve",
+    "sglang-command": "serve",
     "demo": "demo",
 }
 
@@ -35,7 +36,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"pg_qwen_embed.cli.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
