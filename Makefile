@@ -25,6 +25,7 @@ lint: $(VENV)/installed-dev
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 docs: $(VENV)/installed-dev ## write the generated parts of the documentation again
 	$(RUN) tools.generate_docs
