@@ -63,6 +63,9 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
     name = declaration.name or source.table.name
     _check_name(connection, name)
     _check_columns(declaration, source)
+    if source.partitioned and declaration.store is StoreKind.COLUMN:
+        raise UsageError(f"{source.table} is partitioned: an index on a column of it cannot be built while it is in use; "
+                         "leave --store column out")  # fmt: skip
     hidden = {row[0] for row in connection.execute(statement("vector_columns"), {"source": oid})}
     source = replace(source, columns=tuple(column for column in source.columns if column.name not in hidden))
     style = declaration.prompt_style or style_of(declaration.model)

@@ -55,7 +55,7 @@ class Breaker:
 
     def doubt(self, info: ModelInfo) -> None:
         """Have the server asked again what it serves, if this is still what we believe."""
-        if self._info is info:
+        if self._info == info:
             self._info = None
             self._closed.clear()
             self._tripped.set()

@@ -168,7 +168,7 @@ def _embedding(row: Row, source: Source) -> Embedding:
         prompt_style=row["prompt_style"],
         column=row["column_name"],
         clones=row["clones"],
-        vector_schema=row["vector_schema"],
+        vector_schema=row["vector_schema"] or "public",
     )
 
 
@@ -180,6 +180,13 @@ def _registered_source(source: Row | None, row: Row) -> Source:
     table = f"{source['schema']}.{source['name']}"
     if not row["has_document"]:
         return replace(_source(source, []), key=attached_key, problem=f"a column it embeds was dropped from {table}")
+    if row["vector_schema"] is None:
+        return replace(_source(source, []), key=attached_key, problem="the extension vector was dropped")
+    if source["is_partition"] or source["has_children"]:
+        kin = "a partition of another table" if source["is_partition"] else "the parent of other tables"
+        return replace(
+            _source(source, []), key=attached_key, problem=f"{table} has become {kin}: triggers miss its rows"
+        )
     there = {column["name"] for column in source["columns"]}
     if row["store"] == "column" and row["column_name"] not in there:
         return replace(_source(source, []), key=attached_key, problem=f"its column of vectors was dropped from {table}")

@@ -44,7 +44,7 @@ async def cut(
         if min(room[n] for n in positions) <= 0:
             raise DocumentRefused(f"the document cannot be cut to {longest:,} tokens")
         decoded = await server.detokenize([tokens[n][: room[n]] for n in positions])
-        found |= {n: text.rstrip(REPLACEMENT) for n, text in zip(positions, decoded, strict=True)}
+        found |= {n: _whole(text, texts[n]) for n, text in zip(positions, decoded, strict=True)}
         # Tokens of a text's beginning need not be the beginning of its tokens: count again.
         again = await server.tokenize([found[n] for n in positions], special=True)
         over = {n: len(own) - longest for n, own in zip(positions, again, strict=True) if len(own) > longest}
@@ -53,6 +53,11 @@ async def cut(
     if not all(text.strip() for text in found.values()):
         raise DocumentRefused(f"the first {longest:,} tokens of the document are blank")
     return found
+
+
+def _whole(beginning: str, text: str) -> str:
+    """Without half a character at its end; one that stands so in the text is a whole one."""
+    return beginning if text.startswith(beginning) else beginning.rstrip(REPLACEMENT)
 
 
 def _most_tokens(text: str) -> int:

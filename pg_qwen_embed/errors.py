@@ -28,7 +28,7 @@ class AnotherModel(ServerUnavailable):
 
 
 class NotOffered(ServerUnavailable):
-    """The embedding server has no such path, or does not let us use it (401, 403, 404, 405, 501)."""
+    """The embedding server has no such path, or does not let us use it (4xx but for what means the input or overload; 501)."""
 
 
 class ServerOverloaded(ServerUnavailable):

@@ -90,18 +90,22 @@ class Housekeeping:
         while self._options.verify_every:
             await asyncio.sleep(self._options.verify_every)
             for embedding in [feed.embedding for feed in self._feeds.values() if feed.idle]:
-                await self._repair(embedding, rows=True, orphans=True)
+                await self._repair(embedding, rows=True, missing=True, orphans=True)
 
-    async def _repair(self, embedding: Embedding, *, rows: bool, orphans: bool) -> bool:
+    async def _repair(self, embedding: Embedding, *, rows: bool, missing: bool, orphans: bool) -> bool:
+        """Whether everything was looked at."""
+        pause = 0.0 if self._options.once else GENTLE_PAUSE
         try:
             async with await connect_async(self._url, VERIFIER_NAME) as connection:
-                pause = 0.0 if self._options.once else GENTLE_PAUSE
-                done = await repair.repair(connection, embedding, rows=rows, orphans=orphans, pause=pause)
+                done = await repair.repair(
+                    connection, embedding, rows=rows, missing=missing, orphans=orphans, pause=pause
+                )
         except (psycopg.Error, DatabaseUnavailable) as error:
             log.warning("verify_failed embedding=%s reason=%s", embedding.name, first_line(error))
             return False
-        log.info("verified embedding=%s enqueued=%d", embedding.name, done.missing_or_stale + done.orphaned)
-        return True
+        enqueued = done.missing_or_stale + done.orphaned
+        log.info("verified embedding=%s enqueued=%d locked=%d", embedding.name, enqueued, done.locked)
+        return not done.locked
 
     # Partitions.
 
@@ -112,9 +116,13 @@ class Housekeeping:
                 "partitions_changed embedding=%s came=%d went=%d", embedding.name, len(now - known), len(known - now)
             )
             async with self._pool.connection() as connection:
-                wanted, _ = await feed.store.read_backfill_state(connection)
-                filled = wanted != "none" and any([await feed.store.has_rows(connection, oid) for oid in now - known])
-            if not (filled or known - now) or await self._repair(embedding, rows=filled, orphans=bool(known - now)):
+                state, _ = await feed.store.read_backfill_state(connection)
+                filled = any([await feed.store.has_rows(connection, oid) for oid in now - known])
+            gone = bool(known - now) or embedding.generation.partitions is None
+            looked = not (filled or gone) or await self._repair(
+                embedding, rows=filled, missing=state != "none", orphans=gone
+            )
+            if looked:
                 async with self._pool.connection() as connection:
                     await feed.store.note_partitions(connection, embedding.clones)
         except psycopg.Error as error:

@@ -19,10 +19,11 @@ PAGE = 500  # rows
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """How many keys were enqueued."""
+    """How many keys were enqueued, and how many rows were left because the application had them locked."""
 
     missing_or_stale: int
     orphaned: int
+    locked: int = 0
 
 
 def repair_now(url: str, embedding: Embedding) -> Repaired:
@@ -36,18 +37,25 @@ def repair_now(url: str, embedding: Embedding) -> Repaired:
 
 
 async def repair(
-    connection: AsyncConnection, embedding: Embedding, *, rows: bool = True, orphans: bool = True, pause: float = 0.0
+    connection: AsyncConnection,
+    embedding: Embedding,
+    *,
+    rows: bool = True,
+    missing: bool = True,
+    orphans: bool = True,
+    pause: float = 0.0,
 ) -> Repaired:
-    """Walk the source for rows, then the store for orphans. pause: seconds between pages, to go gently."""
+    """Walk the source for rows, then the store for orphans. missing: rows too that never had a vector. pause: seconds
+    between pages, to go gently."""
     holes = fragments.holes(embedding) | fragments.page_holes(embedding)
     found = [
-        await _walk(connection, embedding, _pages(page, beyond, holes), pause) if wanted else 0
+        await _walk(connection, embedding, _pages(page, beyond, holes), missing, pause) if wanted else (0, 0)
         for page, beyond, wanted in (
             ("repair_page", "beyond", rows),
             ("repair_orphans_page", "store_beyond", orphans),
         )
     ]
-    return Repaired(*found)
+    return Repaired(found[0][0], found[1][0], found[0][1])
 
 
 def _pages(name: str, beyond: str, holes: fragments.Holes) -> tuple[sql.Composed, sql.Composed]:
@@ -59,25 +67,30 @@ def _pages(name: str, beyond: str, holes: fragments.Holes) -> tuple[sql.Composed
 
 
 async def _walk(
-    connection: AsyncConnection, embedding: Embedding, pages: tuple[sql.Composed, sql.Composed], pause: float
-) -> int:
+    connection: AsyncConnection,
+    embedding: Embedding,
+    pages: tuple[sql.Composed, sql.Composed],
+    missing: bool,
+    pause: float,
+) -> tuple[int, int]:
     first, following = pages
-    enqueued, after = await _page(connection, embedding, first, ())
+    enqueued, locked, after = await _page(connection, embedding, first, missing, ())
     while after is not None:
         await asyncio.sleep(pause)
-        more, after = await _page(connection, embedding, following, after)
-        enqueued += more
-    return enqueued
+        more, left, after = await _page(connection, embedding, following, missing, after)
+        enqueued, locked = enqueued + more, locked + left
+    return enqueued, locked
 
 
 async def _page(
-    connection: AsyncConnection, embedding: Embedding, query: sql.Composed, after: Sequence[str]
-) -> tuple[int, Sequence[str] | None]:
+    connection: AsyncConnection, embedding: Embedding, query: sql.Composed, missing: bool, after: Sequence[str]
+) -> tuple[int, int, Sequence[str] | None]:
     id_ = embedding.generation.id
-    values: dict[str, Any] = {"rows": PAGE} | {f"after{n}": value for n, value in enumerate(after, 1)}
+    values: dict[str, Any] = {"rows": PAGE, "missing": missing}
+    values |= {f"after{n}": value for n, value in enumerate(after, 1)}
     async with connection.transaction():
         await connection.execute(statement("draw_transaction_id"))
-        enqueued, last = await (await connection.execute(query, values)).fetchone() or (0, None)
+        enqueued, locked, last = await (await connection.execute(query, values)).fetchone() or (0, 0, None)
         if enqueued:
             await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": id_})
-    return enqueued, last
+    return enqueued, locked, last

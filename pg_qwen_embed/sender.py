@@ -12,7 +12,7 @@ from itertools import count
 
 from pg_qwen_embed import batching, cutting, retry
 from pg_qwen_embed.breaker import Breaker
-from pg_qwen_embed.errors import DocumentRefused, ServerFault, ServerOverloaded, ServerUnavailable
+from pg_qwen_embed.errors import DocumentRefused, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
 from pg_qwen_embed.model import Embedding, TooLong
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
 from pg_qwen_embed.slots import Slots
@@ -22,6 +22,7 @@ from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, Walk
 log = logging.getLogger("pg_qwen_embed.worker")
 
 TRIES = 3  # of one request, while the server answers others
+LONE_TRIES = 8  # of one document that the server says it is overloaded by; some 15 s
 TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
 MORE_AGAIN = 64  # answers, until larger requests are tried again
 
@@ -76,10 +77,11 @@ class Sender:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, request: Request) -> None:
+        info = await self._served()
         try:
             outcome = await self._embed(request)
         except DocumentRefused as refusal:
-            await self._isolate(request, str(refusal))
+            await self._isolate(request, info, str(refusal))
         except TooMuch:
             self._most, self._answers = max(1, len(request.changes) // 2), 0
             self._halve(request)
@@ -87,13 +89,16 @@ class Sender:
             if outcome is not None:
                 self._outcomes.put_nowait(outcome)
 
-    async def _isolate(self, request: Request, sentence: str) -> None:
+    async def _isolate(self, request: Request, info: ModelInfo, sentence: str) -> None:
         """One bad document has its whole request refused: halve it until it stands alone."""
         if len(request.changes) > 1:
             self._halve(request)
-        elif await self._breaker.vouch(await self._served(), self._embedding.generation.dimensions):
+            return
+        self._breaker.doubt(info)
+        again = await self._served()
+        if again == info and await self._breaker.vouch(again, self._embedding.generation.dimensions):
             self._outcomes.put_nowait(Refused(request, sentence))
-        else:  # it refuses everything: that is not the document's fault
+        else:  # it refuses everything, or it takes other inputs than it did: that is not the document's fault
             self._queue(request)
 
     def _halve(self, request: Request) -> None:
@@ -118,16 +123,17 @@ class Sender:
                 self._went_well(request)
                 return outcome
             except ServerOverloaded as error:
-                self._slots.overloaded()
-                if self._slots.empty:  # then it is not because of the others
+                if self._slots.overloaded():
                     self._breaker.trip(error)
                 overloads += 1
-                if overloads == TRIES and len(request.changes) > 1:
+                if overloads >= TRIES and len(request.changes) > 1:
                     raise TooMuch from None
+                if overloads == LONE_TRIES:
+                    raise DocumentRefused(str(error)) from None
             except ServerUnavailable as error:
                 self._breaker.trip(error)
                 # The breaker closes only when the server answers a probe: then it may be this request that does it.
-                faults += isinstance(error, ServerFault)
+                faults += isinstance(error, ServerFault | NotOffered)
                 if faults == TRIES:
                     raise DocumentRefused(str(error)) from None
             await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))

@@ -33,7 +33,7 @@ class Settings:
     @property
     def shown_server_url(self) -> str:
         parts = urlsplit(self.server_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
     @property
     def server_root(self) -> str:
@@ -60,6 +60,8 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None
 
 def _libpq_url(url: str) -> str:
     scheme, separator, rest = url.partition("://")
+    if separator and rest.split("/")[0].count("@") > 1:
+        raise UsageError("the database URL has more than one @ before the host; write an @ in the password as %40")
     return f"{scheme.split('+')[0]}://{rest}" if separator else url
 
 

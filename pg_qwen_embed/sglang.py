@@ -33,7 +33,6 @@ KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
 MAX_CONNECTIONS = 32
 LARGE_BODY = 1 << 20
 _REFUSED = {400, 413, 422}
-_NO_SUCH_PATH = {404, 405, 501}
 _FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
 _OVERLOADED = {429, 503}
 _NOT_ALLOWED = {401, 403}
@@ -105,7 +104,7 @@ class EmbeddingServer:
             allowed=tuple(allowed) if isinstance(allowed, list) else (),
             answers_as=answers_as,
             longest=longest,
-            pools_last=any(str(name).endswith("ForCausalLM") for name in info.get("architectures") or ()),
+            pools_last="ForCausalLM" in str(info.get("architectures")),
         )
 
     async def _longest_input(self, context: object) -> int | None:
@@ -114,12 +113,8 @@ class EmbeddingServer:
         # Up to `max_req_input_len` an input fits the memory as well (SGLang, validate_input_length).
         limits = [n - 1 for n in (context, info.get("max_req_input_len")) if isinstance(n, int) and n > 1]
         try:
-            await self.tokenize(["x"], special=True)
-        except (
-            DocumentRefused,
-            ServerFault,
-            NotOffered,
-        ):  # other servers count otherwise, or behind a gateway not at all
+            await self.detokenize(await self.tokenize(["x"], special=True))
+        except (DocumentRefused, NotOffered):  # other servers count otherwise, or behind a gateway not at all
             return None
         return min(limits, default=None)
 
@@ -143,7 +138,7 @@ class EmbeddingServer:
             or len(tokens) != len(texts)
             or not all(isinstance(row, list) for row in tokens)
         ):
-            raise ServerFault(f"the server at {self.url} answered /tokenize without the tokens of each text")
+            raise NotOffered(f"the server at {self.url} answered /tokenize without the tokens of each text")
         return tokens
 
     async def detokenize(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -151,7 +146,7 @@ class EmbeddingServer:
         body = {"tokens": rows, "skip_special_tokens": False}
         texts = (await self._post(f"{self._settings.server_root}/detokenize", body)).get("text")
         if not isinstance(texts, list) or len(texts) != len(rows) or not all(isinstance(text, str) for text in texts):
-            raise ServerFault(f"the server at {self.url} answered /detokenize without each text")
+            raise NotOffered(f"the server at {self.url} answered /detokenize without each text")
         return texts
 
     async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Vectors:
@@ -227,9 +222,10 @@ class EmbeddingServer:
             )
         if status in _OVERLOADED:
             return ServerOverloaded(f"the embedding server at {self.url} answered {status}: {sentence}")
-        if status in _NO_SUCH_PATH:
-            sentence += "; is this its base URL, ending in /v1?"
-            return NotOffered(f"the embedding server at {self.url} answered {status}: {sentence}")
+        if status < 500 or status == 501:
+            return NotOffered(
+                f"the embedding server at {self.url} answered {status}: {sentence}; is this its base URL, ending in /v1?"
+            )
         return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")
 
     def _parsed(self, content: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from itertools import count
 from pg_qwen_embed.concurrency import Limiter
 
 RESERVED = 2  # requests of live changes that may go beyond the limit
+STALLED = 2.0  # seconds without an answer
 LIVE, BACKFILL = 0, 1  # which requests go first
 
 
@@ -29,6 +30,7 @@ class Slots:
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
         self._in_flight = [0, 0]  # live, backfill
+        self._answered = 0.0  # when the server last answered
 
     @property
     def limit(self) -> int:
@@ -49,12 +51,15 @@ class Slots:
             if slot.work is not None:
                 now = asyncio.get_running_loop().time()
                 self._limiter.answered(now, slot.work, saturated=bool(self._waiting))
+                self._answered = now
             self._in_flight[kind] -= 1
             self._admit()
 
-    def overloaded(self) -> None:
-        """The server has more than it takes."""
-        self._limiter.overloaded(asyncio.get_running_loop().time())
+    def overloaded(self) -> bool:
+        """The server has more than it takes. Whether it has answered nobody for a while, or has nobody else to answer."""
+        now = asyncio.get_running_loop().time()
+        self._limiter.overloaded(now)
+        return not any(self._in_flight) or now - self._answered > STALLED
 
     async def _take(self, kind: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

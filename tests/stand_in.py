@@ -35,8 +35,10 @@ class StandIn:
     context_length: int = 32_768  # of tokens, which are bytes here
     ends: bool = True  # the tokenizer appends the token that is pooled
     tokenizing: str = ""  # how /tokenize and /server_info go wrong: "403", "400", "nothing"
+    detokenizes: bool = True
     tokenizes: bool = True  # servers before 0.5 do not
     poison: str | None = None  # a text that holds it has its whole request refused
+    overloads: bool = False  # the poison gets 503 instead
     fault: str | None = None
     disordered: bool = False  # items in another order than asked, each with its index
     floats: bool = False  # answers floats though base64 was asked for, as servers before 0.5.17 do
@@ -144,6 +146,8 @@ class StandIn:
         return web.json_response(answer | {"max_model_len": 131_072})  # of the tokenizer, not of the model
 
     async def _detokenize(self, request: web.Request) -> web.Response:
+        if not self.detokenizes:
+            raise web.HTTPNotFound
         body = json.loads(await request.read())
         rows = body["tokens"] if isinstance(body["tokens"][0], list) else [body["tokens"]]
         texts = [_text(row, skip_special=body.get("skip_special_tokens", True)) for row in rows]
@@ -167,6 +171,8 @@ class StandIn:
         await self._hold_back(texts)
         if refusal := self._refusal(texts, body.get("dimensions")):
             return _error(400, refusal, "BadRequestError")
+        if self.overloads and any(self.poison and self.poison in text for text in texts):
+            return _error(503, "The request queue is full.", "503")
         if body.get("encoding_format", "float") not in ("float", "base64"):
             return _error(400, "encoding_format must be either 'float' or 'base64'", "BadRequestError")
         if self.fault == "html":
@@ -197,7 +203,7 @@ class StandIn:
         for index, text in enumerate(texts):
             if not text.strip():
                 return f"Input at index {index} cannot be empty or whitespace only"
-            if self.poison is not None and self.poison in text:
+            if self.poison is not None and self.poison in text and not self.overloads:
                 return "The input (10002 tokens) is longer than the model's context length (512 tokens)."
             if (tokens := len(_tokens(text))) >= self.context_length:
                 longest = f"the model's context length ({self.context_length} tokens)"

@@ -250,3 +250,19 @@ def test_two_embeddings_of_one_table_are_independent(rig: Rig) -> None:
     rig.execute("UPDATE articles SET body = 'other'")
     rig.once()
     rig.assert_in_step("body", "bodies")
+
+
+def test_column_of_a_partitioned_table_is_refused(rig: Rig) -> None:
+    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    assert "leave --store column out" in rig.refused("attach", "articles", "--text", "body", "--store", "column")
+
+
+def test_database_that_lost_the_extension_is_reported_and_can_be_cleaned_up(rig: Rig) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.execute("DROP EXTENSION vector CASCADE")
+    assert "the extension vector was dropped" in rig.ok("status")
+    rig.cli("doctor", "--json")
+    assert "the extension vector was dropped" in rig.refused("verify", "articles")
+    rig.ok("detach", "articles", "--yes")

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from rig import Cluster, Rig, cluster, eventually, together
+from rig import Cluster, Rig, cluster, eventually, postmaster, setting, together
 from stand_in import StandIn
 
 from pg_qwen_embed import embedded
@@ -34,20 +34,10 @@ def own_cluster(tmp_path: Path) -> Iterator[tuple[Cluster, Rig]]:
         yield postgres, Rig(url, server, tmp_path, stack)
 
 
-def setting(url: str, name: str) -> str:
-    with psycopg.connect(url) as connection:
-        (value,) = connection.execute("SELECT setting FROM pg_settings WHERE name = %s", [name]).fetchone() or ("",)
-    return str(value)
-
-
 def config(url: str, name: str) -> str:
     with psycopg.connect(url) as connection:
         (value,) = connection.execute("SELECT setting FROM pg_config WHERE name = %s", [name]).fetchone() or ("",)
     return str(value)
-
-
-def postmaster(url: str) -> int:
-    return int((Path(setting(url, "data_directory")) / "postmaster.pid").read_text().splitlines()[0])
 
 
 @contextmanager

@@ -57,9 +57,20 @@ def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Rig) -> No
     """An entry drawn while a writer is in flight could outrank the change that commits after it."""
     with drifted.connect(autocommit=False) as writer:
         writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
-        assert "enqueued: 1 missing or stale, 1 orphaned" in drifted.ok("verify", "articles", "--repair")
+        said = drifted.cli("verify", "articles", "--repair")
+        assert "enqueued: 1 missing or stale, 1 orphaned" in said.stdout
+        assert (said.exit_code, "1 rows are locked" in said.stderr) == (1, True)
         drifted.once()
         writer.commit()
+    drifted.once()
+    drifted.assert_in_step()
+
+
+def test_row_that_is_locked_and_not_changed_is_found_by_the_next_look(drifted: Rig) -> None:
+    with drifted.connect(autocommit=False) as writer:
+        writer.execute("SELECT FROM articles WHERE id = 700 FOR UPDATE")
+        assert drifted.cli("verify", "articles", "--repair").exit_code == 1
+    drifted.ok("verify", "articles", "--repair")
     drifted.once()
     drifted.assert_in_step()
 
@@ -75,7 +86,7 @@ def test_repair_beside_writers_leaves_everything_in_step(drifted: Rig) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     for _ in range(3):
-        drifted.ok("verify", "articles", "--repair")
+        drifted.cli("verify", "articles", "--repair")
     writer.join()
     eventually(lambda: drifted.settled() and drifted.drift()[0] == 0)
     drifted.assert_in_step()

@@ -198,6 +198,35 @@ def test_a_server_that_is_swapped_for_another_model_between_two_requests_gets_no
     rig.assert_in_step()
 
 
+def test_overload_that_does_not_end_is_said_and_not_asked_about_in_a_tight_loop(rig: Rig) -> None:
+    for n in range(6):
+        rig.execute(f"CREATE TABLE t{n} (id int PRIMARY KEY, body text)")
+        rig.ok("attach", f"t{n}", "--text", "body")
+    worker = rig.worker()
+    eventually(lambda: all(rig.settled(f"t{n}") for n in range(6)))
+    rig.server.fault = "503"
+    for n in range(6):
+        rig.execute(f"INSERT INTO t{n} SELECT i, 'text ' || i FROM generate_series(1, 100) i")
+    eventually(lambda: "server_unavailable" in worker.said)
+    eventually(lambda: "does not answer" in rig.ok("status", "t0"))
+    asked = len(rig.server.requests)
+    time.sleep(2)
+    assert len(rig.server.requests) - asked < 40
+    rig.server.fault = None
+    eventually(lambda: all(rig.settled(f"t{n}") for n in range(6)), deadline=30)
+    assert all(rig.count("failure", f"t{n}") == 0 for n in range(6))
+
+
+def test_document_that_overloads_a_server_which_takes_others_becomes_a_failure(rig: Rig) -> None:
+    rig.server.poison, rig.server.overloads = "POISON", True
+    rig.articles(*(f"text {n}" for n in range(100)), "POISON")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.worker()
+    eventually(lambda: rig.count("store") == 100)
+    eventually(lambda: rig.count("failure") == 1, deadline=60)
+    eventually(rig.settled)
+
+
 @pytest.mark.parametrize("locked", ["others", "part"])
 def test_a_source_that_is_locked_does_not_hold_up_the_others(rig: Rig, locked: str) -> None:
     rig.articles("one")

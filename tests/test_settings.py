@@ -106,3 +106,13 @@ def test_every_command_that_takes_a_setting_names_its_variables_in_its_help() ->
         for setting, option in (("database_url", "--database-url"), ("server_url", "--server-url")):
             if option in said:
                 assert all(variable in said for variable in VARIABLES[setting][0]), name
+
+
+def test_database_url_with_two_at_signs_is_refused_without_showing_it() -> None:
+    with pytest.raises(UsageError, match="%40") as refused:
+        resolve({"DATABASE_URL": "postgresql://u:pa@s3cret@host/db"})
+    assert "s3cret" not in str(refused.value)
+
+
+def test_what_follows_a_servers_path_is_not_shown() -> None:
+    assert Settings(server_url="http://u:s3cret@h/v1?key=s3cret#x").shown_server_url == "http://h/v1"

@@ -1,14 +1,17 @@
 """Any order of changes and faults ends in step: a state machine against a real PostgreSQL and the real worker."""
 
-from collections.abc import Callable
+import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from rig import Cluster, Process, Rig, eventually
+from proxy import Proxy
+from psycopg.conninfo import make_conninfo
+from rig import Cluster, Process, Rig, cluster, eventually, restart, setting
 from stand_in import StandIn
 
 KEYS = st.integers(1, 6)  # few, so that changes meet
@@ -16,10 +19,11 @@ TEXTS = st.one_of(st.none(), st.sampled_from(["", " \u3000", "POISON"]), st.inte
 FAULTS = st.sampled_from(["503", "500", "html", "nan", "too_few", "index_twice", "hang"])
 UPSERT = "INSERT INTO {} VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
 TABLES = ("articles", "own")
+WORKERS = st.integers(0, 1)
 
 
 class Following(RuleBasedStateMachine):
-    """Two embeddings, one of them in a column; a writer that commits late; a worker; a server."""
+    """Two embeddings, one of them in a column; a writer that commits late; two workers, one behind a proxy; a server."""
 
     cluster: ClassVar[Cluster]
     folder: ClassVar[Path]
@@ -27,6 +31,8 @@ class Following(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
+        socket = setting(self.cluster.url, "unix_socket_directories")
+        self.proxy = self.stack.enter_context(Proxy(f"{socket}/.s.PGSQL.5432").running())
         url = self.stack.enter_context(self.cluster.database())
         self.server = self.stack.enter_context(StandIn().running())
         self.server.poison = "POISON"
@@ -37,10 +43,15 @@ class Following(RuleBasedStateMachine):
             self.rig.ok("attach", table, "--text", "body", "--store", kind)
         self.late = self.rig.connect(autocommit=False)
         self.late_open = False
-        self.worker = self.start_worker()
+        self.workers = [self.start_worker(number) for number in range(2)]
 
-    def start_worker(self) -> Process:
-        return self.rig.worker("--poll", "0.5", "--request-timeout", "0.5")
+    def start_worker(self, number: int) -> Process:
+        """And wait until it has connected: one that never could says so and ends."""
+        proxied = make_conninfo(self.rig.url, host="127.0.0.1", port=self.proxy.port)
+        url = proxied if number else self.rig.url
+        worker = self.rig.worker("--poll", "0.5", "--request-timeout", "0.5", "--database-url", url)
+        eventually(lambda: "connected " in worker.said)
+        return worker
 
     @rule(table=st.sampled_from(TABLES), key=KEYS, text=TEXTS)
     def upsert(self, table: str, key: int, text: str | None) -> None:
@@ -74,11 +85,34 @@ class Following(RuleBasedStateMachine):
         self.late.commit() if commit else self.late.rollback()
         self.late_open = False
 
+    @rule(number=WORKERS)
+    def kill_a_worker(self, number: int) -> None:
+        if number and self.proxy.mode != "pass":
+            return
+        self.workers[number].popen.kill()
+        self.workers[number].popen.wait()
+        self.workers[number] = self.start_worker(number)
+
+    @rule(number=WORKERS)
+    def stop_a_worker_for_longer_than_its_requests_may_take(self, number: int) -> None:
+        self.workers[number].popen.send_signal(signal.SIGSTOP)
+        time.sleep(0.7)
+        self.workers[number].popen.send_signal(signal.SIGCONT)
+
+    @rule(mode=st.sampled_from(["pass", "delay", "swallow", "refuse"]))
+    def disturb_the_proxy(self, mode: str) -> None:
+        swallowed, self.proxy.mode = self.proxy.mode == "swallow", mode
+        if swallowed or mode == "refuse":
+            self.proxy.cut()
+
     @rule()
-    def kill_the_worker(self) -> None:
-        self.worker.popen.kill()
-        self.worker.popen.wait()
-        self.worker = self.start_worker()
+    def restart_postgres(self) -> None:
+        self.late_open = False
+        self.late.close()
+        self.rig.connection.close()
+        restart(self.cluster.url)
+        self.rig = Rig(self.rig.url, self.server, self.folder, self.rig.stack)
+        self.late = self.rig.connect(autocommit=False)
 
     @rule(fault=FAULTS)
     def break_the_server(self, fault: str) -> None:
@@ -100,13 +134,15 @@ class Following(RuleBasedStateMachine):
         )
 
     @invariant()
-    def worker_runs(self) -> None:
-        assert self.worker.popen.poll() is None, self.worker.said
+    def workers_run(self) -> None:
+        for worker in self.workers:
+            assert worker.popen.poll() is None, worker.said
 
     def teardown(self) -> None:
         try:
             self.end_late_transaction(commit=True)
             self.server.fault = self.server.poison = None
+            self.disturb_the_proxy("pass")
             for table in TABLES:
                 eventually(lambda table=table: self.at_rest(table))  # type: ignore[misc]
                 self.rig.assert_in_step(name=table)
@@ -118,15 +154,17 @@ class Following(RuleBasedStateMachine):
         return self.rig.settled(table) and not self.rig.count("failure", table) and not self.rig.drift(table)[0]
 
 
-def test_any_order_of_changes_and_faults_ends_in_step(clusters: Callable[[int], Cluster], tmp_path: Path) -> None:
-    Following.cluster, Following.folder = clusters(18), tmp_path
-    run_state_machine_as_test(
-        Following,
-        settings=settings(
-            max_examples=6,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-        ),
-    )
+def test_any_order_of_changes_and_faults_ends_in_step(tmp_path: Path) -> None:
+    with cluster(18) as Following.cluster:  # its own, to be restarted
+        Following.folder = tmp_path
+        run_state_machine_as_test(
+            Following,
+            settings=settings(
+                max_examples=6,
+                stateful_step_count=25,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+                phases=[Phase.generate],  # what fails is said with its steps; making them fewer would take very long
+            ),
+        )

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from rig import Rig
+from rig import Rig, eventually
 
 from pg_qwen_embed import migrate
 from pg_qwen_embed.store import LONGEST_DOCUMENT
@@ -78,7 +78,7 @@ def test_document_too_long_for_us_to_carry_is_cut_even_where_the_server_knows_no
     assert status(rig)["cut"] == 1
 
 
-@pytest.mark.parametrize("answer", ["403", "400", "nothing"])
+@pytest.mark.parametrize("answer", ["403", "400", "nothing", "418"])
 def test_server_that_counts_in_another_way_is_used_without_cutting(rig: Rig, answer: str) -> None:
     """Behind a gateway that lets only /v1 through, or another server than SGLang with a /tokenize of its own."""
     rig.server.tokenizing = answer
@@ -86,6 +86,49 @@ def test_server_that_counts_in_another_way_is_used_without_cutting(rig: Rig, ans
     rig.ok("attach", "articles", "--text", "body")
     rig.once()
     rig.assert_in_step()
+
+
+def test_one_bad_answer_of_the_tokenizer_at_the_start_does_not_end_cutting(short: Rig) -> None:
+    short.articles("x" * 200)
+    short.ok("attach", "articles", "--text", "body")
+    short.server.tokenizing = "500"
+    worker = short.worker()
+    eventually(lambda: "server_unavailable" in worker.said)
+    short.server.tokenizing = ""
+    eventually(short.settled)
+    assert (status(short)["cut"], status(short)["failures"]) == (1, 0)
+
+
+def test_server_that_comes_back_with_a_shorter_limit_is_cut_for_anew(rig: Rig) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.worker()
+    eventually(rig.settled)
+    rig.server.context_length = CONTEXT
+    rig.execute("INSERT INTO articles VALUES (2, %s)", "x" * 200)
+    eventually(lambda: status(rig)["cut"] == 1)
+    assert status(rig)["failures"] == 0
+
+
+def test_detokenizer_that_is_gone_keeps_no_other_document_waiting(short: Rig) -> None:
+    short.articles("short", "x" * 200)
+    short.ok("attach", "articles", "--text", "body")
+    worker = short.worker()
+    eventually(short.settled)
+    short.server.detokenizes = False
+    short.execute("INSERT INTO articles VALUES (3, 'three'), (4, %s)", "y" * 200)
+    eventually(lambda: {"three"} <= {*short.server.texts})
+    eventually(short.settled)
+    assert status(short)["vectors"] == 3
+    assert status(short)["failures"] == 1
+    assert worker.end() == 0
+
+
+def test_replacement_character_of_the_text_itself_is_no_half_character(short: Rig) -> None:
+    short.articles("\ufffd" * 100)
+    short.ok("attach", "articles", "--text", "body")
+    short.once()
+    assert short.server.texts == ["\ufffd" * (ROOM // 3)]
 
 
 def test_document_that_begins_with_too_many_blanks_is_a_failure_that_says_so(short: Rig) -> None:

@@ -206,6 +206,50 @@ def test_partitions_that_are_attached_detached_or_dropped_are_followed(rig: Rig,
     rig.assert_in_step()
 
 
+def test_rows_of_an_attached_partition_that_are_locked_are_looked_at_again(rig: Rig) -> None:
+    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text, views int) PARTITION BY RANGE (id)")
+    rig.execute("CREATE TABLE one (LIKE articles INCLUDING ALL); INSERT INTO one VALUES (1, 'old')")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.execute("ALTER TABLE articles ATTACH PARTITION one FOR VALUES FROM (1) TO (9)")
+    with rig.connect(autocommit=False) as writer:
+        writer.execute("UPDATE articles SET views = 1")
+        rig.once()
+        writer.commit()
+    rig.once()
+    rig.assert_in_step()
+
+
+def test_partition_changed_while_detached_is_followed_where_no_backfill_was_asked_for(rig: Rig) -> None:
+    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    rig.execute("CREATE TABLE one PARTITION OF articles FOR VALUES FROM (1) TO (9)")
+    rig.ok("attach", "articles", "--text", "body", "--no-backfill")
+    rig.execute("INSERT INTO articles VALUES (1, 'one')")
+    rig.once()
+    rig.execute(
+        "ALTER TABLE articles DETACH PARTITION one; UPDATE one SET body = 'two'; INSERT INTO one VALUES (2, 'new')"
+    )
+    rig.execute("ALTER TABLE articles ATTACH PARTITION one FOR VALUES FROM (1) TO (9)")
+    rig.once()
+    assert rig.drift()[1] == {"missing": 1, "stale": 0, "orphaned": 0}
+    assert rig.server.texts == ["one", "two"]
+
+
+@pytest.mark.parametrize("kin", ["partition of another table", "parent of other tables"])
+def test_table_that_becomes_kin_of_others_is_reported(rig: Rig, kin: str) -> None:
+    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text)")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    if "partition" in kin:
+        rig.execute("CREATE TABLE parent (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+        rig.execute("ALTER TABLE parent ATTACH PARTITION articles DEFAULT")
+    else:
+        rig.execute("CREATE TABLE child () INHERITS (articles)")
+    assert f"public.articles has become a {kin}" in rig.ok("status").replace("the parent", "a parent")
+    rig.once()
+    rig.ok("detach", "articles", "--yes")
+
+
 def test_partition_that_is_attached_is_not_embedded_where_no_backfill_was_asked_for(rig: Rig) -> None:
     rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
     rig.execute("CREATE TABLE one (id int PRIMARY KEY, body text); INSERT INTO one VALUES (1, 'old')")

@@ -11,6 +11,7 @@ from pg_qwen_embed import verify as verifying
 from pg_qwen_embed.cli.options import json_option, print_json, with_settings
 from pg_qwen_embed.client import Client
 from pg_qwen_embed.database import connect
+from pg_qwen_embed.errors import UsageError
 from pg_qwen_embed.model import Hit, Status
 from pg_qwen_embed.settings import Settings
 
@@ -61,7 +62,7 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     """Count the rows of NAME whose vector is missing, stale or orphaned; exit status 1 if there are any.
 
     Changes that the worker has not come to yet count: see `status` for those. With --repair the exit status is 0 when
-    all that was found is enqueued; documents the server refuses stay failures.
+    all that was found is enqueued, and 1 when rows were locked; documents the server refuses stay failures.
     """
     verified = verifying.verify(settings.database_url, name, mend=repair)
     found, done = verified.drift, verified.enqueued
@@ -71,6 +72,8 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
         click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
     if done and not as_json:
         click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
+    if done and done.locked:
+        raise UsageError(f"{name}: {done.locked} rows are locked by the application; run it again when they are not")
     if found.total and not repair:
         sys.exit(1)
 

@@ -16,7 +16,7 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- Whether init has run here, and whether its newest migration has: by what that one added, which every role can see.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
        EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'too_long');
+               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'partitions');
 
 -- name: resolve_table
 -- A table as it is written in SQL; NULL if there is none of that name on the search_path.

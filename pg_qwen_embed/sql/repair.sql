@@ -5,7 +5,7 @@ SELECT pg_current_xact_id();
 -- name: repair_page
 -- One page of the source in key order: rows whose vector is missing or stale are enqueued. Their rows are locked first,
 -- as a writer of the row would: else an entry drawn here could outrank a change that was made before and commits later.
--- Rows locked by the application are being changed anyway; failures wait for their own time, unless they
+-- Rows locked by the application are left for another time, and counted; failures wait for their own time, unless they
 -- are parked.
 WITH page AS MATERIALIZED (
     SELECT {t_key_as}, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
@@ -13,13 +13,14 @@ WITH page AS MATERIALIZED (
 ), wrong AS (
     SELECT {p_key} FROM page p LEFT JOIN {store} s ON ({s_key}) = ({p_key})
     WHERE (p.fingerprint IS DISTINCT FROM s.fingerprint OR (p.fingerprint IS NOT NULL AND NOT p.has_vector))
+      AND (%(missing)s OR s.version IS NOT NULL)
       AND NOT EXISTS (SELECT FROM {failure} f WHERE ({f_key}) = ({p_key}) AND f.next_attempt_at IS NOT NULL)
 ), n AS (
     SELECT {t_key_as} FROM {source} t JOIN wrong p ON ({t_key}) = ({p_key}) FOR SHARE OF t SKIP LOCKED
 ), enqueued AS (
     INSERT INTO {outbox} ({keys}) SELECT {n_key} FROM n RETURNING 1
 )
-SELECT (SELECT count(*) FROM enqueued),
+SELECT (SELECT count(*) FROM enqueued), (SELECT count(*) FROM wrong) - (SELECT count(*) FROM n),
        (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
 
 -- name: repair_orphans_page
@@ -31,7 +32,7 @@ WITH page AS MATERIALIZED (
     SELECT {p_key} FROM page p WHERE NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({p_key}))
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM enqueued),
+SELECT (SELECT count(*) FROM enqueued), 0::bigint,
        (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
 
 -- name: store_beyond
