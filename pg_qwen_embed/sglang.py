@@ -30,7 +30,6 @@ from pg_qwen_embed.vectors import Vectors
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
 KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
-MAX_CONNECTIONS = 32
 LARGE_BODY = 1 << 20
 _REFUSED = {400, 413, 422}
 _FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
@@ -65,7 +64,7 @@ class EmbeddingServer:
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),  # how many is the slots' business
             trust_env=True,
         )
         return self
