@@ -103,7 +103,7 @@ def _report(one: Status) -> str:
     backfill = one.backfill.state
     if backfill == "running":
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
-    cut = f" ({one.cut:,} of documents cut at the model's limit)" if one.cut else ""
+    cut = f" ({one.cut:,} of documents that were cut)" if one.cut else ""
     return (
         f"{one.name}  {one.source}, {one.model}, {one.dimensions} dimensions\n"
         f"  rows {one.rows:,}  vectors {one.vectors:,}{cut}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "

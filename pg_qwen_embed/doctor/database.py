@@ -132,7 +132,7 @@ def _look_at_state(connection: Connection, embedding: Embedding) -> Iterator[Fin
     text = (
         f"{one.triggers_amiss} of its 5 triggers are missing, disabled or out of date"
         if one.triggers_amiss
-        else "triggers"
+        else "triggers as installed"
     )
     yield judge(name, not one.triggers_amiss, text, repair)
     advice = "keep a worker running: pg-qwen-embed worker"
