@@ -44,7 +44,8 @@ async def cut(
         if min(room[n] for n in positions) <= 0:
             raise DocumentRefused(f"the document cannot be cut to {longest:,} tokens")
         decoded = await server.detokenize([tokens[n][: room[n]] for n in positions])
-        found |= {n: _whole(text, texts[n]) for n, text in zip(positions, decoded, strict=True)}
+        for n, text in zip(positions, decoded, strict=True):
+            found[n] = _beginning(texts[n], text, room[n] / len(tokens[n]))
         # Tokens of a text's beginning need not be the beginning of its tokens: count again.
         again = await server.tokenize([found[n] for n in positions], special=True)
         over = {n: len(own) - longest for n, own in zip(positions, again, strict=True) if len(own) > longest}
@@ -55,9 +56,15 @@ async def cut(
     return found
 
 
-def _whole(beginning: str, text: str) -> str:
-    """Without half a character at its end; one that stands so in the text is a whole one."""
-    return beginning if text.startswith(beginning) else beginning.rstrip(REPLACEMENT)
+def _beginning(text: str, decoded: str, share: float) -> str:
+    """The beginning of a text that these decoded tokens stand for, without half a character at its end.
+
+    share: of the text's tokens; it counts where a tokenizer does not write back what it has read."""
+    composed = unicodedata.normalize("NFC", text)
+    for beginning in (decoded, decoded.rstrip(REPLACEMENT)):
+        if composed.startswith(beginning):
+            return beginning
+    return composed[: int(len(composed) * share)]
 
 
 def _most_tokens(text: str) -> int:

@@ -63,6 +63,8 @@ class Slots:
 
     async def _take(self, kind: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not any(self._in_flight):  # nobody has waited for an answer until now
+            self._answered = asyncio.get_running_loop().time()
         heapq.heappush(self._waiting, (kind, next(self._order), turn))
         self._admit()
         try:

@@ -36,8 +36,10 @@ class StandIn:
     ends: bool = True  # the tokenizer appends the token that is pooled
     tokenizing: str = ""  # how /tokenize and /server_info go wrong: "403", "400", "nothing"
     detokenizes: bool = True
+    decodes_otherwise: bool = False  # the tokenizer does not write back what it has read, as those of words do not
     tokenizes: bool = True  # servers before 0.5 do not
     poison: str | None = None  # a text that holds it has its whole request refused
+    most_inputs: int = 1 << 30  # of a request: more get 503
     overloads: bool = False  # the poison gets 503 instead
     fault: str | None = None
     disordered: bool = False  # items in another order than asked, each with its index
@@ -151,6 +153,8 @@ class StandIn:
         body = json.loads(await request.read())
         rows = body["tokens"] if isinstance(body["tokens"][0], list) else [body["tokens"]]
         texts = [_text(row, skip_special=body.get("skip_special_tokens", True)) for row in rows]
+        if self.decodes_otherwise:
+            texts = [" ".join(text) for text in texts]
         return web.json_response({"text": texts if rows is body["tokens"] else texts[0]})
 
     async def _model_info(self, _: web.Request) -> web.Response:
@@ -171,6 +175,8 @@ class StandIn:
         await self._hold_back(texts)
         if refusal := self._refusal(texts, body.get("dimensions")):
             return _error(400, refusal, "BadRequestError")
+        if len(texts) > self.most_inputs:
+            return _error(503, "The request queue is full.", "503")
         if self.overloads and any(self.poison and self.poison in text for text in texts):
             return _error(503, "The request queue is full.", "503")
         if body.get("encoding_format", "float") not in ("float", "base64"):

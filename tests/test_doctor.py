@@ -102,6 +102,11 @@ def test_doctor_names_what_is_not_right_and_what_to_do(
     assert any(a == area and text in t and advice in d for a, t, d in findings(healthy)[state])
 
 
+def test_doctor_warns_of_a_server_that_refuses_a_burst(healthy: Rig) -> None:
+    healthy.server.most_inputs = 8
+    assert any("refuses a short burst" in text for _, text, _ in findings(healthy)["warning"])
+
+
 def test_doctor_says_that_no_worker_runs_and_counts_failures(rig: Rig) -> None:
     rig.articles("one", "POISON")
     rig.server.poison = "POISON"

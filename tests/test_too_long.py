@@ -124,6 +124,17 @@ def test_detokenizer_that_is_gone_keeps_no_other_document_waiting(short: Rig) ->
     assert worker.end() == 0
 
 
+def test_text_that_the_tokenizer_does_not_write_back_is_cut_by_its_own_characters(short: Rig) -> None:
+    short.server.decodes_otherwise = True
+    short.articles("x" * 200, "é" * 100 + "x" * 300)
+    short.ok("attach", "articles", "--text", "body")
+    short.once()
+    first, second = sorted(short.server.texts)
+    assert first == "x" * ROOM
+    assert second == "é" * len(second)
+    assert ROOM / 2 < len(second.encode()) <= ROOM
+
+
 def test_replacement_character_of_the_text_itself_is_no_half_character(short: Rig) -> None:
     short.articles("\ufffd" * 100)
     short.ok("attach", "articles", "--text", "body")

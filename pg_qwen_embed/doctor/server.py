@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pg_qwen_embed.doctor.findings import Finding, State, judge
-from pg_qwen_embed.errors import DocumentRefused, ServerUnavailable
+from pg_qwen_embed.errors import DocumentRefused, ServerOverloaded, ServerUnavailable
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
@@ -96,7 +96,11 @@ async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
         await server.raw(info, [text])
         single.append(time.perf_counter() - start)
     start = time.perf_counter()
-    await asyncio.gather(*(server.raw(info, SENTENCES) for _ in range(BURSTS)))
+    try:
+        await asyncio.gather(*(server.raw(info, SENTENCES) for _ in range(BURSTS)))
+    except ServerOverloaded as error:
+        text = f"refuses a short burst of {BURSTS} times {len(SENTENCES)} texts: {error}"
+        return Finding(AREA, State.WARNING, text, "raise --max-queued-requests; the worker sends less until then")
     rate = BURSTS * len(SENTENCES) / (time.perf_counter() - start)
     latency = statistics.median(single) * 1000
     return Finding(AREA, State.OK, f"one text takes {latency:.1f} ms; a short burst {rate:,.0f} texts/s")
