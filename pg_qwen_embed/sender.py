@@ -178,7 +178,7 @@ class Sender:
         generation = self._embedding.generation
         for attempt in count(1):
             info = await self._breaker.ready()
-            if info.model == generation.model and info.dimensions >= generation.dimensions:
+            if info.serves(generation.model, generation.dimensions):
                 return info
             sentence = (
                 f"{self._embedding.name} was attached with {generation.model} and {generation.dimensions} dimensions, "

@@ -49,6 +49,14 @@ class ModelInfo:
     pools_last: bool = False  # the vector is that of the last token
     longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
 
+    def serves(self, model: str, dimensions: int) -> bool:
+        """Whether vectors of this model and length can be had, shortened here if need be."""
+        return self.model == model and self.dimensions >= dimensions
+
+    def shortens_to(self, dimensions: int) -> bool:
+        """Whether the server itself gives vectors of this length, a shorter one than its own."""
+        return self.shortens and dimensions != self.dimensions and (not self.allowed or dimensions in self.allowed)
+
 
 class EmbeddingServer:
     """`async with EmbeddingServer(settings) as server`; one pool of connections, any number of tasks."""
@@ -153,7 +161,7 @@ class EmbeddingServer:
 
         Raises DocumentRefused when the server refuses the request (one bad text refuses all), ServerUnavailable
         and ServerFault when the server is to blame."""
-        native = info.shortens and dimensions != info.dimensions and (not info.allowed or dimensions in info.allowed)
+        native = info.shortens_to(dimensions)
         found, answers_as = await self._embed(info.model, texts, dimensions if native else None)
         if answers_as != info.answers_as:
             raise AnotherModel(f"the server at {self.url} answers as {answers_as}, and was {info.answers_as} before")

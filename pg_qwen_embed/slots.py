@@ -59,11 +59,11 @@ class Slots:
         """The server has more than it takes. Whether it has answered nobody for a while, or has nobody else to answer."""
         now = asyncio.get_running_loop().time()
         self._limiter.overloaded(now)
-        return not any(self._in_flight) or now - self._answered > STALLED
+        return self.empty or now - self._answered > STALLED
 
     async def _take(self, kind: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not any(self._in_flight):  # nobody has waited for an answer until now
+        if self.empty:  # nobody has waited for an answer until now
             self._answered = asyncio.get_running_loop().time()
         heapq.heappush(self._waiting, (kind, next(self._order), turn))
         self._admit()

@@ -42,7 +42,7 @@ def _version(about: dict[str, object], info: ModelInfo) -> Finding:
 def _models(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
     for embedding in embeddings:
         generation = embedding.generation
-        if generation.model != info.model or generation.dimensions > info.dimensions:
+        if not info.serves(generation.model, generation.dimensions):
             yield Finding(AREA, State.WRONG, f"{embedding.name} has vectors of {generation.model} with "
                           f"{generation.dimensions} dimensions",
                           "start a server of that model; its changes wait until then")  # fmt: skip
@@ -51,7 +51,7 @@ def _models(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Findin
 def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
     yield Finding(AREA, State.OK, f"{info.dimensions} dimensions")
     shorter = sorted({e.generation.dimensions for e in embeddings if e.generation.dimensions < info.dimensions})
-    by_itself = [n for n in shorter if info.shortens and (not info.allowed or n in info.allowed)]
+    by_itself = [n for n in shorter if info.shortens_to(n)]
     if shorter:
         advice = "vectors are shortened here; start SGLang with --json-model-override-args '{\"is_matryoshka\": true}' "
         yield judge(AREA, by_itself == shorter, f"shortens to {', '.join(map(str, shorter))} itself"
