@@ -5,7 +5,8 @@ Documents of similar length go together, so that a long one does not hold up man
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-BYTES_PER_TOKEN = 3.0  # a cautious guess, for Chinese as for English; the server counts exactly
+SHARE = 0.1  # of each answer in the estimate
+FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # of a token, whatever a server counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +17,26 @@ class Limits:
     tokens: int = 32_768
 
 
-def pack(lengths: Sequence[int], limits: Limits) -> Iterator[list[int]]:
+@dataclass(slots=True)
+class Density:
+    """How many bytes a token stands for: a cautious guess, for Chinese as for English, until the server has counted."""
+
+    bytes_per_token: float = 3.0
+
+    def counted(self, size: int, documents: int, tokens: int) -> None:
+        """The server found so many tokens in documents of so many bytes together; one of each marks its end."""
+        if tokens > documents:
+            found = min(MOST_BYTES, max(FEWEST_BYTES, size / (tokens - documents)))
+            self.bytes_per_token += SHARE * (found - self.bytes_per_token)
+
+
+def pack(lengths: Sequence[int], limits: Limits, bytes_per_token: float) -> Iterator[list[int]]:
     """Positions in `lengths` (bytes), grouped into requests. A document over the budget goes alone."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     request: list[int] = []
     tokens = 0.0
     for position in order:
-        cost = lengths[position] / BYTES_PER_TOKEN + 1
+        cost = lengths[position] / bytes_per_token + 1
         if request and (len(request) == limits.documents or tokens + cost > limits.tokens):
             yield request
             request, tokens = [], 0.0

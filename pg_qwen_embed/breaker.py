@@ -1,4 +1,4 @@
-"""Whether the embedding server answers: a circuit breaker that all feeds of a worker share.
+"""Whether an embedding server answers: a circuit breaker that all feeds of a worker share.
 
 Open, it lets nobody through but its own probe, one embedding at a time with jittered pauses; closed, it knows what the
 server serves. It starts open: the first probe learns the model."""
@@ -19,82 +19,72 @@ LONGEST_PAUSE = 1.0  # seconds: so soon after its return is the server noticed
 
 
 class Breaker:
-    """`await ready()` before each request; `trip` it when the server, not the document, was to blame."""
+    """`info` is what the server serves, None while it is open; `trip` it when the server, not the document, was to
+    blame."""
 
-    def __init__(self, server: EmbeddingServer, changed: Callable[[str | None], None], patience: float | None) -> None:
-        """changed: called with the reason when it opens and None when it closes. patience: seconds it may stay open
-        before `ready` raises; None for ever."""
+    def __init__(self, server: EmbeddingServer, changed: Callable[[], None]) -> None:
+        """changed: called when it opens, when it closes, and when there is another reason for its being open."""
         self._server = server
         self._changed = changed
-        self._patience = patience
-        self._closed = asyncio.Event()
         self._tripped = asyncio.Event()
         self._tripped.set()
-        self._info: ModelInfo | None = None
-        self._announced = False
+        self.info: ModelInfo | None = None
+        self.reason: ServerUnavailable | None = None  # why it is open; None also before the first probe has failed
         self._known: ModelInfo | None = None  # what it served last
-        self._reason = ServerUnavailable("the embedding server was not asked yet")
         self._rng = random.Random()  # noqa: S311  # jitter
-
-    async def ready(self) -> ModelInfo:
-        """What the server serves, as soon as it answers. Raises ServerUnavailable after `patience`."""
-        while self._info is None:
-            try:
-                async with asyncio.timeout(self._patience):
-                    await self._closed.wait()
-            except TimeoutError:
-                raise self._reason from None
-        return self._info
 
     def trip(self, reason: ServerUnavailable) -> None:
         """The server failed: nobody asks it until a probe has succeeded. Says so once."""
-        self._reason = reason
-        if self._info is not None:
-            self.doubt(self._info)
-            self._announce(reason)
+        if self.info is not None:
+            self.info = None
+            self._tripped.set()
+            self._open(reason)
 
     def doubt(self, info: ModelInfo) -> None:
         """Have the server asked again what it serves, if this is still what we believe."""
-        if self._info == info:
-            self._info = None
-            self._closed.clear()
+        if self.info == info:
+            self.info = None
             self._tripped.set()
+            self._changed()
 
     async def vouch(self, info: ModelInfo, dimensions: int) -> bool:
-        """Whether the server embeds what nobody could refuse: then a refusal was the document's fault. Trips if not."""
+        """Whether the server still serves this, and embeds what nobody could refuse: then a refusal was the document's
+        fault. Trips if not."""
         try:
-            await self._server.embed(info, ["a harmless text"], dimensions)
+            again = await self._server.model_info()
+            if again == info:
+                await self._server.embed(info, ["a harmless text"], dimensions)
+                return True
+            self.doubt(info)
         except (ServerUnavailable, DocumentRefused) as error:
             self.trip(ServerUnavailable(str(error)))
-            return False
-        return True
+        return False
 
     async def run(self) -> None:
         """Probe whenever it is open; a task of the worker's."""
         while True:
             await self._tripped.wait()
             self._tripped.clear()
-            self._info = await self._probe()
-            self._closed.set()
+            self.info = await self._probe()
+            self.reason = None
+            self._changed()
 
-    def _announce(self, reason: ServerUnavailable) -> None:
-        if not self._announced:
-            self._announced = True
+    def _open(self, reason: ServerUnavailable) -> None:
+        announced, self.reason = self.reason is not None, reason
+        if not announced:
             log.warning("server_unavailable reason=%s", reason)
-            self._changed(str(reason))
+            self._changed()
 
     async def _probe(self) -> ModelInfo:
         for attempt in count(1):
             try:
                 info = await self._server.model_info()
             except (ServerUnavailable, DocumentRefused) as error:
-                self._reason = ServerUnavailable(str(error))
-                self._announce(self._reason)
+                self._open(ServerUnavailable(str(error)))
                 await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
             else:
                 if info != self._known or attempt > 1:
-                    log.info("server_ready model=%s dimensions=%d", info.model, info.dimensions)
-                self._known, self._announced = info, False
-                self._changed(None)
+                    log.info("server_ready url=%s model=%s dimensions=%d", self._server.url, info.model, info.dimensions)
+                self._known = info
                 return info
         raise AssertionError("unreachable")

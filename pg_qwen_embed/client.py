@@ -114,7 +114,7 @@ class Client:
         except AnotherModel:  # since it was asked what it serves: ask again
             self._info = None
             found = await self._server.embed(await self._served(embedding), [prompt], dimensions)
-        query: NDArray[np.float32] = found[0]
+        query: NDArray[np.float32] = found.vectors[0]
         return query
 
     async def _served(self, embedding: Embedding) -> ModelInfo:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 GROWTH = 1.03  # more throughput than this makes a higher number worth it
-LOSS = 0.99  # less than this makes a lower number a loss
+LOSS = 0.98  # less than this makes a lower number a loss
 STEP = 1.5  # of the climb
 SHORTEST = 0.2  # seconds of a stretch, and
 ANSWERS = 4  # answers of it for each request in flight, or it says too little
 PATIENCE = 4  # stretches before the first trial, once it has settled; twice as many after each that was in vain, up to
 LONGEST_PATIENCE = 32
 CHANGED = 0.8  # a throughput below this share of what was known, or above its inverse: another server
+DRIFT = 0.1  # of the throughput, that makes it worth trying again
 COOLING = 5.0  # seconds after an overload before it is raised again
 
 
@@ -37,6 +38,7 @@ class Limiter:
     _phase: Phase = Phase.CLIMBING
     _settled: int = 1  # the best number known, and
     _throughput: float = 0.0  # what it gave, in work a second
+    _tried_at: float = 0.0  # what it gave when another number was tried last
     _started: float | None = None  # when this stretch began
     _work: float = 0.0
     _answers: int = 0
@@ -46,6 +48,9 @@ class Limiter:
     _up_next: bool = True
     _odd: int = 0
     _cool_at: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        self.limit = min(self.limit, self.highest)
 
     def answered(self, now: float, work: float, *, saturated: bool) -> None:
         """A request that did so much work was answered; saturated: more could have been sent than the limit allows."""
@@ -124,18 +129,25 @@ class Limiter:
             return
         if not odd:
             self._throughput = throughput if not known else 0.7 * known + 0.3 * throughput
+            self._notice_drift()
         self._stretches += 1
         if self._stretches >= self._patience and now >= self._cool_at:
             self._try()
 
+    def _notice_drift(self) -> None:
+        """Another throughput than at the last trial makes that trial's result doubtful."""
+        if abs(self._throughput - self._tried_at) > DRIFT * self._tried_at:
+            self._tried_at, self._patience = self._throughput, PATIENCE
+
     def _try(self) -> None:
-        step = max(1, self.limit // 4)
-        self._phase = Phase.TRYING
-        if (self._up_next and self.limit < self.highest) or self.limit == 1:
-            self._go_to(self.limit + step)
-        else:
-            self._go_to(self.limit - step)
+        self._tried_at = self._throughput
+        higher = (self._up_next and self.limit < self.highest) or self.limit == 1
         self._up_next = not self._up_next
+        self._try_step(1 if higher else -1)
+
+    def _try_step(self, sign: int) -> None:
+        self._phase = Phase.TRYING
+        self._go_to(self.limit + sign * max(1, self.limit // 4))
 
     def _choose(self, throughput: float) -> None:
         higher = self.limit > self._settled
@@ -144,6 +156,7 @@ class Limiter:
             self._settle(self._settled)
         elif higher:
             self._go_up(throughput)
-        else:
-            self._throughput = throughput
+        else:  # all the same: an even lower one may do
             self._settle(self.limit)
+            if self.limit > 1:
+                self._try_step(-1)

@@ -1,30 +1,34 @@
 """From documents to vectors: the requests of one feed, a few in flight, and whose fault it is when one goes wrong.
 
-A document that is refused is found by halving its request. A server that is away is waited for: the breaker says when
-it is back, and no attempt is counted."""
+A document that is refused is found by halving its request. A server that is away is waited for, and no attempt is
+counted. Identical documents are sent once."""
 
 import asyncio
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
 from pg_qwen_embed import batching, cutting, retry
-from pg_qwen_embed.breaker import Breaker
-from pg_qwen_embed.errors import DocumentRefused, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
+from pg_qwen_embed.errors import DocumentRefused, Error, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
+from pg_qwen_embed.fleet import Fleet, Place
 from pg_qwen_embed.model import Embedding, TooLong
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
-from pg_qwen_embed.slots import Slots
 from pg_qwen_embed.store import LONGEST_DOCUMENT
+from pg_qwen_embed.twins import Twins
 from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage
-
-log = logging.getLogger("pg_qwen_embed.worker")
 
 TRIES = 3  # of one request, while the server answers others
 LONE_TRIES = 8  # of one document that the server says it is overloaded by; some 15 s
 TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
 MORE_AGAIN = 64  # answers, until larger requests are tried again
+
+
+class Rejected(Exception):  # not an error: it is to be found out whose fault it is
+    """A server does not embed a request that it was given."""
+
+    def __init__(self, place: Place, reason: Error) -> None:
+        super().__init__(str(reason))
+        self.place = place
 
 
 class TooMuch(Exception):  # not an error: half of it may do
@@ -37,22 +41,16 @@ class Sender:
     def __init__(
         self,
         embedding: Embedding,
-        server: EmbeddingServer,
-        breaker: Breaker,
-        slots: Slots,
+        fleet: Fleet,
         outcomes: "asyncio.Queue[Outcome]",
         limits: batching.Limits,
-        *,
-        once: bool,
     ) -> None:
-        """once: a server of another model is an error, and not waited for."""
         self._embedding = embedding
-        self._server = server
-        self._breaker = breaker
-        self._slots = slots
+        self._fleet = fleet
         self._outcomes = outcomes
         self._limits = limits
-        self._once = once
+        self._twins = Twins()
+        self._density = batching.Density()
         self._most = limits.documents  # in a request, as far as the server has been seen to take
         self._answers = 0  # since that changed
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,8 +65,9 @@ class Sender:
 
     def put(self, changes: Sequence[Change], page: WalkPage | None) -> None:
         """Documents to embed, none of them blank; packed into requests."""
+        changes = self._twins.first(changes, page)
         lengths = [len(change.document.encode()) for change in changes]
-        for positions in batching.pack(lengths, self._limits):
+        for positions in batching.pack(lengths, self._limits, self._density.bytes_per_token):
             self._queue(Request([changes[n] for n in positions], page))
 
     def _queue(self, request: Request) -> None:
@@ -77,27 +76,28 @@ class Sender:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, request: Request) -> None:
-        info = await self._served()
         try:
-            outcome = await self._embed(request)
-        except DocumentRefused as refusal:
-            await self._isolate(request, info, str(refusal))
+            embedded = await self._embed(request)
+        except Rejected as rejection:
+            await self._isolate(request, rejection)
         except TooMuch:
             self._most, self._answers = max(1, len(request.changes) // 2), 0
             self._halve(request)
         else:
-            if outcome is not None:
-                self._outcomes.put_nowait(outcome)
+            if embedded is not None:
+                self._settle(embedded)
 
-    async def _isolate(self, request: Request, info: ModelInfo, sentence: str) -> None:
+    def _settle(self, outcome: Embedded | Refused) -> None:
+        for one in self._twins.settled(outcome):
+            self._outcomes.put_nowait(one)
+
+    async def _isolate(self, request: Request, rejection: Rejected) -> None:
         """One bad document has its whole request refused: halve it until it stands alone."""
+        place = rejection.place
         if len(request.changes) > 1:
             self._halve(request)
-            return
-        self._breaker.doubt(info)
-        again = await self._served()
-        if again == info and await self._breaker.vouch(again, self._embedding.generation.dimensions):
-            self._outcomes.put_nowait(Refused(request, sentence))
+        elif await place.vouch(self._embedding.generation.dimensions):
+            self._settle(Refused(request, str(rejection)))
         else:  # it refuses everything, or it takes other inputs than it did: that is not the document's fault
             self._queue(request)
 
@@ -107,35 +107,37 @@ class Sender:
         self._queue(Request(request.changes[middle:], request.page))
 
     async def _embed(self, request: Request) -> Embedded | None:
-        """The vectors, however long the server stays away; None if the request was made anew, smaller.
+        """The vectors, however long the servers stay away; None if the request was made anew, smaller.
 
-        Raises DocumentRefused, TooMuch; after the breaker's patience, ServerUnavailable."""
+        Raises Rejected, TooMuch; after the fleet's patience, ServerUnavailable."""
         faults = overloads = 0
+        work = sum(len(change.document) for change in request.changes)
         for attempt in count(1):
-            info = await self._served()
-            try:
-                async with self._slots.one(live=request.page is None) as slot:
-                    if len(request.changes) > self._most:  # learned while it waited
-                        self._halve(request)
-                        return None
-                    outcome = await self._try(info, request)
-                    slot.work = sum(len(change.document) for change in request.changes)
-                self._went_well(request)
-                return outcome
-            except ServerOverloaded as error:
-                if self._slots.overloaded():
-                    self._breaker.trip(error)
-                overloads += 1
-                if overloads >= TRIES and len(request.changes) > 1:
-                    raise TooMuch from None
-                if overloads == LONE_TRIES:
-                    raise DocumentRefused(str(error)) from None
-            except ServerUnavailable as error:
-                self._breaker.trip(error)
-                # The breaker closes only when the server answers a probe: then it may be this request that does it.
-                faults += isinstance(error, ServerFault | NotOffered)
-                if faults == TRIES:
-                    raise DocumentRefused(str(error)) from None
+            async with self._fleet.place(self._embedding, live=request.page is None, work=work) as place:
+                if len(request.changes) > self._most:  # learned while it waited
+                    self._halve(request)
+                    return None
+                try:
+                    embedded = await self._try(place, request)
+                except DocumentRefused as refusal:
+                    raise Rejected(place, refusal) from None
+                except ServerOverloaded as error:
+                    place.overloaded(error)
+                    overloads += 1
+                    if overloads >= TRIES and len(request.changes) > 1:
+                        raise TooMuch from None
+                    if overloads == LONE_TRIES:
+                        raise Rejected(place, error) from None
+                except ServerUnavailable as error:
+                    place.failed(error)
+                    # It is asked again only after it has answered a probe: then it may be this request that does it.
+                    faults += isinstance(error, ServerFault | NotOffered)
+                    if faults == TRIES:
+                        raise Rejected(place, error) from None
+                else:
+                    place.answered()
+                    self._went_well(request)
+                    return embedded
             await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
         raise AssertionError("unreachable")
 
@@ -145,12 +147,11 @@ class Sender:
             if self._answers == MORE_AGAIN:
                 self._most, self._answers = min(self._limits.documents, 2 * self._most), 0
 
-    async def _try(self, info: ModelInfo, request: Request) -> Embedded | None:
-        generation = self._embedding.generation
+    async def _try(self, place: Place, request: Request) -> Embedded | None:
+        generation, longest = self._embedding.generation, place.info.longest or 0  # no tokens are counted without it
         changes = request.changes
         texts = [change.document[:LONGEST_DOCUMENT] for change in changes]
-        tokens = await cutting.too_long(self._server, texts, info.longest)
-        longest = info.longest or 0  # no tokens without it
+        tokens = await cutting.too_long(place.server, texts, place.info.longest)
         wrong = {
             n: f"the document has {len(own):,} tokens, and the server takes {longest:,}" for n, own in tokens.items()
         }
@@ -158,36 +159,18 @@ class Sender:
         if wrong and generation.too_long is TooLong.FAIL:
             self._refuse(request, wrong)
             return None
-        for n, beginning in (await cutting.cut(self._server, texts, tokens, longest)).items():
+        for n, beginning in (await cutting.cut(place.server, texts, tokens, longest)).items():
             texts[n] = beginning
-        embeddings = await self._server.embed(info, texts, generation.dimensions)
+        answer = await place.server.embed(place.info, texts, generation.dimensions)
+        self._density.counted(sum(len(text.encode()) for text in texts), len(texts), answer.tokens)
         if wrong:
             changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]
-        return Embedded(Request(changes, request.page), embeddings)
+        return Embedded(Request(changes, request.page), answer.vectors)
 
     def _refuse(self, request: Request, sentences: dict[int, str]) -> None:
         """These are too long; the others try again without them."""
         for n, sentence in sentences.items():
-            self._outcomes.put_nowait(Refused(Request([request.changes[n]], request.page), sentence))
+            self._settle(Refused(Request([request.changes[n]], request.page), sentence))
         others = [change for n, change in enumerate(request.changes) if n not in sentences]
         if others:
             self._queue(Request(others, request.page))
-
-    async def _served(self) -> ModelInfo:
-        """What the server serves, once it is this embedding's model."""
-        generation = self._embedding.generation
-        for attempt in count(1):
-            info = await self._breaker.ready()
-            if info.serves(generation.model, generation.dimensions):
-                return info
-            sentence = (
-                f"{self._embedding.name} was attached with {generation.model} and {generation.dimensions} dimensions, "
-                f"and the server at {self._server.url} serves {info.model} with {info.dimensions}"
-            )
-            if self._once:
-                raise ServerUnavailable(sentence)
-            if attempt == 1:
-                log.warning("wrong_model reason=%s", sentence)
-            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
-            self._breaker.doubt(info)
-        raise AssertionError("unreachable")

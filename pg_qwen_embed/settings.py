@@ -1,7 +1,7 @@
 """Where the database and the embedding server are: options, then environment, then defaults. Read in one place."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from pg_qwen_embed.errors import UsageError
@@ -16,7 +16,8 @@ VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     ),
     "server_url": (
         ("PG_QWEN_EMBED_SERVER_URL",),
-        f"The embedding server's OpenAI-compatible base URL (default {DEFAULT_SERVER_URL}).",
+        f"The embedding server's OpenAI-compatible base URL (default {DEFAULT_SERVER_URL}); "
+        "several servers with commas between.",
     ),
     "api_key": (("PG_QWEN_EMBED_API_KEY",), "The key sent to the embedding server as a Bearer token."),
     "model": (("PG_QWEN_EMBED_MODEL",), "The model new embeddings use (default: the one the server serves)."),
@@ -27,8 +28,15 @@ VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
 class Settings:
     database_url: str = field(default="", repr=False)  # may hold a password
     server_url: str = field(default=DEFAULT_SERVER_URL, repr=False)  # may hold a password
+    further_server_urls: tuple[str, ...] = field(default=(), repr=False)
     api_key: str | None = field(default=None, repr=False)
     model: str | None = None
+
+    @property
+    def servers(self) -> tuple["Settings", ...]:
+        """The same for each embedding server by itself."""
+        urls = (self.server_url, *self.further_server_urls)
+        return tuple(replace(self, server_url=url, further_server_urls=()) for url in urls)
 
     @property
     def shown_server_url(self) -> str:
@@ -46,9 +54,11 @@ def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
 
     `DATABASE_URL` as SQLAlchemy writes it (`postgresql+psycopg://`) is understood."""
     found = {name: options.get(name) or _first(environment, VARIABLES[name][0]) for name in VARIABLES}
+    first, *further = map(_http_url, (found["server_url"] or "").replace(",", " ").split() or [DEFAULT_SERVER_URL])
     return Settings(
         database_url=_libpq_url(found["database_url"] or ""),
-        server_url=_http_url(found["server_url"] or DEFAULT_SERVER_URL),
+        server_url=first,
+        further_server_urls=tuple(further),
         api_key=found["api_key"],
         model=found["model"],
     )

@@ -58,6 +58,15 @@ class ModelInfo:
         return self.shortens and dimensions != self.dimensions and (not self.allowed or dimensions in self.allowed)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """vectors: unit vectors, a row for each text. tokens: of all texts together, as the server counts; 0: it does not
+    say."""
+
+    vectors: Vectors
+    tokens: int
+
+
 class EmbeddingServer:
     """`async with EmbeddingServer(settings) as server`; one pool of connections, any number of tasks."""
 
@@ -102,14 +111,14 @@ class EmbeddingServer:
         abilities = abilities if isinstance(abilities, dict) else {}
         allowed = abilities.get("matryoshka_dimensions")
         longest = await self._longest_input(listed["data"][0].get("max_model_len"))
-        full, answers_as = await self._embed(model, ["dimensions"], None)
+        full, answer = await self._embed(model, ["dimensions"], None)
         vectors.check(full, 1, full.shape[1])
         return ModelInfo(
             model=model,
             dimensions=full.shape[1],
             shortens=bool(abilities.get("supports_dimensions")),
             allowed=tuple(allowed) if isinstance(allowed, list) else (),
-            answers_as=answers_as,
+            answers_as=_named(answer),
             longest=longest,
             pools_last="ForCausalLM" in str(info.get("architectures")),
         )
@@ -156,26 +165,31 @@ class EmbeddingServer:
             raise NotOffered(f"the server at {self.url} answered /detokenize without each text")
         return texts
 
-    async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Vectors:
-        """Unit vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank.
+    async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Answer:
+        """Vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank.
 
         Raises DocumentRefused when the server refuses the request (one bad text refuses all), ServerUnavailable
         and ServerFault when the server is to blame."""
         native = info.shortens_to(dimensions)
-        found, answers_as = await self._embed(info.model, texts, dimensions if native else None)
-        if answers_as != info.answers_as:
-            raise AnotherModel(f"the server at {self.url} answers as {answers_as}, and was {info.answers_as} before")
+        found, answer = await self._embed(info.model, texts, dimensions if native else None)
+        if _named(answer) != info.answers_as:
+            raise AnotherModel(
+                f"the server at {self.url} answers as {_named(answer)}, and was {info.answers_as} before"
+            )
         if native or found.shape[1] == dimensions:
-            return vectors.normalise(vectors.check(found, len(texts), dimensions))
-        return vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
+            found = vectors.normalise(vectors.check(found, len(texts), dimensions))
+        else:
+            found = vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
+        return Answer(found, _tokens(answer))
 
-    async def _embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> tuple[Vectors, str | None]:
+    async def _embed(
+        self, model: str, texts: Sequence[str], dimensions: int | None
+    ) -> tuple[Vectors, dict[str, Any]]:
         body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = dimensions
         answer = await self._post(f"{self._settings.server_url}/embeddings", body)
-        named = answer.get("model")
-        return _decode(answer, len(texts)), named if isinstance(named, str) else None
+        return _decode(answer, len(texts)), answer
 
     async def _get(self, url: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
         return await self._call("GET", url, None, missing)
@@ -243,6 +257,17 @@ class EmbeddingServer:
         if not isinstance(answer, dict):
             raise ServerFault(f"the embedding server at {self.url} answered something that is not JSON")
         return answer
+
+
+def _named(answer: dict[str, Any]) -> str | None:
+    named = answer.get("model")
+    return named if isinstance(named, str) else None
+
+
+def _tokens(answer: dict[str, Any]) -> int:
+    usage = answer.get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else 0
 
 
 def _decode(answer: dict[str, Any], expected: int) -> Vectors:

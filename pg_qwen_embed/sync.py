@@ -16,13 +16,11 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import batching, retry
-from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.database import AsyncConnection, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable
+from pg_qwen_embed.fleet import Fleet
 from pg_qwen_embed.floor import Floor
 from pg_qwen_embed.sender import Sender
-from pg_qwen_embed.sglang import EmbeddingServer
-from pg_qwen_embed.slots import Slots
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.work import (
     Change,
@@ -69,22 +67,20 @@ class Feed:
     def __init__(
         self,
         store: Store,
-        server: EmbeddingServer,
+        fleet: Fleet,
         pool: Pool,
         *,
-        breaker: Breaker,
-        slots: Slots,
         limits: Limits,
         moved: Callable[[], None],
         altered: Callable[[], None],
         once: bool = False,
     ) -> None:
-        """once: a server of another model is an error, and not waited for."""
+        """once: a group that cannot be written is given up after a while."""
         self.store = store
         self.embedding = store.embedding
         self._pool = pool
         self._limits = limits
-        self._slots = slots
+        self._fleet = fleet
         self._moved = moved
         self._altered = altered
         self._once = once
@@ -93,7 +89,7 @@ class Feed:
         self._vacuumed_at = 0  # of the entries settled
         self._walk: Walk | None = None
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
-        self._sender = Sender(self.embedding, server, breaker, slots, self._outcomes, limits.request, once=once)
+        self._sender = Sender(self.embedding, fleet, self._outcomes, limits.request)
         self._alone: deque[Outcome] = deque()  # to be written one by one, before anything else
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
@@ -134,7 +130,7 @@ class Feed:
 
     @property
     def _room(self) -> int:
-        return max(self._limits.documents, 2 * self._slots.limit * self._limits.request.documents)
+        return max(self._limits.documents, 2 * self._fleet.limit * self._limits.request.documents)
 
     # Reading: called from the worker's loop, on its connection.
 

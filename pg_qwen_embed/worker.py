@@ -8,23 +8,22 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import catalog, retry
-from pg_qwen_embed.breaker import Breaker
-from pg_qwen_embed.concurrency import Limiter
 from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable, Error
+from pg_qwen_embed.fleet import Fleet
 from pg_qwen_embed.housekeeping import Housekeeping
 from pg_qwen_embed.listener import PING, REGISTRY, notifications
 from pg_qwen_embed.model import Embedding, Lock
 from pg_qwen_embed.options import Options
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import EmbeddingServer
-from pg_qwen_embed.slots import Slots
 from pg_qwen_embed.sql import statement
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.sync import Feed
@@ -59,9 +58,12 @@ class Worker:
     async def run(self) -> None:
         """Until stopped, or with `once` until everything is drained. Raises Error only with `once`, or at the start."""
         attempt = 0
-        async with EmbeddingServer(self._settings, self._options.request_timeout) as server:
+        async with AsyncExitStack() as stack:
+            servers = [EmbeddingServer(one, self._options.request_timeout) for one in self._settings.servers]
+            for server in servers:
+                await stack.enter_async_context(server)
             while not self.stopping.is_set():
-                session = Session(self._settings.database_url, server, self._options, self.stopping)
+                session = Session(self._settings.database_url, servers, self._options, self.stopping)
                 try:
                     await session.run()
                     return
@@ -83,15 +85,19 @@ class Worker:
 class Session:
     """One stretch of work on one set of connections."""
 
-    def __init__(self, url: str, server: EmbeddingServer, options: Options, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, url: str, servers: Sequence[EmbeddingServer], options: Options, stopping: asyncio.Event
+    ) -> None:
         self._url = url
-        self._server = server
         self._options = options
         self._stopping = stopping
         self._feeds: dict[int, Feed] = {}
         self._doorbell = asyncio.Event()
-        self._breaker = Breaker(server, self._server_changed, options.patience)
-        self._slots = Slots(Limiter(highest=options.most_requests))
+        self._fleet = Fleet(
+            servers, most_requests=options.most_requests, patience=options.patience, once=options.once,
+            changed=self._server_changed,
+        )  # fmt: skip
+        self._name = READER_NAME
         self._standing_by = False
         self._blink = options.blink
         self._pinged = asyncio.Event()
@@ -111,7 +117,7 @@ class Session:
                 self.opened = True
                 self._channel = f"qwen_embed_{self._reader.info.backend_pid}"
                 log.info("connected database=%s pid=%d", self._reader.info.dbname, self._reader.info.backend_pid)
-                self._group.create_task(self._breaker.run())
+                self._fleet.start(self._group)
                 self._group.create_task(self._listen())
                 self._group.create_task(self._ping())
                 self._chores = Housekeeping(
@@ -176,10 +182,12 @@ class Session:
         except TimeoutError:
             return
 
-    def _server_changed(self, reason: str | None) -> None:
+    def _server_changed(self) -> None:
         """Say it where `status` looks: in the name of the session that leads."""
-        name = READER_NAME if reason is None else AWAY_NAME
-        self._group.create_task(self._rename(name))
+        name = AWAY_NAME if self._fleet.away else READER_NAME
+        if name != self._name:
+            self._name = name
+            self._group.create_task(self._rename(name))
 
     async def _rename(self, name: str) -> None:
         await self._reader.execute(statement("name_session"), {"name": name})
@@ -315,9 +323,8 @@ class Session:
 
     async def _take_on(self, embedding: Embedding) -> None:
         feed = Feed(
-            Store(embedding, self._halfvec_oid), self._server, self._pool,
-            breaker=self._breaker, slots=self._slots, limits=self._options.limits, moved=self._doorbell.set,
-            altered=self._read_registry_again,
+            Store(embedding, self._halfvec_oid), self._fleet, self._pool,
+            limits=self._options.limits, moved=self._doorbell.set, altered=self._read_registry_again,
             once=self._options.once,
         )  # fmt: skip
         self._feeds[embedding.generation.id] = feed

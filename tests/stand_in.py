@@ -49,6 +49,7 @@ class StandIn:
     texts: list[str] = field(default_factory=list)  # every input answered with a vector, the probe left out
     waiting: list[list[str]] = field(default_factory=list)  # inputs of requests that are held back now
     url: str = ""
+    port: int = 0  # the one it had, when it is started again
     _holds: dict[int, Callable[[list[str]], bool]] = field(default_factory=dict)
 
     @contextmanager
@@ -77,9 +78,10 @@ class StandIn:
         async def serve() -> None:
             runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
             await site.start()
-            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            self.port = runner.addresses[0][1]
+            self.url = f"http://127.0.0.1:{self.port}/v1"
             ready.set()
             await stopping.wait()
             await runner.cleanup()

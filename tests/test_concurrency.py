@@ -1,6 +1,5 @@
 """The number of requests in flight, found on simulated servers of different shape: within 5 % of the best fixed number."""
 
-import asyncio
 import heapq
 import random
 import statistics
@@ -11,7 +10,6 @@ from itertools import count
 import pytest
 
 from pg_qwen_embed.concurrency import COOLING, Limiter
-from pg_qwen_embed.slots import Slots
 
 NUMBERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 32, 48, 64)
 ON_THE_WAY = 0.001  # seconds of a request, and of its answer
@@ -145,40 +143,3 @@ def test_limiter_learns_nothing_while_there_is_little_to_do() -> None:
     for n in range(1000):
         limiter.answered(n / 100, 10.0, saturated=False)
     assert limiter.limit == Limiter().limit
-
-
-async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up() -> None:
-    slots, went = Slots(Limiter(limit=1)), []
-    back = asyncio.Event()
-
-    async def request(name: str, live: bool) -> None:
-        async with slots.one(live=live):
-            went.append(name)
-            await back.wait()
-
-    tasks = [asyncio.create_task(request(f"backfill {n}", False)) for n in range(3)]
-    await asyncio.sleep(0)
-    tasks += [asyncio.create_task(request(f"live {n}", True)) for n in range(3)]
-    await asyncio.sleep(0.01)
-    assert went == ["backfill 0", "live 0", "live 1"]
-    back.set()
-    await asyncio.gather(*tasks)
-    assert went[3:] == ["live 2", "backfill 1", "backfill 2"]
-    assert slots.empty
-
-
-async def test_request_that_is_cancelled_gives_its_slot_back() -> None:
-    slots = Slots(Limiter(limit=1))
-
-    async def request() -> None:
-        async with slots.one(live=False):
-            await asyncio.sleep(3600)
-
-    tasks = [asyncio.create_task(request()) for _ in range(3)]
-    await asyncio.sleep(0)
-    for task in (tasks[1], tasks[0], tasks[2]):  # one that waits, one that goes, and the one that is let in by that
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    async with asyncio.timeout(5), slots.one(live=False):
-        pass
-    assert slots.empty

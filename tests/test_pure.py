@@ -10,30 +10,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_qwen_embed import retry, template
-from pg_qwen_embed.batching import BYTES_PER_TOKEN, Limits, pack
+from pg_qwen_embed.batching import Density, Limits, pack
 from pg_qwen_embed.errors import UsageError
 from pg_qwen_embed.prompt import DEFAULT_INSTRUCTION, PromptStyle, query_prompt, style_of
 from pg_qwen_embed.template import Part, Placeholder, Template
 
 limits = st.builds(Limits, documents=st.integers(1, 10), tokens=st.integers(1, 500))
+densities = st.floats(1, 16)
 
 
-@given(st.lists(st.integers(0, 2000), max_size=60), limits)
+@given(st.lists(st.integers(0, 2000), max_size=60), limits, densities)
 def test_every_document_is_in_one_request_once_and_requests_keep_their_limits(
-    lengths: list[int], limits: Limits
+    lengths: list[int], limits: Limits, density: float
 ) -> None:
-    requests = list(pack(lengths, limits))
+    requests = list(pack(lengths, limits, density))
     assert sorted(position for request in requests for position in request) == list(range(len(lengths)))
     for request in requests:
-        tokens = sum(lengths[position] / BYTES_PER_TOKEN + 1 for position in request)
+        tokens = sum(lengths[position] / density + 1 for position in request)
         assert 1 <= len(request) <= limits.documents
         assert tokens <= limits.tokens + 1e-6 or len(request) == 1
 
 
-@given(st.lists(st.integers(0, 2000), max_size=60), limits)
-def test_a_request_never_holds_a_shorter_document_than_the_one_before(lengths: list[int], limits: Limits) -> None:
-    packed = [lengths[position] for request in pack(lengths, limits) for position in request]
+@given(st.lists(st.integers(0, 2000), max_size=60), limits, densities)
+def test_a_request_never_holds_a_shorter_document_than_the_one_before(
+    lengths: list[int], limits: Limits, density: float
+) -> None:
+    packed = [lengths[position] for request in pack(lengths, limits, density) for position in request]
     assert packed == sorted(packed)
+
+
+def test_density_follows_what_the_server_counts_and_believes_no_nonsense() -> None:
+    density = Density()
+    for _ in range(100):
+        density.counted(6400, 64, 1664)  # four bytes a token, and one token more for each document
+    assert density.bytes_per_token == pytest.approx(4, abs=0.01)
+    for tokens in (0, 64, 10**9, 65):
+        density.counted(6400, 64, tokens)
+    assert 1 <= density.bytes_per_token <= 16
 
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="{}\\!:[].\0"), min_size=1).filter(

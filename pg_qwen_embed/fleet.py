@@ -1,0 +1,299 @@
+"""Who may ask which embedding server now: live changes first, the least loaded of the servers that have the model, and
+as many requests at once as each one's limiter finds good.
+
+All feeds of a worker share the servers. On each a few places are kept for live changes beyond the limit, so that none
+waits for a backfill's requests to come back; and the backfill's last request is held back until the server is about
+to need it, so that a live one does not find it waiting there."""
+
+import asyncio
+import heapq
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+from pg_qwen_embed import retry
+from pg_qwen_embed.breaker import Breaker
+from pg_qwen_embed.concurrency import Limiter
+from pg_qwen_embed.errors import ServerUnavailable
+from pg_qwen_embed.model import Embedding
+from pg_qwen_embed.pacing import Pace
+from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+
+log = logging.getLogger("pg_qwen_embed.worker")
+
+RESERVED = 2  # requests of live changes that may go beyond the limit of a server
+STALLED = 2.0  # seconds without an answer
+LIVE, BACKFILL = 0, 1  # which requests go first
+
+
+class Gone(Exception):  # not an error: wait for another one
+    """The last server that could have taken a waiting request has failed."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Turn:
+    """A request that waits for a place."""
+
+    kind: int
+    number: int
+    embedding: Embedding = field(compare=False)
+    work: float = field(compare=False)
+    place: "asyncio.Future[Place]" = field(compare=False)
+
+
+class Member:
+    """One server: whether it answers and what it serves, and what it has of ours in flight."""
+
+    def __init__(self, server: EmbeddingServer, limiter: Limiter, changed: Callable[[], None]) -> None:
+        self.server = server
+        self.breaker = Breaker(server, changed)
+        self.limiter = limiter
+        self._pace = Pace()
+        self._in_flight = [0, 0]  # live, backfill
+        self._answered = 0.0  # when it last answered
+
+    @property
+    def busy(self) -> int:
+        return sum(self._in_flight)
+
+    @property
+    def load(self) -> float:
+        return self.busy / self.limiter.limit
+
+    def serves(self, embedding: Embedding) -> bool:
+        generation, info = embedding.generation, self.breaker.info
+        return info is not None and info.serves(generation.model, generation.dimensions)
+
+    def has_room_at(self, kind: int) -> float | None:
+        """From when on it takes one more of this kind; None: not before something changes."""
+        spare = self.limiter.limit - self.busy
+        if kind == LIVE:
+            return 0.0 if spare > 0 or self._in_flight[LIVE] < RESERVED else None
+        if spare <= 0:
+            return None
+        return self._pace.due() if spare == 1 < self.limiter.limit else 0.0
+
+    def take(self, turn: Turn, now: float) -> None:
+        if not self.busy:  # nobody has waited for an answer until now
+            self._answered = now
+        self._in_flight[turn.kind] += 1
+        self._pace.sent(now, turn.number, turn.work)
+
+    def leave(self, turn: Turn, now: float, *, answered: bool, more: bool) -> None:
+        """more: others would like to go there."""
+        self._in_flight[turn.kind] -= 1
+        if answered:
+            self._pace.answered(now, turn.number)
+            self.limiter.answered(now, turn.work, saturated=more)
+            self._answered = now
+        else:
+            self._pace.dropped(turn.number)
+
+    def overloaded(self, now: float, error: ServerUnavailable) -> None:
+        """It has more than it takes. If it has answered nobody for a while, or has nobody else to answer, it is away."""
+        self.limiter.overloaded(now)
+        if self.busy == 1 or now - self._answered > STALLED:
+            self.breaker.trip(error)
+
+
+class Place:
+    """One request under way, on one server."""
+
+    def __init__(self, member: Member, info: ModelInfo) -> None:
+        self.member = member
+        self.info = info
+        self.was_answered = False
+
+    @property
+    def server(self) -> EmbeddingServer:
+        return self.member.server
+
+    def answered(self) -> None:
+        self.was_answered = True
+
+    def overloaded(self, error: ServerUnavailable) -> None:
+        self.member.overloaded(asyncio.get_running_loop().time(), error)
+
+    def failed(self, error: ServerUnavailable) -> None:
+        self.member.breaker.trip(error)
+
+    async def vouch(self, dimensions: int) -> bool:
+        """Whether the server is to be believed when it refuses something: it serves what it did, and embeds others."""
+        return await self.member.breaker.vouch(self.info, dimensions)
+
+
+class Fleet:
+    """`start` it; then `async with fleet.place(...)` for each request."""
+
+    def __init__(
+        self,
+        servers: Iterable[EmbeddingServer],
+        *,
+        most_requests: int,
+        patience: float | None = None,
+        once: bool = False,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """most_requests: in flight at once on a server. patience: seconds without any that serves an embedding, before
+        `place` raises; None for ever. once: servers of other models only are an error, and not waited for.
+        changed: called when one may have failed or come back."""
+        self._members = [Member(server, Limiter(highest=most_requests), self._changed) for server in servers]
+        self._patience = patience
+        self._once = once
+        self._tell = changed
+        self._waiting: list[Turn] = []
+        self._numbers = count()
+        self._moved = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
+        self._mismatched: set[str] = set()  # embeddings that no server has the model of, as the log says
+        self._rng = random.Random()  # noqa: S311  # jitter
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        for member in self._members:
+            group.create_task(member.breaker.run())
+
+    @property
+    def away(self) -> bool:
+        """None of the servers answers."""
+        return all(member.breaker.reason is not None for member in self._members)
+
+    @property
+    def limit(self) -> int:
+        """Requests in flight on all servers together."""
+        return sum(member.limiter.limit for member in self._members)
+
+    @asynccontextmanager
+    async def place(self, embedding: Embedding, *, live: bool, work: float) -> AsyncIterator[Place]:
+        """Wait for a place on a server that has the embedding's model, and hold it; say when it has `answered`.
+
+        work: what the request is worth, in characters. Raises ServerUnavailable when patience ends."""
+        number, kind = next(self._numbers), LIVE if live else BACKFILL
+        turn = await self._turn(kind, number, embedding, work)
+        place, clock = turn.place.result(), asyncio.get_running_loop().time
+        try:
+            yield place
+        finally:
+            more = any(place.member.serves(other.embedding) for other in self._waiting)
+            place.member.leave(turn, clock(), answered=place.was_answered, more=more)
+            self._admit()
+
+    async def _turn(self, kind: int, number: int, embedding: Embedding, work: float) -> Turn:
+        while True:
+            await self._served(embedding)
+            turn = Turn(kind, number, embedding, work, asyncio.get_running_loop().create_future())
+            heapq.heappush(self._waiting, turn)
+            self._admit()
+            try:
+                await turn.place
+            except Gone:
+                continue
+            except asyncio.CancelledError:
+                self._give_back(turn)
+                raise
+            return turn
+
+    def _give_back(self, turn: Turn) -> None:
+        """It may have been admitted, and will not go."""
+        if turn.place.done() and not turn.place.cancelled() and not turn.place.exception():
+            turn.place.result().member.leave(turn, 0.0, answered=False, more=False)
+            self._admit()
+
+    # Admission.
+
+    def _admit(self) -> None:
+        now = asyncio.get_running_loop().time()
+        passed_over = []
+        while self._waiting and self._is_open(self._waiting[0].kind, now):
+            turn = heapq.heappop(self._waiting)
+            if turn.place.done():
+                continue
+            member = self._best(turn, now)
+            if member is None or member.breaker.info is None:
+                passed_over.append(turn)
+                continue
+            member.take(turn, now)
+            turn.place.set_result(Place(member, member.breaker.info))
+        for turn in passed_over:
+            heapq.heappush(self._waiting, turn)
+        self._admit_later(now)
+
+    def _is_open(self, kind: int, now: float) -> bool:
+        rooms = (member.has_room_at(kind) for member in self._members)
+        return any(room is not None and room <= now for room in rooms)
+
+    def _best(self, turn: Turn, now: float) -> Member | None:
+        rooms = [(member, member.has_room_at(turn.kind)) for member in self._members if member.serves(turn.embedding)]
+        free = [member for member, room in rooms if room is not None and room <= now]
+        return min(free, key=lambda member: member.load, default=None)
+
+    def _admit_later(self, now: float) -> None:
+        """When the pace of a server allows it."""
+        if self._later:
+            self._later.cancel()
+            self._later = None
+        if self._waiting:
+            rooms = (member.has_room_at(BACKFILL) for member in self._members)
+            due = min((room for room in rooms if room is not None and room > now), default=None)
+            if due is not None:
+                self._later = asyncio.get_running_loop().call_at(due, self._admit)
+
+    def _changed(self) -> None:
+        """A server came, or went: who waits for the one that went must look for another."""
+        self._moved.set()
+        for turn in self._waiting:
+            if not turn.place.done() and not self._is_served(turn.embedding):
+                turn.place.set_exception(Gone)
+        self._admit()
+        self._tell()
+
+    # Which servers there are.
+
+    def _is_served(self, embedding: Embedding) -> bool:
+        return any(member.serves(embedding) for member in self._members)
+
+    async def _served(self, embedding: Embedding) -> None:
+        """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
+        for attempt in count(1):
+            if self._is_served(embedding):
+                self._mismatched.discard(embedding.name)
+                return
+            if all(member.breaker.info is not None for member in self._members):
+                await self._ask_again(embedding, attempt)
+            else:
+                await self._move()
+
+    async def _move(self) -> None:
+        self._moved.clear()
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._moved.wait()
+        except TimeoutError:
+            reasons = (member.breaker.reason for member in self._members)
+            raise next(filter(None, reasons), ServerUnavailable("the embedding server has not answered yet")) from None
+
+    async def _ask_again(self, embedding: Embedding, attempt: int) -> None:
+        """Every server has another model: one may be started anew with the right one."""
+        known = [(member, member.breaker.info) for member in self._members]
+        sentence = self._mismatch(embedding)
+        if self._once:
+            raise ServerUnavailable(sentence)
+        if embedding.name not in self._mismatched:
+            self._mismatched.add(embedding.name)
+            log.warning("wrong_model reason=%s", sentence)
+        await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
+        for member, info in known:
+            if info is not None:
+                member.breaker.doubt(info)
+
+    def _mismatch(self, embedding: Embedding) -> str:
+        generation = embedding.generation
+        served = ", and ".join(
+            f"the server at {member.server.url} serves {info.model} with {info.dimensions}"
+            for member in self._members
+            if (info := member.breaker.info)
+        )
+        wanted = f"{generation.model} and {generation.dimensions} dimensions"
+        return f"{embedding.name} was attached with {wanted}, and {served}"

@@ -1,0 +1,164 @@
+"""Several embedding servers: the least loaded one is asked, a sick one is left out, each model has its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+from rig import Rig, eventually
+from stand_in import StandIn
+
+from pg_qwen_embed.errors import ServerUnavailable
+from pg_qwen_embed.fleet import Fleet
+from pg_qwen_embed.model import Column, Distance, Embedding, Generation, QualifiedName, Source
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.sglang import EmbeddingServer
+from pg_qwen_embed.template import Template
+
+KEY = Column("id", "bigint")
+SOURCE = Source(QualifiedName("public", "articles"), (KEY,), (KEY,))
+
+
+def embedding_of(model: str) -> Embedding:
+    generation = Generation(1, model, 16, Distance.COSINE, Template(()))
+    return Embedding("articles", SOURCE, generation, "", "none")
+
+
+@pytest.fixture
+def pair(rig: Rig) -> Iterator[tuple[StandIn, StandIn]]:
+    """The rig's server and another one, both told to the worker."""
+    second = StandIn()
+    with second.running():
+        rig.environment["PG_QWEN_EMBED_SERVER_URL"] = f"{rig.server.url}, {second.url}"
+        yield rig.server, second
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with StandIn().running() as server:
+        yield server
+
+
+@asynccontextmanager
+async def fleet_of(*servers: StandIn, **options: int | float | bool) -> AsyncIterator[Fleet]:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        ours = [EmbeddingServer(Settings(server_url=server.url)) for server in servers]
+        for one in ours:
+            await one.__aenter__()
+        fleet = Fleet(ours, **{"most_requests": 64, **options})  # type: ignore[arg-type]
+        runner = group.create_task(_run(fleet))
+        try:
+            yield fleet
+        finally:
+            runner.cancel()
+            for one in ours:
+                await one.__aexit__(None, None, None)
+
+
+async def _run(fleet: Fleet) -> None:
+    async with asyncio.TaskGroup() as group:
+        fleet.start(group)
+
+
+def test_two_servers_share_a_backfill(rig: Rig, pair: tuple[StandIn, StandIn]) -> None:
+    for server in pair:
+        server.delay = 0.02
+    rig.articles(*(f"text {n}" for n in range(2000)))
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.assert_in_step()
+    assert sum(len(server.texts) for server in pair) == 2000
+    assert min(len(server.texts) for server in pair) > 500
+
+
+def test_server_that_dies_is_left_out_and_taken_back_when_it_returns(rig: Rig) -> None:
+    second = StandIn()
+    with ExitStack() as stack:
+        stack.enter_context(second.running())
+        rig.environment["PG_QWEN_EMBED_SERVER_URL"] = f"{rig.server.url} {second.url}"
+        for server in (rig.server, second):
+            server.delay = 0.02
+        rig.articles(*(f"text {n}" for n in range(4000)))
+        rig.ok("attach", "articles", "--text", "body")
+        worker = rig.worker()
+        eventually(lambda: second.texts)
+    rig.execute("INSERT INTO articles SELECT n, 'later ' || n FROM generate_series(4001, 5000) n")
+    eventually(rig.settled)
+    assert "the embedding server does not answer" not in rig.ok("status")
+    assert rig.count("failure") == 0
+    with second.running():
+        eventually(lambda: worker.said.count(f"server_ready url={second.url}") == 2)
+        second.texts.clear()
+        rig.execute("UPDATE articles SET body = body || ' again'")
+        eventually(lambda: second.texts)
+        eventually(rig.settled)
+    rig.assert_in_step()
+
+
+def test_servers_of_different_models_are_told_apart(rig: Rig, pair: tuple[StandIn, StandIn]) -> None:
+    first, second = pair
+    second.model = "other"
+    rig.articles(*(f"text {n}" for n in range(300)))
+    rig.ok("attach", "articles", "--text", "body", "--model", "stand-in")
+    rig.ok("attach", "articles", "--text", "body", "--model", "other", "--name", "others")
+    rig.once()
+    assert sorted(first.texts) == sorted(second.texts) == sorted(f"text {n}" for n in range(300))
+    for name in ("articles", "others"):
+        rig.assert_in_step(name=name)
+
+
+async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(server: StandIn) -> None:
+    went: list[str] = []
+    back = asyncio.Event()
+    async with fleet_of(server, most_requests=1) as fleet:
+
+        async def request(name: str, live: bool) -> None:
+            async with fleet.place(embedding_of(server.model), live=live, work=1) as place:
+                went.append(name)
+                await back.wait()
+                place.answered()
+
+        tasks = [asyncio.create_task(request(f"backfill {n}", False)) for n in range(3)]
+        while not went:
+            await asyncio.sleep(0.01)
+        tasks += [asyncio.create_task(request(f"live {n}", True)) for n in range(3)]
+        await asyncio.sleep(0.05)
+        assert went == ["backfill 0", "live 0", "live 1"]
+        back.set()
+        await asyncio.gather(*tasks)
+        assert went[3:] == ["live 2", "backfill 1", "backfill 2"]
+
+
+async def test_request_that_is_cancelled_gives_its_place_back(server: StandIn) -> None:
+    async with fleet_of(server, most_requests=1) as fleet:
+        wanted = embedding_of(server.model)
+
+        async def request() -> None:
+            async with fleet.place(wanted, live=False, work=1):
+                await asyncio.sleep(3600)
+
+        async with fleet.place(wanted, live=False, work=1):
+            tasks = [asyncio.create_task(request()) for _ in range(3)]
+            await asyncio.sleep(0.05)
+        for task in (tasks[1], tasks[0], tasks[2]):  # one that waits, one that was let in, and the one after it
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(5), fleet.place(wanted, live=False, work=1):
+            pass
+
+
+async def test_those_who_wait_for_a_server_that_fails_lose_patience(server: StandIn) -> None:
+    async with fleet_of(server, most_requests=1, patience=0.3) as fleet:
+        wanted = embedding_of(server.model)
+
+        async def request() -> None:
+            async with fleet.place(wanted, live=False, work=1):
+                raise AssertionError("the server is away")
+
+        async with fleet.place(wanted, live=False, work=1) as place:
+            waiting = asyncio.create_task(request())
+            await asyncio.sleep(0.05)
+            server.fault = "500"
+            place.failed(ServerUnavailable("it died"))
+        with pytest.raises(ServerUnavailable):
+            await waiting
