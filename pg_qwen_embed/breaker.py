@@ -1,7 +1,7 @@
 """Whether the embedding server answers: a circuit breaker that all feeds of a worker share.
 
 Open, it lets nobody through but its own probe, one embedding at a time with jittered pauses; closed, it knows what the
-server serves. It starts open: the first probe learns the model."""
+server serves, and looks from time to time whether it still does. It starts open: the first probe learns the model."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from itertools import count
 
 from pg_qwen_embed import retry
 from pg_qwen_embed.errors import DocumentRefused, ServerUnavailable
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, ModelInfo
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
@@ -21,18 +21,26 @@ LONGEST_PAUSE = 1.0  # seconds: so soon after its return is the server noticed
 class Breaker:
     """`await ready()` before each request; `trip` it when the server, not the document, was to blame."""
 
-    def __init__(self, server: EmbeddingServer, changed: Callable[[str | None], None], patience: float | None) -> None:
+    def __init__(
+        self,
+        server: EmbeddingServer,
+        changed: Callable[[str | None], None],
+        patience: float | None,
+        look_every: float = LOOK_EVERY,
+    ) -> None:
         """changed: called with the reason when it opens and None when it closes. patience: seconds it may stay open
-        before `ready` raises; None for ever."""
+        before `ready` raises; None for ever. look_every: seconds between looks whether the server is still the same."""
         self._server = server
         self._changed = changed
         self._patience = patience
+        self._look_every = look_every
+        self._asking_anew = asyncio.Lock()
         self._closed = asyncio.Event()
         self._tripped = asyncio.Event()
         self._tripped.set()
         self._info: ModelInfo | None = None
         self._announced = False
-        self._known: ModelInfo | None = None  # what it served last
+        self.known: ModelInfo | None = None  # what it served last
         self._reason = ServerUnavailable("the embedding server was not asked yet")
         self._rng = random.Random()  # noqa: S311  # jitter
 
@@ -60,6 +68,13 @@ class Breaker:
             self._closed.clear()
             self._tripped.set()
 
+    async def another(self, info: ModelInfo, pause: float) -> None:
+        """Have the server asked again after a pause, for whoever cannot use this: once, however many wait for it."""
+        async with self._asking_anew:
+            if self._info is info:  # nobody has asked since
+                await asyncio.sleep(pause)
+                self.doubt(info)
+
     async def vouch(self, info: ModelInfo, dimensions: int) -> bool:
         """Whether the server embeds what nobody could refuse: then a refusal was the document's fault. Trips if not."""
         try:
@@ -77,6 +92,20 @@ class Breaker:
             self._info = await self._probe()
             self._closed.set()
 
+    async def watch(self) -> None:
+        """Notice a server that serves something else though every request succeeds; a task of the worker's."""
+        while True:
+            await asyncio.sleep(self._look_every)
+            info = self._info
+            if info is not None and not await self._still_serves(info):
+                self.doubt(info)
+
+    async def _still_serves(self, info: ModelInfo) -> bool:
+        try:
+            return await self._server.still_serves(info)
+        except (ServerUnavailable, DocumentRefused):  # the requests will find out
+            return True
+
     def _announce(self, reason: ServerUnavailable) -> None:
         if not self._announced:
             self._announced = True
@@ -92,9 +121,9 @@ class Breaker:
                 self._announce(self._reason)
                 await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
             else:
-                if info != self._known or attempt > 1:
+                if info != self.known or attempt > 1:
                     log.info("server_ready model=%s dimensions=%d", info.model, info.dimensions)
-                self._known, self._announced = info, False
+                self.known, self._announced = info, False
                 self._changed(None)
                 return info
         raise AssertionError("unreachable")

@@ -18,7 +18,7 @@ from pg_qwen_embed.errors import AnotherModel, UsageError
 from pg_qwen_embed.model import Embedding, Hit
 from pg_qwen_embed.prompt import PromptStyle, query_prompt
 from pg_qwen_embed.settings import Settings, resolve
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, ModelInfo
 from pg_qwen_embed.sql import fragments, statement
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Client:
             hits = client.search("articles", "how do vectors follow text?", limit=5)
 
     Settings not given come from the environment (see `pg-qwen-embed --help`). What the registry says of an embedding
-    is read once and kept for the client's life."""
+    is read once, and again after a server was refused for it."""
 
     def __init__(
         self, database_url: str | None = None, *, server_url: str | None = None, api_key: str | None = None
@@ -47,6 +47,7 @@ class Client:
         self._thread.start()
         self._server = EmbeddingServer(self._settings)
         self._info: ModelInfo | None = None
+        self._looked = 0.0  # when it was last known to be true
         self._run(self._server.__aenter__())
 
     def __enter__(self) -> "Client":
@@ -118,15 +119,24 @@ class Client:
         return query
 
     async def _served(self, embedding: Embedding) -> ModelInfo:
-        if self._info is None:
-            self._info = await self._server.model_info()
-        if self._info.model == embedding.generation.model:
-            return self._info
-        served, self._info = self._info.model, None
-        raise UsageError(
-            f"{embedding.name} holds vectors of {embedding.generation.model}, and the server at {self._server.url} "
-            f"serves {served}; set PG_QWEN_EMBED_SERVER_URL to a server of that model"
-        )
+        info = await self._current()
+        mismatch = info.mismatch(embedding)
+        if mismatch is None:
+            return info
+        # Either may be put right: ask both again next time.
+        self._info = None
+        self._embeddings.pop(embedding.name, None)
+        raise UsageError(str(mismatch))
+
+    async def _current(self) -> ModelInfo:
+        """What the server serves, as it was said half a minute ago at most."""
+        info, now = self._info, self._loop.time()
+        fresh = info is not None and now - self._looked < LOOK_EVERY
+        if info is None or not (fresh or await self._server.still_serves(info)):
+            info = await self._server.model_info()
+        if not fresh:
+            self._info, self._looked = info, now
+        return info
 
     def _embedding(self, name: str) -> Embedding:
         if name not in self._embeddings:

@@ -13,6 +13,8 @@ class Choice:
     model: str
     dimensions: int
     warning: str | None = None
+    weight_version: str | None = None
+    full_dimensions: int | None = None
 
 
 async def choose_model(settings: Settings, model: str | None, dimensions: int | None) -> Choice:
@@ -30,7 +32,9 @@ async def choose_model(settings: Settings, model: str | None, dimensions: int | 
     if wanted and wanted != info.model:
         raise UsageError(f"the server at {settings.shown_server_url} does not serve {wanted} but {info.model}; "
                          "leave --model out, or start a server of that model")  # fmt: skip
-    return Choice(info.model, _dimensions(info, dimensions))
+    return Choice(
+        info.model, _dimensions(info, dimensions), weight_version=info.weight_version, full_dimensions=info.dimensions
+    )
 
 
 def _dimensions(info: ModelInfo, wanted: int | None) -> int:

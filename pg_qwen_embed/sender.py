@@ -174,20 +174,13 @@ class Sender:
             self._queue(Request(others, request.page))
 
     async def _served(self) -> ModelInfo:
-        """What the server serves, once it is this embedding's model."""
-        generation = self._embedding.generation
+        """What the server serves, once it is what this embedding was attached with."""
         for attempt in count(1):
             info = await self._breaker.ready()
-            if info.serves(generation.model, generation.dimensions):
+            mismatch = info.mismatch(self._embedding)
+            if mismatch is None:
                 return info
-            sentence = (
-                f"{self._embedding.name} was attached with {generation.model} and {generation.dimensions} dimensions, "
-                f"and the server at {self._server.url} serves {info.model} with {info.dimensions}"
-            )
             if self._once:
-                raise ServerUnavailable(sentence)
-            if attempt == 1:
-                log.warning("wrong_model reason=%s", sentence)
-            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
-            self._breaker.doubt(info)
+                raise ServerUnavailable(str(mismatch))
+            await self._breaker.another(info, retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
         raise AssertionError("unreachable")

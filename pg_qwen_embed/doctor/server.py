@@ -36,16 +36,15 @@ async def look_at_server(settings: Settings, embeddings: Sequence[Embedding]) ->
 
 
 def _version(about: dict[str, object], info: ModelInfo) -> Finding:
-    return Finding(AREA, State.OK, f"version {about.get('version', 'unknown')}, serves {info.model}")
+    weights = f", weights {info.weight_version}" if info.weight_version else ""
+    return Finding(AREA, State.OK, f"version {about.get('version', 'unknown')}, serves {info.model}{weights}")
 
 
 def _models(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
     for embedding in embeddings:
-        generation = embedding.generation
-        if not info.serves(generation.model, generation.dimensions):
-            yield Finding(AREA, State.WRONG, f"{embedding.name} has vectors of {generation.model} with "
-                          f"{generation.dimensions} dimensions",
-                          "start a server of that model; its changes wait until then")  # fmt: skip
+        mismatch = info.mismatch(embedding)
+        if mismatch:
+            yield Finding(AREA, State.WRONG, mismatch.text, f"{mismatch.advice}; its changes wait until then")
 
 
 def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
