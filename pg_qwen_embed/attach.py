@@ -38,7 +38,8 @@ MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What was asked for. `model` and `dimensions` are settled with the server before this is made."""
+    """What was asked for. `model` and `dimensions` are settled with the server before this is made, and what it says of
+    the model is taken down."""
 
     table: str
     template: Template
@@ -52,6 +53,8 @@ class Declaration:
     column: str = "embedding"
     too_long: TooLong = TooLong.TRUNCATE
     backfill: bool = True
+    weight_version: str | None = None
+    full_dimensions: int | None = None
 
 
 def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embedding]:
@@ -79,7 +82,8 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
         source=source,
         generation=Generation(
             next_id, declaration.model, declaration.dimensions, declaration.distance, declaration.template,
-            declaration.store, declaration.too_long
+            declaration.store, declaration.too_long,
+            weight_version=declaration.weight_version, full_dimensions=declaration.full_dimensions,
         ),
         instruction=declaration.instruction or DEFAULT_INSTRUCTION,
         prompt_style=style,
@@ -272,6 +276,8 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
         "template": Jsonb(generation.template.to_json()),
         "store": generation.store,
         "too_long": generation.too_long,
+        "weight_version": generation.weight_version,
+        "full_dimensions": generation.full_dimensions,
     }
     (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
     values["embedding_id"] = embedding_id

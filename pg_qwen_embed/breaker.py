@@ -1,7 +1,7 @@
 """Whether an embedding server answers: a circuit breaker that all feeds of a worker share.
 
 Open, it lets nobody through but its own probe, one embedding at a time with jittered pauses; closed, it knows what the
-server serves. It starts open: the first probe learns the model."""
+server serves, and looks from time to time whether it still does. It starts open: the first probe learns the model."""
 
 import asyncio
 import logging
@@ -22,15 +22,17 @@ class Breaker:
     """`info` is what the server serves, None while it is open; `trip` it when the server, not the document, was to
     blame."""
 
-    def __init__(self, server: EmbeddingServer, changed: Callable[[], None]) -> None:
-        """changed: called when it opens, when it closes, and when there is another reason for its being open."""
+    def __init__(self, server: EmbeddingServer, changed: Callable[[], None], look_every: float) -> None:
+        """changed: called when it opens and when it closes. look_every: seconds between looks whether the server is
+        still the same."""
         self._server = server
         self._changed = changed
+        self._look_every = look_every
         self._tripped = asyncio.Event()
         self._tripped.set()
         self.info: ModelInfo | None = None
         self.reason: ServerUnavailable | None = None  # why it is open; None also before the first probe has failed
-        self._known: ModelInfo | None = None  # what it served last
+        self.known: ModelInfo | None = None  # what it served last
         self._rng = random.Random()  # noqa: S311  # jitter
 
     def trip(self, reason: ServerUnavailable) -> None:
@@ -69,6 +71,20 @@ class Breaker:
             self.reason = None
             self._changed()
 
+    async def watch(self) -> None:
+        """Notice a server that serves something else though every request succeeds; a task of the worker's."""
+        while True:
+            await asyncio.sleep(self._look_every)
+            info = self.info
+            if info is not None and not await self._still_serves(info):
+                self.doubt(info)
+
+    async def _still_serves(self, info: ModelInfo) -> bool:
+        try:
+            return await self._server.still_serves(info)
+        except (ServerUnavailable, DocumentRefused):  # the requests will find out
+            return True
+
     def _open(self, reason: ServerUnavailable) -> None:
         announced, self.reason = self.reason is not None, reason
         if not announced:
@@ -83,8 +99,10 @@ class Breaker:
                 self._open(ServerUnavailable(str(error)))
                 await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
             else:
-                if info != self._known or attempt > 1:
-                    log.info("server_ready url=%s model=%s dimensions=%d", self._server.url, info.model, info.dimensions)
-                self._known = info
+                if info != self.known or attempt > 1:
+                    log.info(
+                        "server_ready url=%s model=%s dimensions=%d", self._server.url, info.model, info.dimensions
+                    )
+                self.known = info
                 return info
         raise AssertionError("unreachable")

@@ -159,6 +159,8 @@ def _embedding(row: Row, source: Source) -> Embedding:
         store=StoreKind(row["store"]),
         too_long=TooLong(row["too_long"]),
         partitions=row["partitions"],
+        weight_version=row["weight_version"],
+        full_dimensions=row["full_dimensions"],
     )
     return Embedding(
         name=row["name"],

@@ -14,14 +14,51 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed import catalog, vectors
 from pg_qwen_embed.database import BinaryValue, Connection, connect
-from pg_qwen_embed.errors import AnotherModel, UsageError
+from pg_qwen_embed.errors import AnotherModel, ServerUnavailable, UsageError
 from pg_qwen_embed.model import Embedding, Hit
 from pg_qwen_embed.prompt import PromptStyle, query_prompt
 from pg_qwen_embed.settings import Settings, resolve
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, ModelInfo
 from pg_qwen_embed.sql import fragments, statement
 
 T = TypeVar("T")
+
+
+class Asked:
+    """A server, and what it said it serves, half a minute ago at most."""
+
+    def __init__(self, server: EmbeddingServer) -> None:
+        self.server = server
+        self._info: ModelInfo | None = None
+        self._looked = 0.0  # when that was last known to be true
+
+    async def embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
+        """Raises UsageError when it has another model, ServerUnavailable, DocumentRefused."""
+        dimensions = embedding.generation.dimensions
+        try:
+            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions)
+        except AnotherModel:  # since it was asked what it serves: ask again
+            self._info = None
+            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions)
+        query: NDArray[np.float32] = found.vectors[0]
+        return query
+
+    async def _fitting(self, embedding: Embedding) -> ModelInfo:
+        info = await self._current()
+        mismatch = info.mismatch(embedding)
+        if mismatch:
+            self._info = None  # it may be put right: ask again next time
+            raise UsageError(str(mismatch))
+        return info
+
+    async def _current(self) -> ModelInfo:
+        info, now = self._info, asyncio.get_running_loop().time()
+        fresh = info is not None and now - self._looked < LOOK_EVERY
+        if info is None or not (fresh or await self.server.still_serves(info)):
+            info = await self.server.model_info()
+        if not fresh:
+            self._info, self._looked = info, now
+        return info
 
 
 class Client:
@@ -32,7 +69,7 @@ class Client:
             hits = client.search("articles", "how do vectors follow text?", limit=5)
 
     Settings not given come from the environment (see `pg-qwen-embed --help`). What the registry says of an embedding
-    is read once and kept for the client's life."""
+    is read once, and again after a server was refused for it."""
 
     def __init__(
         self, database_url: str | None = None, *, server_url: str | None = None, api_key: str | None = None
@@ -45,9 +82,9 @@ class Client:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pg_qwen_embed client", daemon=True)
         self._thread.start()
-        self._server = EmbeddingServer(self._settings)
-        self._info: ModelInfo | None = None
-        self._run(self._server.__aenter__())
+        self._servers = [Asked(EmbeddingServer(one)) for one in self._settings.servers]  # the ones that failed last
+        for asked in self._servers:
+            self._run(asked.server.__aenter__())
 
     def __enter__(self) -> "Client":
         return self
@@ -61,7 +98,8 @@ class Client:
         """Close the connections; safe to call twice."""
         if self._loop.is_closed():
             return
-        self._run(self._server.__aexit__(None, None, None))
+        for asked in self._servers:
+            self._run(asked.server.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -108,25 +146,18 @@ class Client:
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by distances it has rounded
 
     async def _embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
-        dimensions = embedding.generation.dimensions
-        try:
-            found = await self._server.embed(await self._served(embedding), [prompt], dimensions)
-        except AnotherModel:  # since it was asked what it serves: ask again
-            self._info = None
-            found = await self._server.embed(await self._served(embedding), [prompt], dimensions)
-        query: NDArray[np.float32] = found.vectors[0]
-        return query
-
-    async def _served(self, embedding: Embedding) -> ModelInfo:
-        if self._info is None:
-            self._info = await self._server.model_info()
-        if self._info.model == embedding.generation.model:
-            return self._info
-        served, self._info = self._info.model, None
-        raise UsageError(
-            f"{embedding.name} holds vectors of {embedding.generation.model}, and the server at {self._server.url} "
-            f"serves {served}; set PG_QWEN_EMBED_SERVER_URL to a server of that model"
-        )
+        """From the first server that has the model and answers."""
+        problems: list[ServerUnavailable | UsageError] = []
+        for asked in list(self._servers):
+            try:
+                return await asked.embed(embedding, prompt)
+            except UsageError as error:
+                problems.append(error)
+            except ServerUnavailable as error:
+                problems.insert(0, error)
+                self._servers.sort(key=lambda other: other is asked)
+        self._embeddings.pop(embedding.name, None)  # it may have been attached anew
+        raise problems[0]
 
     def _embedding(self, name: str) -> Embedding:
         if name not in self._embeddings:

@@ -1,5 +1,6 @@
 """Settle a declaration's model and dimensions with the server."""
 
+import asyncio
 from dataclasses import dataclass
 
 from pg_qwen_embed.errors import ServerUnavailable, UsageError
@@ -13,6 +14,8 @@ class Choice:
     model: str
     dimensions: int
     warning: str | None = None
+    weight_version: str | None = None
+    full_dimensions: int | None = None
 
 
 async def choose_model(settings: Settings, model: str | None, dimensions: int | None) -> Choice:
@@ -21,16 +24,39 @@ async def choose_model(settings: Settings, model: str | None, dimensions: int | 
     With both given an absent server is only a warning. Raises UsageError, ServerUnavailable."""
     wanted = model or settings.model
     try:
-        async with EmbeddingServer(settings) as server:
-            info = await server.model_info()
+        info = await _served(settings, wanted)
     except ServerUnavailable as error:
         if wanted and dimensions is not None:
             return Choice(wanted, dimensions, f"{error}; {wanted} and its {dimensions} dimensions were not checked")
         raise
-    if wanted and wanted != info.model:
-        raise UsageError(f"the server at {settings.shown_server_url} does not serve {wanted} but {info.model}; "
-                         "leave --model out, or start a server of that model")  # fmt: skip
-    return Choice(info.model, _dimensions(info, dimensions))
+    return Choice(
+        info.model, _dimensions(info, dimensions), weight_version=info.weight_version, full_dimensions=info.dimensions
+    )
+
+
+async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
+    """What one of the servers has: the wanted model, or the one that all have which answer."""
+    answers = await asyncio.gather(*map(_asked, settings.servers))
+    infos = [answer for answer in answers if isinstance(answer, ModelInfo)]
+    away = [answer for answer in answers if isinstance(answer, ServerUnavailable)]
+    fitting = [info for info in infos if wanted in (None, info.model)]
+    if not fitting and away:  # it may have it
+        raise away[0]
+    if not fitting:
+        served = " and ".join(f"the server at {info.url} serves {info.model}" for info in infos)
+        raise UsageError(f"{served}, not {wanted}; leave --model out, or start a server of that model")
+    if len({info.model for info in fitting}) > 1:
+        served = " and ".join(sorted({info.model for info in fitting}))
+        raise UsageError(f"the servers have different models, {served}; choose one with --model")
+    return fitting[0]
+
+
+async def _asked(settings: Settings) -> ModelInfo | ServerUnavailable:
+    try:
+        async with EmbeddingServer(settings) as server:
+            return await server.model_info()
+    except ServerUnavailable as error:
+        return error
 
 
 def _dimensions(info: ModelInfo, wanted: int | None) -> int:

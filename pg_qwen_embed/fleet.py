@@ -7,7 +7,6 @@ to need it, so that a live one does not find it waiting there."""
 
 import asyncio
 import heapq
-import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -20,9 +19,7 @@ from pg_qwen_embed.concurrency import Limiter
 from pg_qwen_embed.errors import ServerUnavailable
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.pacing import Pace
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
-
-log = logging.getLogger("pg_qwen_embed.worker")
+from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, Mismatch, ModelInfo
 
 RESERVED = 2  # requests of live changes that may go beyond the limit of a server
 STALLED = 2.0  # seconds without an answer
@@ -47,9 +44,9 @@ class Turn:
 class Member:
     """One server: whether it answers and what it serves, and what it has of ours in flight."""
 
-    def __init__(self, server: EmbeddingServer, limiter: Limiter, changed: Callable[[], None]) -> None:
+    def __init__(self, server: EmbeddingServer, breaker: Breaker, limiter: Limiter) -> None:
         self.server = server
-        self.breaker = Breaker(server, changed)
+        self.breaker = breaker
         self.limiter = limiter
         self._pace = Pace()
         self._in_flight = [0, 0]  # live, backfill
@@ -64,8 +61,8 @@ class Member:
         return self.busy / self.limiter.limit
 
     def serves(self, embedding: Embedding) -> bool:
-        generation, info = embedding.generation, self.breaker.info
-        return info is not None and info.serves(generation.model, generation.dimensions)
+        info = self.breaker.info
+        return info is not None and info.mismatch(embedding) is None
 
     def has_room_at(self, kind: int) -> float | None:
         """From when on it takes one more of this kind; None: not before something changes."""
@@ -135,12 +132,17 @@ class Fleet:
         most_requests: int,
         patience: float | None = None,
         once: bool = False,
+        look_every: float = LOOK_EVERY,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """most_requests: in flight at once on a server. patience: seconds without any that serves an embedding, before
         `place` raises; None for ever. once: servers of other models only are an error, and not waited for.
-        changed: called when one may have failed or come back."""
-        self._members = [Member(server, Limiter(highest=most_requests), self._changed) for server in servers]
+        look_every: seconds between looks whether a server is still the same. changed: called when one may have failed
+        or come back."""
+        self._members = [
+            Member(server, Breaker(server, self._changed, look_every), Limiter(highest=most_requests))
+            for server in servers
+        ]
         self._patience = patience
         self._once = once
         self._tell = changed
@@ -148,17 +150,24 @@ class Fleet:
         self._numbers = count()
         self._moved = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
-        self._mismatched: set[str] = set()  # embeddings that no server has the model of, as the log says
+        self._asking_again = asyncio.Lock()
         self._rng = random.Random()  # noqa: S311  # jitter
 
     def start(self, group: asyncio.TaskGroup) -> None:
         for member in self._members:
             group.create_task(member.breaker.run())
+            group.create_task(member.breaker.watch())
 
     @property
     def away(self) -> bool:
         """None of the servers answers."""
         return all(member.breaker.reason is not None for member in self._members)
+
+    def mismatch(self, embedding: Embedding) -> Mismatch | None:
+        """Why no server is for this embedding; None if one is, or none has said yet what it serves."""
+        known = (member.breaker.known for member in self._members)
+        found = [info.mismatch(embedding) for info in known if info is not None]
+        return found[0] if found and all(found) else None
 
     @property
     def limit(self) -> int:
@@ -258,7 +267,6 @@ class Fleet:
         """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
         for attempt in count(1):
             if self._is_served(embedding):
-                self._mismatched.discard(embedding.name)
                 return
             if all(member.breaker.info is not None for member in self._members):
                 await self._ask_again(embedding, attempt)
@@ -275,25 +283,14 @@ class Fleet:
             raise next(filter(None, reasons), ServerUnavailable("the embedding server has not answered yet")) from None
 
     async def _ask_again(self, embedding: Embedding, attempt: int) -> None:
-        """Every server has another model: one may be started anew with the right one."""
-        known = [(member, member.breaker.info) for member in self._members]
-        sentence = self._mismatch(embedding)
+        """Every server has another model: one may be started anew with the right one. Asked once, however many wait."""
         if self._once:
-            raise ServerUnavailable(sentence)
-        if embedding.name not in self._mismatched:
-            self._mismatched.add(embedding.name)
-            log.warning("wrong_model reason=%s", sentence)
-        await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
-        for member, info in known:
-            if info is not None:
-                member.breaker.doubt(info)
-
-    def _mismatch(self, embedding: Embedding) -> str:
-        generation = embedding.generation
-        served = ", and ".join(
-            f"the server at {member.server.url} serves {info.model} with {info.dimensions}"
-            for member in self._members
-            if (info := member.breaker.info)
-        )
-        wanted = f"{generation.model} and {generation.dimensions} dimensions"
-        return f"{embedding.name} was attached with {wanted}, and {served}"
+            raise ServerUnavailable(str(self.mismatch(embedding)))
+        known = [(member.breaker, member.breaker.info) for member in self._members]
+        async with self._asking_again:
+            if any(breaker.info is not info for breaker, info in known):  # somebody has asked since
+                return
+            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
+            for breaker, info in known:
+                if info is not None:
+                    breaker.doubt(info)

@@ -19,6 +19,7 @@ class Lock(IntEnum):
     LEADER = 0x51450001  # session, exclusive: who follows a generation
     GATE = 0x51450002  # session, exclusive by a sleeping worker; transaction, shared by a writer that need not notify
     STORE = 0x51450003  # transaction: shared to write vectors, exclusive to remove them
+    REFUSED = 0x51450004  # session, exclusive by its leader: the server serves another model than it was attached with
 
 
 class Distance(StrEnum):
@@ -90,6 +91,8 @@ class Generation:
     store: StoreKind = StoreKind.TABLE
     too_long: TooLong = TooLong.TRUNCATE
     partitions: list[int] | None = field(default=None, compare=False)  # its triggers in them, when last looked into
+    weight_version: str | None = None  # what the server said of the model; None: it did not, and any will do
+    full_dimensions: int | None = None  # of the server's own vectors, before they are shortened; None likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ class Status:
     leader: str | None = None
     triggers_amiss: int = 0  # of five: dropped, disabled, altered, or blind to a BEFORE trigger that was added
     held_back_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
+    another_model: bool = False  # the server serves another one than it was attached with, and gets no documents
     problem: str | None = None
 
 

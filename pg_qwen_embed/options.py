@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pg_qwen_embed.sglang import READ_TIMEOUT
+from pg_qwen_embed.sglang import LOOK_EVERY, READ_TIMEOUT
 from pg_qwen_embed.sync import Limits
 
 
@@ -21,6 +21,7 @@ class Options:
     tidy: float = 5.0
     verify_every: float = 0.0  # 0 for never
     request_timeout: float = READ_TIMEOUT
+    look_every: float = LOOK_EVERY  # whether the server still serves the same
     grace: float = 10.0  # for what is in flight when told to stop
     patience: float | None = None  # how long an absent server is borne; None for ever
     most_requests: int = 64  # in flight at once, for all embeddings together

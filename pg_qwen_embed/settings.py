@@ -28,9 +28,9 @@ VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
 class Settings:
     database_url: str = field(default="", repr=False)  # may hold a password
     server_url: str = field(default=DEFAULT_SERVER_URL, repr=False)  # may hold a password
-    further_server_urls: tuple[str, ...] = field(default=(), repr=False)
     api_key: str | None = field(default=None, repr=False)
     model: str | None = None
+    further_server_urls: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def servers(self) -> tuple["Settings", ...]:

@@ -24,17 +24,30 @@ from pg_qwen_embed.errors import (
     ServerOverloaded,
     ServerUnavailable,
 )
+from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.vectors import Vectors
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
 KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
+LOOK_EVERY = 30.0  # seconds: so often is it asked whether it still serves the same
 LARGE_BODY = 1 << 20
 _REFUSED = {400, 413, 422}
 _FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
 _OVERLOADED = {429, 503}
 _NOT_ALLOWED = {401, 403}
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Why a server's vectors may not stand among an embedding's, and what to do."""
+
+    text: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.advice}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +61,27 @@ class ModelInfo:
     answers_as: str | None = None  # what its answers call it; need not be `model`
     pools_last: bool = False  # the vector is that of the last token
     longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
+    weight_version: str | None = None  # None: it does not say
+    url: str = ""  # where, for sentences
 
-    def serves(self, model: str, dimensions: int) -> bool:
-        """Whether vectors of this model and length can be had, shortened here if need be."""
-        return self.model == model and self.dimensions >= dimensions
+    def mismatch(self, embedding: Embedding) -> Mismatch | None:
+        """Why it is not what the embedding was attached with; None if it is, as far as both say: then its vectors,
+        shortened here if need be, stand beside those that are there."""
+        old = embedding.generation
+        same = (
+            self.model == old.model
+            and self.dimensions >= old.dimensions
+            and old.full_dimensions in (None, self.dimensions)
+            and (None in (old.weight_version, self.weight_version) or old.weight_version == self.weight_version)
+        )
+        if same:
+            return None
+        attached = _described(old.model, old.full_dimensions or old.dimensions, old.weight_version)
+        served = _described(self.model, self.dimensions, self.weight_version)
+        return Mismatch(
+            f"{embedding.name} was attached with {attached}, and the server at {self.url} serves {served}",
+            f"serve the old one again, or run: pg-qwen-embed detach {embedding.name}, and attach anew",
+        )
 
     def shortens_to(self, dimensions: int) -> bool:
         """Whether the server itself gives vectors of this length, a shorter one than its own."""
@@ -99,18 +129,12 @@ class EmbeddingServer:
 
     async def model_info(self) -> ModelInfo:
         """What is served. Asks for one embedding, the only sure way to learn the length of a vector."""
-        listed = await self._get(f"{self._settings.server_url}/models")
-        info = await self._get(f"{self._settings.server_root}/model_info", missing={})
-        try:
-            model = str(listed["data"][0]["id"])
-        except (KeyError, IndexError, TypeError):
-            raise ServerFault(
-                f"the server at {self.url} lists no model under /models: is it an embedding server?"
-            ) from None
+        card, info = await self._asked()
+        model = str(card["id"])
         abilities = info.get("embedding")
         abilities = abilities if isinstance(abilities, dict) else {}
         allowed = abilities.get("matryoshka_dimensions")
-        longest = await self._longest_input(listed["data"][0].get("max_model_len"))
+        longest = await self._longest_input(card.get("max_model_len"))
         full, answer = await self._embed(model, ["dimensions"], None)
         vectors.check(full, 1, full.shape[1])
         return ModelInfo(
@@ -121,7 +145,28 @@ class EmbeddingServer:
             answers_as=_named(answer),
             longest=longest,
             pools_last="ForCausalLM" in str(info.get("architectures")),
+            weight_version=_weights(info),
+            url=self.url,
         )
+
+    async def still_serves(self, info: ModelInfo) -> bool:
+        """Whether it says of its model and weights what it said then; costs no embedding. Raises as `model_info`.
+
+        Weights can be exchanged without a restart (SGLang's /update_weights_from_disk), and no answer tells."""
+        card, now = await self._asked()
+        return (str(card["id"]), _weights(now)) == (info.model, info.weight_version)
+
+    async def _asked(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The model's card of /models, and /model_info, which is empty where the server has none."""
+        listed = await self._get(f"{self._settings.server_url}/models")
+        try:
+            card = dict(listed["data"][0])
+            card["id"]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise ServerFault(
+                f"the server at {self.url} lists no model under /models: is it an embedding server?"
+            ) from None
+        return card, await self._get(f"{self._settings.server_root}/model_info", missing={})
 
     async def _longest_input(self, context: object) -> int | None:
         """None when the server does not say, or cannot count: then nothing is cut."""
@@ -182,9 +227,7 @@ class EmbeddingServer:
             found = vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
         return Answer(found, _tokens(answer))
 
-    async def _embed(
-        self, model: str, texts: Sequence[str], dimensions: int | None
-    ) -> tuple[Vectors, dict[str, Any]]:
+    async def _embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> tuple[Vectors, dict[str, Any]]:
         body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = dimensions
@@ -268,6 +311,16 @@ def _tokens(answer: dict[str, Any]) -> int:
     usage = answer.get("usage")
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return tokens if isinstance(tokens, int) else 0
+
+
+def _weights(info: dict[str, Any]) -> str | None:
+    version = info.get("weight_version")
+    return version if isinstance(version, str) and version else None
+
+
+def _described(model: str, dimensions: int, weight_version: str | None) -> str:
+    weights = "" if weight_version is None else f", weights {weight_version}"
+    return f"{model} ({dimensions} dimensions{weights})"
 
 
 def _decode(answer: dict[str, Any], expected: int) -> Vectors:

@@ -38,6 +38,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
     values = {
         "id": generation.id,
         "leader_lock": int(Lock.LEADER),
+        "refused_lock": int(Lock.REFUSED),
         "old": OLD_TRANSACTION,
         "triggers": [trigger.name(embedding) for trigger in expected],
         "bodies": [trigger.body(embedding) for trigger in expected],
@@ -65,4 +66,5 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         leader=row["leader"],
         triggers_amiss=len(expected) - row["triggers"],
         held_back_by=row["held_back_by"],
+        another_model=row["another_model"],
     )

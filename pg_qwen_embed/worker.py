@@ -85,9 +85,7 @@ class Worker:
 class Session:
     """One stretch of work on one set of connections."""
 
-    def __init__(
-        self, url: str, servers: Sequence[EmbeddingServer], options: Options, stopping: asyncio.Event
-    ) -> None:
+    def __init__(self, url: str, servers: Sequence[EmbeddingServer], options: Options, stopping: asyncio.Event) -> None:
         self._url = url
         self._options = options
         self._stopping = stopping
@@ -95,9 +93,10 @@ class Session:
         self._doorbell = asyncio.Event()
         self._fleet = Fleet(
             servers, most_requests=options.most_requests, patience=options.patience, once=options.once,
-            changed=self._server_changed,
+            look_every=options.look_every, changed=self._server_changed,
         )  # fmt: skip
         self._name = READER_NAME
+        self._refused: dict[int, str] = {}  # generations that no server has the model of, and the sentence
         self._standing_by = False
         self._blink = options.blink
         self._pinged = asyncio.Event()
@@ -188,6 +187,7 @@ class Session:
         if name != self._name:
             self._name = name
             self._group.create_task(self._rename(name))
+        self._read_registry_again()
 
     async def _rename(self, name: str) -> None:
         await self._reader.execute(statement("name_session"), {"name": name})
@@ -305,6 +305,7 @@ class Session:
             await self._try_take_on(current[id_])
         self._standing_by = any(id_ not in self._feeds for id_ in current)
         await self._restart_backfills()
+        await self._say_what_is_refused()
         for id_, feed in self._feeds.items():
             self._chores.follow_partitions(current[id_], feed)
         if self._options.once:
@@ -348,16 +349,26 @@ class Session:
             if not feed.walking:
                 await self._continue_backfill(feed, "pending", None)
 
+    async def _say_what_is_refused(self) -> None:
+        """Embeddings that what is served is not for: in the log, and by a lock, where `status` looks."""
+        found = {id_: self._fleet.mismatch(feed.embedding) for id_, feed in self._feeds.items()}
+        refused = {id_: str(mismatch) for id_, mismatch in found.items() if mismatch}
+        for id_ in self._refused.keys() - refused.keys():
+            await self._unlock(Lock.REFUSED, id_)
+        await self._lock("try_lead", Lock.REFUSED, list(refused.keys() - self._refused.keys()))
+        for id_, sentence in refused.items():
+            if self._refused.get(id_) != sentence:
+                log.warning("wrong_model reason=%s", sentence)
+        self._refused = refused
+
     async def _leave(self, id_: int) -> None:
         feed = self._feeds.pop(id_)
         feed.stop()
         self._chores.leave(id_)
-        await self._reader.execute(statement("release_lead"), {"lock": int(Lock.LEADER), "id": id_})
+        await self._unlock(Lock.LEADER, id_)
         log.info("left embedding=%s generation=%d", feed.embedding.name, id_)
 
     async def _try_lead(self, ids: list[int]) -> list[int]:
-        if not ids:
-            return []
         return await self._lock("try_lead", Lock.LEADER, ids)
 
     # Backfills that have come to their end.
@@ -379,8 +390,13 @@ class Session:
             await self._reader.execute(statement("open_gates"), {"lock": int(Lock.GATE), "ids": ids})
 
     async def _lock(self, name: str, lock: Lock, ids: list[int]) -> list[int]:
+        if not ids:
+            return []
         cursor = await self._reader.execute(statement(name), {"lock": int(lock), "ids": ids})
         return [row[0] for row in await cursor.fetchall()]
+
+    async def _unlock(self, lock: Lock, id_: int) -> None:
+        await self._reader.execute(statement("release_lead"), {"lock": int(lock), "id": id_})
 
 
 async def run(settings: Settings, options: Options) -> None:

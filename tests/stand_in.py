@@ -29,6 +29,7 @@ class StandIn:
 
     model: str = "stand-in"
     dimensions: int = 16
+    weight_version: str | None = "default"
     supports_dimensions: bool = True
     matryoshka_dimensions: tuple[int, ...] = ()
     api_key: str | None = None
@@ -45,6 +46,7 @@ class StandIn:
     disordered: bool = False  # items in another order than asked, each with its index
     floats: bool = False  # answers floats though base64 was asked for, as servers before 0.5.17 do
     delay: float = 0.0
+    looks: int = 0  # at /model_info
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies of /v1/embeddings
     texts: list[str] = field(default_factory=list)  # every input answered with a vector, the probe left out
     waiting: list[list[str]] = field(default_factory=list)  # inputs of requests that are held back now
@@ -160,12 +162,15 @@ class StandIn:
         return web.json_response({"text": texts if rows is body["tokens"] else texts[0]})
 
     async def _model_info(self, _: web.Request) -> web.Response:
+        self.looks += 1
         abilities = {
             "supports_dimensions": self.supports_dimensions,
             "matryoshka_dimensions": list(self.matryoshka_dimensions) or None,
             "normalize": True,
         }
-        about = {"model_path": self.model, "weight_version": "default", "architectures": ["Qwen3ForCausalLM"]}
+        about: dict[str, Any] = {"model_path": self.model, "architectures": ["Qwen3ForCausalLM"]}
+        if self.weight_version is not None:
+            about["weight_version"] = self.weight_version
         return web.json_response(about | {"embedding": abilities})
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:

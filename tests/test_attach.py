@@ -52,7 +52,11 @@ REFUSALS = {
     "name too long": (["articles", "--text", "body", "--name", "é" * 32], "1 to 63 bytes", ""),
     "more than the model has": (["articles", "--text", "body", "--dimensions", "17"], "16 dimensions, not 17", ""),
     "no dimensions": (["articles", "--text", "body", "--dimensions", "0"], "1 to 4000", ""),
-    "another model": (["articles", "--text", "body", "--model", "x/y"], "does not serve x/y but stand-in", ""),
+    "another model": (
+        ["articles", "--text", "body", "--model", "x/y"],
+        "serves stand-in, not x/y; leave --model out",
+        "",
+    ),
     "nothing to embed": (["articles"], "either --text", "--template"),
     "two ways to say it": (["articles", "--text", "body", "--template", "{body}"], "either --text", ""),
     "template without a column": (["articles", "--template", "body"], "names no column", ""),

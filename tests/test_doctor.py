@@ -60,6 +60,10 @@ def fewer_dimensions(rig: Rig) -> None:
     rig.server.dimensions = 4
 
 
+def other_weights(rig: Rig) -> None:
+    rig.server.weight_version = "v2"
+
+
 def long_vectors(rig: Rig) -> None:
     vector = rig.server.vector
     rig.server.vector = lambda text, dimensions=None: vector(text, dimensions) * 3  # type: ignore[method-assign]
@@ -89,8 +93,9 @@ def sql(query: str) -> Callable[[Rig], None]:
          "detach articles"),
         (no_end_token, "wrong", "server", "appends no end token", "tokenizer.json"),
         (no_shortening, "warning", "server", "does not shorten", "is_matryoshka"),
-        (fewer_dimensions, "wrong", "server", "articles has vectors of stand-in with 8 dimensions", "start a server"),
-        (another_model, "wrong", "server", "articles has vectors of stand-in", "start a server of that model"),
+        (fewer_dimensions, "wrong", "server", "serves stand-in (4 dimensions", "serve the old one again"),
+        (another_model, "wrong", "server", "articles was attached with stand-in (16 dimensions", "serve the old one again"),
+        (other_weights, "wrong", "server", "serves stand-in (16 dimensions, weights v2)", "detach articles, and attach anew"),
         (long_vectors, "warning", "server", "length 1 within 2e+00", "--is-embedding"),
         (inconstant_vectors, "warning", "server", "alone and among others differ", "attention backend"),
     ],

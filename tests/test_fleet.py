@@ -109,18 +109,18 @@ def test_servers_of_different_models_are_told_apart(rig: Rig, pair: tuple[StandI
 
 async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(server: StandIn) -> None:
     went: list[str] = []
-    back = asyncio.Event()
+    first, back = asyncio.Event(), asyncio.Event()
     async with fleet_of(server, most_requests=1) as fleet:
 
         async def request(name: str, live: bool) -> None:
             async with fleet.place(embedding_of(server.model), live=live, work=1) as place:
                 went.append(name)
+                first.set()
                 await back.wait()
                 place.answered()
 
         tasks = [asyncio.create_task(request(f"backfill {n}", False)) for n in range(3)]
-        while not went:
-            await asyncio.sleep(0.01)
+        await first.wait()
         tasks += [asyncio.create_task(request(f"live {n}", True)) for n in range(3)]
         await asyncio.sleep(0.05)
         assert went == ["backfill 0", "live 0", "live 1"]

@@ -91,7 +91,7 @@ def test_a_limit_below_one_is_a_usage_error(filled: Rig) -> None:
 
 def test_search_refuses_a_server_of_another_model(filled: Rig) -> None:
     filled.server.model = "another"
-    assert "holds vectors of stand-in" in filled.refused("search", "articles", "x")
+    assert "articles was attached with stand-in (16 dimensions" in filled.refused("search", "articles", "x")
 
 
 def test_search_says_that_the_server_is_away(filled: Rig) -> None:

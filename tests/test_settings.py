@@ -50,6 +50,13 @@ def test_the_root_of_the_server_is_its_url_without_v1(url: str, root: str) -> No
     assert resolve({}, server_url=url).server_root == root
 
 
+@pytest.mark.parametrize(
+    "written", ["http://a/v1,http://b/v1", " http://a/v1, http://b/v1/ ", "http://a/v1 http://b/v1"]
+)
+def test_several_servers_are_separated_by_commas_or_blanks(written: str) -> None:
+    assert [one.server_url for one in resolve({}, server_url=written).servers] == ["http://a/v1", "http://b/v1"]
+
+
 @pytest.mark.parametrize("url", ["h:1/v1", "ftp://h/v1", "http://", "http://h:none/v1", "http://[::1/v1"])
 def test_a_server_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not one; write it like"):

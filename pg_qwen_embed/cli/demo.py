@@ -72,7 +72,8 @@ def _attach(settings: Settings, connection: Connection) -> None:
         connection,
         attach.Declaration(
             table=stage.TABLE, template=template.parse("{name}\n\n{doc}"), model=chosen.model,
-            dimensions=chosen.dimensions, name=stage.NAME,
+            dimensions=chosen.dimensions, name=stage.NAME, weight_version=chosen.weight_version,
+            full_dimensions=chosen.full_dimensions,
         ),
     )  # fmt: skip
     click.echo(

@@ -118,6 +118,9 @@ def _warnings(one: Status) -> str:
     if one.triggers_amiss:
         found += f"  warning: {one.triggers_amiss} of its 5 triggers are missing, disabled or out of date; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"
+    if one.another_model:
+        found += "  warning: the embedding server serves another model, or other weights, than it was attached with, and gets "
+        found += "no documents; see: pg-qwen-embed doctor\n"
     if one.held_back_by:
         found += f"  warning: {one.held_back_by}, keeps vacuum from the outbox and slows the worker down\n"
     return found

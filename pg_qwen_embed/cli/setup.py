@@ -96,6 +96,8 @@ def attach(
         column=column,
         too_long=TooLong(too_long),
         backfill=not no_backfill,
+        weight_version=chosen.weight_version,
+        full_dimensions=chosen.full_dimensions,
     )
     with connect(settings.database_url, "pg_qwen_embed attach") as connection:
         if dry_run:

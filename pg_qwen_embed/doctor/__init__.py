@@ -6,7 +6,7 @@ import asyncio
 
 from pg_qwen_embed.doctor.database import look_at_database
 from pg_qwen_embed.doctor.findings import Finding, State
-from pg_qwen_embed.doctor.server import look_at_server
+from pg_qwen_embed.doctor.server import look_at_servers
 from pg_qwen_embed.settings import Settings
 
 __all__ = ["Finding", "State", "diagnose"]
@@ -15,7 +15,8 @@ __all__ = ["Finding", "State", "diagnose"]
 def diagnose(settings: Settings) -> list[Finding]:
     """Findings on the settings, the database with every embedding in it, and the server."""
     found, embeddings = look_at_database(settings.database_url)
-    return [_look_at_key(settings), *found, *asyncio.run(look_at_server(settings, embeddings))]
+    keys = [_look_at_key(one) for one in settings.servers]
+    return [*keys, *found, *asyncio.run(look_at_servers(settings, embeddings))]
 
 
 def _look_at_key(settings: Settings) -> Finding:

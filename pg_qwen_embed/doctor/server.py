@@ -1,4 +1,4 @@
-"""The embedding server: does it answer, with the right model, vectors that may be believed, and how fast."""
+"""The embedding servers: does each answer, with the right model, vectors that may be believed, and how fast."""
 
 import asyncio
 import statistics
@@ -20,32 +20,42 @@ TOLERANCE = 1e-3  # of a component; in fp16 a batch differs from a single text b
 NORM_TOLERANCE = 1e-2
 
 
-async def look_at_server(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
-    found: list[Finding] = []
+async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
+    looks = await asyncio.gather(*(_look(one, embeddings) for one in settings.servers))
+    infos = [info for info, _ in looks if info]
+    return [*_models(infos, embeddings), *(finding for _, found in looks for finding in found)]
+
+
+async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[ModelInfo | None, list[Finding]]:
+    info, found = None, []
     try:
         async with EmbeddingServer(settings) as server:
             info = await server.model_info()
             about = await server.server_info()
-            found += [_version(about, info), *_models(info, embeddings), *_dimensions(info, embeddings)]
+            ours = [embedding for embedding in embeddings if not info.mismatch(embedding)]
+            found += [_version(about, info), *_dimensions(info, ours)]
             found += await _length(server, info, about)
             found += await _believable(server, info)
             found.append(await _speed(server, info))
     except (ServerUnavailable, DocumentRefused) as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
-    return found
+    return info, found
 
 
 def _version(about: dict[str, object], info: ModelInfo) -> Finding:
-    return Finding(AREA, State.OK, f"version {about.get('version', 'unknown')}, serves {info.model}")
+    weights = f", weights {info.weight_version}" if info.weight_version else ""
+    return Finding(
+        AREA, State.OK, f"{info.url}: version {about.get('version', 'unknown')}, serves {info.model}{weights}"
+    )
 
 
-def _models(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
+def _models(infos: Sequence[ModelInfo], embeddings: Sequence[Embedding]) -> Iterator[Finding]:
+    """Embeddings that none of those that answer has the model of."""
     for embedding in embeddings:
-        generation = embedding.generation
-        if not info.serves(generation.model, generation.dimensions):
-            yield Finding(AREA, State.WRONG, f"{embedding.name} has vectors of {generation.model} with "
-                          f"{generation.dimensions} dimensions",
-                          "start a server of that model; its changes wait until then")  # fmt: skip
+        mismatches = [info.mismatch(embedding) for info in infos]
+        if mismatches and mismatches[0] and all(mismatches):
+            advice = f"{mismatches[0].advice}; its changes wait until then"
+            yield Finding(AREA, State.WRONG, mismatches[0].text, advice)
 
 
 def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:

@@ -8,8 +8,10 @@ VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)
 RETURNING id;
 
 -- name: register_generation
-INSERT INTO _qwen_embed.generation (embedding_id, model, dimensions, distance, template, store, too_long)
-VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s, %(too_long)s)
+INSERT INTO _qwen_embed.generation
+    (embedding_id, model, dimensions, distance, template, store, too_long, weight_version, full_dimensions)
+VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s, %(too_long)s,
+        %(weight_version)s, %(full_dimensions)s)
 RETURNING id;
 
 -- name: register_backfill

@@ -11,6 +11,11 @@ SELECT r.rows, v.vectors, v.cut,
         WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND l.classid = %(leader_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2 AND l.granted
         LIMIT 1) AS leader,
+       EXISTS (SELECT FROM pg_locks l
+               WHERE l.locktype = 'advisory'
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                 AND l.classid = %(refused_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2
+                 AND l.granted) AS another_model,
        (SELECT count(*)
         FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[])
              AS e(name, body, whatever_columns)
