@@ -10,6 +10,7 @@ for a hiccup. Ends with SIGTERM."""
 import argparse
 import asyncio
 import base64
+import heapq
 import json
 import time
 import zlib
@@ -31,7 +32,7 @@ class Gpu:
     fixed: float
     per_token: float
     dimensions: int
-    turns: asyncio.Semaphore = field(init=False)
+    free_at: list[float] = field(init=False)  # when each of the parallel ones is done with what it has
     busy: float = 0.0
     texts: int = 0
     tokens: int = 0
@@ -42,18 +43,18 @@ class Gpu:
     away_status: int = 0
 
     def __post_init__(self) -> None:
-        self.turns = asyncio.Semaphore(self.parallel)
+        self.free_at = [0.0] * self.parallel
         rows = np.random.default_rng(0).standard_normal((VECTORS, self.dimensions)).astype("<f4")
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         self.encoded = [base64.b64encode(row.tobytes()).decode() for row in rows]
 
     async def work(self, tokens: int, texts: int) -> None:
-        seconds = self.fixed + self.per_token * tokens
-        async with self.turns:
-            now = time.perf_counter()
-            self.first = self.first or now
-            await asyncio.sleep(seconds)
-            self.last = time.perf_counter()
+        """Begins when it is here and one is free, not when this process comes to look: a GPU has its next work queued."""
+        seconds, now = self.fixed + self.per_token * tokens, time.perf_counter()
+        end = max(now, heapq.heappop(self.free_at)) + seconds
+        heapq.heappush(self.free_at, end)
+        self.first, self.last = self.first or now, max(self.last, end)
+        await asyncio.sleep(end - now)
         self.busy += seconds
         self.texts += texts
         self.tokens += tokens

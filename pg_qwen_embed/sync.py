@@ -130,7 +130,7 @@ class Feed:
 
     @property
     def _room(self) -> int:
-        return max(self._limits.documents, 2 * self._fleet.limit * self._limits.request.documents)
+        return max(self._limits.documents, 4 * self._fleet.limit * self._limits.request.documents)
 
     # Reading: called from the worker's loop, on its connection.
 
