@@ -4,8 +4,9 @@
 
 A request takes `fixed-ms`, and `token-us` for each of its tokens (a token is four bytes of text); `parallel` requests
 run at once, the others wait in order. The vectors cost next to nothing: one of 4,096 random ones, by a checksum of the
-text. `GET /counters` tells what was done; `POST /counters` sets it to nothing, and takes {"away": seconds, "status": 503}
-for a hiccup. Ends with SIGTERM."""
+text. `GET /counters` tells what was done, `GET /log` when: [seconds of this machine's monotonic clock, tokens] of each
+request. `POST /counters` sets it to nothing. `POST /away` {"seconds": 5, "status": 503} is a hiccup: requests get this
+status, or without one have their connections closed, those under way as well. Ends with SIGTERM."""
 
 import argparse
 import asyncio
@@ -15,6 +16,7 @@ import json
 import time
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import orjson
@@ -39,6 +41,8 @@ class Gpu:
     requests: int = 0
     first: float = 0.0
     last: float = 0.0
+    log: list[tuple[float, int]] = field(default_factory=list)
+    under_way: dict[int, web.Request] = field(default_factory=dict)
     away_until: float = 0.0
     away_status: int = 0
 
@@ -59,20 +63,27 @@ class Gpu:
         self.texts += texts
         self.tokens += tokens
         self.requests += 1
+        self.log.append((end, tokens))
 
-    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+    @web.middleware
+    async def away(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if not request.path.startswith("/v1/"):  # told what to do, or asked what was done
+            told: web.StreamResponse = await handler(request)
+            return told
         if time.perf_counter() < self.away_until:
             if self.away_status:
-                message = {
-                    "object": "error",
-                    "message": "The request queue is full.",
-                    "type": "503",
-                    "param": None,
-                    "code": 503,
-                }
+                message = {"object": "error", "message": "The request queue is full.", "type": "503", "param": None,
+                           "code": 503}  # fmt: skip
                 return web.json_response(message, status=self.away_status)
-            assert request.transport
-            request.transport.abort()  # as a server that has died
+            _close(request)
+        self.under_way[id(request)] = request
+        try:
+            answer: web.StreamResponse = await handler(request)
+        finally:
+            del self.under_way[id(request)]
+        return answer
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
         texts = orjson.loads(await request.read())["input"]
         texts = [texts] if isinstance(texts, str) else texts
         tokens = sum(len(text) for text in texts) // 4 + len(texts)
@@ -92,18 +103,35 @@ class Gpu:
         found = {"busy": self.busy, "texts": self.texts, "tokens": self.tokens, "requests": self.requests,
                  "wall": self.last - self.first}  # fmt: skip
         if request.method == "POST":
-            asked = json.loads(await request.read() or b"{}")
             self.busy = self.first = self.last = 0.0
             self.texts = self.tokens = self.requests = 0
-            self.away_until, self.away_status = time.perf_counter() + asked.get("away", 0), asked.get("status", 0)
         return web.json_response(found)
+
+    async def logged(self, _: web.Request) -> web.Response:
+        return web.json_response(self.log)
+
+    async def go_away(self, request: web.Request) -> web.Response:
+        asked = json.loads(await request.read())
+        self.away_until, self.away_status = time.perf_counter() + asked["seconds"], asked.get("status", 0)
+        if not self.away_status:
+            for other in list(self.under_way.values()):
+                _close(other)
+        return web.json_response({})
+
+
+def _close(request: web.Request) -> None:
+    """As a server that has died."""
+    if request.transport:
+        request.transport.abort()
 
 
 async def serve(gpu: Gpu) -> None:
-    app = web.Application(client_max_size=64 << 20)
+    app = web.Application(client_max_size=64 << 20, middlewares=[gpu.away])
     app.router.add_post("/v1/embeddings", gpu.embeddings)
     app.router.add_get("/v1/models", gpu.models)
     app.router.add_route("*", "/counters", gpu.counters)
+    app.router.add_get("/log", gpu.logged)
+    app.router.add_post("/away", gpu.go_away)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

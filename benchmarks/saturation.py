@@ -40,11 +40,11 @@ def gpu(parallel: int, fixed_ms: float, token_us: float) -> Iterator[str]:
         process.wait(15)
 
 
-def counters(url: str, body: dict[str, Any] | None = None) -> dict[str, float]:
+def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """What the modelled GPU answers; with a body it is told something."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/counters", data=data) as answer:
-        found: dict[str, float] = json.load(answer)
-    return found
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/{path}", data=data) as answer:
+        return json.load(answer)
 
 
 def change(connection: psycopg.Connection, number: int) -> float:
@@ -97,7 +97,7 @@ def main() -> None:
         ):
             medians(connection, client, 0.05)  # to warm up
             idle = medians(connection, client, 0.1)
-            counters(server_url, {})
+            ask(server_url, "counters", {})
             assert rig.run(["attach", "documents", "--text", "body"], environment).status == 0
             time.sleep(0.1 * wanted.seconds)
             busy = medians(connection, client, 0.02 * wanted.seconds)
@@ -105,7 +105,7 @@ def main() -> None:
             during = connection.execute(state).fetchone()
             while connection.execute(state).fetchone() in (("pending",), ("running",)):
                 time.sleep(0.02)
-            done = counters(server_url)
+            done = ask(server_url, "counters")
     request = done["busy"] / done["requests"] * 1000
     rig.report(
         "saturation", parallel=wanted.parallel, fixed_ms=wanted.fixed_ms, token_us=wanted.token_us, rows=rows,

@@ -1,0 +1,80 @@
+"""How soon a backfill is as fast as before when the server has hiccups, and that no vector is lost by them.
+
+    python benchmarks/hiccups.py [--parallel 1 --fixed-ms 5 --token-us 5]
+
+The server is a modelled GPU (modelled_gpu.py). slow_start: it answers nothing but 503 for the worker's first seconds;
+cut: every connection is closed once; away: closed for five seconds; overload: 503 for two seconds. Each figure: seconds
+from the end of the hiccup to the first two seconds in which as much is done as before it, less 5 %. One line of JSON."""
+
+import argparse
+import time
+from bisect import bisect_left
+
+import psycopg
+import rig
+import texts
+from saturation import ask, gpu
+
+from pg_qwen_embed import embedded
+
+STEADY, WINDOW, SHARE = 8.0, 2.0, 0.95
+HICCUPS = {"cut": (0.0, 0), "away": (5.0, 0), "overload": (2.0, 503)}  # seconds, status
+Log = list[tuple[float, int]]
+
+
+def throughput(log: Log, begin: float, end: float) -> float:
+    """Tokens a second."""
+    times = [when for when, _ in log]
+    return sum(tokens for _, tokens in log[bisect_left(times, begin) : bisect_left(times, end)]) / (end - begin)
+
+
+def recovered(log: Log, end: float, before: float) -> float:
+    """Seconds from `end` to the first stretch that is as fast as `before`, nearly."""
+    starts = (end + step / 20 for step in range(int(20 * STEADY)))
+    return round(next(start for start in starts if throughput(log, start, start + WINDOW) >= SHARE * before) - end, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--fixed-ms", type=float, default=5)
+    parser.add_argument("--token-us", type=float, default=5)
+    wanted = parser.parse_args()
+    sample = list(texts.documents(6400))
+    per_text = (wanted.fixed_ms / 64 + wanted.token_us * sum(map(len, sample)) / len(sample) / 4000) / wanted.parallel
+    seconds = 2 * STEADY + len(HICCUPS) * (STEADY + WINDOW)
+    documents = [f"{text} {n}" for n, text in enumerate(sample * 100)][: int(1000 * seconds / per_text)]
+    with embedded.postgres() as url, gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
+        environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+        rig.load(url, documents)
+        for command in (["init"], ["attach", "documents", "--text", "body"]):
+            assert rig.run(command, environment).status == 0
+        ask(server_url, "away", {"seconds": 3, "status": 503})
+        ends = {"slow_start": time.perf_counter() + 3}
+        begins = {}
+        with rig.started(["worker"], environment, "following"), psycopg.connect(url, autocommit=True) as connection:
+            time.sleep(3 + STEADY)
+            for name, (away, status) in HICCUPS.items():
+                begins[name] = time.perf_counter()
+                ask(server_url, "away", {"seconds": away, "status": status})
+                ends[name] = time.perf_counter() + away
+                time.sleep(away + STEADY + WINDOW)
+            state = "SELECT state FROM _qwen_embed.backfill"
+            assert connection.execute(state).fetchone() == ("running",), "the backfill was over too soon"
+            while connection.execute(state).fetchone() == ("running",):
+                time.sleep(0.02)
+            (vectors,) = connection.execute("SELECT count(*) FROM qwen_embed.documents").fetchone() or (0,)
+            (failures,) = connection.execute("SELECT count(*) FROM _qwen_embed.failure_1").fetchone() or (0,)
+        log: Log = sorted((when, tokens) for when, tokens in ask(server_url, "log"))
+    steady = throughput(log, begins["cut"] - STEADY / 2, begins["cut"])
+    begins["slow_start"] = begins["cut"]
+    found = {name: recovered(log, end, throughput(log, begins[name] - STEADY / 2, begins[name]))
+             for name, end in ends.items()}  # fmt: skip
+    rig.report(
+        "hiccups", parallel=wanted.parallel, fixed_ms=wanted.fixed_ms, token_us=wanted.token_us, rows=len(documents),
+        vectors=vectors, failures=failures, tokens_per_second=round(steady), recovered_s=found,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
