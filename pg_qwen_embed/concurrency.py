@@ -13,9 +13,10 @@ from enum import Enum, auto
 
 GROWTH = 1.03  # more throughput than this makes a higher number worth it
 LOSS = 0.98  # less than this makes a lower number a loss
-STEP = 1.5  # of the climb
+STEP, LEAP = 1.5, 2.0  # of the climb; the leap while throughput grows with the number
+LINEAR = 0.9  # of that proportion
 SHORTEST = 0.2  # seconds of a stretch, and
-ANSWERS = 4  # answers of it for each request in flight, or it says too little
+ANSWERS, TRIAL = 2, 4  # answers of it for each request in flight, or it says too little; of a trial
 PATIENCE = 4  # stretches before the first trial, once it has settled; twice as many after each that was in vain, up to
 LONGEST_PATIENCE = 32
 CHANGED = 0.8  # a throughput below this share of what was known, or above its inverse: another server
@@ -66,7 +67,8 @@ class Limiter:
         self._work += work
         self._answers += 1
         duration = now - self._started
-        enough = duration >= SHORTEST and self._answers >= max(16, ANSWERS * self.limit)
+        answers = (TRIAL if self._phase is Phase.TRYING else ANSWERS) * self.limit
+        enough = duration >= SHORTEST and self._answers >= max(16, answers)
         if enough or self._is_in_vain(duration):
             throughput = self._work / duration
             self._begin(now)
@@ -115,17 +117,19 @@ class Limiter:
             self._settle(self._settled)
 
     def _go_up(self, throughput: float) -> None:
-        """This number is worth it: try a higher one."""
+        """This number is worth it: try a higher one, a much higher one if each more does as much as those before."""
+        in_proportion = self._throughput * self.limit / self._settled
+        step = LEAP if throughput > LINEAR * in_proportion else STEP
         self._phase, self._settled, self._throughput, self._odd = Phase.CLIMBING, self.limit, throughput, 0
         self._patience = PATIENCE
-        self._go_to(max(self.limit + 1, int(self.limit * STEP)))
+        self._go_to(max(self.limit + 1, int(self.limit * step)))
 
     def _stay(self, now: float, throughput: float) -> None:
         known = self._throughput
         odd = known and not CHANGED < throughput / known < 1 / CHANGED
         self._odd = self._odd + 1 if odd else 0
-        if self._odd == 2:  # not a hiccup: begin again from here
-            self._go_up(throughput)
+        if self._odd == 2:  # not a hiccup
+            self._begin_again(throughput)
             return
         if not odd:
             self._throughput = throughput if not known else 0.7 * known + 0.3 * throughput
@@ -133,6 +137,15 @@ class Limiter:
         self._stretches += 1
         if self._stretches >= self._patience and now >= self._cool_at:
             self._try()
+
+    def _begin_again(self, throughput: float) -> None:
+        """From here: upwards with a server that has become faster, downwards with one that has become slower."""
+        if throughput > self._throughput or self.limit == 1:
+            self._go_up(throughput)
+        else:
+            self._throughput, self._patience = throughput, PATIENCE
+            self._settle(self.limit)
+            self._try_step(-1)
 
     def _notice_drift(self) -> None:
         """Another throughput than at the last trial makes that trial's result doubtful."""
