@@ -35,17 +35,22 @@ class Client:
     is read once, and again after a server was refused for it."""
 
     def __init__(
-        self, database_url: str | None = None, *, server_url: str | None = None, api_key: str | None = None
+        self,
+        database_url: str | None = None,
+        *,
+        server_url: str | None = None,
+        api_key: str | None = None,
+        ca_file: str | None = None,
     ) -> None:
-        options = {"database_url": database_url, "server_url": server_url, "api_key": api_key}
+        options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
+        self._server = EmbeddingServer(self._settings)
         self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pg_qwen_embed client", daemon=True)
         self._thread.start()
-        self._server = EmbeddingServer(self._settings)
         self._info: ModelInfo | None = None
         self._looked = 0.0  # when it was last known to be true
         self._run(self._server.__aenter__())

@@ -19,6 +19,10 @@ VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
         f"The embedding server's OpenAI-compatible base URL (default {DEFAULT_SERVER_URL}).",
     ),
     "api_key": (("PG_QWEN_EMBED_API_KEY",), "The key sent to the embedding server as a Bearer token."),
+    "ca_file": (
+        ("PG_QWEN_EMBED_CA_FILE",),
+        "A PEM file of the authorities by which the embedding server's certificate is checked (default: the system's).",
+    ),
     "model": (("PG_QWEN_EMBED_MODEL",), "The model new embeddings use (default: the one the server serves)."),
 }
 
@@ -29,6 +33,7 @@ class Settings:
     server_url: str = field(default=DEFAULT_SERVER_URL, repr=False)  # may hold a password
     api_key: str | None = field(default=None, repr=False)
     model: str | None = None
+    ca_file: str | None = None
 
     @property
     def shown_server_url(self) -> str:
@@ -51,6 +56,7 @@ def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
         server_url=_http_url(found["server_url"] or DEFAULT_SERVER_URL),
         api_key=found["api_key"],
         model=found["model"],
+        ca_file=found["ca_file"],
     )
 
 

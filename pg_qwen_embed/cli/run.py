@@ -48,7 +48,7 @@ ONCE_PATIENCE = 15.0
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
 )
-@with_settings("database_url", "server_url")
+@with_settings("database_url", "server_url", "ca_file")
 def worker(
     settings: Settings, once: bool, poll: float, request_timeout: float, verify_every: float, log_level: str
 ) -> None:
