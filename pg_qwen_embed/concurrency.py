@@ -47,6 +47,9 @@ class Limiter:
     _odd: int = 0
     _cool_at: float = field(default=0.0)
 
+    def __post_init__(self) -> None:
+        self.limit = min(self.limit, self.highest)
+
     def answered(self, now: float, work: float, *, saturated: bool) -> None:
         """A request that did so much work was answered; saturated: more could have been sent than the limit allows."""
         if not saturated:

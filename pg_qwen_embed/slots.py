@@ -1,7 +1,7 @@
 """Who may ask the embedding server now: as many requests at once as the limiter finds good, live ones first.
 
-All feeds of a worker share the slots of a server. A few are kept for live changes beyond the limit, so that none waits
-for a backfill's requests to come back."""
+All feeds of a worker share the slots of a server. A few are kept for live changes beyond the limit found, so that none
+waits for a backfill's requests to come back; beyond the highest limit allowed goes nobody."""
 
 import asyncio
 import heapq
@@ -35,6 +35,10 @@ class Slots:
     @property
     def limit(self) -> int:
         return self._limiter.limit
+
+    @property
+    def in_flight(self) -> int:
+        return sum(self._in_flight)
 
     @property
     def empty(self) -> bool:
@@ -83,6 +87,7 @@ class Slots:
                 turn.set_result(None)
 
     def _has_room(self, kind: int) -> bool:
-        if sum(self._in_flight) < self._limiter.limit:
+        if self.in_flight < self._limiter.limit:
             return True
-        return kind == LIVE and self._in_flight[LIVE] < RESERVED
+        more = self.in_flight < self._limiter.highest
+        return kind == LIVE and self._in_flight[LIVE] < RESERVED and more

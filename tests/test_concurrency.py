@@ -167,6 +167,19 @@ async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up() -> 
     assert slots.empty
 
 
+async def test_nobody_goes_beyond_the_highest_number_allowed() -> None:
+    slots, went = Slots(Limiter(highest=1)), []
+
+    async def request(live: bool) -> None:
+        async with slots.one(live=live):
+            went.append(live)
+            await asyncio.sleep(0)
+            assert slots.in_flight == 1
+
+    await asyncio.gather(*(request(live) for live in [False, False, True, True]))
+    assert went == [False, True, True, False]
+
+
 async def test_request_that_is_cancelled_gives_its_slot_back() -> None:
     slots = Slots(Limiter(limit=1))
 
