@@ -72,17 +72,24 @@ class Client:
     is read once, and again after a server was refused for it."""
 
     def __init__(
-        self, database_url: str | None = None, *, server_url: str | None = None, api_key: str | None = None
+        self,
+        database_url: str | None = None,
+        *,
+        server_url: str | None = None,
+        api_key: str | None = None,
+        ca_file: str | None = None,
     ) -> None:
-        options = {"database_url": database_url, "server_url": server_url, "api_key": api_key}
+        options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
+        self._servers = [
+            Asked(EmbeddingServer(one)) for one in self._settings.servers
+        ]  # the one that failed comes last
         self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pg_qwen_embed client", daemon=True)
         self._thread.start()
-        self._servers = [Asked(EmbeddingServer(one)) for one in self._settings.servers]  # the ones that failed last
         for asked in self._servers:
             self._run(asked.server.__aenter__())
 

@@ -67,7 +67,7 @@ class Member:
     def has_room_at(self, kind: int) -> float | None:
         """From when on it takes one more of this kind; None: not before something changes."""
         spare = self.limiter.limit - self.busy
-        if kind == LIVE:
+        if kind == LIVE and self.busy < self.limiter.highest:
             return 0.0 if spare > 0 or self._in_flight[LIVE] < RESERVED else None
         if spare <= 0:
             return None

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pg_qwen_embed.sglang import LOOK_EVERY, READ_TIMEOUT
 from pg_qwen_embed.sync import Limits
 
+MOST_REQUESTS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -24,5 +26,5 @@ class Options:
     look_every: float = LOOK_EVERY  # whether the server still serves the same
     grace: float = 10.0  # for what is in flight when told to stop
     patience: float | None = None  # how long an absent server is borne; None for ever
-    most_requests: int = 64  # in flight at once, for all embeddings together
+    most_requests: int = MOST_REQUESTS  # with documents, in flight at once, for all embeddings together
     limits: Limits = field(default_factory=Limits)

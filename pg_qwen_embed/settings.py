@@ -20,6 +20,10 @@ VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
         "several servers with commas between.",
     ),
     "api_key": (("PG_QWEN_EMBED_API_KEY",), "The key sent to the embedding server as a Bearer token."),
+    "ca_file": (
+        ("PG_QWEN_EMBED_CA_FILE",),
+        "A PEM file of the authorities by which the embedding server's certificate is checked (default: the system's).",
+    ),
     "model": (("PG_QWEN_EMBED_MODEL",), "The model new embeddings use (default: the one the server serves)."),
 }
 
@@ -30,6 +34,7 @@ class Settings:
     server_url: str = field(default=DEFAULT_SERVER_URL, repr=False)  # may hold a password
     api_key: str | None = field(default=None, repr=False)
     model: str | None = None
+    ca_file: str | None = None
     further_server_urls: tuple[str, ...] = field(default=(), repr=False)
 
     @property
@@ -61,6 +66,7 @@ def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
         further_server_urls=tuple(further),
         api_key=found["api_key"],
         model=found["model"],
+        ca_file=found["ca_file"],
     )
 
 

@@ -5,6 +5,7 @@ DocumentRefused: the input. ServerUnavailable: the server, try later. ServerFaul
 
 import asyncio
 import io
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,6 +24,7 @@ from pg_qwen_embed.errors import (
     ServerFault,
     ServerOverloaded,
     ServerUnavailable,
+    UsageError,
 )
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.settings import Settings
@@ -101,8 +103,11 @@ class EmbeddingServer:
     """`async with EmbeddingServer(settings) as server`; one pool of connections, any number of tasks."""
 
     def __init__(self, settings: Settings, timeout: float = READ_TIMEOUT) -> None:
-        """timeout: seconds for a request, from its start to the last byte of the answer."""
+        """timeout: seconds for a request, from its start to the last byte of the answer.
+
+        Raises UsageError for a CA file that cannot be used."""
         self._settings = settings
+        self._trusted = _trusted(settings.ca_file)
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
@@ -111,7 +116,8 @@ class EmbeddingServer:
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),  # how many is the slots' business
+            # How many connections is the slots' business.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted),
             trust_env=True,
         )
         return self
@@ -263,6 +269,11 @@ class EmbeddingServer:
             raise ServerFault(
                 f"the embedding server at {self.url} closed the connection before it had answered"
             ) from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ServerUnavailable(
+                f"the certificate of the embedding server at {self.url} is not trusted "
+                f"({_distrust(error.certificate_error)}); set PG_QWEN_EMBED_CA_FILE to the file of the authority that signed it"
+            ) from None
         except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise ServerUnavailable(
                 f"the embedding server at {self.url} does not answer ({_reason(error)}); "
@@ -313,6 +324,23 @@ def _tokens(answer: dict[str, Any]) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
+def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
+    """By what certificates are checked; True: by what the system trusts."""
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        reason = "it holds no certificate in PEM"
+    except (OSError, ValueError) as error:
+        reason = _reason(error)
+    raise UsageError(f"the CA file {ca_file} cannot be used ({reason}); see PG_QWEN_EMBED_CA_FILE") from None
+
+
+def _distrust(error: Exception) -> str:
+    return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
+
+
 def _weights(info: dict[str, Any]) -> str | None:
     version = info.get("weight_version")
     return version if isinstance(version, str) and version else None
@@ -355,5 +383,5 @@ def _sentence(content: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    os_error = getattr(error, "os_error", None)
-    return (os_error and os_error.strerror) or str(error) or type(error).__name__
+    os_error = getattr(error, "os_error", error)
+    return getattr(os_error, "strerror", None) or str(error) or type(error).__name__

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import ssl
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ class StandIn:
     supports_dimensions: bool = True
     matryoshka_dimensions: tuple[int, ...] = ()
     api_key: str | None = None
+    certificate: ssl.SSLContext | None = None  # then it speaks TLS
     context_length: int = 32_768  # of tokens, which are bytes here
     ends: bool = True  # the tokenizer appends the token that is pooled
     tokenizing: str = ""  # how /tokenize and /server_info go wrong: "403", "400", "nothing"
@@ -50,6 +52,7 @@ class StandIn:
     requests: list[dict[str, Any]] = field(default_factory=list)  # bodies of /v1/embeddings
     texts: list[str] = field(default_factory=list)  # every input answered with a vector, the probe left out
     waiting: list[list[str]] = field(default_factory=list)  # inputs of requests that are held back now
+    most_waiting: int = 0  # requests at once
     url: str = ""
     port: int = 0  # the one it had, when it is started again
     _holds: dict[int, Callable[[list[str]], bool]] = field(default_factory=dict)
@@ -80,10 +83,11 @@ class StandIn:
         async def serve() -> None:
             runner = web.AppRunner(self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
+            site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.certificate)
             await site.start()
             self.port = runner.addresses[0][1]
-            self.url = f"http://127.0.0.1:{self.port}/v1"
+            scheme = "https" if self.certificate else "http"
+            self.url = f"{scheme}://127.0.0.1:{self.port}/v1"
             ready.set()
             await stopping.wait()
             await runner.cleanup()
@@ -204,6 +208,7 @@ class StandIn:
     async def _hold_back(self, texts: list[str]) -> None:
         await asyncio.sleep(self.delay)
         self.waiting.append(texts)
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
         try:
             while any(condition(texts) for condition in list(self._holds.values())):  # noqa: ASYNC110  # no event for it
                 await asyncio.sleep(0.005)

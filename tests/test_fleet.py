@@ -110,7 +110,7 @@ def test_servers_of_different_models_are_told_apart(rig: Rig, pair: tuple[StandI
 async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(server: StandIn) -> None:
     went: list[str] = []
     first, back = asyncio.Event(), asyncio.Event()
-    async with fleet_of(server, most_requests=1) as fleet:
+    async with fleet_of(server) as fleet:  # it begins with two at once
 
         async def request(name: str, live: bool) -> None:
             async with fleet.place(embedding_of(server.model), live=live, work=1) as place:
@@ -123,10 +123,27 @@ async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(serve
         await first.wait()
         tasks += [asyncio.create_task(request(f"live {n}", True)) for n in range(3)]
         await asyncio.sleep(0.05)
-        assert went == ["backfill 0", "live 0", "live 1"]
+        assert went == ["backfill 0", "backfill 1", "live 0", "live 1"]
         back.set()
         await asyncio.gather(*tasks)
-        assert went[3:] == ["live 2", "backfill 1", "backfill 2"]
+        assert went[4:] == ["live 2", "backfill 2"]
+
+
+async def test_nobody_goes_beyond_the_highest_number_allowed(server: StandIn) -> None:
+    went: list[bool] = []
+    async with fleet_of(server, most_requests=1) as fleet:
+
+        async def request(live: bool) -> None:
+            async with fleet.place(embedding_of(server.model), live=live, work=1) as place:
+                went.append(live)
+                await asyncio.sleep(0)
+                assert place.member.busy == 1
+
+        async with fleet.place(embedding_of(server.model), live=False, work=1):
+            tasks = [asyncio.create_task(request(live)) for live in (False, False, True, True)]
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*tasks)
+    assert went == [True, True, False, False]
 
 
 async def test_request_that_is_cancelled_gives_its_place_back(server: StandIn) -> None:

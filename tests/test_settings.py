@@ -17,6 +17,7 @@ FULL = {
     "PG_QWEN_EMBED_SERVER_URL": "http://server:1/v1",
     "PG_QWEN_EMBED_API_KEY": "key",
     "PG_QWEN_EMBED_MODEL": "model",
+    "PG_QWEN_EMBED_CA_FILE": "/ca.pem",
 }
 
 
@@ -25,8 +26,14 @@ def test_defaults_stand_where_nothing_is_said() -> None:
 
 
 def test_the_environment_overrides_defaults_and_options_override_the_environment() -> None:
-    assert resolve(FULL) == Settings("postgresql://ours/db", "http://server:1/v1", "key", "model")
-    options = {"database_url": "postgresql://x/y", "server_url": "https://z/v1", "api_key": "k", "model": "m"}
+    assert resolve(FULL) == Settings("postgresql://ours/db", "http://server:1/v1", "key", "model", "/ca.pem")
+    options = {
+        "database_url": "postgresql://x/y",
+        "server_url": "https://z/v1",
+        "api_key": "k",
+        "model": "m",
+        "ca_file": "f",
+    }
     assert dataclasses.asdict(resolve(FULL, **options)) == options | {"further_server_urls": ()}
 
 
@@ -110,7 +117,11 @@ def test_every_command_that_takes_a_setting_names_its_variables_in_its_help() ->
     context = click.Context(main)
     for name in main.list_commands(context):
         said = " ".join(CliRunner().invoke(main, [name, "--help"]).output.split())
-        for setting, option in (("database_url", "--database-url"), ("server_url", "--server-url")):
+        for setting, option in (
+            ("database_url", "--database-url"),
+            ("server_url", "--server-url"),
+            ("ca_file", "--ca-file"),
+        ):
             if option in said:
                 assert all(variable in said for variable in VARIABLES[setting][0]), name
 

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from rig import Process, Rig, both_versions, eventually
+from stand_in import PROBE
 
 
 def leader(rig: Rig, name: str = "articles") -> str | None:
@@ -244,3 +245,23 @@ def test_a_source_that_is_dropped_stops_nothing_else_and_can_be_detached(rig: Ri
     assert "not followed: its table was dropped" in rig.ok("status", "papers")
     rig.ok("detach", "papers", "--yes")
     assert rig.rows("SELECT relname FROM pg_class WHERE relname ~ '^(outbox|store|failure)_2$'") == []
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_more_requests_than_allowed_are_in_flight_though_live_changes_go_first(rig: Rig, most: int) -> None:
+    rig.articles(*(f"text {n}" for n in range(2000)))
+    rig.ok("attach", "articles", "--text", "body")
+    with rig.server.hold(lambda texts: texts != [PROBE]):
+        rig.worker("--max-requests", str(most))
+        eventually(lambda: rig.server.waiting)
+        for n in range(2001, 2051):
+            rig.execute("INSERT INTO articles VALUES (%s, 'new')", n)
+        eventually(lambda: len(rig.server.waiting) == most)
+    eventually(rig.settled)
+    assert rig.server.most_waiting == most
+    rig.assert_in_step()
+
+
+@pytest.mark.parametrize("most", ["0", "1025", "many"])
+def test_a_number_of_requests_that_cannot_be_is_a_usage_error(rig: Rig, most: str) -> None:
+    assert rig.cli("worker", "--max-requests", most).exit_code == 2

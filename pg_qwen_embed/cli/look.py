@@ -39,10 +39,10 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
 @click.argument("text")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1))
 @json_option
-@with_settings("database_url", "server_url")
+@with_settings("database_url", "server_url", "ca_file")
 def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) -> None:
     """The rows of NAME nearest to TEXT, nearest first."""
-    with Client(settings.database_url, server_url=settings.server_url) as client:
+    with Client(settings.database_url, server_url=settings.server_url, ca_file=settings.ca_file) as client:
         hits = client.search(name, text, limit)
     if as_json:
         print_json([{"distance": hit.distance, "row": hit.row} for hit in hits])
@@ -80,7 +80,7 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
 
 @click.command()
 @json_option
-@with_settings("database_url", "server_url")
+@with_settings("database_url", "server_url", "ca_file")
 def doctor(settings: Settings, as_json: bool) -> None:
     """Look at settings, database, embeddings and server; say what to do about each thing that is not right.
 

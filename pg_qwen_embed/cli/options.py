@@ -27,10 +27,11 @@ def with_settings(*names: str) -> Callable[[Callable[Concatenate[Settings, P], R
         decorated: Callable[..., R] = run
         for name in reversed(names):
             variables, meaning = VARIABLES[name]
-            option = click.option(
-                f"--{name.replace('_', '-')}", metavar="URL", help=f"{meaning}  [env: {', '.join(variables)}]"
-            )
-            decorated = option(decorated)
+            decorated = click.option(
+                f"--{name.replace('_', '-')}",
+                metavar="FILE" if name.endswith("_file") else "URL",
+                help=f"{meaning}  [env: {', '.join(variables)}]",
+            )(decorated)
         return decorated
 
     return decorate

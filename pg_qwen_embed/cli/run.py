@@ -12,7 +12,7 @@ from pg_qwen_embed import worker as working
 from pg_qwen_embed.cli import progress
 from pg_qwen_embed.cli.options import with_settings
 from pg_qwen_embed.database import connect
-from pg_qwen_embed.options import Options
+from pg_qwen_embed.options import MOST_REQUESTS, Options
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import READ_TIMEOUT
 
@@ -46,11 +46,25 @@ ONCE_PATIENCE = 15.0
     help="For one request.",
 )
 @click.option(
+    "--max-requests",
+    type=click.IntRange(1, 1024),
+    default=MOST_REQUESTS,
+    show_default=True,
+    metavar="N",
+    help="Send the server at most so many requests at once; how many are best is found below that.",
+)
+@click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
 )
-@with_settings("database_url", "server_url")
+@with_settings("database_url", "server_url", "ca_file")
 def worker(
-    settings: Settings, once: bool, poll: float, request_timeout: float, verify_every: float, log_level: str
+    settings: Settings,
+    once: bool,
+    poll: float,
+    request_timeout: float,
+    verify_every: float,
+    max_requests: int,
+    log_level: str,
 ) -> None:
     """Follow every embedding: backfill it, then keep its vectors in step with the text.
 
@@ -64,6 +78,7 @@ def worker(
         patience=ONCE_PATIENCE if once else None,
         request_timeout=request_timeout,
         verify_every=verify_every,
+        most_requests=max_requests,
     )
     asyncio.run(working.run(settings, options))
 

@@ -58,7 +58,7 @@ def init(settings: Settings) -> None:
               help="A document longer than the model takes: embed its beginning, or make it a failure.")  # fmt: skip
 @click.option("--no-backfill", is_flag=True, help="Embed only what changes from now on.")
 @click.option("--dry-run", is_flag=True, help="Print the SQL, its locks and the grants; create nothing.")
-@with_settings("database_url", "server_url")
+@with_settings("database_url", "server_url", "ca_file")
 def attach(
     settings: Settings,
     table: str,

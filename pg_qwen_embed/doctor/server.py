@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pg_qwen_embed.doctor.findings import Finding, State, judge
-from pg_qwen_embed.errors import DocumentRefused, ServerOverloaded, ServerUnavailable
+from pg_qwen_embed.errors import DocumentRefused, ServerOverloaded, ServerUnavailable, UsageError
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
@@ -37,7 +37,7 @@ async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[Mo
             found += await _length(server, info, about)
             found += await _believable(server, info)
             found.append(await _speed(server, info))
-    except (ServerUnavailable, DocumentRefused) as error:
+    except (ServerUnavailable, DocumentRefused, UsageError) as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
     return info, found
 
