@@ -15,9 +15,7 @@ from subject import Subject
 
 HERE = Path(__file__).parent
 START = 300.0  # seconds until it must be ready
-OPTIONS = ("--is-embedding", "--device", "cpu", "--attention-backend", "torch_native", "--host", "127.0.0.1",
-           "--dtype", "float32", "--max-total-tokens", "65536", "--max-running-requests", "256",
-           "--mem-fraction-static", "0.3")  # fmt: skip
+OPTIONS = ("--is-embedding", "--host", "127.0.0.1")
 
 
 @dataclass
@@ -47,8 +45,11 @@ def sglang(model: Path, folder: Path, name: str, *options: str, key: str | None 
         port = free.getsockname()[1]
     command = [os.environ["SGLANG_PYTHON"], str(HERE / "launch.py"), "--model-path", str(model), "--port", str(port)]
     log = folder / f"{name}.log"
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # several threads of several servers would wait for each other
     with log.open("wb") as file:
-        process = subprocess.Popen([*command, *OPTIONS, *options], stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            [*command, *OPTIONS, *options], stdout=file, stderr=file, env=alone, start_new_session=True
+        )
     try:
         yield Starting(Subject(f"http://127.0.0.1:{port}", str(model), 64, 512, key), process, log)
     finally:
