@@ -18,7 +18,7 @@ test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18
 	$(RUN) pytest -n 2
 
 test-sglang: $(VENV)/installed-dev $(SGLANG)/installed ## our client and our server against a real SGLang on the CPU
-	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/sglang
+	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/sglang --timeout 600
 
 lint: $(VENV)/installed-dev
 	$(RUN) ruff check .

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,14 @@ def query(client: Client, number: int) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def medians(connection: psycopg.Connection, client: Client, pause: float) -> tuple[float, float]:
+def medians(
+    connection: psycopg.Connection, client: Client, pause: float, going: Callable[[], bool] = lambda: True
+) -> tuple[float, float]:
+    """Milliseconds of a change and of a query, seen CHANGES times, or as long as it is `going`, but once at least."""
     changes, queries = [], []
     for number in range(CHANGES):
+        if changes and not going():
+            break
         changes.append(change(connection, number))
         queries.append(query(client, number))
         time.sleep(pause)

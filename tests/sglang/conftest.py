@@ -4,34 +4,34 @@ SGLANG_PYTHON is a Python into which requirements.txt is installed; `make test-s
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from real import HERE, START, Starting, served, sglang
+from rig import eventually
 from stand_in import StandIn
 from subject import KEY, Subject
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Starting]]:
-    """`plain` shortens vectors; `strict` does not, wants a key and takes no more than 8 inputs at once."""
+    """`plain` shortens vectors and has priorities; `strict` does not, wants a key and takes no more than 8 inputs at once."""
     if "SGLANG_PYTHON" not in os.environ:
         pytest.fail("SGLANG_PYTHON is not set; run: make test-sglang")
     folder = tmp_path_factory.mktemp("sglang")
     model = folder / "tiny"
     subprocess.run([os.environ["SGLANG_PYTHON"], str(HERE / "tiny_model.py"), str(model)], check=True, timeout=300)
+    abilities = ("--json-model-override-args", '{"is_matryoshka": true}', "--enable-priority-scheduling")
     with (
-        sglang(model, folder, "plain", "--json-model-override-args", '{"is_matryoshka": true}') as plain,
+        sglang(model, folder, "plain", *abilities) as plain,
         sglang(model, folder, "strict", "--max-queued-requests", "8", "--api-key", KEY, key=KEY) as strict,
     ):
         both = {"plain": plain, "strict": strict}
-        deadline = time.monotonic() + START
-        while not all(list(map(Starting.ready, both.values()))):
-            assert time.monotonic() < deadline, plain.log.read_text()[-3000:]
-            time.sleep(0.02)
+        eventually(lambda: all(list(map(Starting.ready, both.values()))), deadline=START)
         yield both
+        for starting in both.values():  # both, before one is waited for: it takes seconds
+            starting.process.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,8 @@ from rig import eventually
 from subject import Subject
 
 HERE = Path(__file__).parent
-START = 180.0  # seconds until it must be ready
-OPTIONS = ("--is-embedding", "--device", "cpu", "--attention-backend", "torch_native", "--host", "127.0.0.1",
-           "--dtype", "float32", "--max-total-tokens", "65536", "--max-running-requests", "256",
-           "--mem-fraction-static", "0.3")  # fmt: skip
+START = 300.0  # seconds until it must be ready
+OPTIONS = ("--is-embedding", "--host", "127.0.0.1")
 
 
 @dataclass
@@ -30,6 +28,7 @@ class Starting:
     answers: list[int | None] = field(default_factory=list)
 
     def ready(self) -> bool:
+        """Whether it is; fails if it has ended."""
         assert self.process.poll() is None, self.log.read_text()[-3000:]
         try:
             answer = self.subject.get("/ready").status
@@ -46,14 +45,17 @@ def sglang(model: Path, folder: Path, name: str, *options: str, key: str | None 
         port = free.getsockname()[1]
     command = [os.environ["SGLANG_PYTHON"], str(HERE / "launch.py"), "--model-path", str(model), "--port", str(port)]
     log = folder / f"{name}.log"
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # several threads of several servers would wait for each other
     with log.open("wb") as file:
-        process = subprocess.Popen([*command, *OPTIONS, *options], stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            [*command, *OPTIONS, *options], stdout=file, stderr=file, env=alone, start_new_session=True
+        )
     try:
         yield Starting(Subject(f"http://127.0.0.1:{port}", str(model), 64, 512, key), process, log)
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait()
@@ -67,7 +69,7 @@ def served(folder: Path, *options: str) -> Iterator[str]:
         command = [sys.executable, "-m", "pg_qwen_embed", "serve", "--port", "0", *options]
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
-        yield eventually(lambda: re.search(r"on (http://\S+)/v1", log.read_text()))[1]
+        yield eventually(lambda: re.search(r"on (http://\S+)/v1", log.read_text()), deadline=60)[1]
     finally:
         process.terminate()
         process.wait()

@@ -6,6 +6,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -224,20 +225,56 @@ def test_request_that_is_more_than_the_queue_holds_gets_503(servers: dict[str, S
 def test_server_goes_on_when_a_client_hangs_up(servers: dict[str, Starting]) -> None:
     plain = servers["plain"].subject
     parts = urlsplit(plain.root)
-    body = json.dumps({"input": ["many words " * 100] * 400}).encode()
+    body = json.dumps({"input": ["many words " * 100] * 200}).encode()
     head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     connection = socket.create_connection((parts.hostname, parts.port))
     connection.sendall(head.encode() + body)
-    eventually(lambda: load(plain) > 0)
+    eventually(lambda: load(plain) > 0, deadline=60)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a goodbye
     connection.close()
-    eventually(lambda: load(plain) == 0, deadline=30)
+    eventually(lambda: load(plain) == 0, deadline=90)
     assert plain.embed(["x"]).status == 200
 
 
 def load(subject: Subject) -> int:
+    return sum(loads(subject))
+
+
+def loads(subject: Subject) -> tuple[int, int]:
+    """How many inputs are computed now, and how many wait."""
     (one,) = subject.get("/v1/loads").json["loads"]
-    return int(one["num_running_reqs"] + one["num_waiting_reqs"])
+    return one["num_running_reqs"], one["num_waiting_reqs"]
+
+
+def test_server_says_whether_it_has_priorities_and_which_go_first(servers: dict[str, Starting]) -> None:
+    for name, has in (("plain", True), ("strict", False)):
+        info = servers[name].subject.get("/server_info").json
+        assert info["enable_priority_scheduling"] is has
+        assert info["schedule_low_priority_values_first"] is False
+        assert info["default_priority_value"] is None
+        assert info["abort_on_priority_when_disabled"] is False
+
+
+def test_priority_is_taken_by_a_server_that_has_none_and_must_be_a_whole_number(servers: dict[str, Starting]) -> None:
+    for starting in servers.values():
+        for priority in (0, 1, -1, None):
+            assert starting.subject.embed(["x"], priority=priority).status == 200
+        assert "validation error" in refusal(starting.subject.embed(["x"], priority="high"))
+        assert "priority must be a signed 64-bit integer" in refusal(starting.subject.embed(["x"], priority=1 << 63))
+
+
+def test_input_with_a_priority_overtakes_those_that_wait_and_one_without_does_not(servers: dict[str, Starting]) -> None:
+    plain = servers["plain"].subject
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(plain.embed, [f"{n} " + "many words " * 80 for n in range(160)])
+        eventually(lambda: loads(plain)[1] > 100, deadline=60)
+        without = threads.submit(plain.embed, ["without"])
+        assert plain.embed(["with"], priority=1).status == 200
+        assert not without.done()
+        assert not waiting.done()
+        assert without.result().status == 200
+        assert loads(plain)[1] == 0
+        assert waiting.result().status == 200
 
 
 # Our client
