@@ -36,10 +36,10 @@ class Asked:
         """Raises UsageError when it has another model, ServerUnavailable, DocumentRefused."""
         dimensions = embedding.generation.dimensions
         try:
-            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions)
+            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
         except AnotherModel:  # since it was asked what it serves: ask again
             self._info = None
-            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions)
+            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
         query: NDArray[np.float32] = found.vectors[0]
         return query
 

@@ -59,6 +59,7 @@ def flags(model: str, gpu_memory: float | None, host: str, port: int) -> list[Fl
         Flag("--json-model-override-args", '{"is_matryoshka": true}', "lets a request ask for fewer dimensions"),
         Flag("--dtype", "bfloat16", "what the model was trained in"),
         *(_for_memory(model, gpu_memory) if gpu_memory is not None else ()),
+        Flag("--enable-priority-scheduling", None, "queries and single changes overtake a backfill"),
         Flag("--enable-metrics", None, "/metrics for Prometheus"),
         Flag("--host", host, "who can reach it; add --api-key if that is more than this machine"),
         Flag("--port", str(port), "goes into PG_QWEN_EMBED_SERVER_URL"),

@@ -161,7 +161,7 @@ class Sender:
             return None
         for n, beginning in (await cutting.cut(place.server, texts, tokens, longest)).items():
             texts[n] = beginning
-        answer = await place.server.embed(place.info, texts, generation.dimensions)
+        answer = await place.server.embed(place.info, texts, generation.dimensions, urgent=request.page is None)
         self._density.counted(sum(len(text.encode()) for text in texts), len(texts), answer.tokens)
         if wrong:
             changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]

@@ -64,6 +64,7 @@ class ModelInfo:
     pools_last: bool = False  # the vector is that of the last token
     longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
     weight_version: str | None = None  # None: it does not say
+    urgent: int | None = None  # the priority with which a request overtakes those that wait; None: it knows none
     url: str = ""  # where, for sentences
 
     def mismatch(self, embedding: Embedding) -> Mismatch | None:
@@ -140,8 +141,9 @@ class EmbeddingServer:
         abilities = info.get("embedding")
         abilities = abilities if isinstance(abilities, dict) else {}
         allowed = abilities.get("matryoshka_dimensions")
-        longest = await self._longest_input(card.get("max_model_len"))
-        full, answer = await self._embed(model, ["dimensions"], None)
+        about = await self.server_info()
+        longest = await self._longest_input(card.get("max_model_len"), about.get("max_req_input_len"))
+        full, answer = await self._embed(model, ["dimensions"])
         vectors.check(full, 1, full.shape[1])
         return ModelInfo(
             model=model,
@@ -152,6 +154,7 @@ class EmbeddingServer:
             longest=longest,
             pools_last="ForCausalLM" in str(info.get("architectures")),
             weight_version=_weights(info),
+            urgent=_urgent(about),
             url=self.url,
         )
 
@@ -174,11 +177,11 @@ class EmbeddingServer:
             ) from None
         return card, await self._get(f"{self._settings.server_root}/model_info", missing={})
 
-    async def _longest_input(self, context: object) -> int | None:
-        """None when the server does not say, or cannot count: then nothing is cut."""
-        info = await self.server_info()
-        # Up to `max_req_input_len` an input fits the memory as well (SGLang, validate_input_length).
-        limits = [n - 1 for n in (context, info.get("max_req_input_len")) if isinstance(n, int) and n > 1]
+    async def _longest_input(self, context: object, fits: object) -> int | None:
+        """None when the server does not say, or cannot count: then nothing is cut.
+
+        fits: up to this an input fits the memory as well (SGLang's max_req_input_len, validate_input_length)."""
+        limits = [n - 1 for n in (context, fits) if isinstance(n, int) and n > 1]
         try:
             await self.detokenize(await self.tokenize(["x"], special=True))
         except (DocumentRefused, NotOffered):  # other servers count otherwise, or behind a gateway not at all
@@ -191,7 +194,7 @@ class EmbeddingServer:
 
     async def raw(self, info: ModelInfo, texts: Sequence[str]) -> Vectors:
         """Its vectors as they come, of shape (len(texts), info.dimensions). Raises as `embed` does."""
-        found, _ = await self._embed(info.model, texts, None)
+        found, _ = await self._embed(info.model, texts)
         return vectors.check(found, len(texts), info.dimensions)
 
     async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
@@ -216,13 +219,15 @@ class EmbeddingServer:
             raise NotOffered(f"the server at {self.url} answered /detokenize without each text")
         return texts
 
-    async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int) -> Answer:
-        """Vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank.
+    async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int, *, urgent: bool = False) -> Answer:
+        """Vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank. urgent: ahead of
+        those that wait, where the server knows priorities.
 
         Raises DocumentRefused when the server refuses the request (one bad text refuses all), ServerUnavailable
         and ServerFault when the server is to blame."""
         native = info.shortens_to(dimensions)
-        found, answer = await self._embed(info.model, texts, dimensions if native else None)
+        priority = info.urgent if urgent else None
+        found, answer = await self._embed(info.model, texts, dimensions if native else None, priority)
         if _named(answer) != info.answers_as:
             raise AnotherModel(
                 f"the server at {self.url} answers as {_named(answer)}, and was {info.answers_as} before"
@@ -233,10 +238,14 @@ class EmbeddingServer:
             found = vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
         return Answer(found, _tokens(answer))
 
-    async def _embed(self, model: str, texts: Sequence[str], dimensions: int | None) -> tuple[Vectors, dict[str, Any]]:
+    async def _embed(
+        self, model: str, texts: Sequence[str], dimensions: int | None = None, priority: int | None = None
+    ) -> tuple[Vectors, dict[str, Any]]:
         body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = dimensions
+        if priority is not None:
+            body["priority"] = priority
         answer = await self._post(f"{self._settings.server_url}/embeddings", body)
         return _decode(answer, len(texts)), answer
 
@@ -339,6 +348,13 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
 
 def _distrust(error: Exception) -> str:
     return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
+
+
+def _urgent(about: dict[str, Any]) -> int | None:
+    """Inputs without a priority come last (SGLang, --enable-priority-scheduling)."""
+    if not about.get("enable_priority_scheduling"):
+        return None
+    return -1 if about.get("schedule_low_priority_values_first") else 1
 
 
 def _weights(info: dict[str, Any]) -> str | None:

@@ -31,6 +31,7 @@ class StandIn:
     model: str = "stand-in"
     dimensions: int = 16
     weight_version: str | None = "default"
+    priorities: str | None = None  # started with --enable-priority-scheduling; which go first: "high" or "low"
     supports_dimensions: bool = True
     matryoshka_dimensions: tuple[int, ...] = ()
     api_key: str | None = None
@@ -138,7 +139,10 @@ class StandIn:
     async def _server_info(self, _: web.Request) -> web.Response:
         if self.tokenizing:
             return self._otherwise()
-        return web.json_response({"version": "0.5.23", "max_req_input_len": self.context_length - 6})
+        about: dict[str, Any] = {"version": "0.5.23", "max_req_input_len": self.context_length - 6}
+        about["enable_priority_scheduling"] = self.priorities is not None
+        about["schedule_low_priority_values_first"] = self.priorities == "low"
+        return web.json_response(about)
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         if not self.tokenizes:

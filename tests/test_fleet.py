@@ -107,6 +107,23 @@ def test_servers_of_different_models_are_told_apart(rig: Rig, pair: tuple[StandI
         rig.assert_in_step(name=name)
 
 
+@pytest.mark.parametrize(("priorities", "urgent"), [("high", 1), ("low", -1), (None, None)])
+def test_changes_and_queries_overtake_a_backfill_where_the_server_has_priorities(
+    rig: Rig, priorities: str | None, urgent: int | None
+) -> None:
+    rig.server.priorities = priorities
+    rig.articles("walked")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.worker()
+    eventually(rig.settled)
+    rig.execute("INSERT INTO articles VALUES (2, 'changed')")
+    eventually(lambda: "changed" in rig.server.texts)
+    rig.ok("search", "articles", "asked")
+    found = {str(request["input"][0])[-7:]: request.get("priority") for request in rig.server.requests}
+    assert found["walked"] is None
+    assert found["changed"] == found["asked"] == urgent
+
+
 async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(server: StandIn) -> None:
     went: list[str] = []
     first, back = asyncio.Event(), asyncio.Event()

@@ -290,6 +290,7 @@ async def test_client_learns_what_is_served(client: EmbeddingServer, subject: Su
     info = await client.model_info()
     assert (info.model, info.dimensions, info.longest) == (subject.model, subject.dimensions, subject.context - 7)
     assert (info.shortens, info.allowed) == (True, ())
+    assert info.urgent == (1 if subject.get("/server_info").json.get("enable_priority_scheduling") else None)
 
 
 async def test_client_gets_the_servers_vectors(client: EmbeddingServer, subject: Subject) -> None:
