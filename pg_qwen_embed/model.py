@@ -48,6 +48,14 @@ class TooLong(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Chunking:
+    """Documents of more tokens than this are divided, and each chunk repeats up to `overlap` tokens of the one before."""
+
+    tokens: int
+    overlap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class QualifiedName:
     schema: str
     name: str
@@ -89,7 +97,13 @@ class Generation:
     template: Template
     store: StoreKind = StoreKind.TABLE
     too_long: TooLong = TooLong.TRUNCATE
+    chunking: Chunking | None = None
     partitions: list[int] | None = field(default=None, compare=False)  # its triggers in them, when last looked into
+
+    @property
+    def layout(self) -> str:
+        """Of its store: `table`, `column` or `chunked`. Statements that differ end with it."""
+        return "chunked" if self.chunking else self.store.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +138,7 @@ class Status:
     model: str
     dimensions: int
     rows: int
-    vectors: int
+    vectors: int  # rows that have one, or have chunks
     cut: int  # of the vectors, those of documents longer than the model takes: only their beginning is embedded
     pending: int
     lag_seconds: float
@@ -135,6 +149,7 @@ class Status:
     triggers_amiss: int = 0  # of five: dropped, disabled, altered, or blind to a BEFORE trigger that was added
     held_back_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
     problem: str | None = None
+    chunks: int | None = None  # None: its documents are not divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +179,9 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result: the row's columns without its embedding, and the distance to the query."""
+    """One search result: the row's columns without its embedding, and the distance to the query.
+
+    Of documents that are divided also the nearest chunk: `chunk`, `span` and `chunk_text`."""
 
     distance: float
     row: dict[str, object] = field(default_factory=dict)

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
-from pg_qwen_embed import batching, cutting, retry
+import numpy as np
+
+from pg_qwen_embed import batching, cutting, retry, splitting
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.errors import DocumentRefused, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
-from pg_qwen_embed.model import Embedding, TooLong
+from pg_qwen_embed.model import Chunking, Embedding, TooLong
 from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
 from pg_qwen_embed.slots import Slots
 from pg_qwen_embed.store import LONGEST_DOCUMENT
+from pg_qwen_embed.vectors import Vectors
 from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage
 
 log = logging.getLogger("pg_qwen_embed.worker")
@@ -128,6 +131,8 @@ class Sender:
                 overloads += 1
                 if overloads >= TRIES and len(request.changes) > 1:
                     raise TooMuch from None
+                if overloads >= TRIES:  # of one document, but it may have many chunks
+                    self._most, self._answers = max(1, self._most // 4), 0
                 if overloads == LONE_TRIES:
                     raise DocumentRefused(str(error)) from None
             except ServerUnavailable as error:
@@ -147,6 +152,8 @@ class Sender:
 
     async def _try(self, info: ModelInfo, request: Request) -> Embedded | None:
         generation = self._embedding.generation
+        if generation.chunking:
+            return await self._try_chunks(info, request, generation.chunking)
         changes = request.changes
         texts = [change.document[:LONGEST_DOCUMENT] for change in changes]
         tokens = await cutting.too_long(self._server, texts, info.longest)
@@ -164,6 +171,25 @@ class Sender:
         if wrong:
             changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]
         return Embedded(Request(changes, request.page), embeddings)
+
+    async def _try_chunks(self, info: ModelInfo, request: Request, chunking: Chunking) -> Embedded | None:
+        wrong = {n: TOO_LARGE for n, change in enumerate(request.changes) if len(change.document) > LONGEST_DOCUMENT}
+        if wrong:
+            self._refuse(request, wrong)
+            return None
+        spans = await splitting.split(self._server, [c.document for c in request.changes], chunking, info.longest)
+        changes = [replace(change, spans=tuple(own)) for change, own in zip(request.changes, spans, strict=True)]
+        texts = [change.document[begin:end] for change in changes for begin, end in change.spans]
+        return Embedded(Request(changes, request.page), await self._vectors(info, texts))
+
+    async def _vectors(self, info: ModelInfo, texts: Sequence[str]) -> Vectors:
+        """Of chunks, in as many requests as it takes, one after another."""
+        dimensions = self._embedding.generation.dimensions
+        found = np.empty((len(texts), dimensions), np.float32)
+        limits = replace(self._limits, documents=self._most)
+        for positions in batching.pack([len(text.encode()) for text in texts], limits):
+            found[positions] = await self._server.embed(info, [texts[n] for n in positions], dimensions)
+        return found
 
     def _refuse(self, request: Request, sentences: dict[int, str]) -> None:
         """These are too long; the others try again without them."""

@@ -22,7 +22,8 @@ def drift(connection: Connection, embedding: Embedding) -> Drift:
     """Counts by fingerprint, over the whole source."""
     with connection.transaction():
         connection.execute(statement("see_every_row"))
-        row = connection.execute(statement("count_drift", fragments.holes(embedding)), {}).fetchone()
+        holes = _with(embedding, "stored_by_row")
+        row = connection.execute(statement("count_drift", holes), {}).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
 
 
@@ -44,7 +45,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         "whatever_columns": [not trigger.columns(embedding) for trigger in expected],
     }
     with connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(statement("read_status", fragments.holes(embedding)), values).fetchone() or {}
+        row = cursor.execute(statement("read_status", _with(embedding, "stored")), values).fetchone() or {}
     index = fragments.identifier(fragments.index_name(embedding)).as_string(None)
     (index_state,) = connection.execute(statement("index_state"), {"index": index}).fetchone() or ("none",)
     return Status(
@@ -55,6 +56,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         rows=row["rows"],
         vectors=row["vectors"],
         cut=row["cut"],
+        chunks=row["chunks"],
         pending=row["pending"],
         lag_seconds=row["lag_seconds"],
         failures=row["failures"],
@@ -66,3 +68,9 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         triggers_amiss=len(expected) - row["triggers"],
         held_back_by=row["held_back_by"],
     )
+
+
+def _with(embedding: Embedding, piece: str) -> fragments.Holes:
+    """The holes, and the piece of a statement that differs with the store's layout."""
+    holes = fragments.holes(embedding)
+    return holes | {piece: statement(f"{piece}_{embedding.generation.layout}", holes)}

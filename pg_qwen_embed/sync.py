@@ -292,11 +292,11 @@ class Feed:
         position = 0
         for outcome in embedded:
             done: list[Change] = []
-            for n, change in enumerate(outcome.request.changes):
+            for one in outcome.of_each():
                 if position in locked:
-                    self._later(Embedded(Request([change], outcome.request.page), outcome.embeddings[n : n + 1]))
+                    self._later(one)
                 else:
-                    done.append(change)
+                    done += one.request.changes
                 position += 1
             self.written += len(done)
             self._in_flight.settle(done, outcome.request.page)

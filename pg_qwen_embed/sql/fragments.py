@@ -18,6 +18,7 @@ from pg_qwen_embed.model import (
     Source,
     StoreKind,
 )
+from pg_qwen_embed.sql import statement
 from pg_qwen_embed.template import Placeholder, Template
 
 MACHINERY = "_qwen_embed"
@@ -80,7 +81,10 @@ def holes(embedding: Embedding) -> Holes:
         "store_text": _regclass(machinery("store", generation)),
         "outbox_text": _regclass(machinery("outbox", generation)),
         "failure_text": _regclass(machinery("failure", generation)),
-        "has_vector": sql.SQL("true"),
+        "has_vector": TRUE,
+        "first_chunk": TRUE,
+        "whole": TRUE,
+        "distinct": sql.SQL(""),
         "gate_lock": sql.Literal(int(Lock.GATE)),
         "id": sql.Literal(generation.id),
         "id_text": sql.Literal(str(generation.id)),
@@ -89,7 +93,17 @@ def holes(embedding: Embedding) -> Holes:
         filled[f"{alias}_key"] = _list(sql.Identifier(alias, f"k{n}") for n in numbers)
     if generation.store is StoreKind.COLUMN:
         filled["has_vector"] = sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", embedding.column))
+    if generation.chunking:
+        filled |= _CHUNKED | {"all_chunks": statement("all_chunks")}
     return filled
+
+
+# Of a generation that divides documents: a row has several rows in the store.
+_CHUNKED: Holes = {
+    "first_chunk": sql.SQL("s.chunk = 1"),
+    "whole": sql.SQL("s.whole"),
+    "distinct": sql.SQL("DISTINCT"),
+}
 
 
 def ddl_holes(embedding: Embedding) -> Holes:
@@ -101,6 +115,9 @@ def ddl_holes(embedding: Embedding) -> Holes:
         "nullable_key_columns": key_columns(source, nullable=True),
         "storage": storage(generation.dimensions),
         "columns": names_of("t", own_columns(embedding)),
+        "e_key": names_of("e", source.key),
+        "b_key": names_of("b", source.key),
+        "c_columns": names_of("c", source.key),
         "template": document(generation.template, source),
         "text_changed": changed(types[name] for name in generation.template.columns),
         "key_changed": key_changed(source),
