@@ -18,7 +18,6 @@ from pg_qwen_embed.model import (
     Source,
     StoreKind,
 )
-from pg_qwen_embed.sql import statement
 from pg_qwen_embed.template import Placeholder, Template
 
 MACHINERY = "_qwen_embed"
@@ -94,16 +93,13 @@ def holes(embedding: Embedding) -> Holes:
     if generation.store is StoreKind.COLUMN:
         filled["has_vector"] = sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", embedding.column))
     if generation.chunking:
-        filled |= _CHUNKED | {"all_chunks": statement("all_chunks")}
+        # A row has several in the store, and its first chunk always.
+        filled |= {
+            "first_chunk": sql.SQL("s.chunk = 1"),
+            "whole": sql.SQL("s.whole"),
+            "distinct": sql.SQL("DISTINCT"),
+        }
     return filled
-
-
-# Of a generation that divides documents: a row has several rows in the store.
-_CHUNKED: Holes = {
-    "first_chunk": sql.SQL("s.chunk = 1"),
-    "whole": sql.SQL("s.whole"),
-    "distinct": sql.SQL("DISTINCT"),
-}
 
 
 def ddl_holes(embedding: Embedding) -> Holes:

@@ -35,7 +35,7 @@ WITH page AS MATERIALIZED (
 SELECT (SELECT count(*) FROM enqueued), 0::bigint,
        (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
 
--- name: stored_of_page_table
+-- name: stored_of_page_plain
 {store} s ON ({s_key}) = ({p_key})
 
 -- name: stored_of_page_chunked

@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FRO
 CROSS JOIN LATERAL ({stored}) v
 WHERE b.generation_id = %(id)s;
 
--- name: stored_table
+-- name: stored_plain
 SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
             ELSE c.reltuples::bigint END AS vectors,
        CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE cut)
@@ -62,7 +62,7 @@ max(s.version) AS version,
 coalesce(count(*) = max(s.chunk) AND min(s.chunks) = max(s.chunk) AND max(s.chunks) = max(s.chunk)
          AND min(s.version) = max(s.version), true) AS whole
 
--- name: stored_by_row_table
+-- name: stored_by_row_plain
 {store}
 
 -- name: stored_by_row_chunked
