@@ -148,6 +148,7 @@ def test_rows_that_have_their_chunks_are_not_embedded_again_by_another_walk(rig:
     with rig.worker_here():
         rig.ok("backfill", "articles")
     assert rig.server.texts == []
+    assert rig.value("SELECT rows_done FROM _qwen_embed.backfill") == 3
     assert_in_step(rig)
 
 
