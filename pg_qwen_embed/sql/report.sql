@@ -59,8 +59,7 @@ FROM pg_class c WHERE c.oid = {store_text}::regclass
 -- What the chunks of one row say together; whole: none is missing, and none left over.
 max(s.version) AS version,
 (array_agg(s.fingerprint) FILTER (WHERE s.fingerprint IS NOT NULL))[1] AS fingerprint,
-coalesce(count(*) = max(s.chunk) AND min(s.chunks) = max(s.chunk) AND max(s.chunks) = max(s.chunk)
-         AND min(s.version) = max(s.version), true) AS whole
+coalesce(count(*) = max(s.chunk) AND max(s.chunks) = max(s.chunk) AND min(s.version) = max(s.version), true) AS whole
 
 -- name: stored_by_row_plain
 {store}
