@@ -34,7 +34,7 @@ chaos: $(VENV)/installed-dev ## faults for MINUTES, on PostgreSQL VERSION (16 or
 	$(VENV)/bin/python -W ignore tests/chaos.py --minutes $(MINUTES) --version $(VERSION)
 
 bench: $(VENV)/installed
-	for script in backfill freshness serve_throughput store_lock trigger_function outage saturation hiccups; do \
+	for script in backfill chunking freshness serve_throughput store_lock trigger_function outage saturation hiccups; do \
 		$(VENV)/bin/python -W ignore benchmarks/$$script.py || exit 1; \
 	done
 

@@ -12,11 +12,13 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_qwen_embed import catalog
+from pg_qwen_embed.chunking import SHORTEST
 from pg_qwen_embed.database import Connection, as_text, first_line
 from pg_qwen_embed.errors import UsageError
 from pg_qwen_embed.model import (
     MAX_DIMENSIONS,
     MIN_DIMENSIONS,
+    Chunking,
     Distance,
     Embedding,
     Generation,
@@ -52,6 +54,7 @@ class Declaration:
     store: StoreKind = StoreKind.TABLE
     column: str = "embedding"
     too_long: TooLong = TooLong.TRUNCATE
+    chunking: Chunking | None = None
     backfill: bool = True
     weight_version: str | None = None
     full_dimensions: int | None = None
@@ -61,6 +64,8 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
     """The source's oid and the embedding as it will be, with the next generation's number. Raises UsageError."""
     catalog.require_initialised(connection)
     _check_dimensions(declaration.dimensions)
+    if declaration.chunking:
+        _check_chunking(declaration.chunking, declaration)
     oid, source = catalog.find_source(connection, declaration.table)
     catalog.check_text_columns(connection, oid, declaration.template.columns)
     name = declaration.name or source.table.name
@@ -82,7 +87,7 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
         source=source,
         generation=Generation(
             next_id, declaration.model, declaration.dimensions, declaration.distance, declaration.template,
-            declaration.store, declaration.too_long,
+            declaration.store, declaration.too_long, declaration.chunking,
             weight_version=declaration.weight_version, full_dimensions=declaration.full_dimensions,
         ),
         instruction=declaration.instruction or DEFAULT_INSTRUCTION,
@@ -210,10 +215,15 @@ def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
     else:
         yield statement("set_store_storage", holes)
     yield from _row_functions(embedding, holes)
-    yield statement("create_view_on_column" if _in_column(embedding) else "create_view_on_table", holes)
+    yield statement(f"create_view_on_{embedding.generation.layout}", holes)
     yield statement(
         "comment_view", holes | fragments.comment(embedding, "rows with their vectors; what applications query")
     )
+    if embedding.generation.chunking:
+        body = sql.Literal(as_text(statement("search_body", holes)))
+        yield statement("create_search_function", holes | {"body": body})
+        note = fragments.comment(embedding, "the rows nearest to a query, each with its best chunk, nearest first")
+        yield statement("comment_search_function", holes | note)
     for trigger in triggers(embedding):
         yield from trigger.ddl(embedding, holes)
 
@@ -224,6 +234,8 @@ def removal(embedding: Embedding) -> Iterator[sql.Composed]:
     has_source = bool(embedding.source.columns)  # a dropped table took its triggers with it
     for trigger in triggers(embedding) if has_source else ():
         yield statement("drop_trigger", holes | trigger.names(embedding))
+    if embedding.generation.chunking:
+        yield statement("drop_search_function", holes)
     yield statement("drop_view", holes)
     for trigger in triggers(embedding):
         yield statement("drop_function", trigger.names(embedding))
@@ -258,7 +270,7 @@ _PURPOSE = {
 
 
 def _creation(kind: str, embedding: Embedding) -> str:
-    return f"create_store_{embedding.generation.store}" if kind == "store" else f"create_{kind}"
+    return f"create_store_{embedding.generation.layout}" if kind == "store" else f"create_{kind}"
 
 
 def _register(connection: Connection, oid: int, planned: Embedding, backfill: bool) -> Embedding:
@@ -278,6 +290,8 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
         "too_long": generation.too_long,
         "weight_version": generation.weight_version,
         "full_dimensions": generation.full_dimensions,
+        "chunk_tokens": generation.chunking and generation.chunking.tokens,
+        "chunk_overlap": generation.chunking.overlap if generation.chunking else 0,
     }
     (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
     values["embedding_id"] = embedding_id
@@ -291,6 +305,20 @@ def _check_dimensions(dimensions: int) -> None:
     if not MIN_DIMENSIONS <= dimensions <= MAX_DIMENSIONS:
         raise UsageError(f"{dimensions} dimensions: an index on halfvec holds {MIN_DIMENSIONS} to {MAX_DIMENSIONS}; "
                          "add --dimensions, 1024 for instance")  # fmt: skip
+
+
+def _check_chunking(chunking: Chunking, declaration: Declaration) -> None:
+    """Raises UsageError, with the reason."""
+    tokens, overlap = chunking.tokens, chunking.overlap
+    if tokens < SHORTEST:
+        raise UsageError(f"chunks of {tokens} tokens are too short: a single character may need {SHORTEST}; "
+                         "add --chunk-tokens 512, for instance")  # fmt: skip
+    if not 0 <= overlap <= tokens // 2:
+        raise UsageError(f"chunks of {tokens} tokens may overlap by 0 to {tokens // 2}, and not by {overlap}")
+    if declaration.store is StoreKind.COLUMN:
+        raise UsageError("a column holds one vector a row, and --chunk-tokens makes several; leave --store column out")
+    if declaration.too_long is not TooLong.TRUNCATE:
+        raise UsageError("with --chunk-tokens no document is too long for the model; leave --too-long out")
 
 
 def _check_name(connection: Connection, name: str) -> None:
@@ -310,8 +338,9 @@ def _check_columns(declaration: Declaration, source: Source) -> None:
     names = [column.name for column in source.columns]
     if declaration.column in names:
         raise UsageError(f'{source.table} has a column "{declaration.column}" already; add --column with another name')
-    if "stale" in names or declaration.column == "stale":
-        raise UsageError(f'the view shows a column "stale" of its own, and {source.table} has one; rename that one')
+    for own in ("stale", *(("chunk", "span", "chunk_text") if declaration.chunking else ())):
+        if own in names or declaration.column == own:
+            raise UsageError(f'the view shows a column "{own}" of its own, and {source.table} has one; rename that one')
 
 
 def _in_column(embedding: Embedding) -> bool:

@@ -5,6 +5,7 @@ Documents of similar length go together, so that a long one does not hold up man
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+BYTES_PER_TOKEN = 3.0  # a cautious guess, for Chinese as for English, where the server does not count
 SHARE = 0.1  # of each answer in the estimate
 FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # of a token, whatever a server counts
 
@@ -19,9 +20,9 @@ class Limits:
 
 @dataclass(slots=True)
 class Density:
-    """How many bytes a token stands for: a cautious guess, for Chinese as for English, until the server has counted."""
+    """How many bytes a token stands for, as the server counts them."""
 
-    bytes_per_token: float = 3.0
+    bytes_per_token: float = BYTES_PER_TOKEN
 
     def counted(self, size: int, documents: int, tokens: int) -> None:
         """The server found so many tokens in documents of so many bytes together; one of each marks its end."""

@@ -10,7 +10,17 @@ from psycopg.rows import dict_row
 from pg_qwen_embed import template
 from pg_qwen_embed.database import AsyncConnection, Connection, first_line
 from pg_qwen_embed.errors import SetupError, UsageError
-from pg_qwen_embed.model import Column, Distance, Embedding, Generation, QualifiedName, Source, StoreKind, TooLong
+from pg_qwen_embed.model import (
+    Chunking,
+    Column,
+    Distance,
+    Embedding,
+    Generation,
+    QualifiedName,
+    Source,
+    StoreKind,
+    TooLong,
+)
 from pg_qwen_embed.sql import statement
 
 Row = dict[str, Any]
@@ -158,6 +168,7 @@ def _embedding(row: Row, source: Source) -> Embedding:
         template=template.from_json(row["template"]),
         store=StoreKind(row["store"]),
         too_long=TooLong(row["too_long"]),
+        chunking=Chunking(row["chunk_tokens"], row["chunk_overlap"]) if row["chunk_tokens"] else None,
         partitions=row["partitions"],
         weight_version=row["weight_version"],
         full_dimensions=row["full_dimensions"],

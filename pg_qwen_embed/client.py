@@ -146,7 +146,8 @@ class Client:
         connection = self._database()
         with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(statement("configure_search"))
-            rows = cursor.execute(statement("search", holes), {"query": payload, "limit": limit}).fetchall()
+            search = statement("search_chunks" if embedding.generation.chunking else "search", holes)
+            rows = cursor.execute(search, {"query": payload, "limit": limit}).fetchall()
         for row in rows:
             del row[embedding.column], row["stale"]
         hits = [Hit(row.pop("qwen_embed_distance"), row) for row in rows]

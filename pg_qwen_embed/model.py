@@ -49,6 +49,14 @@ class TooLong(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Chunking:
+    """Documents of more tokens than this are divided, and each chunk repeats up to `overlap` tokens of the one before."""
+
+    tokens: int
+    overlap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class QualifiedName:
     schema: str
     name: str
@@ -90,9 +98,15 @@ class Generation:
     template: Template
     store: StoreKind = StoreKind.TABLE
     too_long: TooLong = TooLong.TRUNCATE
+    chunking: Chunking | None = None
     partitions: list[int] | None = field(default=None, compare=False)  # its triggers in them, when last looked into
     weight_version: str | None = None  # what the server said of the model; None: it did not, and any will do
     full_dimensions: int | None = None  # of the server's own vectors, before they are shortened; None likewise
+
+    @property
+    def layout(self) -> str:
+        """Of its store: `table`, `column` or `chunked`. Statements that differ end with it."""
+        return "chunked" if self.chunking else self.store.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,7 @@ class Status:
     model: str
     dimensions: int
     rows: int
-    vectors: int
+    vectors: int  # rows that have one, or have chunks
     cut: int  # of the vectors, those of documents longer than the model takes: only their beginning is embedded
     pending: int
     lag_seconds: float
@@ -139,6 +153,7 @@ class Status:
     held_back_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
     another_model: bool = False  # the server serves another one than it was attached with, and gets no documents
     problem: str | None = None
+    chunks: int | None = None  # None: its documents are not divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +183,9 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result: the row's columns without its embedding, and the distance to the query."""
+    """One search result: the row's columns without its embedding, and the distance to the query.
+
+    Of documents that are divided also the nearest chunk: `chunk`, `span` and `chunk_text`."""
 
     distance: float
     row: dict[str, object] = field(default_factory=dict)

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
-from pg_qwen_embed import batching, cutting, retry
+import numpy as np
+
+from pg_qwen_embed import batching, cutting, retry, splitting
 from pg_qwen_embed.errors import DocumentRefused, Error, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
 from pg_qwen_embed.fleet import Fleet, Place
-from pg_qwen_embed.model import Embedding, TooLong
+from pg_qwen_embed.model import Chunking, Embedding, TooLong
 from pg_qwen_embed.store import LONGEST_DOCUMENT
 from pg_qwen_embed.twins import Twins
+from pg_qwen_embed.vectors import Vectors
 from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage
 
 TRIES = 3  # of one request, while the server answers others
@@ -122,12 +125,8 @@ class Sender:
                 except DocumentRefused as refusal:
                     raise Rejected(place, refusal) from None
                 except ServerOverloaded as error:
-                    place.overloaded(error)
                     overloads += 1
-                    if overloads >= TRIES and len(request.changes) > 1:
-                        raise TooMuch from None
-                    if overloads == LONE_TRIES:
-                        raise Rejected(place, error) from None
+                    self._overloaded(place, request, error, overloads)
                 except ServerUnavailable as error:
                     place.failed(error)
                     # It is asked again only after it has answered a probe: then it may be this request that does it.
@@ -141,6 +140,16 @@ class Sender:
             await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
         raise AssertionError("unreachable")
 
+    def _overloaded(self, place: Place, request: Request, error: ServerOverloaded, times: int) -> None:
+        """Raises TooMuch when a smaller request may do, and Rejected when there is none."""
+        place.overloaded(error)
+        if times >= TRIES and len(request.changes) > 1:
+            raise TooMuch from None
+        if times >= TRIES:  # one document, but it may have many chunks
+            self._most, self._answers = max(1, self._most // 4), 0
+        if times == LONE_TRIES:
+            raise Rejected(place, error) from None
+
     def _went_well(self, request: Request) -> None:
         if len(request.changes) == self._most < self._limits.documents:
             self._answers += 1
@@ -149,6 +158,8 @@ class Sender:
 
     async def _try(self, place: Place, request: Request) -> Embedded | None:
         generation, longest = self._embedding.generation, place.info.longest or 0  # no tokens are counted without it
+        if generation.chunking:
+            return await self._try_chunks(place, request, generation.chunking)
         changes = request.changes
         texts = [change.document[:LONGEST_DOCUMENT] for change in changes]
         tokens = await cutting.too_long(place.server, texts, place.info.longest)
@@ -161,11 +172,32 @@ class Sender:
             return None
         for n, beginning in (await cutting.cut(place.server, texts, tokens, longest)).items():
             texts[n] = beginning
-        answer = await place.server.embed(place.info, texts, generation.dimensions, urgent=request.page is None)
-        self._density.counted(sum(len(text.encode()) for text in texts), len(texts), answer.tokens)
+        vectors = await self._vectors(place, texts, urgent=request.page is None)
         if wrong:
             changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]
-        return Embedded(Request(changes, request.page), answer.vectors)
+        return Embedded(Request(changes, request.page), vectors)
+
+    async def _try_chunks(self, place: Place, request: Request, chunking: Chunking) -> Embedded | None:
+        wrong = {n: TOO_LARGE for n, change in enumerate(request.changes) if len(change.document) > LONGEST_DOCUMENT}
+        if wrong:
+            self._refuse(request, wrong)
+            return None
+        documents = [change.document for change in request.changes]
+        spans = await splitting.split(place.server, documents, chunking, place.info.longest)
+        changes = [replace(change, spans=tuple(own)) for change, own in zip(request.changes, spans, strict=True)]
+        texts = [change.document[begin:end] for change in changes for begin, end in change.spans]
+        found = np.empty((len(texts), self._embedding.generation.dimensions), np.float32)
+        limits = replace(self._limits, documents=self._most)
+        lengths = [len(text.encode()) for text in texts]
+        for positions in batching.pack(lengths, limits, self._density.bytes_per_token):  # one after another
+            some = [texts[n] for n in positions]
+            found[positions] = await self._vectors(place, some, urgent=request.page is None)
+        return Embedded(Request(changes, request.page), found)
+
+    async def _vectors(self, place: Place, texts: Sequence[str], *, urgent: bool) -> Vectors:
+        answer = await place.server.embed(place.info, texts, self._embedding.generation.dimensions, urgent=urgent)
+        self._density.counted(sum(len(text.encode()) for text in texts), len(texts), answer.tokens)
+        return answer.vectors
 
     def _refuse(self, request: Request, sentences: dict[int, str]) -> None:
         """These are too long; the others try again without them."""

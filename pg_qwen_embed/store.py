@@ -45,14 +45,15 @@ class Store:
         self._id = embedding.generation.id
         self._integer_keys = [fragments.is_integer(column) for column in embedding.source.key]
         holes = fragments.holes(embedding)
-        kind = embedding.generation.store
-        self._in_column = kind is StoreKind.COLUMN
+        layout = embedding.generation.layout
+        self._in_column = embedding.generation.store is StoreKind.COLUMN
+        self._chunked = embedding.generation.chunking is not None
         self._read_outbox = statement("read_outbox", holes)
         self._first_page = statement("read_backfill", holes | {"beyond": fragments.TRUE})
         self._next_page = statement("read_backfill", holes | {"beyond": statement("beyond", holes)})
         self._start_backfill = statement("start_backfill", holes)
-        self._write = statement(f"write_{kind}", holes)
-        self._clear = statement(f"clear_{kind}", holes)
+        self._write = statement(f"write_{layout}", holes)
+        self._clear = statement(f"clear_{layout}", holes)
         self._clear_truncated = statement("clear_truncated", holes)
         self._vacuum = statement("vacuum_outbox", holes)
         self._read_failures = statement("read_failures", holes)
@@ -103,14 +104,14 @@ class Store:
     async def write(self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Vectors) -> list[int]:
         """Write and acknowledge; the positions of changes whose row the application has locked are left undone.
 
-        embeddings: shape (len(changes), dimensions)."""
+        embeddings: shape (len(changes), dimensions); of documents that are divided, a row for each chunk."""
         values = self._keys_and_versions(changes)
         values["fingerprints"] = BinaryValue(vectors.bytea_array([c.fingerprint or b"" for c in changes]))
-        values["cuts"] = [change.cut for change in changes]
         values["embeddings"] = BinaryValue(vectors.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._entries(changes)
+        values |= _chunks(changes) if self._chunked else {"cuts": [change.cut for change in changes]}
         async with connection.pipeline(), connection.transaction():
-            await self._lock(connection, "lock_store_shared")
+            await self._lock(connection, "lock_store_exclusive" if self._chunked else "lock_store_shared")
             cursor = await connection.execute(self._write, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
@@ -210,3 +211,11 @@ class Store:
     @staticmethod
     def _seqs(changes: Sequence[Change]) -> BinaryValue:
         return BinaryValue(vectors.int8_array(list(chain.from_iterable(change.seqs for change in changes))))
+
+
+def _chunks(changes: Sequence[Change]) -> dict[str, BinaryValue]:
+    """How many chunks each change has, and of each chunk: the change's position, its own number, and its span."""
+    spans = [(n, chunk, *span) for n, change in enumerate(changes, 1) for chunk, span in enumerate(change.spans, 1)]
+    columns = dict(zip(("positions", "chunks", "begins", "ends"), zip(*spans, strict=True), strict=True))
+    columns["counts"] = tuple(len(change.spans) for change in changes)
+    return {name: BinaryValue(vectors.int8_array(column)) for name, column in columns.items()}

@@ -287,13 +287,15 @@ class Feed:
     def _written(self, embedded: list[Embedded], locked: set[int]) -> None:
         position = 0
         for outcome in embedded:
-            done: list[Change] = []
-            for n, change in enumerate(outcome.request.changes):
-                if position in locked:
-                    self._later(Embedded(Request([change], outcome.request.page), outcome.embeddings[n : n + 1]))
-                else:
-                    done.append(change)
-                position += 1
+            done = outcome.request.changes
+            if locked:
+                done = []
+                for number, one in enumerate(outcome.of_each(), position):
+                    if number in locked:
+                        self._later(one)
+                    else:
+                        done += one.request.changes
+            position += len(outcome.request.changes)
             self.written += len(done)
             self._in_flight.settle(done, outcome.request.page)
 

@@ -38,8 +38,8 @@ class Twins:
 
 def _of_twin(piece: Outcome, change: Change, page: WalkPage | None) -> Outcome:
     match piece:
-        case Embedded(request, embeddings):
-            return Embedded(Request([replace(change, cut=request.changes[0].cut)], page), embeddings)
+        case Embedded(Request([done]), embeddings):
+            return Embedded(Request([replace(change, cut=done.cut, spans=done.spans)], page), embeddings)
         case Refused(_, sentence):
             return Refused(Request([change], page), sentence)
         case _:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from pg_qwen_embed.chunking import Span
 from pg_qwen_embed.vectors import Vectors
 
 Key = tuple[Any, ...]
@@ -27,6 +28,7 @@ class Change:
     document: str
     here: bool = True  # whether the row was there; blank if so, and gone if not
     attempts: int = 0  # how often the server has refused this version
+    spans: tuple[Span, ...] = ()  # of its chunks, when it is divided: each has a vector
     cut: bool = False  # the vector is that of the document's beginning: it is longer than the model takes
 
 
@@ -50,7 +52,18 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Embedded:
     request: Request
-    embeddings: Vectors
+    embeddings: Vectors  # a row for each change, or for each of its chunks
+
+    def of_each(self) -> list["Embedded"]:
+        """The changes one by one, each with its own rows."""
+        found: list[Embedded] = []
+        position = 0
+        for change in self.request.changes:
+            rows = len(change.spans) or 1
+            own = self.embeddings[position : position + rows]
+            found.append(Embedded(Request([change], self.request.page), own))
+            position += rows
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +89,8 @@ Outcome = Embedded | Cleared | Truncated | Refused
 def rows_of(outcome: Outcome) -> int:
     """How many rows writing it will touch, about."""
     match outcome:
-        case Embedded(request, _):
-            return len(request.changes)
+        case Embedded(_, embeddings):
+            return len(embeddings)
         case Cleared(changes):
             return len(changes)
         case _:
@@ -87,11 +100,8 @@ def rows_of(outcome: Outcome) -> int:
 def pieces_of(outcome: Outcome) -> list[Outcome]:
     """The outcome of each change by itself."""
     match outcome:
-        case Embedded(request, embeddings):
-            return [
-                Embedded(Request([change], request.page), embeddings[n : n + 1])
-                for n, change in enumerate(request.changes)
-            ]
+        case Embedded():
+            return [*outcome.of_each()]
         case Cleared(changes) if changes:
             return [Cleared([change]) for change in changes]
         case _:

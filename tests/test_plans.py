@@ -8,6 +8,7 @@ from rig import Rig, both_versions
 
 from pg_qwen_embed.sql import fragments, statement
 
+LAYOUTS = {"table": [], "column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
 KEYS = {
     "bigint": ("id bigint PRIMARY KEY", "n"),
     "composite": ("a int, b uuid, PRIMARY KEY (a, b)", "n, md5(n::text)::uuid"),
@@ -28,17 +29,18 @@ def plan_of(rig: Rig, query: sql.Composed) -> str:
 
 @both_versions
 @pytest.mark.parametrize(("rows", "analysed"), [(5000, True), (5000, False), (3, True)], ids=str)
-@pytest.mark.parametrize("store", ["table", "column"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 def test_hot_statements_scan_no_table_from_end_to_end(
-    rig: Rig, key: tuple[str, str], store: str, rows: int, analysed: bool
+    rig: Rig, key: tuple[str, str], layout: str, rows: int, analysed: bool
 ) -> None:
     columns, values = key
     rig.execute(f"CREATE TABLE articles (body text, views int, {columns})")
-    rig.ok("attach", "articles", "--text", "body", "--store", store)
+    rig.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])
     embedding = rig.embedding()
     rig.execute(f"INSERT INTO articles SELECT 'text ' || n, 0, {values} FROM generate_series(1, {rows}) n")
     names = ", ".join(f"k{n}" for n in range(1, len(embedding.source.key) + 1))
+    names, values = (f"{names}, chunk", f"{values}, 1") if layout == "chunked" else (names, values)
     rig.execute(
         f"INSERT INTO {rig.machinery('store')} ({names}, version) SELECT {values}, 1 FROM generate_series(1, {rows}) n"
     )
@@ -50,7 +52,7 @@ def test_hot_statements_scan_no_table_from_end_to_end(
         "read_outbox": statement("read_outbox", holes),
         "first page": statement("read_backfill", holes | {"beyond": fragments.TRUE}),
         "next page": statement("read_backfill", holes | {"beyond": statement("beyond", holes)}),
-        **{name: statement(name, holes) for name in (f"write_{store}", f"clear_{store}", "record_failure")},
+        **{name: statement(name, holes) for name in (f"write_{layout}", f"clear_{layout}", "record_failure")},
     }
     for name, query in statements.items():
         plan = plan_of(rig, query)

@@ -104,9 +104,10 @@ def _report(one: Status) -> str:
     if backfill == "running":
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
     cut = f" ({one.cut:,} of documents that were cut)" if one.cut else ""
+    chunks = "" if one.chunks is None else f" in {one.chunks:,} chunks"
     return (
         f"{one.name}  {one.source}, {one.model}, {one.dimensions} dimensions\n"
-        f"  rows {one.rows:,}  vectors {one.vectors:,}{cut}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
+        f"  rows {one.rows:,}  vectors {one.vectors:,}{chunks}{cut}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
         f"failures {one.failures:,}\n"
         f"{_warnings(one)}"
         f"  backfill {backfill}  index {one.index}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"

@@ -9,7 +9,7 @@ from pg_qwen_embed import catalog, declare, migrate, template
 from pg_qwen_embed.cli.options import with_settings
 from pg_qwen_embed.database import connect
 from pg_qwen_embed.errors import UsageError
-from pg_qwen_embed.model import Distance, StoreKind, TooLong
+from pg_qwen_embed.model import Chunking, Distance, StoreKind, TooLong
 from pg_qwen_embed.prompt import PromptStyle
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.template import Template
@@ -56,6 +56,10 @@ def init(settings: Settings) -> None:
 )
 @click.option("--too-long", type=click.Choice([policy.value for policy in TooLong]), default="truncate", show_default=True,
               help="A document longer than the model takes: embed its beginning, or make it a failure.")  # fmt: skip
+@click.option("--chunk-tokens", type=int, metavar="N",
+              help="Divide documents into chunks of at most N tokens, each with a vector of its own.")  # fmt: skip
+@click.option("--chunk-overlap", type=int, metavar="M",
+              help="Tokens, about, of the chunk before that a chunk repeats.  [default: 0]")  # fmt: skip
 @click.option("--no-backfill", is_flag=True, help="Embed only what changes from now on.")
 @click.option("--dry-run", is_flag=True, help="Print the SQL, its locks and the grants; create nothing.")
 @with_settings("database_url", "server_url", "ca_file")
@@ -73,6 +77,8 @@ def attach(
     store: str,
     column: str,
     too_long: str,
+    chunk_tokens: int | None,
+    chunk_overlap: int | None,
     no_backfill: bool,
     dry_run: bool,
 ) -> None:
@@ -95,6 +101,7 @@ def attach(
         store=StoreKind(store),
         column=column,
         too_long=TooLong(too_long),
+        chunking=_chunking(chunk_tokens, chunk_overlap),
         backfill=not no_backfill,
         weight_version=chosen.weight_version,
         full_dimensions=chosen.full_dimensions,
@@ -129,3 +136,9 @@ def _template(columns: tuple[str, ...], text: str | None) -> Template:
     if bool(columns) == (text is not None):
         raise UsageError("say what to embed: either --text COL (once or more) or --template '{title}\\n\\n{body}'")
     return template.parse(text) if text is not None else template.from_columns(columns)
+
+
+def _chunking(tokens: int | None, overlap: int | None) -> Chunking | None:
+    if tokens is None and overlap is not None:
+        raise UsageError("--chunk-overlap is for chunks: add --chunk-tokens, or leave it out")
+    return None if tokens is None else Chunking(tokens, overlap or 0)

@@ -9,9 +9,10 @@ RETURNING id;
 
 -- name: register_generation
 INSERT INTO _qwen_embed.generation
-    (embedding_id, model, dimensions, distance, template, store, too_long, weight_version, full_dimensions)
+    (embedding_id, model, dimensions, distance, template, store, too_long, weight_version, full_dimensions,
+     chunk_tokens, chunk_overlap)
 VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s, %(too_long)s,
-        %(weight_version)s, %(full_dimensions)s)
+        %(weight_version)s, %(full_dimensions)s, %(chunk_tokens)s, %(chunk_overlap)s)
 RETURNING id;
 
 -- name: register_backfill
@@ -37,6 +38,20 @@ CREATE TABLE {store} (
     fingerprint bytea,
     embedding {halfvec}({dimensions}),
     PRIMARY KEY ({keys})
+);
+
+-- name: create_store_chunked
+-- A row has its chunks 1 to `chunks`, all of one version; a blank one has the first, without an embedding. span: of the
+-- document's characters, from 0.
+CREATE TABLE {store} (
+    {key_columns},
+    chunk integer NOT NULL,
+    chunks integer NOT NULL DEFAULT 1,
+    span int4range,
+    version bigint NOT NULL,
+    fingerprint bytea,
+    embedding {halfvec}({dimensions}),
+    PRIMARY KEY ({keys}, chunk)
 );
 
 -- name: set_store_storage
@@ -174,6 +189,62 @@ SELECT {columns}, t.{column},
        s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document}) AS stale
 FROM {source} t JOIN {store} s ON ({t_key}) = ({s_key})
 WHERE t.{column} IS NOT NULL;
+
+-- name: create_view_on_chunked
+-- One row for each chunk. Its text is that of the document of now, so a stale one has none.
+CREATE VIEW {view} WITH (security_invoker = true) AS
+SELECT {columns}, s.chunk, s.span,
+       CASE WHEN s.fingerprint = _qwen_embed.fingerprint({document})
+            THEN substr({document}, lower(s.span) + 1, upper(s.span) - lower(s.span)) END AS chunk_text,
+       s.embedding AS {column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document}) AS stale
+FROM {source} t JOIN {store} s ON ({t_key}) = ({s_key})
+WHERE s.embedding IS NOT NULL;
+
+-- name: create_search_function
+-- The iterative scan goes on until enough different rows are found; the plan is one that gives its first rows soon.
+CREATE FUNCTION {view}(query {halfvec}, rows integer DEFAULT 10) RETURNS SETOF {view}
+LANGUAGE plpgsql STABLE STRICT ROWS 10
+SET search_path = pg_catalog, pg_temp
+SET cursor_tuple_fraction = 0
+SET hnsw.iterative_scan = 'strict_order'
+SET hnsw.max_scan_tuples = 2147483647
+AS {body};
+
+-- name: search_body
+-- Chunks by their distance: the first of a row is its best. An index scan may end before the chunks do, for its memory is
+-- bounded: then all the rows that are left are looked at.
+#variable_conflict use_variable
+DECLARE
+    nearest CURSOR FOR SELECT {e_key}, e.chunk FROM {view} e ORDER BY e.{column} {distance} query;
+    others CURSOR (besides text[]) FOR
+        SELECT {b_key}, b.chunk
+        FROM (SELECT DISTINCT ON ({e_key}) {e_key}, e.chunk, e.{column} {distance} query AS qwen_embed_distance
+              FROM {view} e WHERE ROW({e_key})::text <> ALL (besides)
+              ORDER BY {e_key}, qwen_embed_distance) b
+        ORDER BY b.qwen_embed_distance;
+    done text[] := '{{}}';
+BEGIN
+    FOR c IN nearest LOOP
+        EXIT WHEN cardinality(done) >= rows;
+        CONTINUE WHEN ROW({c_columns})::text = ANY (done);
+        done := done || ROW({c_columns})::text;
+        RETURN QUERY SELECT e.* FROM {view} e WHERE ({e_key}) = ({c_columns}) AND e.chunk = c.chunk;
+    END LOOP;
+    IF cardinality(done) < rows THEN
+        FOR c IN others (done) LOOP
+            EXIT WHEN cardinality(done) >= rows;
+            done := done || ROW({c_columns})::text;
+            RETURN QUERY SELECT e.* FROM {view} e WHERE ({e_key}) = ({c_columns}) AND e.chunk = c.chunk;
+        END LOOP;
+    END IF;
+END
+
+-- name: comment_search_function
+COMMENT ON FUNCTION {view}({halfvec}, integer) IS {comment};
+
+-- name: drop_search_function
+DROP FUNCTION IF EXISTS {view}({halfvec}, integer);
 
 -- name: comment_view
 COMMENT ON VIEW {view} IS {comment};

@@ -16,7 +16,7 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- Whether init has run here, and whether its newest migration has: by what that one added, which every role can see.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
        EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'full_dimensions');
+               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'chunk_tokens');
 
 -- name: resolve_table
 -- A table as it is written in SQL; NULL if there is none of that name on the search_path.
@@ -59,7 +59,7 @@ WHERE c.oid = ANY (%(tables)s::oid[]);
 SELECT e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
        to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
        g.id, g.model, g.dimensions, g.distance, g.template, g.store, g.too_long, g.partitions,
-       g.weight_version, g.full_dimensions,
+       g.weight_version, g.full_dimensions, g.chunk_tokens, g.chunk_overlap,
        (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE t.tgname = format('qwen_embed_insert_%%s', g.id) AND t.tgparentid <> 0 AND c.relkind <> 'p') AS clones,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace

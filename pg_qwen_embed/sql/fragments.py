@@ -80,7 +80,10 @@ def holes(embedding: Embedding) -> Holes:
         "store_text": _regclass(machinery("store", generation)),
         "outbox_text": _regclass(machinery("outbox", generation)),
         "failure_text": _regclass(machinery("failure", generation)),
-        "has_vector": sql.SQL("true"),
+        "has_vector": TRUE,
+        "first_chunk": TRUE,
+        "whole": TRUE,
+        "distinct": sql.SQL(""),
         "gate_lock": sql.Literal(int(Lock.GATE)),
         "id": sql.Literal(generation.id),
         "id_text": sql.Literal(str(generation.id)),
@@ -89,6 +92,13 @@ def holes(embedding: Embedding) -> Holes:
         filled[f"{alias}_key"] = _list(sql.Identifier(alias, f"k{n}") for n in numbers)
     if generation.store is StoreKind.COLUMN:
         filled["has_vector"] = sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", embedding.column))
+    if generation.chunking:
+        # A row has several in the store, and its first chunk always.
+        filled |= {
+            "first_chunk": sql.SQL("s.chunk = 1"),
+            "whole": sql.SQL("s.whole"),
+            "distinct": sql.SQL("DISTINCT"),
+        }
     return filled
 
 
@@ -101,6 +111,9 @@ def ddl_holes(embedding: Embedding) -> Holes:
         "nullable_key_columns": key_columns(source, nullable=True),
         "storage": storage(generation.dimensions),
         "columns": names_of("t", own_columns(embedding)),
+        "e_key": names_of("e", source.key),
+        "b_key": names_of("b", source.key),
+        "c_columns": names_of("c", source.key),
         "template": document(generation.template, source),
         "text_changed": changed(types[name] for name in generation.template.columns),
         "key_changed": key_changed(source),

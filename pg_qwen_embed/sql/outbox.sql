@@ -38,7 +38,7 @@ SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND gener
 -- follows it.
 SELECT s.version IS NOT NULL AS present, _qwen_embed.fingerprint(d.document), left(d.document, %(longest)s), {t_keys_out}
 FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s) t
-LEFT JOIN {store} s ON ({s_key}) = ({t_key})
+LEFT JOIN {store} s ON ({s_key}) = ({t_key}) AND {first_chunk}
 CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document} END AS document OFFSET 0) d
 ORDER BY {t_key};
 

@@ -11,8 +11,8 @@ WITH page AS MATERIALIZED (
     SELECT {t_key_as}, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
     FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s
 ), wrong AS (
-    SELECT {p_key} FROM page p LEFT JOIN {store} s ON ({s_key}) = ({p_key})
-    WHERE (p.fingerprint IS DISTINCT FROM s.fingerprint OR (p.fingerprint IS NOT NULL AND NOT p.has_vector))
+    SELECT {p_key} FROM page p LEFT JOIN {stored_of_page}
+    WHERE (p.fingerprint IS DISTINCT FROM s.fingerprint OR (p.fingerprint IS NOT NULL AND NOT p.has_vector) OR NOT {whole})
       AND (%(missing)s OR s.version IS NOT NULL)
       AND NOT EXISTS (SELECT FROM {failure} f WHERE ({f_key}) = ({p_key}) AND f.next_attempt_at IS NOT NULL)
 ), n AS (
@@ -26,7 +26,7 @@ SELECT (SELECT count(*) FROM enqueued), (SELECT count(*) FROM wrong) - (SELECT c
 -- name: repair_orphans_page
 -- One page of the store in key order: vectors whose row has gone are enqueued, and the worker removes them.
 WITH page AS MATERIALIZED (
-    SELECT {s_key} FROM {store} s WHERE {beyond} ORDER BY {s_key} LIMIT %(rows)s
+    SELECT {distinct} {s_key} FROM {store} s WHERE {beyond} ORDER BY {s_key} LIMIT %(rows)s
 ), enqueued AS (
     INSERT INTO {outbox} ({keys})
     SELECT {p_key} FROM page p WHERE NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({p_key}))
@@ -34,6 +34,12 @@ WITH page AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM enqueued), 0::bigint,
        (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
+
+-- name: stored_of_page_plain
+{store} s ON ({s_key}) = ({p_key})
+
+-- name: stored_of_page_chunked
+LATERAL (SELECT {all_chunks} FROM {store} s WHERE ({s_key}) = ({p_key})) s ON true
 
 -- name: store_beyond
 ({s_key}) > ({after})

@@ -1,6 +1,6 @@
 -- name: read_status
 -- Counts are exact below a million rows and the planner's estimate above.
-SELECT r.rows, v.vectors, v.cut,
+SELECT r.rows, v.vectors, v.cut, v.chunks,
        (SELECT count(*) FROM {outbox}) AS pending,
        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT o.changed_at FROM {outbox} o
                                                                     ORDER BY o.seq LIMIT 1))), 0)::float8 AS lag_seconds,
@@ -32,27 +32,57 @@ FROM _qwen_embed.backfill b
 CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source})
                                 ELSE c.reltuples::bigint END AS rows
                     FROM pg_class c WHERE c.oid = {source_text}::regclass) r
-CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
-                                ELSE c.reltuples::bigint END AS vectors,
-                           CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE cut)
-                                ELSE (c.reltuples * coalesce((
-                                    SELECT s.most_common_freqs[array_position(s.most_common_vals::text::boolean[], true)]
-                                    FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
-                                    WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = 'cut'
-                                ), 0))::bigint END AS cut
-                    FROM pg_class c WHERE c.oid = {store_text}::regclass) v
+CROSS JOIN LATERAL ({stored}) v
 WHERE b.generation_id = %(id)s;
+
+-- name: stored_plain
+SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
+            ELSE c.reltuples::bigint END AS vectors,
+       CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE cut)
+            ELSE (c.reltuples * coalesce((
+                SELECT s.most_common_freqs[array_position(s.most_common_vals::text::boolean[], true)]
+                FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
+                WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = 'cut'
+            ), 0))::bigint END AS cut,
+       NULL::bigint AS chunks
+FROM pg_class c WHERE c.oid = {store_text}::regclass
+
+-- name: stored_chunked
+-- Every row has a first chunk.
+SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE chunk = 1 AND fingerprint IS NOT NULL)
+            ELSE (c.reltuples * coalesce((
+                SELECT s.most_common_freqs[array_position(s.most_common_vals::text::integer[], 1)]
+                FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
+                WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = 'chunk'
+            ), 1))::bigint END AS vectors,
+       0::bigint AS cut,
+       CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
+            ELSE c.reltuples::bigint END AS chunks
+FROM pg_class c WHERE c.oid = {store_text}::regclass
+
+-- name: all_chunks
+-- What the chunks of one row say together; whole: none is missing, and none left over.
+max(s.version) AS version,
+(array_agg(s.fingerprint) FILTER (WHERE s.fingerprint IS NOT NULL))[1] AS fingerprint,
+coalesce(count(*) = max(s.chunk) AND max(s.chunks) = max(s.chunk) AND min(s.version) = max(s.version), true) AS whole
+
+-- name: stored_by_row_plain
+{store}
+
+-- name: stored_by_row_chunked
+(SELECT {s_key}, {all_chunks} FROM {store} s GROUP BY {s_key})
 
 -- name: count_drift
 -- What should be against what is, by fingerprint.
 SELECT count(*) FILTER (WHERE d.here AND d.fingerprint IS NOT NULL
-                          AND (s.fingerprint IS NULL OR NOT d.has_vector)) AS missing,
+                          AND (s.fingerprint IS NULL OR NOT d.has_vector OR NOT {whole})) AS missing,
        count(*) FILTER (WHERE d.here AND s.fingerprint IS NOT NULL AND d.has_vector
-                          AND s.fingerprint IS DISTINCT FROM d.fingerprint) AS stale,
+                          AND s.fingerprint IS DISTINCT FROM d.fingerprint
+                          AND ({whole} OR d.fingerprint IS NULL)) AS stale,
        count(*) FILTER (WHERE d.here IS NULL AND s.fingerprint IS NOT NULL) AS orphaned
 FROM (SELECT {t_key_as}, true AS here, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
       FROM {source} t) d
-FULL JOIN {store} s ON ({d_key}) = ({s_key});
+FULL JOIN {stored_by_row} s ON ({d_key}) = ({s_key});
 
 -- name: search
 -- The nearest rows by the view, through the index: ORDER BY the bare distance, ascending, with a LIMIT.
@@ -60,6 +90,11 @@ SELECT e.*, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
 FROM {view} e
 ORDER BY e.{column} {distance} %(query)s::{halfvec}
 LIMIT %(limit)s;
+
+-- name: search_chunks
+-- The nearest chunk of each of the nearest rows, as the embedding's own function finds them.
+SELECT e.*, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
+FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e;
 
 -- name: configure_search
 -- Without it a limit above hnsw.ef_search, or a filter, would return fewer rows than there are. pgvector >= 0.8.0.

@@ -33,6 +33,36 @@ WITH a AS (
 )
 SELECT count(*) FROM written;
 
+-- name: write_chunked
+-- The same for documents that are divided: all chunks of a row, or none. Under lock_store_exclusive, so that the version it
+-- compares with is the last that was written: an older document with more chunks leaves none behind.
+WITH a AS (
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[], %(counts)s::bigint[])
+         WITH ORDINALITY AS a({keys}, version, fingerprint, chunks, position)
+), v AS (
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.chunks, a.position
+    FROM a ORDER BY {a_key_values}, a.version DESC
+), n AS (
+    SELECT {v_key}, v.version, v.fingerprint, v.chunks, v.position FROM v JOIN {source} t ON ({t_key}) = ({v_key})
+    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({v_key}) AND s.version >= v.version)
+), superfluous AS (
+    DELETE FROM {store} s USING n WHERE ({s_key}) = ({n_key}) AND s.chunk > n.chunks
+), written AS (
+    INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, embedding)
+    SELECT {n_key}, p.chunk, n.chunks, int4range(p.begins::int, p.ends::int), n.version, n.fingerprint, p.embedding
+    FROM n JOIN unnest(%(positions)s::bigint[], %(chunks)s::bigint[], %(begins)s::bigint[], %(ends)s::bigint[],
+                       %(embeddings)s::{halfvec}[]) AS p(position, chunk, begins, ends, embedding) USING (position)
+    ON CONFLICT ({keys}, chunk) DO UPDATE
+    SET chunks = excluded.chunks, span = excluded.span, version = excluded.version, fingerprint = excluded.fingerprint,
+        embedding = excluded.embedding
+    RETURNING 1
+), forgiven AS (
+    DELETE FROM {failure} f USING v WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
+), acknowledged AS (
+    DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
+)
+SELECT count(*) FROM written;
+
 -- name: write_column
 -- The same into a column of the source. Its rows are locked in key order, and one that the application has locked
 -- is left for later (its position is returned): the worker never waits for the application, so it cannot deadlock
@@ -87,6 +117,31 @@ WITH a AS (
     SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key}) WHERE c.here ORDER BY {c_key}
     ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, cut = false, fingerprint = NULL, embedding = NULL
     WHERE s.version < excluded.version
+), removed AS (
+    DELETE FROM {store} s USING c
+    WHERE ({s_key}) = ({c_key}) AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
+), forgiven AS (
+    DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
+)
+DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+
+-- name: clear_chunked
+-- The same for documents that are divided: a blank one keeps its first chunk, for its version.
+WITH a AS (
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[]) AS a({keys}, version, here)
+), c AS (
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.here FROM a ORDER BY {a_key_values}, a.version DESC
+), n AS (
+    SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key})
+    WHERE c.here AND NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({c_key}) AND s.version >= c.version)
+), superfluous AS (
+    DELETE FROM {store} s USING n WHERE ({s_key}) = ({n_key}) AND s.chunk > 1
+), blank AS (
+    INSERT INTO {store} AS s ({keys}, chunk, version)
+    SELECT {n_key}, 1, n.version FROM n
+    ON CONFLICT ({keys}, chunk) DO UPDATE
+    SET chunks = 1, span = NULL, version = excluded.version, fingerprint = NULL, embedding = NULL
 ), removed AS (
     DELETE FROM {store} s USING c
     WHERE ({s_key}) = ({c_key}) AND s.version < c.version

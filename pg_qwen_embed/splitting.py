@@ -1,0 +1,53 @@
+"""Documents into chunks that the model takes: divided by chunking.py, counted by the server's own tokenizer.
+
+No chunk has more tokens than were asked for, those that the tokenizer adds included. A server that does not count
+has its tokens estimated from bytes."""
+
+import asyncio
+from collections.abc import Sequence
+
+from pg_qwen_embed import chunking, cutting
+from pg_qwen_embed.batching import BYTES_PER_TOKEN
+from pg_qwen_embed.chunking import Span
+from pg_qwen_embed.errors import DocumentRefused
+from pg_qwen_embed.model import Chunking
+from pg_qwen_embed.sglang import EmbeddingServer
+
+Piece = tuple[int, Span]  # which text, and where in it
+
+
+async def split(
+    server: EmbeddingServer, texts: Sequence[str], wanted: Chunking, longest: int | None
+) -> list[list[Span]]:
+    """The chunks of each text, in order; a short one is one chunk, as it stands. None is blank, if no text is.
+
+    longest: tokens the server takes. Raises DocumentRefused, ServerUnavailable."""
+    most = min(wanted.tokens, longest or wanted.tokens)
+    overlap = min(wanted.overlap, most // 2)
+    done: list[list[Span]] = [[] for _ in texts]
+    pieces: list[Piece] = [(n, (0, len(text))) for n, text in enumerate(texts)]
+    while pieces:
+        parts = [texts[n][begin:end] for n, (begin, end) in pieces]
+        over = await _too_long(server, parts, most, counts=longest is not None)
+        for position, (n, span) in enumerate(pieces):
+            if position not in over:
+                done[n].append(span)
+        pieces = await asyncio.to_thread(_divided, texts, [(pieces[n], over[n]) for n in over], most, overlap)
+    return [chunking.in_order(spans) for spans in done]
+
+
+async def _too_long(server: EmbeddingServer, parts: Sequence[str], most: int, *, counts: bool) -> dict[int, int]:
+    """Positions of the parts that have more than `most` tokens, each with how many."""
+    if counts:
+        return {n: len(tokens) for n, tokens in (await cutting.too_long(server, parts, most)).items()}
+    estimates = [int(len(part.encode()) / BYTES_PER_TOKEN) + cutting.SPECIAL_TOKENS for part in parts]
+    return {n: tokens for n, tokens in enumerate(estimates) if tokens > most}
+
+
+def _divided(texts: Sequence[str], over: Sequence[tuple[Piece, int]], most: int, overlap: int) -> list[Piece]:
+    found: list[Piece] = []
+    for (n, span), tokens in over:
+        if span[1] - span[0] < 2:
+            raise DocumentRefused(f"one character of the document has {tokens} tokens, and a chunk at most {most}")
+        found += [(n, own) for own in chunking.divide(texts[n], span, tokens=tokens, most=most, overlap=overlap)]
+    return found
