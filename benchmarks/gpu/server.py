@@ -52,9 +52,10 @@ def sglang(wanted: Namespace, path: str, memory: float | None, log: Path) -> Ite
         port = free.getsockname()[1]
     given = [*flags(wanted, path, memory, port), *wanted.more]
     start = [str(TESTS / "launch.py")] if wanted.device == "cpu" else ["-m", "sglang.launch_server"]
+    environment = os.environ | {"TMPDIR": str(log.parent)}  # its sockets stay behind when it has ended
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [wanted.sglang_python, *start, *given], stdout=file, stderr=file, start_new_session=True
+            [wanted.sglang_python, *start, *given], stdout=file, stderr=file, env=environment, start_new_session=True
         )
     try:
         _wait(process, f"http://127.0.0.1:{port}/ready", log, wanted.start_timeout)
