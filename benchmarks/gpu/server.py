@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,8 +82,8 @@ def _answers(url: str) -> bool:
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(30)
-    except subprocess.TimeoutExpired:
+    with suppress(ProcessLookupError):  # told to stop while it starts, it leaves its children behind
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
