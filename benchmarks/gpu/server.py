@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,9 +52,10 @@ def sglang(wanted: Namespace, path: str, memory: float | None, log: Path) -> Ite
         port = free.getsockname()[1]
     given = [*flags(wanted, path, memory, port), *wanted.more]
     start = [str(TESTS / "launch.py")] if wanted.device == "cpu" else ["-m", "sglang.launch_server"]
+    environment = os.environ | {"TMPDIR": str(log.parent)}  # its sockets stay behind when it has ended
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [wanted.sglang_python, *start, *given], stdout=file, stderr=file, start_new_session=True
+            [wanted.sglang_python, *start, *given], stdout=file, stderr=file, env=environment, start_new_session=True
         )
     try:
         _wait(process, f"http://127.0.0.1:{port}/ready", log, wanted.start_timeout)
@@ -81,8 +82,8 @@ def _answers(url: str) -> bool:
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(30)
-    except subprocess.TimeoutExpired:
+    with suppress(ProcessLookupError):  # told to stop while it starts, it leaves its children behind
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()

@@ -2,11 +2,12 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,20 +46,25 @@ def sglang(model: Path, folder: Path, name: str, *options: str, key: str | None 
         port = free.getsockname()[1]
     command = [os.environ["SGLANG_PYTHON"], str(HERE / "launch.py"), "--model-path", str(model), "--port", str(port)]
     log = folder / f"{name}.log"
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # several threads of several servers would wait for each other
+    # Several threads of several servers would wait for each other; its sockets stay behind when it has ended.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*command, *OPTIONS, *options], stdout=file, stderr=file, env=alone, start_new_session=True
+            [*command, *OPTIONS, *options], stdout=file, stderr=file, env=environment, start_new_session=True
         )
     try:
         yield Starting(Subject(f"http://127.0.0.1:{port}", str(model), 64, 512, key), process, log)
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
+        end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(30)
+    with suppress(ProcessLookupError):  # told to stop while it starts, it leaves its children behind
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextmanager
