@@ -57,7 +57,9 @@ class Gpu:
         seconds, now = self.fixed + self.per_token * tokens, time.perf_counter()
         end = max(now, heapq.heappop(self.free_at)) + seconds
         heapq.heappush(self.free_at, end)
-        self.first, self.last = self.first or now, max(self.last, end)
+        if texts > 1:  # not the probe with which a command learns what is served
+            self.first = self.first or now
+        self.last = max(self.last, end)
         await asyncio.sleep(end - now)
         self.busy += seconds
         self.texts += texts

@@ -8,6 +8,7 @@ twice the idle one and one request's time. One line of JSON."""
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -65,14 +66,17 @@ def query(client: Client, number: int) -> float:
 def medians(
     connection: psycopg.Connection, client: Client, pause: float, going: Callable[[], bool] = lambda: True
 ) -> tuple[float, float]:
-    """Milliseconds of a change and of a query, seen CHANGES times, or as long as it is `going`, but once at least."""
-    changes, queries = [], []
+    """Milliseconds of a change and of a query, seen CHANGES times, or as long as it is `going`, but once at least.
+
+    The pauses are random, about `pause` seconds in all: each is to meet the server at another point of its work."""
+    changes, queries, rng = [], [], random.Random(0)
     for number in range(CHANGES):
         if changes and not going():
             break
         changes.append(change(connection, number))
+        time.sleep(rng.uniform(0, pause))
         queries.append(query(client, number))
-        time.sleep(pause)
+        time.sleep(rng.uniform(0, pause))
     return statistics.median(changes), statistics.median(queries)
 
 
