@@ -8,26 +8,31 @@ depends on the length of the texts more than on the load.
 Throughput is measured over stretches in which there was always more to send, in the caller's unit of work (tokens).
 The first answers after each change belong to the number before, and are left out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 
 GROWTH = 1.03  # more throughput than this makes a higher number worth it
 LOSS = 0.98  # less than this makes a lower number a loss
 STEP, LEAP = 1.5, 2.0  # of the climb; the leap while throughput grows with the number
 LINEAR = 0.9  # of that proportion
-SHORTEST = 0.2  # seconds of a stretch, and
-ANSWERS, TRIAL = 2, 4  # answers of it for each request in flight, or it says too little; of a trial
+SHORTEST = 0.2  # seconds of a stretch
 PATIENCE = 4  # stretches before the first trial, once it has settled; twice as many after each that was in vain, up to
 LONGEST_PATIENCE = 32
 CHANGED = 0.8  # a throughput below this share of what was known, or above its inverse: another server
 DRIFT = 0.1  # of the throughput, that makes it worth trying again
-COOLING = 5.0  # seconds after an overload before it is raised again
+COOLING = 1.0  # seconds after an overload before it is raised again; twice as many when that was too soon, up to
+LONGEST_COOLING = 30.0
+CALM = 60.0  # seconds without an overload make it forgotten
 
 
 class Phase(Enum):
     CLIMBING = auto()
     SETTLED = auto()
     TRYING = auto()
+
+
+# Answers of a stretch, and for each request in flight: with fewer it says too little.
+FEWEST = {Phase.CLIMBING: (8, 2), Phase.SETTLED: (16, 2), Phase.TRYING: (16, 4)}
 
 
 @dataclass(slots=True)
@@ -48,7 +53,9 @@ class Limiter:
     _patience: int = PATIENCE
     _up_next: bool = True
     _odd: int = 0
-    _cool_at: float = field(default=0.0)
+    _overloaded: bool = False  # and not raised again since
+    _lowered_at: float = -CALM
+    _cooling: float = COOLING
 
     def __post_init__(self) -> None:
         self.limit = min(self.limit, self.highest)
@@ -67,8 +74,8 @@ class Limiter:
         self._work += work
         self._answers += 1
         duration = now - self._started
-        answers = (TRIAL if self._phase is Phase.TRYING else ANSWERS) * self.limit
-        enough = duration >= SHORTEST and self._answers >= max(16, answers)
+        least, each = FEWEST[self._phase]
+        enough = duration >= SHORTEST and self._answers >= max(least, each * self.limit)
         if enough or self._is_in_vain(duration):
             throughput = self._work / duration
             self._begin(now)
@@ -81,9 +88,12 @@ class Limiter:
 
     def overloaded(self, now: float) -> None:
         """The server has refused a request because it has too many."""
-        if now < self._cool_at - COOLING + SHORTEST:
-            return  # the same overload: requests sent before the limit was lowered
-        self._cool_at = now + COOLING
+        if now < self._lowered_at + SHORTEST:
+            return  # requests sent before the limit was lowered
+        if not self._overloaded:  # again, after it was raised
+            calm = now > self._lowered_at + CALM
+            self._cooling = COOLING if calm else min(LONGEST_COOLING, 2 * self._cooling)
+        self._overloaded, self._lowered_at = True, now
         self._throughput, self._patience = 0.0, PATIENCE
         self._settle(max(1, self.limit // 2))
 
@@ -135,7 +145,11 @@ class Limiter:
             self._throughput = throughput if not known else 0.7 * known + 0.3 * throughput
             self._notice_drift()
         self._stretches += 1
-        if self._stretches >= self._patience and now >= self._cool_at:
+        if self._overloaded:
+            if now >= self._lowered_at + self._cooling:
+                self._overloaded = False
+                self._go_up(throughput)
+        elif self._stretches >= self._patience:
             self._try()
 
     def _begin_again(self, throughput: float) -> None:

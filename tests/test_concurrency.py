@@ -5,11 +5,11 @@ import random
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 
-from pg_qwen_embed.concurrency import COOLING, Limiter
+from pg_qwen_embed.concurrency import COOLING, SHORTEST, Limiter
 
 NUMBERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 32, 48, 64)
 ON_THE_WAY = 0.001  # seconds of a request, and of its answer
@@ -129,13 +129,27 @@ def test_overload_halves_the_number_once_and_it_comes_back() -> None:
     for _ in range(5):  # of requests that were sent before
         limiter.overloaded(10.0)
     assert limiter.limit == 16
-    limiter.overloaded(10.0 + COOLING)
+    limiter.overloaded(10.0 + SHORTEST)
     assert limiter.limit == 8
-    now = 20.0
-    for _ in range(5000):
+    now = 10.5
+    while limiter.limit == 8:
         now += 0.01
-        limiter.answered(now, 100.0 * limiter.limit, saturated=True)
-    assert limiter.limit > 8
+        limiter.answered(now, 100.0, saturated=True)
+    assert COOLING <= now - 10 - SHORTEST < 3 * COOLING
+
+
+def test_server_that_is_overloaded_whenever_the_number_is_raised_is_asked_for_more_less_and_less_often() -> None:
+    limiter, now, raised = Limiter(), 0.0, []
+    while now < 120:
+        now += 0.01
+        if limiter.limit > 8:
+            raised.append(now)
+            limiter.overloaded(now)
+        else:
+            limiter.answered(now, 100.0 * limiter.limit, saturated=True)
+    pauses = [after - before for before, after in pairwise(raised)]
+    assert 4 < len(raised) < 20
+    assert min(pauses[4:]) > 4 * pauses[0]
 
 
 def test_limiter_learns_nothing_while_there_is_little_to_do() -> None:
