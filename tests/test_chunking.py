@@ -369,6 +369,7 @@ def test_planner_takes_the_index_by_itself_where_there_are_many_chunks(rig: Rig)
         " FROM generate_series(1, 3000) n, generate_series(1, 3) chunk"
     )
     rig.execute(f"ANALYZE articles, {rig.machinery('store')}")
+    rig.execute("SET cursor_tuple_fraction = 1")  # whatever the session prefers
     assert len(asked(rig, "query", 10)) == 10
     assert 10 <= read_by_index(rig) < 1000
 
@@ -540,6 +541,10 @@ def test_chunks_cover_the_text_and_are_shorter_than_it(text: str, most: int, ove
     spans = chunking.divide(text, (0, len(text)), tokens=tokens * len(text), most=most, overlap=overlap)
     assert all(0 <= begin < end <= len(text) and end - begin < len(text) for begin, end in spans)
     assert_covered(text, chunking.in_order(spans))
+
+
+def test_chunk_that_lies_within_another_is_left_out() -> None:
+    assert chunking.in_order([(5, 7), (2, 8), (5, 12), (0, 10), (0, 4)]) == [(0, 10), (5, 12)]
 
 
 class Bytes:
