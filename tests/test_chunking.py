@@ -281,6 +281,18 @@ def test_refused_chunk_makes_its_row_one_failure_and_the_others_have_their_vecto
     assert_in_step(rig)
 
 
+def test_row_that_postgres_refuses_leaves_the_others_their_own_chunks(rig: Rig) -> None:
+    rig.articles(ENGLISH, ENGLISH.lower(), ENGLISH.upper(), "short")
+    attach(rig)
+    rig.execute(f"ALTER TABLE {rig.machinery('store')} ADD CHECK (k1 <> 2)")
+    rig.once()
+    (failure,) = json.loads(rig.ok("failures", "list", "articles", "--json"))
+    assert failure["key"] == {"id": 2}
+    rig.execute("DELETE FROM articles WHERE id = 2")
+    rig.once()
+    assert_in_step(rig)
+
+
 def test_document_of_many_chunks_goes_in_requests_of_the_usual_size(rig: Rig) -> None:
     fill(rig, ENGLISH * 30)
     assert rig.count("store") > 150
