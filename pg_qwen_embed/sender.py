@@ -131,7 +131,7 @@ class Sender:
                 overloads += 1
                 if overloads >= TRIES and len(request.changes) > 1:
                     raise TooMuch from None
-                if overloads >= TRIES:  # of one document, but it may have many chunks
+                if overloads >= TRIES and self._embedding.generation.chunking:  # one document, but of many chunks
                     self._most, self._answers = max(1, self._most // 4), 0
                 if overloads == LONE_TRIES:
                     raise DocumentRefused(str(error)) from None

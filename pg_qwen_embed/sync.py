@@ -292,11 +292,11 @@ class Feed:
         position = 0
         for outcome in embedded:
             done: list[Change] = []
-            for one in outcome.of_each():
+            for n, change in enumerate(outcome.request.changes):
                 if position in locked:
-                    self._later(one)
+                    self._later(Embedded(Request([change], outcome.request.page), outcome.embeddings[n : n + 1]))
                 else:
-                    done += one.request.changes
+                    done.append(change)
                 position += 1
             self.written += len(done)
             self._in_flight.settle(done, outcome.request.page)
