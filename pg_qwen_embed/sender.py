@@ -145,7 +145,7 @@ class Sender:
         place.overloaded(error)
         if times >= TRIES and len(request.changes) > 1:
             raise TooMuch from None
-        if times >= TRIES:  # one document, but it may have many chunks
+        if times >= TRIES and self._embedding.generation.chunking:  # one document, but of many chunks
             self._most, self._answers = max(1, self._most // 4), 0
         if times == LONE_TRIES:
             raise Rejected(place, error) from None

@@ -281,6 +281,18 @@ def test_refused_chunk_makes_its_row_one_failure_and_the_others_have_their_vecto
     assert_in_step(rig)
 
 
+def test_row_that_postgres_refuses_leaves_the_others_their_own_chunks(rig: Rig) -> None:
+    rig.articles(ENGLISH, ENGLISH.lower(), ENGLISH.upper(), "short")
+    attach(rig)
+    rig.execute(f"ALTER TABLE {rig.machinery('store')} ADD CHECK (k1 <> 2)")
+    rig.once()
+    (failure,) = json.loads(rig.ok("failures", "list", "articles", "--json"))
+    assert failure["key"] == {"id": 2}
+    rig.execute("DELETE FROM articles WHERE id = 2")
+    rig.once()
+    assert_in_step(rig)
+
+
 def test_document_of_many_chunks_goes_in_requests_of_the_usual_size(rig: Rig) -> None:
     fill(rig, ENGLISH * 30)
     assert rig.count("store") > 150
@@ -369,6 +381,7 @@ def test_planner_takes_the_index_by_itself_where_there_are_many_chunks(rig: Rig)
         " FROM generate_series(1, 3000) n, generate_series(1, 3) chunk"
     )
     rig.execute(f"ANALYZE articles, {rig.machinery('store')}")
+    rig.execute("SET cursor_tuple_fraction = 1")  # whatever the session prefers
     assert len(asked(rig, "query", 10)) == 10
     assert 10 <= read_by_index(rig) < 1000
 
@@ -540,6 +553,10 @@ def test_chunks_cover_the_text_and_are_shorter_than_it(text: str, most: int, ove
     spans = chunking.divide(text, (0, len(text)), tokens=tokens * len(text), most=most, overlap=overlap)
     assert all(0 <= begin < end <= len(text) and end - begin < len(text) for begin, end in spans)
     assert_covered(text, chunking.in_order(spans))
+
+
+def test_chunk_that_lies_within_another_is_left_out() -> None:
+    assert chunking.in_order([(5, 7), (2, 8), (5, 12), (0, 10), (0, 4)]) == [(0, 10), (5, 12)]
 
 
 class Bytes:
