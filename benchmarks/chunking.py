@@ -10,6 +10,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import rig
 import texts
@@ -28,7 +29,7 @@ def main() -> None:
     wanted = parser.parse_args()
     length = wanted.characters
     found = {
-        f"{name}_ms": median(wanted.rounds, lambda text=text: ours(text))
+        f"{name}_ms": median(wanted.rounds, partial(ours, text))
         for name, text in {"english": english(length), "chinese": chinese(length), "letter": "x" * length,
                            "ideograph": "漢" * length}.items()
     }  # fmt: skip
@@ -56,8 +57,10 @@ def english(length: int) -> str:
 
 def chinese(length: int) -> str:
     chance = random.Random(1)
-    sentence = lambda: "".join(chr(chance.randint(0x4E00, 0x8FFF)) for _ in range(chance.randint(8, 30)))  # noqa: E731
-    return "。".join(sentence() for _ in range(length // 9))[:length]
+    sentences = (
+        "".join(chr(chance.randint(0x4E00, 0x8FFF)) for _ in range(chance.randint(8, 30))) for _ in range(length // 9)
+    )
+    return "。".join(sentences)[:length]
 
 
 if __name__ == "__main__":

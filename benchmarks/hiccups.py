@@ -28,10 +28,11 @@ def throughput(log: Log, begin: float, end: float) -> float:
     return sum(tokens for _, tokens in log[bisect_left(times, begin) : bisect_left(times, end)]) / (end - begin)
 
 
-def recovered(log: Log, end: float, before: float) -> float:
-    """Seconds from `end` to the first stretch that is as fast as `before`, nearly."""
-    starts = (end + step / 20 for step in range(int(20 * STEADY)))
-    return round(next(start for start in starts if throughput(log, start, start + WINDOW) >= SHARE * before) - end, 2)
+def recovered(log: Log, end: float, before: float) -> float | None:
+    """Seconds from `end` to the first stretch that is as fast as `before`, nearly; None: not within what was seen."""
+    steps = (step / 20 for step in range(int(20 * STEADY)))
+    fast = (step for step in steps if throughput(log, end + step, end + step + WINDOW) >= SHARE * before)
+    return next(fast, None)
 
 
 def main() -> None:

@@ -69,7 +69,9 @@ def medians(
     """Milliseconds of a change and of a query, seen CHANGES times, or as long as it is `going`, but once at least.
 
     The pauses are random, about `pause` seconds in all: each is to meet the server at another point of its work."""
-    changes, queries, rng = [], [], random.Random(0)
+    changes: list[float] = []
+    queries: list[float] = []
+    rng = random.Random(0)
     for number in range(CHANGES):
         if changes and not going():
             break

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 
 from pg_qwen_embed import retry
@@ -33,6 +34,8 @@ class Breaker:
         self.info: ModelInfo | None = None
         self.reason: ServerUnavailable | None = None  # why it is open; None also before the first probe has failed
         self.known: ModelInfo | None = None  # what it served last
+        self._vouching = asyncio.Lock()
+        self._vouched: tuple[ModelInfo, int, float] | None = None  # for vectors of this length, and when it was asked
         self._rng = random.Random()  # noqa: S311  # jitter
 
     def trip(self, reason: ServerUnavailable) -> None:
@@ -51,16 +54,24 @@ class Breaker:
 
     async def vouch(self, info: ModelInfo, dimensions: int) -> bool:
         """Whether the server still serves this, and embeds what nobody could refuse: then a refusal was the document's
-        fault. Trips if not."""
-        try:
-            again = await self._server.model_info()
-            if again == info:
-                await self._server.embed(info, ["a harmless text"], dimensions)
+        fault. Trips if not. Asked once for all that was refused before."""
+        clock = asyncio.get_running_loop().time
+        refused = clock()
+        async with self._vouching:
+            if self._vouched and self._vouched[:2] == (info, dimensions) and self._vouched[2] >= refused:
                 return True
-            self.doubt(info)
-        except (ServerUnavailable, DocumentRefused) as error:
-            self.trip(ServerUnavailable(str(error)))
-        return False
+            self._vouched = None
+            began = clock()
+            try:
+                again = await self._server.model_info()
+                if again == info:
+                    await self._server.embed(info, ["a harmless text"], dimensions, urgent=True)
+                    self._vouched = info, dimensions, began
+                    return True
+                self.doubt(info)
+            except (ServerUnavailable, DocumentRefused) as error:
+                self.trip(ServerUnavailable(str(error)))
+            return False
 
     async def run(self) -> None:
         """Probe whenever it is open; a task of the worker's."""
@@ -76,14 +87,15 @@ class Breaker:
         while True:
             await asyncio.sleep(self._look_every)
             info = self.info
-            if info is not None and not await self._still_serves(info):
-                self.doubt(info)
+            with suppress(ServerUnavailable, DocumentRefused):  # the requests will find out
+                if info is not None and not await self._server.still_serves(info):
+                    self.doubt(info)
 
-    async def _still_serves(self, info: ModelInfo) -> bool:
-        try:
-            return await self._server.still_serves(info)
-        except (ServerUnavailable, DocumentRefused):  # the requests will find out
-            return True
+    async def ask_again(self, info: ModelInfo) -> None:
+        """For whoever cannot use this: the requests of others go on meanwhile."""
+        with suppress(ServerUnavailable):
+            if await self._server.model_info() != info:
+                self.doubt(info)
 
     def _open(self, reason: ServerUnavailable) -> None:
         announced, self.reason = self.reason is not None, reason
@@ -95,8 +107,8 @@ class Breaker:
         for attempt in count(1):
             try:
                 info = await self._server.model_info()
-            except (ServerUnavailable, DocumentRefused) as error:
-                self._open(ServerUnavailable(str(error)))
+            except ServerUnavailable as error:
+                self._open(error)
                 await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
             else:
                 if info != self.known or attempt > 1:

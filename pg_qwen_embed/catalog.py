@@ -135,6 +135,12 @@ async def embeddings_async(connection: AsyncConnection) -> list[Embedding]:
     return _embeddings(rows, sources)
 
 
+def live_generation(connection: Connection, name: str) -> int | None:
+    """The id of an embedding's live generation; None if there is no such embedding."""
+    row = connection.execute(statement("live_generation"), {"name": name}).fetchone()
+    return row[0] if row else None
+
+
 def embedding(connection: Connection, name: str) -> Embedding:
     """The embedding of that name, its source as it was when attached. Raises UsageError if there is none."""
     found = any_embedding(connection, name)

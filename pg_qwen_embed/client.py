@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed import catalog, vectors
 from pg_qwen_embed.database import BinaryValue, Connection, connect
-from pg_qwen_embed.errors import AnotherModel, ServerUnavailable, UsageError
+from pg_qwen_embed.errors import AnotherModel, DatabaseUnavailable, ServerUnavailable, UsageError
 from pg_qwen_embed.model import Embedding, Hit
 from pg_qwen_embed.prompt import PromptStyle, query_prompt
 from pg_qwen_embed.settings import Settings, resolve
@@ -47,9 +47,12 @@ class Asked:
         info = await self._current()
         mismatch = info.mismatch(embedding)
         if mismatch:
-            self._info = None  # it may be put right: ask again next time
             raise UsageError(str(mismatch))
         return info
+
+    def forget(self) -> None:
+        """Ask again next time."""
+        self._info = None
 
     async def _current(self) -> ModelInfo:
         info, now = self._info, asyncio.get_running_loop().time()
@@ -68,8 +71,7 @@ class Client:
             vector = client.embed_query("articles", "how do vectors follow text?")
             hits = client.search("articles", "how do vectors follow text?", limit=5)
 
-    Settings not given come from the environment (see `pg-qwen-embed --help`). What the registry says of an embedding
-    is read once, and again after a server was refused for it."""
+    Settings not given come from the environment (see `pg-qwen-embed --help`)."""
 
     def __init__(
         self,
@@ -81,9 +83,8 @@ class Client:
     ) -> None:
         options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
-        self._servers = [
-            Asked(EmbeddingServer(one)) for one in self._settings.servers
-        ]  # the one that failed comes last
+        # The one that failed last comes last.
+        self._servers = [Asked(EmbeddingServer(one)) for one in self._settings.servers]
         self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
         self._lock = threading.Lock()
@@ -164,12 +165,19 @@ class Client:
             except ServerUnavailable as error:
                 problems.insert(0, error)
                 self._servers.sort(key=lambda other: other is asked)
-        self._embeddings.pop(embedding.name, None)  # it may have been attached anew
+        for asked in self._servers:  # one may be put right
+            asked.forget()
         raise problems[0]
 
     def _embedding(self, name: str) -> Embedding:
-        if name not in self._embeddings:
-            self._embeddings[name] = catalog.embedding(self._database(), name)
+        """As it is now: it may have been attached anew. While the database is away, as it was last."""
+        known = self._embeddings.get(name)
+        try:
+            if known is None or catalog.live_generation(self._database(), name) != known.generation.id:
+                self._embeddings[name] = catalog.embedding(self._database(), name)
+        except (psycopg.OperationalError, DatabaseUnavailable):
+            if known is None:
+                raise
         return self._embeddings[name]
 
     def _database_lost(self) -> bool:

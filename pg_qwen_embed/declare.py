@@ -48,6 +48,9 @@ async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
     if len({info.model for info in fitting}) > 1:
         served = " and ".join(sorted({info.model for info in fitting}))
         raise UsageError(f"the servers have different models, {served}; choose one with --model")
+    if len({info.identity for info in fitting}) > 1:
+        served = " and ".join(f"the server at {info.url} serves {info.identity}" for info in fitting)
+        raise UsageError(f"{served}: vectors of both cannot stand together; start them alike, or leave one out")
     return fitting[0]
 
 

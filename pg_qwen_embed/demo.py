@@ -50,7 +50,7 @@ def server() -> Iterator[str]:
 
 @contextmanager
 def worker(settings: Settings) -> Iterator[None]:
-    environment = {DATABASE_VARIABLE: settings.database_url, SERVER_VARIABLE: settings.server_url}
+    environment = {DATABASE_VARIABLE: settings.database_url, SERVER_VARIABLE: settings.server_list}
     with _process(["worker"], environment, "following "):
         yield
 

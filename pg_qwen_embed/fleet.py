@@ -16,7 +16,7 @@ from itertools import count
 from pg_qwen_embed import retry
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.concurrency import Limiter
-from pg_qwen_embed.errors import ServerUnavailable
+from pg_qwen_embed.errors import AnotherModel, ServerUnavailable
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.pacing import Pace
 from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, Mismatch, ModelInfo
@@ -51,6 +51,7 @@ class Member:
         self._pace = Pace()
         self._in_flight = [0, 0]  # live, backfill
         self._answered = 0.0  # when it last answered
+        self._judged: tuple[ModelInfo | None, dict[int, bool]] = (None, {})  # generations that it is for, or not
 
     @property
     def busy(self) -> int:
@@ -62,7 +63,18 @@ class Member:
 
     def serves(self, embedding: Embedding) -> bool:
         info = self.breaker.info
-        return info is not None and info.mismatch(embedding) is None
+        if info is None:
+            return False
+        if info is not self._judged[0]:
+            self._judged = info, {}
+        judged, id_ = self._judged[1], embedding.generation.id
+        if id_ not in judged:
+            judged[id_] = info.mismatch(embedding) is None
+        return judged[id_]
+
+    def heard(self, now: float) -> None:
+        """It is alive."""
+        self._answered = now
 
     def has_room_at(self, kind: int) -> float | None:
         """From when on it takes one more of this kind; None: not before something changes."""
@@ -97,11 +109,12 @@ class Member:
 
 
 class Place:
-    """One request under way, on one server."""
+    """One request under way, on one server. longest: tokens that every server with the embedding's model takes."""
 
-    def __init__(self, member: Member, info: ModelInfo) -> None:
+    def __init__(self, member: Member, info: ModelInfo, longest: int | None) -> None:
         self.member = member
         self.info = info
+        self.longest = longest
         self.was_answered = False
 
     @property
@@ -111,11 +124,18 @@ class Place:
     def answered(self) -> None:
         self.was_answered = True
 
+    def go_on(self) -> None:
+        """Before each further part of a long request. Raises AnotherModel if the server may serve something else now."""
+        if self.member.breaker.info != self.info:
+            raise AnotherModel(f"the server at {self.server.url} may serve another model than it did")
+        self.member.heard(asyncio.get_running_loop().time())
+
     def overloaded(self, error: ServerUnavailable) -> None:
         self.member.overloaded(asyncio.get_running_loop().time(), error)
 
     def failed(self, error: ServerUnavailable) -> None:
-        self.member.breaker.trip(error)
+        if self.member.breaker.info == self.info:  # or it has been asked anew since
+            self.member.breaker.trip(error)
 
     async def vouch(self, dimensions: int) -> bool:
         """Whether the server is to be believed when it refuses something: it serves what it did, and embeds others."""
@@ -164,10 +184,10 @@ class Fleet:
         return all(member.breaker.reason is not None for member in self._members)
 
     def mismatch(self, embedding: Embedding) -> Mismatch | None:
-        """Why no server is for this embedding; None if one is, or none has said yet what it serves."""
-        known = (member.breaker.known for member in self._members)
+        """Why no server is for this embedding; None if one is, or may be, for it has not said yet what it serves."""
+        known = [member.breaker.known for member in self._members]
         found = [info.mismatch(embedding) for info in known if info is not None]
-        return found[0] if found and all(found) else None
+        return found[0] if len(found) == len(known) and all(found) else None
 
     @property
     def limit(self) -> int:
@@ -224,7 +244,7 @@ class Fleet:
                 passed_over.append(turn)
                 continue
             member.take(turn, now)
-            turn.place.set_result(Place(member, member.breaker.info))
+            turn.place.set_result(Place(member, member.breaker.info, self._longest(turn.embedding)))
         for turn in passed_over:
             heapq.heappush(self._waiting, turn)
         self._admit_later(now)
@@ -237,6 +257,12 @@ class Fleet:
         rooms = [(member, member.has_room_at(turn.kind)) for member in self._members if member.serves(turn.embedding)]
         free = [member for member, room in rooms if room is not None and room <= now]
         return min(free, key=lambda member: member.load, default=None)
+
+    def _longest(self, embedding: Embedding) -> int | None:
+        """What fits into one must fit into all, or the vector would depend on which one was free."""
+        known = (member.breaker.known for member in self._members)
+        fitting = (info.longest for info in known if info is not None and info.mismatch(embedding) is None)
+        return min((longest for longest in fitting if longest is not None), default=None)
 
     def _admit_later(self, now: float) -> None:
         """When the pace of a server allows it."""
@@ -265,18 +291,20 @@ class Fleet:
 
     async def _served(self, embedding: Embedding) -> None:
         """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
+        loop = asyncio.get_running_loop()
+        patience_ends = None if self._patience is None else loop.time() + self._patience
         for attempt in count(1):
             if self._is_served(embedding):
                 return
             if all(member.breaker.info is not None for member in self._members):
                 await self._ask_again(embedding, attempt)
             else:
-                await self._move()
+                await self._move(patience_ends)
 
-    async def _move(self) -> None:
+    async def _move(self, patience_ends: float | None) -> None:
         self._moved.clear()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout_at(patience_ends):
                 await self._moved.wait()
         except TimeoutError:
             reasons = (member.breaker.reason for member in self._members)
@@ -291,6 +319,4 @@ class Fleet:
             if any(breaker.info is not info for breaker, info in known):  # somebody has asked since
                 return
             await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
-            for breaker, info in known:
-                if info is not None:
-                    breaker.doubt(info)
+            await asyncio.gather(*(breaker.ask_again(info) for breaker, info in known if info is not None))

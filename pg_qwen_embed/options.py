@@ -26,5 +26,5 @@ class Options:
     look_every: float = LOOK_EVERY  # whether the server still serves the same
     grace: float = 10.0  # for what is in flight when told to stop
     patience: float | None = None  # how long an absent server is borne; None for ever
-    most_requests: int = MOST_REQUESTS  # with documents, in flight at once, for all embeddings together
+    most_requests: int = MOST_REQUESTS  # with documents, in flight at once, for all embeddings together, on each server
     limits: Limits = field(default_factory=Limits)

@@ -48,9 +48,7 @@ async def repair(
     """Walk the source for rows, then the store for orphans. missing: rows too that never had a vector. pause: seconds
     between pages, to go gently."""
     holes = fragments.holes(embedding) | fragments.page_holes(embedding)
-    holes["all_chunks"] = statement("all_chunks")
-    kind = "chunked" if embedding.generation.chunking else "plain"
-    holes["stored_of_page"] = statement(f"stored_of_page_{kind}", holes)
+    holes = fragments.by_layout(embedding, holes, "stored_of_page")
     found = [
         await _walk(connection, embedding, _pages(page, beyond, holes), missing, pause) if wanted else (0, 0)
         for page, beyond, wanted in (

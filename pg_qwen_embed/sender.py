@@ -6,15 +6,13 @@ counted. Identical documents are sent once."""
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import count
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from pg_qwen_embed import batching, cutting, retry, splitting
 from pg_qwen_embed.errors import DocumentRefused, Error, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
 from pg_qwen_embed.fleet import Fleet, Place
 from pg_qwen_embed.model import Chunking, Embedding, TooLong
+from pg_qwen_embed.splitting import Chunks
 from pg_qwen_embed.store import LONGEST_DOCUMENT
 from pg_qwen_embed.twins import Twins
 from pg_qwen_embed.vectors import Vectors
@@ -36,6 +34,40 @@ class Rejected(Exception):  # not an error: it is to be found out whose fault it
 
 class TooMuch(Exception):  # not an error: half of it may do
     """The server is overloaded by a request whenever it comes, though it answers smaller ones."""
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What has gone wrong with a request since some of it was embedded. chunks: of its documents, where they are
+    divided."""
+
+    chunks: Chunks
+    number: int = 0
+    faults: int = 0
+    overloads: int = 0
+
+    def overloaded(self, place: Place, error: ServerOverloaded, *, alone: bool) -> None:
+        """Raises TooMuch when fewer documents may do, and Rejected when it is a single one, whose parts are as small."""
+        self._count()
+        self.overloads += 1
+        if self.overloads >= TRIES and not alone:
+            raise TooMuch from None
+        if self.overloads == LONE_TRIES:
+            raise Rejected(place, error) from None
+        if self.overloads >= TRIES:
+            self.chunks.most = max(1, self.chunks.most // 2)
+
+    def failed(self, place: Place, error: ServerUnavailable) -> None:
+        """Raises Rejected. It is tried again only after a probe was answered: then it may be this request that does it."""
+        self._count()
+        self.faults += isinstance(error, ServerFault | NotOffered)
+        if self.faults == TRIES:
+            raise Rejected(place, error) from None
+
+    def _count(self) -> None:
+        if self.chunks.came_further():
+            self.number = self.faults = self.overloads = 0
+        self.number += 1
 
 
 class Sender:
@@ -113,42 +145,29 @@ class Sender:
         """The vectors, however long the servers stay away; None if the request was made anew, smaller.
 
         Raises Rejected, TooMuch; after the fleet's patience, ServerUnavailable."""
-        faults = overloads = 0
+        attempts = Attempts(Chunks(self._limits.documents))
         work = sum(len(change.document) for change in request.changes)
-        for attempt in count(1):
+        while True:
             async with self._fleet.place(self._embedding, live=request.page is None, work=work) as place:
                 if len(request.changes) > self._most:  # learned while it waited
                     self._halve(request)
                     return None
                 try:
-                    embedded = await self._try(place, request)
+                    embedded = await self._try(place, request, attempts.chunks)
                 except DocumentRefused as refusal:
                     raise Rejected(place, refusal) from None
                 except ServerOverloaded as error:
-                    overloads += 1
-                    self._overloaded(place, request, error, overloads)
+                    place.overloaded(error)
+                    attempts.overloaded(place, error, alone=len(request.changes) == 1)
                 except ServerUnavailable as error:
                     place.failed(error)
-                    # It is asked again only after it has answered a probe: then it may be this request that does it.
-                    faults += isinstance(error, ServerFault | NotOffered)
-                    if faults == TRIES:
-                        raise Rejected(place, error) from None
+                    attempts.failed(place, error)
                 else:
-                    place.answered()
-                    self._went_well(request)
+                    if embedded is not None:
+                        place.answered()
+                        self._went_well(request)
                     return embedded
-            await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
-        raise AssertionError("unreachable")
-
-    def _overloaded(self, place: Place, request: Request, error: ServerOverloaded, times: int) -> None:
-        """Raises TooMuch when a smaller request may do, and Rejected when there is none."""
-        place.overloaded(error)
-        if times >= TRIES and len(request.changes) > 1:
-            raise TooMuch from None
-        if times >= TRIES and self._embedding.generation.chunking:  # one document, but of many chunks
-            self._most, self._answers = max(1, self._most // 4), 0
-        if times == LONE_TRIES:
-            raise Rejected(place, error) from None
+            await asyncio.sleep(retry.backoff(attempts.number, base=0.1, cap=5.0, rng=self._rng))
 
     def _went_well(self, request: Request) -> None:
         if len(request.changes) == self._most < self._limits.documents:
@@ -156,13 +175,13 @@ class Sender:
             if self._answers == MORE_AGAIN:
                 self._most, self._answers = min(self._limits.documents, 2 * self._most), 0
 
-    async def _try(self, place: Place, request: Request) -> Embedded | None:
-        generation, longest = self._embedding.generation, place.info.longest or 0  # no tokens are counted without it
+    async def _try(self, place: Place, request: Request, chunks: Chunks) -> Embedded | None:
+        generation, longest = self._embedding.generation, place.longest or 0  # no tokens are counted without it
         if generation.chunking:
-            return await self._try_chunks(place, request, generation.chunking)
+            return await self._try_chunks(place, request, generation.chunking, chunks)
         changes = request.changes
         texts = [change.document[:LONGEST_DOCUMENT] for change in changes]
-        tokens = await cutting.too_long(place.server, texts, place.info.longest)
+        tokens = await cutting.too_long(place.server, texts, place.longest)
         wrong = {
             n: f"the document has {len(own):,} tokens, and the server takes {longest:,}" for n, own in tokens.items()
         }
@@ -177,22 +196,22 @@ class Sender:
             changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]
         return Embedded(Request(changes, request.page), vectors)
 
-    async def _try_chunks(self, place: Place, request: Request, chunking: Chunking) -> Embedded | None:
+    async def _try_chunks(self, place: Place, request: Request, chunking: Chunking, chunks: Chunks) -> Embedded | None:
+        """One part after another; what has been embedded counts also when a later part goes wrong."""
         wrong = {n: TOO_LARGE for n, change in enumerate(request.changes) if len(change.document) > LONGEST_DOCUMENT}
         if wrong:
             self._refuse(request, wrong)
             return None
-        documents = [change.document for change in request.changes]
-        spans = await splitting.split(place.server, documents, chunking, place.info.longest)
-        changes = [replace(change, spans=tuple(own)) for change, own in zip(request.changes, spans, strict=True)]
-        texts = [change.document[begin:end] for change in changes for begin, end in change.spans]
-        found = np.empty((len(texts), self._embedding.generation.dimensions), np.float32)
-        limits = replace(self._limits, documents=self._most)
-        lengths = [len(text.encode()) for text in texts]
-        for positions in batching.pack(lengths, limits, self._density.bytes_per_token):  # one after another
-            some = [texts[n] for n in positions]
-            found[positions] = await self._vectors(place, some, urgent=request.page is None)
-        return Embedded(Request(changes, request.page), found)
+        if chunks.info != place.info or chunks.longest != place.longest:
+            documents = [change.document for change in request.changes]
+            spans = await splitting.split(place.server, documents, chunking, place.longest)
+            chunks.begin(request.changes, spans, self._embedding.generation.dimensions)
+            chunks.info, chunks.longest = place.info, place.longest
+        while part := chunks.next_part(self._limits, self._density):
+            place.go_on()
+            texts = [chunks.texts[n] for n in part]
+            chunks.take(part, await self._vectors(place, texts, urgent=request.page is None))
+        return Embedded(Request(chunks.changes, request.page), chunks.vectors)
 
     async def _vectors(self, place: Place, texts: Sequence[str], *, urgent: bool) -> Vectors:
         answer = await place.server.embed(place.info, texts, self._embedding.generation.dimensions, urgent=urgent)

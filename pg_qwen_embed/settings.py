@@ -1,5 +1,6 @@
 """Where the database and the embedding server are: options, then environment, then defaults. Read in one place."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
@@ -44,6 +45,11 @@ class Settings:
         return tuple(replace(self, server_url=url, further_server_urls=()) for url in urls)
 
     @property
+    def server_list(self) -> str:
+        """All URLs as the setting is written."""
+        return ", ".join((self.server_url, *self.further_server_urls))
+
+    @property
     def shown_server_url(self) -> str:
         parts = urlsplit(self.server_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
@@ -59,7 +65,7 @@ def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
 
     `DATABASE_URL` as SQLAlchemy writes it (`postgresql+psycopg://`) is understood."""
     found = {name: options.get(name) or _first(environment, VARIABLES[name][0]) for name in VARIABLES}
-    first, *further = map(_http_url, (found["server_url"] or "").replace(",", " ").split() or [DEFAULT_SERVER_URL])
+    first, *further = _http_urls(found["server_url"] or DEFAULT_SERVER_URL)
     return Settings(
         database_url=_libpq_url(found["database_url"] or ""),
         server_url=first,
@@ -79,6 +85,11 @@ def _libpq_url(url: str) -> str:
     if separator and rest.split("/")[0].count("@") > 1:
         raise UsageError("the database URL has more than one @ before the host; write an @ in the password as %40")
     return f"{scheme.split('+')[0]}://{rest}" if separator else url
+
+
+def _http_urls(written: str) -> list[str]:
+    """A comma that no URL follows belongs to a password."""
+    return [_http_url(url) for url in re.split(r"[,\s]+(?=\w+://)", written.strip(", \n"))]
 
 
 def _http_url(url: str) -> str:

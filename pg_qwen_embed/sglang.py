@@ -80,11 +80,15 @@ class ModelInfo:
         if same:
             return None
         attached = _described(old.model, old.full_dimensions or old.dimensions, old.weight_version)
-        served = _described(self.model, self.dimensions, self.weight_version)
         return Mismatch(
-            f"{embedding.name} was attached with {attached}, and the server at {self.url} serves {served}",
+            f"{embedding.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
             f"serve the old one again, or run: pg-qwen-embed detach {embedding.name}, and attach anew",
         )
+
+    @property
+    def identity(self) -> str:
+        """What must be the same of servers whose vectors stand together."""
+        return _described(self.model, self.dimensions, self.weight_version)
 
     def shortens_to(self, dimensions: int) -> bool:
         """Whether the server itself gives vectors of this length, a shorter one than its own."""
@@ -117,7 +121,7 @@ class EmbeddingServer:
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
-            # How many connections is the slots' business.
+            # How many connections is the fleet's business.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted),
             trust_env=True,
         )
@@ -135,7 +139,15 @@ class EmbeddingServer:
         return self._settings.shown_server_url
 
     async def model_info(self) -> ModelInfo:
-        """What is served. Asks for one embedding, the only sure way to learn the length of a vector."""
+        """What is served. Asks for one embedding, the only sure way to learn the length of a vector.
+
+        Raises ServerUnavailable, also when it refuses that one."""
+        try:
+            return await self._model_info()
+        except DocumentRefused as error:
+            raise ServerUnavailable(f"the embedding server at {self.url} refuses a harmless text: {error}") from None
+
+    async def _model_info(self) -> ModelInfo:
         card, info = await self._asked()
         model = str(card["id"])
         abilities = info.get("embedding")
@@ -143,7 +155,8 @@ class EmbeddingServer:
         allowed = abilities.get("matryoshka_dimensions")
         about = await self.server_info()
         longest = await self._longest_input(card.get("max_model_len"), about.get("max_req_input_len"))
-        full, answer = await self._embed(model, ["dimensions"])
+        urgent = _urgent(about)
+        full, answer = await self._embed(model, ["dimensions"], priority=urgent)
         vectors.check(full, 1, full.shape[1])
         return ModelInfo(
             model=model,
@@ -154,7 +167,7 @@ class EmbeddingServer:
             longest=longest,
             pools_last="ForCausalLM" in str(info.get("architectures")),
             weight_version=_weights(info),
-            urgent=_urgent(about),
+            urgent=urgent,
             url=self.url,
         )
 

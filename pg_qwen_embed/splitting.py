@@ -5,15 +5,56 @@ has its tokens estimated from bytes."""
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from pg_qwen_embed import chunking, cutting
-from pg_qwen_embed.batching import BYTES_PER_TOKEN
+import numpy as np
+
+from pg_qwen_embed import batching, chunking, cutting
 from pg_qwen_embed.chunking import Span
 from pg_qwen_embed.errors import DocumentRefused
 from pg_qwen_embed.model import Chunking
-from pg_qwen_embed.sglang import EmbeddingServer
+from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.vectors import Vectors
+from pg_qwen_embed.work import Change
 
 Piece = tuple[int, Span]  # which text, and where in it
+
+
+@dataclass(slots=True)
+class Chunks:
+    """Those of a request's documents, and the vectors that there are so far. most: that go to the server at once."""
+
+    most: int
+    info: ModelInfo | None = None  # of the server they were divided for, and
+    longest: int | None = None  # what it took
+    changes: list[Change] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _left: list[int] = field(default_factory=list)
+    _came_further: bool = False
+
+    def begin(self, changes: Sequence[Change], spans: Sequence[Sequence[Span]], dimensions: int) -> None:
+        self.changes = [replace(change, spans=tuple(own)) for change, own in zip(changes, spans, strict=True)]
+        self.texts = [change.document[begin:end] for change in self.changes for begin, end in change.spans]
+        self.vectors = np.empty((len(self.texts), dimensions), np.float32)
+        self._left = list(range(len(self.texts)))
+
+    def next_part(self, limits: batching.Limits, density: batching.Density) -> list[int]:
+        """Positions to embed together; none when all are done."""
+        limits = replace(limits, documents=min(limits.documents, self.most))
+        lengths = [len(self.texts[n].encode()) for n in self._left[: limits.documents]]
+        return [self._left[n] for n in next(batching.pack(lengths, limits, density.bytes_per_token), ())]
+
+    def take(self, part: Sequence[int], vectors: Vectors) -> None:
+        self.vectors[part] = vectors
+        done = set(part)
+        self._left = [n for n in self._left if n not in done]
+        self._came_further = True
+
+    def came_further(self) -> bool:
+        """Whether a part was embedded since this was asked last."""
+        came_further, self._came_further = self._came_further, False
+        return came_further
 
 
 async def split(
@@ -32,6 +73,8 @@ async def split(
         for position, (n, span) in enumerate(pieces):
             if position not in over:
                 done[n].append(span)
+        if not over:
+            break
         pieces = await asyncio.to_thread(_divided, texts, [(pieces[n], over[n]) for n in over], most, overlap)
     return [chunking.in_order(spans) for spans in done]
 
@@ -40,7 +83,7 @@ async def _too_long(server: EmbeddingServer, parts: Sequence[str], most: int, *,
     """Positions of the parts that have more than `most` tokens, each with how many."""
     if counts:
         return {n: len(tokens) for n, tokens in (await cutting.too_long(server, parts, most)).items()}
-    estimates = [int(len(part.encode()) / BYTES_PER_TOKEN) + cutting.SPECIAL_TOKENS for part in parts]
+    estimates = [int(len(part.encode()) / batching.BYTES_PER_TOKEN) + cutting.SPECIAL_TOKENS for part in parts]
     return {n: tokens for n, tokens in enumerate(estimates) if tokens > most}
 
 

@@ -22,7 +22,12 @@ def drift(connection: Connection, embedding: Embedding) -> Drift:
     """Counts by fingerprint, over the whole source."""
     with connection.transaction():
         connection.execute(statement("see_every_row"))
-        row = connection.execute(statement("count_drift", _holes(embedding)), {}).fetchone()
+        row = connection.execute(
+            statement(
+                "count_drift", fragments.by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")
+            ),
+            {},
+        ).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
 
 
@@ -45,7 +50,15 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         "whatever_columns": [not trigger.columns(embedding) for trigger in expected],
     }
     with connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(statement("read_status", _holes(embedding)), values).fetchone() or {}
+        row = (
+            cursor.execute(
+                statement(
+                    "read_status", fragments.by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")
+                ),
+                values,
+            ).fetchone()
+            or {}
+        )
     index = fragments.identifier(fragments.index_name(embedding)).as_string(None)
     (index_state,) = connection.execute(statement("index_state"), {"index": index}).fetchone() or ("none",)
     return Status(
@@ -69,13 +82,3 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         held_back_by=row["held_back_by"],
         another_model=row["another_model"],
     )
-
-
-def _holes(embedding: Embedding) -> fragments.Holes:
-    """Also those whose statement is another one where a row has several vectors."""
-    holes = fragments.holes(embedding) | {"all_chunks": statement("all_chunks")}
-    kind = "chunked" if embedding.generation.chunking else "plain"
-    return holes | {
-        "stored": statement(f"stored_{kind}", holes),
-        "stored_by_row": statement(f"stored_by_row_{kind}", holes),
-    }

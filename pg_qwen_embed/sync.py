@@ -55,7 +55,7 @@ class Limits:
     page_keys: int = 256
     page_entries: int = 10_000  # read at once to find the keys of a page: repeated changes of a key cost one embedding
     backfill_rows: int = 256
-    documents: int = 1024  # and as many more as it takes to keep every slot busy
+    documents: int = 1024  # and as many more as it takes to keep every server busy
     characters: int = 16_000_000
     write_rows: int = 512
     request: batching.Limits = field(default_factory=batching.Limits)

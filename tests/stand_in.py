@@ -45,6 +45,7 @@ class StandIn:
     poison: str | None = None  # a text that holds it has its whole request refused
     most_inputs: int = 1 << 30  # of a request: more get 503
     overloads: bool = False  # the poison gets 503 instead
+    refuses_every: int = 0  # so-many-eth request gets 503; 0 for none
     fault: str | None = None
     disordered: bool = False  # items in another order than asked, each with its index
     floats: bool = False  # answers floats though base64 was asked for, as servers before 0.5.17 do
@@ -181,6 +182,11 @@ class StandIn:
             about["weight_version"] = self.weight_version
         return web.json_response(about | {"embedding": abilities})
 
+    def _is_overloaded(self, texts: list[str]) -> bool:
+        now_and_then = self.refuses_every and len(self.requests) % self.refuses_every == 0
+        poisoned = self.overloads and any(self.poison and self.poison in text for text in texts)
+        return len(texts) > self.most_inputs or bool(now_and_then or poisoned)
+
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
         body = _object(await request.read())
         if body is None or not _is_input(body.get("input")):
@@ -190,9 +196,7 @@ class StandIn:
         await self._hold_back(texts)
         if refusal := self._refusal(texts, body.get("dimensions")):
             return _error(400, refusal, "BadRequestError")
-        if len(texts) > self.most_inputs:
-            return _error(503, "The request queue is full.", "503")
-        if self.overloads and any(self.poison and self.poison in text for text in texts):
+        if self._is_overloaded(texts):
             return _error(503, "The request queue is full.", "503")
         if body.get("encoding_format", "float") not in ("float", "base64"):
             return _error(400, "encoding_format must be either 'float' or 'base64'", "BadRequestError")

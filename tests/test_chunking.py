@@ -307,6 +307,15 @@ def test_document_of_more_chunks_than_the_server_takes_at_once_is_no_failure(rig
     assert_in_step(rig)
 
 
+def test_server_that_is_overloaded_now_and_then_makes_no_failure_of_a_document_of_many_chunks(rig: Rig) -> None:
+    rig.server.refuses_every = 4
+    rig.articles(*(f"Sentence {n} of many. " * 3000 for n in range(2)))
+    attach(rig)
+    rig.once()
+    assert rig.count("failure") == 0
+    assert_in_step(rig)
+
+
 def test_server_that_takes_less_than_a_chunk_gets_less(rig: Rig) -> None:
     rig.server.context_length = 40
     fill(rig, ENGLISH)
@@ -534,6 +543,25 @@ def test_names_of_every_kind_can_have_chunks(rig: Rig) -> None:
     assert sorted(found) == sorted(rig.rows("SELECT c, rows FROM t"))
     assert rig.drift(name) == (0, NOTHING)
     rig.ok("detach", name, "--yes")
+
+
+def test_key_of_an_extensions_type_can_be_searched(rig: Rig) -> None:
+    rig.execute("CREATE TABLE articles (id vector(2) PRIMARY KEY, body text)")
+    rig.execute("INSERT INTO articles VALUES ('[1,2]', 'one'), ('[3,4]', %s)", ENGLISH)
+    attach(rig)
+    rig.once()
+    found = rig.rows("SELECT id::text FROM qwen_embed.articles((SELECT embedding FROM qwen_embed.articles LIMIT 1), 5)")
+    assert sorted(found) == [("[1,2]",), ("[3,4]",)]
+
+
+def test_client_notices_that_an_embedding_was_attached_anew_with_chunks_and_without(rig: Rig) -> None:
+    rig.articles(*(f"{n} {ENGLISH}" for n in range(3)))
+    with Client(rig.url, server_url=rig.server.url) as client:
+        for more in ((), ("--chunk-tokens", str(TOKENS)), ()):
+            rig.ok("attach", "articles", "--text", "body", *more)
+            rig.once()
+            assert sorted(hit.row["id"] for hit in client.search("articles", "x", 10)) == [1, 2, 3]
+            rig.ok("detach", "articles", "--yes")
 
 
 def test_key_column_that_is_renamed_is_followed(rig: Rig) -> None:

@@ -124,6 +124,68 @@ def test_changes_and_queries_overtake_a_backfill_where_the_server_has_priorities
     assert found["changed"] == found["asked"] == urgent
 
 
+def test_server_that_is_only_away_is_not_taken_for_one_of_another_model(
+    rig: Rig, pair: tuple[StandIn, StandIn]
+) -> None:
+    rig.articles("one")
+    rig.server.model = "another"
+    rig.ok("attach", "articles", "--text", "body", "--model", "stand-in")
+    pair[1].fault = "500"
+    worker = rig.worker()
+    eventually(lambda: "server_unavailable" in worker.said)
+    assert "wrong_model" not in worker.said
+    assert "detach" not in rig.cli("doctor").stdout
+    pair[1].fault = None
+    eventually(rig.settled)
+    assert pair[1].texts == ["one"]
+
+
+def test_commands_use_the_server_that_answers(rig: Rig) -> None:
+    rig.articles("one")
+    rig.environment["PG_QWEN_EMBED_SERVER_URL"] = f"http://127.0.0.1:1/v1, {rig.server.url}"
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    assert "id=1" in rig.ok("search", "articles", "one")
+
+
+def test_servers_with_other_weights_of_one_model_are_not_attached_together(
+    rig: Rig, pair: tuple[StandIn, StandIn]
+) -> None:
+    rig.articles("one")
+    pair[1].weight_version = "v2"
+    assert "cannot stand together" in rig.refused("attach", "articles", "--text", "body")
+
+
+def test_what_one_server_cannot_take_is_cut_for_both(rig: Rig, pair: tuple[StandIn, StandIn]) -> None:
+    for server in pair:
+        server.delay = 0.01
+    pair[1].context_length = 64
+    rig.articles(*(f"{n} {'word ' * 40}" for n in range(500)))
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    assert min(len(server.texts) for server in pair) > 0
+    assert max(len(text) for server in pair for text in server.texts) < 64
+
+
+def test_document_that_overloads_a_server_makes_no_others_go_alone(rig: Rig) -> None:
+    rig.server.poison, rig.server.overloads = "POISON", True
+    rig.articles("POISON")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.worker()
+    eventually(lambda: len([r for r in rig.server.requests if r["input"] == ["POISON"]]) > 5)
+    rig.server.requests.clear()
+    rig.execute("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(2, 257) n")
+    eventually(lambda: rig.count("store") == 256)
+    assert len([r for r in rig.server.requests if "text" in r["input"][0]]) < 10
+
+
+async def test_probe_of_a_server_with_priorities_overtakes_too(server: StandIn) -> None:
+    server.priorities = "high"
+    async with EmbeddingServer(Settings(server_url=server.url)) as asking:
+        await asking.model_info()
+    assert [request["priority"] for request in server.requests] == [1]
+
+
 async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(server: StandIn) -> None:
     went: list[str] = []
     first, back = asyncio.Event(), asyncio.Event()

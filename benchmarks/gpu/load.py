@@ -1,7 +1,7 @@
 """A load generator without a database: packed requests, a fixed number in flight, the answers read and thrown away.
 
 It is the ceiling that the worker is measured against, so it does as little as it can. Packed as the worker packs: pages
-of as many documents, each packed by `batching`."""
+of as many documents, each packed by `batching`, with the tokens that the server counts."""
 
 import asyncio
 import time
@@ -17,17 +17,19 @@ from pg_qwen_embed.sync import Limits
 LIMITS = Limits()
 
 
-def packed(documents: list[str], model: str) -> list[bytes]:
-    """The bodies of the requests."""
-    return [
-        orjson.dumps({"model": model, "input": texts, "encoding_format": "base64"}) for texts in _requests(documents)
-    ]
+def packed(documents: list[str], model: str, tokens: int) -> list[bytes]:
+    """The bodies of the requests. tokens: of all documents together."""
+    density = batching.Density()
+    for _ in range(100):  # as after many answers
+        density.counted(sum(len(text.encode()) for text in documents), len(documents), tokens)
+    requests = _requests(documents, density.bytes_per_token)
+    return [orjson.dumps({"model": model, "input": texts, "encoding_format": "base64"}) for texts in requests]
 
 
-def _requests(documents: list[str]) -> Iterator[list[str]]:
+def _requests(documents: list[str], density: float) -> Iterator[list[str]]:
     for begin in range(0, len(documents), LIMITS.backfill_rows):
         page = documents[begin : begin + LIMITS.backfill_rows]
-        for positions in batching.pack([len(text.encode()) for text in page], LIMITS.request):
+        for positions in batching.pack([len(text.encode()) for text in page], LIMITS.request, density):
             yield [page[n] for n in positions]
 
 

@@ -49,6 +49,7 @@ class Bench:
     url: str
     model: str
     documents: list[str]
+    tokens: int  # of all of them, as the server counts
 
     def __post_init__(self) -> None:
         self.environment = {"PG_QWEN_EMBED_DATABASE_URL": self.database, "PG_QWEN_EMBED_SERVER_URL": self.url}
@@ -61,7 +62,9 @@ class Bench:
 
     def generated(self, in_flight: int) -> float:
         """(a): embeddings a second."""
-        return len(self.documents) / load.seconds(self.url, load.packed(self.unseen(), self.model), in_flight)
+        return len(self.documents) / load.seconds(
+            self.url, load.packed(self.unseen(), self.model, self.tokens), in_flight
+        )
 
     def backfilled(self) -> float:
         """(b): embeddings a second."""
@@ -116,7 +119,8 @@ def walked(connection: psycopg.Connection) -> float:
 
 
 def walking(connection: psycopg.Connection) -> bool:
-    return (connection.execute(WALK).fetchone() or ("none",))[0] == "running"
+    row = connection.execute(WALK).fetchone()
+    return row is not None and bool(row[0] == "running")
 
 
 def in_turns(bench: Bench, levels: list[int], rounds: int) -> tuple[dict[int, list[float]], list[float]]:
@@ -196,14 +200,13 @@ def measure(wanted: argparse.Namespace, folder: Path) -> None:
         server.sglang(wanted, path, memory, folder / "sglang.log") as (url, flags),
         embedded.postgres() as database,
     ):
-        bench = Bench(database, url, path, documents)
+        bench = Bench(database, url, path, documents, load.tokens(url, documents))
         bench.run("init")
-        tokens = load.tokens(url, documents) / rows
         bench.generated(max(wanted.in_flight))  # to warm up
-        figures = compared(*in_turns(bench, wanted.in_flight, wanted.rounds), tokens)
+        figures = compared(*in_turns(bench, wanted.in_flight, wanted.rounds), bench.tokens / rows)
         rig.report(
             "gpu", card=name if wanted.device == "cuda" else "none", shape=wanted.model_path or wanted.shape,
-            seed=wanted.seed, rows=rows, tokens_per_document=round(tokens, 1), rounds=wanted.rounds, **figures,
+            seed=wanted.seed, rows=rows, tokens_per_document=round(bench.tokens / rows, 1), rounds=wanted.rounds, **figures,
             **bench.freshness(), versions=versions(bench, wanted.sglang_python), flags=shlex.join(flags),
             command=shlex.join(sys.argv),
         )  # fmt: skip

@@ -42,7 +42,7 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
 @with_settings("database_url", "server_url", "ca_file")
 def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) -> None:
     """The rows of NAME nearest to TEXT, nearest first."""
-    with Client(settings.database_url, server_url=settings.server_url, ca_file=settings.ca_file) as client:
+    with Client(settings.database_url, server_url=settings.server_list, ca_file=settings.ca_file) as client:
         hits = client.search(name, text, limit)
     if as_json:
         print_json([{"distance": hit.distance, "row": hit.row} for hit in hits])
@@ -84,7 +84,7 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
 def doctor(settings: Settings, as_json: bool) -> None:
     """Look at settings, database, embeddings and server; say what to do about each thing that is not right.
 
-    The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed; the server gets
+    The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed; each server gets
     about 270 short texts.
     """
     found = examining.diagnose(settings)

@@ -51,7 +51,7 @@ ONCE_PATIENCE = 15.0
     default=MOST_REQUESTS,
     show_default=True,
     metavar="N",
-    help="Send the server at most so many requests at once; how many are best is found below that.",
+    help="Send a server at most so many requests at once; how many are best is found below that.",
 )
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])

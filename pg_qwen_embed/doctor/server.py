@@ -22,7 +22,7 @@ NORM_TOLERANCE = 1e-2
 
 async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
     looks = await asyncio.gather(*(_look(one, embeddings) for one in settings.servers))
-    infos = [info for info, _ in looks if info]
+    infos = [info for info, _ in looks]
     return [*_models(infos, embeddings), *(finding for _, found in looks for finding in found)]
 
 
@@ -33,7 +33,7 @@ async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[Mo
             info = await server.model_info()
             about = await server.server_info()
             ours = [embedding for embedding in embeddings if not info.mismatch(embedding)]
-            found += [_version(about, info), *_dimensions(info, ours)]
+            found += [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
             found += await _length(server, info, about)
             found += await _believable(server, info)
             found.append(await _speed(server, info))
@@ -49,11 +49,17 @@ def _version(about: dict[str, object], info: ModelInfo) -> Finding:
     )
 
 
-def _models(infos: Sequence[ModelInfo], embeddings: Sequence[Embedding]) -> Iterator[Finding]:
-    """Embeddings that none of those that answer has the model of."""
+def _use(info: ModelInfo, embeddings: Sequence[Embedding], ours: Sequence[Embedding]) -> Iterator[Finding]:
+    if embeddings and not ours:
+        yield Finding(AREA, State.WARNING, f"{info.url}: serves {info.identity}, which no embedding was attached with",
+                      "it gets nothing to do: leave it out, or start it with the model of the others")  # fmt: skip
+
+
+def _models(infos: Sequence[ModelInfo | None], embeddings: Sequence[Embedding]) -> Iterator[Finding]:
+    """Embeddings that no server has the model of; one that does not answer may have it."""
     for embedding in embeddings:
-        mismatches = [info.mismatch(embedding) for info in infos]
-        if mismatches and mismatches[0] and all(mismatches):
+        mismatches = [info and info.mismatch(embedding) for info in infos]
+        if mismatches[0] and all(mismatches):
             advice = f"{mismatches[0].advice}; its changes wait until then"
             yield Finding(AREA, State.WRONG, mismatches[0].text, advice)
 

@@ -216,26 +216,25 @@ AS {body};
 -- bounded: then all the rows that are left are looked at.
 #variable_conflict use_variable
 DECLARE
-    nearest CURSOR FOR SELECT {e_key}, e.chunk FROM {view} e ORDER BY e.{column} {distance} query;
+    nearest CURSOR FOR SELECT e.* FROM {view} e ORDER BY e.{column} {distance} query;
     others CURSOR (besides text[]) FOR
-        SELECT {b_key}, b.chunk
-        FROM (SELECT DISTINCT ON ({e_key}) {e_key}, e.chunk, e.{column} {distance} query AS qwen_embed_distance
-              FROM {view} e WHERE ROW({e_key})::text <> ALL (besides)
-              ORDER BY {e_key}, qwen_embed_distance) b
-        ORDER BY b.qwen_embed_distance;
+        SELECT b.*
+        FROM (SELECT DISTINCT ON ({e_key}) e.* FROM {view} e WHERE ROW({e_key})::text <> ALL (besides)
+              ORDER BY {e_key}, e.{column} {distance} query) b
+        ORDER BY b.{column} {distance} query;
     done text[] := '{{}}';
 BEGIN
     FOR c IN nearest LOOP
         EXIT WHEN cardinality(done) >= rows;
-        CONTINUE WHEN ROW({c_columns})::text = ANY (done);
-        done := done || ROW({c_columns})::text;
-        RETURN QUERY SELECT e.* FROM {view} e WHERE ({e_key}) = ({c_columns}) AND e.chunk = c.chunk;
+        CONTINUE WHEN ROW({c_key})::text = ANY (done);
+        done := done || ROW({c_key})::text;
+        RETURN NEXT c;
     END LOOP;
     IF cardinality(done) < rows THEN
         FOR c IN others (done) LOOP
             EXIT WHEN cardinality(done) >= rows;
-            done := done || ROW({c_columns})::text;
-            RETURN QUERY SELECT e.* FROM {view} e WHERE ({e_key}) = ({c_columns}) AND e.chunk = c.chunk;
+            done := done || ROW({c_key})::text;
+            RETURN NEXT c;
         END LOOP;
     END IF;
 END

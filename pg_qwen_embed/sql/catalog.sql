@@ -53,6 +53,11 @@ FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY (%(tables)s::oid[]);
 
+-- name: live_generation
+-- Cheap to ask: whether what is known of an embedding is still so.
+SELECT g.id FROM _qwen_embed.embedding e JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+WHERE e.name = %(name)s;
+
 -- name: read_registry
 -- Every embedding with its live generation. `clones`: our trigger in each partition that holds rows now, made anew when
 -- it is attached; pg_partition_tree() would wait for the partitions' locks.

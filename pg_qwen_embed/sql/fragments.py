@@ -18,6 +18,7 @@ from pg_qwen_embed.model import (
     Source,
     StoreKind,
 )
+from pg_qwen_embed.sql import statement
 from pg_qwen_embed.template import Placeholder, Template
 
 MACHINERY = "_qwen_embed"
@@ -102,6 +103,13 @@ def holes(embedding: Embedding) -> Holes:
     return filled
 
 
+def by_layout(embedding: Embedding, holes: Holes, *names: str) -> Holes:
+    """With the parts of statements that are others where a row has several vectors."""
+    kind = "chunked" if embedding.generation.chunking else "plain"
+    holes = holes | {"all_chunks": statement("all_chunks")}
+    return holes | {name: statement(f"{name}_{kind}", holes) for name in names}
+
+
 def ddl_holes(embedding: Embedding) -> Holes:
     """What only attach needs."""
     source, generation = embedding.source, embedding.generation
@@ -112,8 +120,7 @@ def ddl_holes(embedding: Embedding) -> Holes:
         "storage": storage(generation.dimensions),
         "columns": names_of("t", own_columns(embedding)),
         "e_key": names_of("e", source.key),
-        "b_key": names_of("b", source.key),
-        "c_columns": names_of("c", source.key),
+        "c_key": names_of("c", source.key),
         "template": document(generation.template, source),
         "text_changed": changed(types[name] for name in generation.template.columns),
         "key_changed": key_changed(source),
