@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 GROWTH = 1.03  # more throughput than this makes a higher number worth it
-LOSS = 0.98  # less than this makes a lower number a loss
+GAIN = 1.015  # in a trial, which lasts longer
+LOSS = 0.99  # less than this makes a lower number a loss
 STEP, LEAP = 1.5, 2.0  # of the climb; the leap while throughput grows with the number
 LINEAR = 0.9  # of that proportion
 SHORTEST = 0.2  # seconds of a stretch
@@ -178,7 +179,7 @@ class Limiter:
 
     def _choose(self, throughput: float) -> None:
         higher = self.limit > self._settled
-        if throughput <= (GROWTH if higher else LOSS) * self._throughput:
+        if throughput <= (GAIN if higher else LOSS) * self._throughput:
             self._patience = min(LONGEST_PATIENCE, self._patience * 2)
             self._settle(self._settled)
         elif higher:
