@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT = "2s"
 ATTEMPTS = 5
+DISTANCE = "qwen_embed_distance"  # what a search calls it, beside the view's columns
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
 
 
@@ -338,7 +339,7 @@ def _check_columns(declaration: Declaration, source: Source) -> None:
     names = [column.name for column in source.columns]
     if declaration.column in names:
         raise UsageError(f'{source.table} has a column "{declaration.column}" already; add --column with another name')
-    for own in ("stale", *(("chunk", "span", "chunk_text") if declaration.chunking else ())):
+    for own in ("stale", DISTANCE, *(("chunk", "span", "chunk_text") if declaration.chunking else ())):
         if own in names or declaration.column == own:
             raise UsageError(f'the view shows a column "{own}" of its own, and {source.table} has one; rename that one')
 

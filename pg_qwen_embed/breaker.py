@@ -34,6 +34,9 @@ class Breaker:
         self.info: ModelInfo | None = None
         self.reason: ServerUnavailable | None = None  # why it is open; None also before the first probe has failed
         self.known: ModelInfo | None = None  # what it served last
+        self.troubled_at: float | None = None  # since when no request was answered, though there were some
+        self.last_reason: ServerUnavailable | None = None
+        self._troubles = 0  # since a request was answered
         self._vouching = asyncio.Lock()
         self._vouched: tuple[ModelInfo, int, float] | None = None  # for vectors of this length, and when it was asked
         self._rng = random.Random()  # noqa: S311  # jitter
@@ -42,8 +45,15 @@ class Breaker:
         """The server failed: nobody asks it until a probe has succeeded. Says so once."""
         if self.info is not None:
             self.info = None
+            self.troubled_at = self.troubled_at or asyncio.get_running_loop().time()
+            self.last_reason = reason
+            self._troubles += 1
             self._tripped.set()
             self._open(reason)
+
+    def worked(self) -> None:
+        """A request was answered."""
+        self._troubles, self.troubled_at = 0, None
 
     def doubt(self, info: ModelInfo) -> None:
         """Have the server asked again what it serves, if this is still what we believe."""
@@ -78,6 +88,8 @@ class Breaker:
         while True:
             await self._tripped.wait()
             self._tripped.clear()
+            if self._troubles > 1:  # probes are answered, and requests are not
+                await self._pause(self._troubles - 1)
             self.info = await self._probe()
             self.reason = None
             self._changed()
@@ -103,13 +115,16 @@ class Breaker:
             log.warning("server_unavailable reason=%s", reason)
             self._changed()
 
+    async def _pause(self, number: int) -> None:
+        await asyncio.sleep(retry.backoff(number, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
+
     async def _probe(self) -> ModelInfo:
         for attempt in count(1):
             try:
                 info = await self._server.model_info()
             except ServerUnavailable as error:
                 self._open(error)
-                await asyncio.sleep(retry.backoff(attempt, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
+                await self._pause(attempt)
             else:
                 if info != self.known or attempt > 1:
                     log.info(

@@ -18,7 +18,7 @@ from pg_qwen_embed.errors import AnotherModel, DatabaseUnavailable, ServerUnavai
 from pg_qwen_embed.model import Embedding, Hit
 from pg_qwen_embed.prompt import PromptStyle, query_prompt
 from pg_qwen_embed.settings import Settings, resolve
-from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, ModelInfo
+from pg_qwen_embed.sglang import ASK_TIMEOUT, LOOK_EVERY, EmbeddingServer, ModelInfo
 from pg_qwen_embed.sql import fragments, statement
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Client:
         options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
         # The one that failed last comes last.
-        self._servers = [Asked(EmbeddingServer(one)) for one in self._settings.servers]
+        self._servers = [Asked(EmbeddingServer(one, ASK_TIMEOUT)) for one in self._settings.servers]
         self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pg_qwen_embed.errors import ServerUnavailable, UsageError
 from pg_qwen_embed.model import MAX_DIMENSIONS
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
 
 async def _asked(settings: Settings) -> ModelInfo | ServerUnavailable:
     try:
-        async with EmbeddingServer(settings) as server:
+        async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
             return await server.model_info()
     except ServerUnavailable as error:
         return error

@@ -98,6 +98,7 @@ class Member:
             self._pace.answered(now, turn.number)
             self.limiter.answered(now, turn.work, saturated=more)
             self._answered = now
+            self.breaker.worked()
         else:
             self._pace.dropped(turn.number)
 
@@ -178,10 +179,9 @@ class Fleet:
             group.create_task(member.breaker.run())
             group.create_task(member.breaker.watch())
 
-    @property
-    def away(self) -> bool:
-        """None of the servers answers."""
-        return all(member.breaker.reason is not None for member in self._members)
+    def lacks(self, embedding: Embedding) -> bool:
+        """Whether those that answer cannot embed for it, and one that may does not answer."""
+        return not self._is_served(embedding) and any(member.breaker.reason is not None for member in self._members)
 
     def mismatch(self, embedding: Embedding) -> Mismatch | None:
         """Why no server is for this embedding; None if one is, or may be, for it has not said yet what it serves."""
@@ -295,11 +295,19 @@ class Fleet:
         patience_ends = None if self._patience is None else loop.time() + self._patience
         for attempt in count(1):
             if self._is_served(embedding):
+                self._give_up_on_those_who_only_answer_probes(embedding)
                 return
             if all(member.breaker.info is not None for member in self._members):
                 await self._ask_again(embedding, attempt)
             else:
                 await self._move(patience_ends)
+
+    def _give_up_on_those_who_only_answer_probes(self, embedding: Embedding) -> None:
+        now = asyncio.get_running_loop().time()
+        breakers = [member.breaker for member in self._members if member.serves(embedding)]
+        since = [breaker.troubled_at for breaker in breakers if breaker.troubled_at is not None]
+        if self._patience is not None and len(since) == len(breakers) and now - max(since) > self._patience:
+            raise breakers[0].last_reason or ServerUnavailable("the embedding server answers nothing but probes")
 
     async def _move(self, patience_ends: float | None) -> None:
         self._moved.clear()

@@ -89,7 +89,7 @@ def _libpq_url(url: str) -> str:
 
 def _http_urls(written: str) -> list[str]:
     """A comma that no URL follows belongs to a password."""
-    return [_http_url(url) for url in re.split(r"[,\s]+(?=\w+://)", written.strip(", \n"))]
+    return list(dict.fromkeys(_http_url(url) for url in re.split(r"[,\s]+(?=\w+://)", written.strip(", \n"))))
 
 
 def _http_url(url: str) -> str:

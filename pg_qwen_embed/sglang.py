@@ -32,6 +32,7 @@ from pg_qwen_embed.vectors import Vectors
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
+ASK_TIMEOUT = 20.0  # of a command, or a query: somebody waits for it
 KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
 LOOK_EVERY = 30.0  # seconds: so often is it asked whether it still serves the same
 LARGE_BODY = 1 << 20

@@ -17,6 +17,7 @@ from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
 from pg_qwen_embed.vectors import Vectors
 from pg_qwen_embed.work import Change
 
+MOST_CHUNKS = 4096  # of a document: they are written together, which an index makes slow
 Piece = tuple[int, Span]  # which text, and where in it
 
 
@@ -76,7 +77,14 @@ async def split(
         if not over:
             break
         pieces = await asyncio.to_thread(_divided, texts, [(pieces[n], over[n]) for n in over], most, overlap)
-    return [chunking.in_order(spans) for spans in done]
+    ordered = [chunking.in_order(spans) for spans in done]
+    longest_one = max(map(len, ordered), default=0)
+    if longest_one > MOST_CHUNKS:
+        raise DocumentRefused(
+            f"the document has {longest_one:,} chunks of {wanted.tokens} tokens, and at most {MOST_CHUNKS:,} are kept; "
+            "attach with more --chunk-tokens"
+        )
+    return ordered
 
 
 async def _too_long(server: EmbeddingServer, parts: Sequence[str], most: int, *, counts: bool) -> dict[int, int]:

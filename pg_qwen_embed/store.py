@@ -57,7 +57,7 @@ class Store:
         self._clear_truncated = statement("clear_truncated", holes)
         self._vacuum = statement("vacuum_outbox", holes)
         self._read_failures = statement("read_failures", holes)
-        self._record_failure = statement("record_failure", holes)
+        self._record_failures = statement("record_failures", holes)
 
     async def read_outbox(
         self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
@@ -141,16 +141,19 @@ class Store:
             for version, attempts, fingerprint, document, here, *key in await cursor.fetchall()
         ]
 
-    async def record_failure(
-        self, connection: AsyncConnection, change: Change, sentence: str, retry_after: float | None
-    ) -> None:
-        """retry_after: seconds; None parks it."""
-        values = self._keys_and_versions([change])
-        values |= {"attempts": change.attempts + 1, "error": sentence.replace("\0", ""), "retry_after": retry_after}
-        values["seqs"] = self._seqs([change])
+    async def record_failures(
+        self, connection: AsyncConnection, changes: Sequence[Change], sentences: Sequence[str],
+        retry_afters: Sequence[float | None],
+    ) -> None:  # fmt: skip
+        """retry_afters: seconds; None parks it."""
+        values = self._keys_and_versions(changes)
+        values["attempts"] = [change.attempts + 1 for change in changes]
+        values["errors"] = [sentence.replace("\0", "") for sentence in sentences]
+        values["retry_afters"] = list(retry_afters)
+        values["seqs"] = self._seqs(changes)
         async with connection.pipeline(), connection.transaction():
             await self._lock(connection, "lock_store_shared")
-            await connection.execute(self._record_failure, values)
+            await connection.execute(self._record_failures, values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:
         await connection.execute(self._start_backfill, {"id": self._id})

@@ -6,7 +6,7 @@ comes back in groups. No transaction is open while the server works."""
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -260,6 +260,12 @@ class Feed:
             locked = await self.store.write(connection, changes, np.concatenate([o.embeddings for o in embedded]))
             group[:] = [outcome for outcome in group if not isinstance(outcome, Embedded)]
             self._written(embedded, set(locked))
+        refused = [outcome for outcome in group if isinstance(outcome, Refused)]
+        if refused:
+            await self._record_failures(connection, refused)
+            group[:] = [outcome for outcome in group if not isinstance(outcome, Refused)]
+            for outcome in refused:
+                self._in_flight.settle(outcome.request.changes, outcome.request.page)
         while group:
             match group[-1]:
                 case Cleared(changes):
@@ -270,19 +276,24 @@ class Feed:
                 case Truncated(version, seqs):
                     await self.store.clear_truncated(connection, version, seqs)
                     self._in_flight.settle_entries(seqs)
-                case Refused(request, sentence):
-                    await self._record_failure(connection, request.changes[0], sentence)
-                    self._in_flight.settle(request.changes, request.page)
             group.pop()
         await self._advance_walk(connection)
 
-    async def _record_failure(self, connection: AsyncConnection, change: Change, sentence: str) -> None:
-        log.warning("document_refused embedding=%s reason=%s", self.embedding.name, sentence)
+    async def _record_failures(self, connection: AsyncConnection, refused: Sequence[Refused]) -> None:
+        changes = [change for outcome in refused for change in outcome.request.changes]  # one each
+        sentences = [outcome.sentence for outcome in refused]
+        for sentence, rows in Counter(sentences).items():
+            log.warning("document_refused embedding=%s rows=%d reason=%s", self.embedding.name, rows, sentence)
+        pauses = [self._pause_of(change) for change in changes]
+        await self.store.record_failures(connection, changes, sentences, pauses)
+
+    def _pause_of(self, change: Change) -> float | None:
+        """Seconds until a document that was refused is tried again; None for never."""
         match retry.decide(change.attempts + 1, self._rng):
             case retry.RetryAfter(seconds):
-                await self.store.record_failure(connection, change, sentence, seconds)
+                return seconds
             case retry.Park():
-                await self.store.record_failure(connection, change, sentence, None)
+                return None
 
     def _written(self, embedded: list[Embedded], locked: set[int]) -> None:
         position = 0

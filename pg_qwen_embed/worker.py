@@ -182,12 +182,16 @@ class Session:
             return
 
     def _server_changed(self) -> None:
-        """Say it where `status` looks: in the name of the session that leads."""
-        name = AWAY_NAME if self._fleet.away else READER_NAME
+        self._say_whether_one_is_away()
+        self._read_registry_again()
+
+    def _say_whether_one_is_away(self) -> None:
+        """Where `status` looks: in the name of the session that leads."""
+        lacking = any(self._fleet.lacks(feed.embedding) for feed in self._feeds.values())
+        name = AWAY_NAME if lacking else READER_NAME
         if name != self._name:
             self._name = name
             self._group.create_task(self._rename(name))
-        self._read_registry_again()
 
     async def _rename(self, name: str) -> None:
         await self._reader.execute(statement("name_session"), {"name": name})
@@ -306,6 +310,7 @@ class Session:
         self._standing_by = any(id_ not in self._feeds for id_ in current)
         await self._restart_backfills()
         await self._say_what_is_refused()
+        self._say_whether_one_is_away()
         for id_, feed in self._feeds.items():
             self._chores.follow_partitions(current[id_], feed)
         if self._options.once:

@@ -545,6 +545,15 @@ def test_names_of_every_kind_can_have_chunks(rig: Rig) -> None:
     rig.ok("detach", name, "--yes")
 
 
+def test_document_of_more_chunks_than_are_kept_is_a_failure_that_says_so(rig: Rig) -> None:
+    rig.articles("short", "word " * 20_000)
+    rig.ok("attach", "articles", "--text", "body", "--chunk-tokens", "16")
+    rig.once()
+    (error,) = rig.rows(f"SELECT error FROM {rig.machinery('failure')}")[0]
+    assert "at most 4,096 are kept; attach with more --chunk-tokens" in error
+    assert [key for key, *_ in chunks(rig)] == [1]
+
+
 def test_key_of_an_extensions_type_can_be_searched(rig: Rig) -> None:
     rig.execute("CREATE TABLE articles (id vector(2) PRIMARY KEY, body text)")
     rig.execute("INSERT INTO articles VALUES ('[1,2]', 'one'), ('[3,4]', %s)", ENGLISH)

@@ -24,6 +24,17 @@ def listed(rig: Rig) -> list[dict[str, object]]:
     return found
 
 
+def test_rows_that_share_a_refused_text_are_failures_each_and_one_line_in_the_log(rig: Rig) -> None:
+    rig.articles(*["poison"] * 300, "fine")
+    rig.server.poison = "poison"
+    rig.ok("attach", "articles", "--text", "body")
+    worker = rig.worker()
+    eventually(lambda: rig.count("failure") == 300)
+    eventually(rig.settled)
+    assert worker.said.count("document_refused") < 10
+    assert len([r for r in rig.server.requests if r["input"] == ["poison"]]) < 10
+
+
 def test_refused_document_is_kept_with_the_sentence_of_the_server(failed: Rig) -> None:
     (failure,) = listed(failed)
     assert failure["key"] == {"id": 2}

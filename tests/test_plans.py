@@ -52,7 +52,7 @@ def test_hot_statements_scan_no_table_from_end_to_end(
         "read_outbox": statement("read_outbox", holes),
         "first page": statement("read_backfill", holes | {"beyond": fragments.TRUE}),
         "next page": statement("read_backfill", holes | {"beyond": statement("beyond", holes)}),
-        **{name: statement(name, holes) for name in (f"write_{layout}", f"clear_{layout}", "record_failure")},
+        **{name: statement(name, holes) for name in (f"write_{layout}", f"clear_{layout}", "record_failures")},
     }
     for name, query in statements.items():
         plan = plan_of(rig, query)

@@ -1,11 +1,54 @@
 """The embedding server misbehaves: nothing wrong is written, nothing is lost, and only the documents it refuses fail."""
 
+import asyncio
 import time
+from typing import Any
 
 import pytest
 from rig import Rig, both_versions, eventually
+from stand_in import PROBE
+
+from pg_qwen_embed.errors import ServerUnavailable
+from pg_qwen_embed.options import Options
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.worker import Worker
 
 FAULTS = ["503", "500", "429", "401", "html", "nan", "zero", "too_few", "too_short", "index_twice"]
+
+
+@pytest.fixture
+def probes_only(rig: Rig) -> Rig:
+    """Its server answers probes, and everything else with one vector too few."""
+    items = rig.server._items
+
+    def fewer(texts: list[str], *how: Any) -> list[dict[str, Any]]:
+        return items(texts, *how)[: None if texts == [PROBE] else -1]
+
+    rig.articles("one", "two")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.server._items = fewer  # type: ignore[method-assign]
+    return rig
+
+
+def test_server_that_answers_nothing_but_probes_is_asked_less_and_less_often(probes_only: Rig) -> None:
+    probes_only.worker()
+    eventually(lambda: len(probes_only.server.requests) > 30)
+    asked = len(probes_only.server.requests)
+    time.sleep(2)
+    assert len(probes_only.server.requests) - asked < 40
+    assert probes_only.count("failure") == 0
+    del probes_only.server._items
+    # One that was being looked into just now may have been blamed, and is tried again soon.
+    eventually(lambda: probes_only.count("store") == 2 and probes_only.settled(), deadline=60)
+    probes_only.assert_in_step()
+
+
+def test_worker_that_is_to_end_does_not_wait_for_ever_for_a_server_that_answers_nothing_but_probes(
+    probes_only: Rig,
+) -> None:
+    settings = Settings(probes_only.url, probes_only.server.url)
+    with pytest.raises(ServerUnavailable, match="vectors"):
+        asyncio.run(Worker(settings, Options(once=True, patience=1.0)).run())
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -64,12 +64,17 @@ def test_several_servers_are_separated_by_commas_or_blanks(written: str) -> None
     assert [one.server_url for one in resolve({}, server_url=written).servers] == ["http://a/v1", "http://b/v1"]
 
 
-@pytest.mark.parametrize("url", ["h:1/v1", "ftp://h/v1", "http://", "http://h:none/v1", "http://[::1/v1"])
+def test_a_server_that_is_named_twice_is_one() -> None:
+    (one,) = resolve({}, server_url="http://a/v1, http://a/v1/").servers
+    assert one.server_url == "http://a/v1"
+
+
 def test_a_comma_in_a_password_divides_no_url() -> None:
     (one,) = resolve({}, server_url="http://user:sec,ret@host/v1").servers
     assert one.server_url == "http://user:sec,ret@host/v1"
 
 
+@pytest.mark.parametrize("url", ["h:1/v1", "ftp://h/v1", "http://", "http://h:none/v1", "http://[::1/v1"])
 def test_a_server_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not one; write it like"):
         resolve({}, server_url=url)

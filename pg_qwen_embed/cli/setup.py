@@ -56,7 +56,7 @@ def init(settings: Settings) -> None:
 )
 @click.option("--too-long", type=click.Choice([policy.value for policy in TooLong]), default="truncate", show_default=True,
               help="A document longer than the model takes: embed its beginning, or make it a failure.")  # fmt: skip
-@click.option("--chunk-tokens", type=int, metavar="N",
+@click.option("--chunk-tokens", type=click.IntRange(max=1_000_000), metavar="N",
               help="Divide documents into chunks of at most N tokens, each with a vector of its own.")  # fmt: skip
 @click.option("--chunk-overlap", type=int, metavar="M",
               help="Tokens, about, of the chunk before that a chunk repeats.  [default: 0]")  # fmt: skip

@@ -11,7 +11,7 @@ from pg_qwen_embed.doctor.findings import Finding, State, judge
 from pg_qwen_embed.errors import DocumentRefused, ServerOverloaded, ServerUnavailable, UsageError
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
 
 AREA = "server"
 SENTENCES = [f"Sentence {n} of a short burst tells how fast the server is." for n in range(64)]
@@ -29,7 +29,7 @@ async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -
 async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[ModelInfo | None, list[Finding]]:
     info, found = None, []
     try:
-        async with EmbeddingServer(settings) as server:
+        async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
             info = await server.model_info()
             about = await server.server_info()
             ours = [embedding for embedding in embeddings if not info.mismatch(embedding)]

@@ -198,16 +198,18 @@ WITH removed AS (
 )
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
--- name: record_failure
--- The server refuses this document. Kept with the server's own sentence, unless a newer one has been written meanwhile;
--- the row's entries are acknowledged, so that nothing else waits for it.
+-- name: record_failures
+-- The server refuses these documents. Kept with the server's own sentences, unless a newer one has been written meanwhile;
+-- the rows' entries are acknowledged, so that nothing else waits for them.
 WITH a AS (
-    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(attempts)s::int[], %(errors)s::text[],
+                         %(retry_afters)s::float8[]) AS a({keys}, version, attempts, error, retry_after)
 ), c AS (
-    SELECT {key_values}, a.version FROM a
+    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.attempts, a.error, a.retry_after
+    FROM a ORDER BY {a_key_values}, a.version DESC
 ), failed AS (
     INSERT INTO {failure} AS f ({keys}, version, attempts, error, next_attempt_at)
-    SELECT {c_key}, c.version, %(attempts)s, %(error)s, now() + make_interval(secs => %(retry_after)s)
+    SELECT {c_key}, c.version, c.attempts, c.error, now() + make_interval(secs => c.retry_after)
     FROM c JOIN {source} t ON ({t_key}) = ({c_key})
     WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({c_key}) AND s.version > c.version)
     ON CONFLICT ({keys}) DO UPDATE
