@@ -29,9 +29,9 @@ CHANGES = 25
 
 
 @contextmanager
-def gpu(parallel: int, fixed_ms: float, token_us: float) -> Iterator[str]:
+def gpu(parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256) -> Iterator[str]:
     command = [sys.executable, str(Path(__file__).parent / "modelled_gpu.py"), "--parallel", str(parallel),
-               "--fixed-ms", str(fixed_ms), "--token-us", str(token_us)]  # fmt: skip
+               "--fixed-ms", str(fixed_ms), "--token-us", str(token_us), "--dimensions", str(dimensions)]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

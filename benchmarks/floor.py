@@ -1,0 +1,139 @@
+"""The fewest steps from rows to vectors: what a backfill could cost at the least, and what COPY of finished vectors costs.
+
+    python benchmarks/floor.py fewest_steps|copied DATABASE_URL SERVER_URL ROWS DIMENSIONS
+
+Prints the seconds it took, without the start of Python.
+`fewest_steps` reads pages of rows, posts their texts, decodes the answers and inserts vectors. It has no safety at all: no
+version, no fingerprint, no join to the source, no retry, no failure, nothing acknowledged. `copied` has the vectors already."""
+
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import numpy as np
+import orjson
+import psycopg
+import pybase64
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+from pg_qwen_embed import vectors
+
+PAGE, REQUEST, IN_FLIGHT, WRITE = 1024, 64, 8, 512
+Batch = tuple[list[int], vectors.Vectors]
+
+
+class Raw(bytes):
+    """A value in binary already."""
+
+
+class RawDumper(Dumper):
+    format = Format.BINARY
+    oid = 0
+
+    def dump(self, obj: bytes) -> bytes:
+        return bytes(obj)
+
+
+def fewest_steps(url: str, server_url: str, dimensions: int) -> None:
+    """Fill the table floor_store, which it makes."""
+    asyncio.run(_fewest_steps(url, server_url, dimensions))
+
+
+async def _fewest_steps(url: str, server_url: str, dimensions: int) -> None:
+    reading = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    writing = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    writing.adapters.register_dumper(Raw, RawDumper)
+    async with reading, writing, aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
+        oid = await _make_store(writing, dimensions)
+        rows: asyncio.Queue[tuple[list[int], list[str]] | None] = asyncio.Queue(2 * IN_FLIGHT)
+        done: asyncio.Queue[Batch | None] = asyncio.Queue()
+
+        async def read() -> None:
+            async for ids, texts in _pages(reading):
+                for start in range(0, len(ids), REQUEST):
+                    await rows.put((ids[start : start + REQUEST], texts[start : start + REQUEST]))
+            for _ in range(IN_FLIGHT):
+                await rows.put(None)
+
+        async def post() -> None:
+            while (some := await rows.get()) is not None:
+                ids, texts = some
+                body = orjson.dumps({"model": "m", "input": texts, "encoding_format": "base64"})
+                async with session.post(f"{server_url}/embeddings", data=body) as answer:
+                    data = orjson.loads(await answer.read())["data"]
+                raw = b"".join([pybase64.b64decode(item["embedding"]) for item in data])
+                await done.put((ids, np.frombuffer(raw, "<f4").reshape(len(ids), -1)))
+            await done.put(None)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            for _ in range(IN_FLIGHT):
+                group.create_task(post())
+            await _write(writing, done, oid)
+
+
+async def _make_store(connection: psycopg.AsyncConnection, dimensions: int) -> int:
+    await connection.execute("DROP TABLE IF EXISTS floor_store")
+    await connection.execute(f"CREATE TABLE floor_store (id bigint PRIMARY KEY, embedding halfvec({dimensions}))")
+    await connection.execute("ALTER TABLE floor_store ALTER embedding SET STORAGE PLAIN")
+    row = await (await connection.execute("SELECT 'halfvec'::regtype::oid::int")).fetchone()
+    assert row
+    return int(row[0])
+
+
+async def _pages(connection: psycopg.AsyncConnection) -> AsyncIterator[tuple[list[int], list[str]]]:
+    last = 0
+    query = "SELECT id, body FROM documents WHERE id > %s ORDER BY id LIMIT %s"
+    while rows := await (await connection.execute(query, (last, PAGE), binary=True)).fetchall():
+        ids, texts = zip(*rows, strict=True)
+        last = ids[-1]
+        yield list(ids), list(texts)
+
+
+async def _write(connection: psycopg.AsyncConnection, done: "asyncio.Queue[Batch | None]", oid: int) -> None:
+    insert = "INSERT INTO floor_store SELECT * FROM unnest(%b::bigint[], %b::halfvec[])"
+    held: list[Batch] = []
+    ended = 0
+    while ended < IN_FLIGHT:
+        batch = await done.get()
+        ended += batch is None
+        held += [batch] if batch else []
+        if sum(len(ids) for ids, _ in held) >= WRITE or (held and ended == IN_FLIGHT):
+            ids = list(itertools.chain.from_iterable(ids for ids, _ in held))
+            found = np.concatenate([own for _, own in held])
+            await connection.execute(insert, (Raw(vectors.int8_array(ids)), Raw(vectors.halfvec_array(found, oid))))
+            held = []
+
+
+def copied(url: str, rows: int, dimensions: int) -> None:
+    """COPY BINARY of as many finished vectors into the table copy_store, which it makes."""
+    some = np.random.default_rng(0).standard_normal((1024, dimensions)).astype(">f2")
+    fields = [("columns", ">i2"), ("length", ">i4"), ("id", ">i8"), ("width", ">i4"), ("dimensions", ">i2"),
+              ("unused", ">i2"), ("values", ">f2", (dimensions,))]  # fmt: skip
+    page = np.zeros(1024, np.dtype(fields))
+    page["columns"], page["length"], page["width"], page["dimensions"] = 2, 8, 4 + 2 * dimensions, dimensions
+    page["values"] = some
+    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS copy_store")
+        cursor.execute(f"CREATE TABLE copy_store (id bigint PRIMARY KEY, embedding halfvec({dimensions}))")
+        cursor.execute("ALTER TABLE copy_store ALTER embedding SET STORAGE PLAIN")
+        with cursor.copy("COPY copy_store FROM STDIN (FORMAT binary)") as copy:
+            copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
+            for start in range(0, rows, 1024):
+                page["id"] = np.arange(start + 1, start + 1025)
+                copy.write(page[: rows - start].tobytes())
+            copy.write(b"\xff\xff")
+
+
+if __name__ == "__main__":
+    what, database, server, number, length = sys.argv[1:]
+    began = time.perf_counter()
+    if what == "copied":
+        copied(database, int(number), int(length))
+    else:
+        fewest_steps(database, server, int(length))
+    print(time.perf_counter() - began)
