@@ -78,8 +78,9 @@ def test_a_worker_that_is_to_end_says_that_the_weights_are_others(attached: Rig)
 
 def test_weights_exchanged_without_a_restart_are_noticed_though_nothing_is_asked_for(attached: Rig) -> None:
     rig = attached
+    rig.server.requests.clear()
     with rig.worker_here(look_every=0.05):
-        eventually(lambda: "leader none" not in rig.ok("status"))
+        eventually(lambda: rig.server.requests)  # the probe
         rig.server.requests.clear()
         looked = rig.server.looks
         eventually(lambda: rig.server.looks > looked + 3)

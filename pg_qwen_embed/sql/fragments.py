@@ -27,6 +27,12 @@ TRUE = sql.SQL("true")
 UPDATE = sql.SQL("UPDATE")
 Holes = dict[str, sql.Composable]
 
+# Where a row has one vector, and where it has several.
+_BY_LAYOUT = {
+    "stored": ("stored_plain", "stored_chunked"),
+    "stored_by_row": ("stored_by_row_plain", "stored_by_row_chunked"),
+    "stored_of_page": ("stored_of_page_plain", "stored_of_page_chunked"),
+}
 _INTEGERS = {"smallint", "integer", "bigint"}
 _COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
 _TEXT = ("text", "character varying")
@@ -105,9 +111,9 @@ def holes(embedding: Embedding) -> Holes:
 
 def by_layout(embedding: Embedding, holes: Holes, *names: str) -> Holes:
     """With the parts of statements that are others where a row has several vectors."""
-    kind = "chunked" if embedding.generation.chunking else "plain"
+    which = 1 if embedding.generation.chunking else 0
     holes = holes | {"all_chunks": statement("all_chunks")}
-    return holes | {name: statement(f"{name}_{kind}", holes) for name in names}
+    return holes | {name: statement(_BY_LAYOUT[name][which], holes) for name in names}
 
 
 def ddl_holes(embedding: Embedding) -> Holes:
