@@ -172,6 +172,7 @@ class Fleet:
         self._moved = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
         self._asking_again = asyncio.Lock()
+        self._times_asked = 0
         self._rng = random.Random()  # noqa: S311  # jitter
 
     def start(self, group: asyncio.TaskGroup) -> None:
@@ -322,9 +323,11 @@ class Fleet:
         """Every server has another model: one may be started anew with the right one. Asked once, however many wait."""
         if self._once:
             raise ServerUnavailable(str(self.mismatch(embedding)))
-        known = [(member.breaker, member.breaker.info) for member in self._members]
+        times_asked = self._times_asked
         async with self._asking_again:
-            if any(breaker.info is not info for breaker, info in known):  # somebody has asked since
+            if self._times_asked != times_asked:  # somebody has asked meanwhile
                 return
             await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
+            known = [(member.breaker, member.breaker.info) for member in self._members]
+            self._times_asked += 1
             await asyncio.gather(*(breaker.ask_again(info) for breaker, info in known if info is not None))

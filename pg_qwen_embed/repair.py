@@ -13,6 +13,7 @@ from psycopg import sql
 from pg_qwen_embed.database import AsyncConnection, connect_async
 from pg_qwen_embed.model import Embedding, Lock
 from pg_qwen_embed.sql import fragments, statement
+from pg_qwen_embed.store import by_layout
 
 PAGE = 500  # rows
 
@@ -48,7 +49,7 @@ async def repair(
     """Walk the source for rows, then the store for orphans. missing: rows too that never had a vector. pause: seconds
     between pages, to go gently."""
     holes = fragments.holes(embedding) | fragments.page_holes(embedding)
-    holes = fragments.by_layout(embedding, holes, "stored_of_page")
+    holes = by_layout(embedding, holes, "stored_of_page")
     found = [
         await _walk(connection, embedding, _pages(page, beyond, holes), missing, pause) if wanted else (0, 0)
         for page, beyond, wanted in (

@@ -6,6 +6,7 @@ from pg_qwen_embed import catalog
 from pg_qwen_embed.database import Connection
 from pg_qwen_embed.model import BackfillProgress, Drift, Embedding, Lock, Status
 from pg_qwen_embed.sql import fragments, statement
+from pg_qwen_embed.store import by_layout
 from pg_qwen_embed.triggers import triggers
 
 OLD_TRANSACTION = 60.0  # seconds
@@ -23,9 +24,7 @@ def drift(connection: Connection, embedding: Embedding) -> Drift:
     with connection.transaction():
         connection.execute(statement("see_every_row"))
         row = connection.execute(
-            statement(
-                "count_drift", fragments.by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")
-            ),
+            statement("count_drift", by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")),
             {},
         ).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
@@ -52,9 +51,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
     with connection.cursor(row_factory=dict_row) as cursor:
         row = (
             cursor.execute(
-                statement(
-                    "read_status", fragments.by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")
-                ),
+                statement("read_status", by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")),
                 values,
             ).fetchone()
             or {}

@@ -16,6 +16,12 @@ from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.vectors import Vectors
 from pg_qwen_embed.work import Change, Key
 
+# Where a row has one vector, and where it has several.
+_BY_LAYOUT = {
+    "stored": ("stored_plain", "stored_chunked"),
+    "stored_by_row": ("stored_by_row_plain", "stored_by_row_chunked"),
+    "stored_of_page": ("stored_of_page_plain", "stored_of_page_chunked"),
+}
 LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any text that is read are fewer
 
 
@@ -222,3 +228,10 @@ def _chunks(changes: Sequence[Change]) -> dict[str, BinaryValue]:
     columns = dict(zip(("positions", "chunks", "begins", "ends"), zip(*spans, strict=True), strict=True))
     columns["counts"] = tuple(len(change.spans) for change in changes)
     return {name: BinaryValue(vectors.int8_array(column)) for name, column in columns.items()}
+
+
+def by_layout(embedding: Embedding, holes: fragments.Holes, *names: str) -> fragments.Holes:
+    """With the parts of statements that are others where a row has several vectors."""
+    which = 1 if embedding.generation.chunking else 0
+    holes = holes | {"all_chunks": statement("all_chunks")}
+    return holes | {name: statement(_BY_LAYOUT[name][which], holes) for name in names}

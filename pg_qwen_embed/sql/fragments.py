@@ -18,7 +18,6 @@ from pg_qwen_embed.model import (
     Source,
     StoreKind,
 )
-from pg_qwen_embed.sql import statement
 from pg_qwen_embed.template import Placeholder, Template
 
 MACHINERY = "_qwen_embed"
@@ -27,12 +26,6 @@ TRUE = sql.SQL("true")
 UPDATE = sql.SQL("UPDATE")
 Holes = dict[str, sql.Composable]
 
-# Where a row has one vector, and where it has several.
-_BY_LAYOUT = {
-    "stored": ("stored_plain", "stored_chunked"),
-    "stored_by_row": ("stored_by_row_plain", "stored_by_row_chunked"),
-    "stored_of_page": ("stored_of_page_plain", "stored_of_page_chunked"),
-}
 _INTEGERS = {"smallint", "integer", "bigint"}
 _COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
 _TEXT = ("text", "character varying")
@@ -107,13 +100,6 @@ def holes(embedding: Embedding) -> Holes:
             "distinct": sql.SQL("DISTINCT"),
         }
     return filled
-
-
-def by_layout(embedding: Embedding, holes: Holes, *names: str) -> Holes:
-    """With the parts of statements that are others where a row has several vectors."""
-    which = 1 if embedding.generation.chunking else 0
-    holes = holes | {"all_chunks": statement("all_chunks")}
-    return holes | {name: statement(_BY_LAYOUT[name][which], holes) for name in names}
 
 
 def ddl_holes(embedding: Embedding) -> Holes:
