@@ -297,7 +297,9 @@ async def test_client_gets_the_servers_vectors(client: EmbeddingServer, subject:
     info = await client.model_info()
     for dimensions in (8, subject.dimensions):
         expected = vectors(subject.embed(TEXTS, dimensions=dimensions))
-        np.testing.assert_allclose(await client.embed(info, TEXTS, dimensions), expected, atol=1e-5)
+        answer = await client.embed(info, TEXTS, dimensions, urgent=True)
+        np.testing.assert_allclose(answer.vectors, expected, atol=1e-5)
+        assert answer.tokens == sum(len(tokens) for tokens in await client.tokenize(TEXTS, special=True))
 
 
 async def test_client_cuts_so_that_it_fits_and_ends_with_the_token_that_is_pooled(
@@ -330,7 +332,7 @@ async def test_client_tells_a_refused_document_from_a_server_that_is_full_or_clo
             await server.embed(info, ["word " * 2000], 8)
         with pytest.raises(ServerUnavailable, match="queue is full"):
             await server.embed(info, ["x"] * 64, 8)
-        assert (await server.embed(info, ["x"], 8)).shape == (1, 8)  # shortened here
+        assert (await server.embed(info, ["x"], 8)).vectors.shape == (1, 8)  # shortened here
     async with EmbeddingServer(Settings(server_url=url, api_key="wrong")) as server:
         with pytest.raises(ServerUnavailable, match="PG_QWEN_EMBED_API_KEY"):
             await server.model_info()
@@ -341,4 +343,5 @@ async def test_client_keeps_several_requests_apart(client: EmbeddingServer) -> N
     texts = [[f"text {n} of {m}" for n in range(16)] for m in range(8)]
     together = await asyncio.gather(*(client.embed(info, some, 8) for some in texts))
     for some, found in zip(texts, together, strict=True):
-        np.testing.assert_allclose(found, await client.embed(info, some, 8), atol=1e-5)
+        again = await client.embed(info, some, 8)
+        np.testing.assert_allclose(found.vectors, again.vectors, atol=1e-5)
