@@ -266,8 +266,8 @@ def test_priority_is_taken_by_a_server_that_has_none_and_must_be_a_whole_number(
 def test_input_with_a_priority_overtakes_those_that_wait_and_one_without_does_not(servers: dict[str, Starting]) -> None:
     plain = servers["plain"].subject
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(plain.embed, [f"{n} " + "many words " * 80 for n in range(160)])
-        eventually(lambda: loads(plain)[1] > 100, deadline=60)
+        waiting = threads.submit(plain.embed, [f"{n} " + "many words " * 80 for n in range(640)])
+        eventually(lambda: loads(plain)[1] > 50, deadline=60)
         without = threads.submit(plain.embed, ["without"])
         assert plain.embed(["with"], priority=1).status == 200
         assert not without.done()
