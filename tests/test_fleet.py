@@ -8,8 +8,10 @@ import pytest
 from rig import Rig, eventually
 from stand_in import StandIn
 
+from pg_qwen_embed.breaker import Breaker
+from pg_qwen_embed.concurrency import Limiter
 from pg_qwen_embed.errors import ServerUnavailable
-from pg_qwen_embed.fleet import Fleet
+from pg_qwen_embed.fleet import BACKFILL, LIVE, Fleet, Member, Turn
 from pg_qwen_embed.model import Column, Distance, Embedding, Generation, QualifiedName, Source
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import EmbeddingServer
@@ -58,6 +60,19 @@ async def fleet_of(*servers: StandIn, **options: int | float | bool) -> AsyncIte
 async def _run(fleet: Fleet) -> None:
     async with asyncio.TaskGroup() as group:
         fleet.start(group)
+
+
+async def test_last_request_of_a_backfill_waits_until_the_server_is_about_to_need_it_and_a_live_one_does_not() -> None:
+    server = EmbeddingServer(Settings())
+    member = Member(server, Breaker(server, lambda: None, 1.0), Limiter(limit=2))
+    nobody = asyncio.get_running_loop().create_future()
+    first, second = (Turn(BACKFILL, number, embedding_of("m"), 100.0, nobody) for number in range(2))
+    member.take(first, 10.0)
+    assert member.has_room_at(BACKFILL) == 0.0
+    member.leave(first, 11.0, answered=True, more=True)
+    member.take(second, 11.0)
+    assert member.has_room_at(BACKFILL) == pytest.approx(12.0, abs=0.01)
+    assert member.has_room_at(LIVE) == 0.0
 
 
 def test_two_servers_share_a_backfill(rig: Rig, pair: tuple[StandIn, StandIn]) -> None:
