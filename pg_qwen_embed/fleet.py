@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -23,6 +23,7 @@ from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, Mismatch, ModelInf
 
 RESERVED = 2  # requests of live changes that may go beyond the limit of a server
 STALLED = 2.0  # seconds without an answer
+FIRST_LOOK = 5.0  # seconds
 LIVE, BACKFILL = 0, 1  # which requests go first
 
 
@@ -38,6 +39,7 @@ class Turn:
     number: int
     embedding: Embedding = field(compare=False)
     work: float = field(compare=False)
+    besides: "frozenset[Member]" = field(compare=False)
     place: "asyncio.Future[Place]" = field(compare=False)
 
 
@@ -170,6 +172,7 @@ class Fleet:
         self._waiting: list[Turn] = []
         self._numbers = count()
         self._moved = asyncio.Event()
+        self._looked = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
         self._asking_again = asyncio.Lock()
         self._times_asked = 0
@@ -179,10 +182,20 @@ class Fleet:
         for member in self._members:
             group.create_task(member.breaker.run())
             group.create_task(member.breaker.watch())
+        group.create_task(self._look_first())
+
+    async def _look_first(self) -> None:
+        """Nobody goes before all have been asked what they take, but for one that hangs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                while not all(member.breaker.known or member.breaker.reason for member in self._members):
+                    self._moved.clear()
+                    await self._moved.wait()
+        self._looked.set()
 
     def lacks(self, embedding: Embedding) -> bool:
         """Whether those that answer cannot embed for it, and one that may does not answer."""
-        return not self._is_served(embedding) and any(member.breaker.reason is not None for member in self._members)
+        return not self.is_served(embedding) and any(member.breaker.reason is not None for member in self._members)
 
     def mismatch(self, embedding: Embedding) -> Mismatch | None:
         """Why no server is for this embedding; None if one is, or may be, for it has not said yet what it serves."""
@@ -196,12 +209,14 @@ class Fleet:
         return sum(member.limiter.limit for member in self._members)
 
     @asynccontextmanager
-    async def place(self, embedding: Embedding, *, live: bool, work: float) -> AsyncIterator[Place]:
+    async def place(
+        self, embedding: Embedding, *, live: bool, work: float, besides: Iterable[Member] = ()
+    ) -> AsyncIterator[Place]:
         """Wait for a place on a server that has the embedding's model, and hold it; say when it has `answered`.
 
-        work: what the request is worth, in characters. Raises ServerUnavailable when patience ends."""
-        number, kind = next(self._numbers), LIVE if live else BACKFILL
-        turn = await self._turn(kind, number, embedding, work)
+        work: what the request is worth, in characters. besides: servers to leave out, as long as there are others.
+        Raises ServerUnavailable when patience ends."""
+        turn = await self._turn(LIVE if live else BACKFILL, embedding, work, frozenset(besides))
         place, clock = turn.place.result(), asyncio.get_running_loop().time
         try:
             yield place
@@ -210,10 +225,13 @@ class Fleet:
             place.member.leave(turn, clock(), answered=place.was_answered, more=more)
             self._admit()
 
-    async def _turn(self, kind: int, number: int, embedding: Embedding, work: float) -> Turn:
+    async def _turn(self, kind: int, embedding: Embedding, work: float, besides: frozenset[Member]) -> Turn:
+        number = next(self._numbers)
         while True:
             await self._served(embedding)
-            turn = Turn(kind, number, embedding, work, asyncio.get_running_loop().create_future())
+            if not self.is_served(embedding, besides):
+                besides = frozenset()
+            turn = Turn(kind, number, embedding, work, besides, asyncio.get_running_loop().create_future())
             heapq.heappush(self._waiting, turn)
             self._admit()
             try:
@@ -255,7 +273,8 @@ class Fleet:
         return any(room is not None and room <= now for room in rooms)
 
     def _best(self, turn: Turn, now: float) -> Member | None:
-        rooms = [(member, member.has_room_at(turn.kind)) for member in self._members if member.serves(turn.embedding)]
+        fitting = [m for m in self._members if m not in turn.besides and m.serves(turn.embedding)]
+        rooms = [(member, member.has_room_at(turn.kind)) for member in fitting]
         free = [member for member, room in rooms if room is not None and room <= now]
         return min(free, key=lambda member: member.load, default=None)
 
@@ -280,22 +299,24 @@ class Fleet:
         """A server came, or went: who waits for the one that went must look for another."""
         self._moved.set()
         for turn in self._waiting:
-            if not turn.place.done() and not self._is_served(turn.embedding):
+            if not turn.place.done() and not self.is_served(turn.embedding, turn.besides):
                 turn.place.set_exception(Gone)
         self._admit()
         self._tell()
 
     # Which servers there are.
 
-    def _is_served(self, embedding: Embedding) -> bool:
-        return any(member.serves(embedding) for member in self._members)
+    def is_served(self, embedding: Embedding, besides: Iterable[Member] = ()) -> bool:
+        """Whether one of the servers, besides these, has the embedding's model and answers."""
+        return any(member.serves(embedding) for member in self._members if member not in besides)
 
     async def _served(self, embedding: Embedding) -> None:
         """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
         loop = asyncio.get_running_loop()
         patience_ends = None if self._patience is None else loop.time() + self._patience
+        await self._looked.wait()
         for attempt in count(1):
-            if self._is_served(embedding):
+            if self.is_served(embedding):
                 self._give_up_on_those_who_only_answer_probes(embedding)
                 return
             if all(member.breaker.info is not None for member in self._members):

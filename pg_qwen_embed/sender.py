@@ -6,11 +6,11 @@ counted. Identical documents are sent once."""
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pg_qwen_embed import batching, cutting, retry, splitting
 from pg_qwen_embed.errors import DocumentRefused, Error, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
-from pg_qwen_embed.fleet import Fleet, Place
+from pg_qwen_embed.fleet import Fleet, Member, Place
 from pg_qwen_embed.model import Chunking, Embedding, TooLong
 from pg_qwen_embed.splitting import Chunks
 from pg_qwen_embed.store import LONGEST_DOCUMENT
@@ -42,6 +42,7 @@ class Attempts:
     divided."""
 
     chunks: Chunks
+    refused_by: set[Member] = field(default_factory=set)
     number: int = 0
     faults: int = 0
     overloads: int = 0
@@ -148,14 +149,19 @@ class Sender:
         attempts = Attempts(Chunks(self._limits.documents))
         work = sum(len(change.document) for change in request.changes)
         while True:
-            async with self._fleet.place(self._embedding, live=request.page is None, work=work) as place:
+            async with self._fleet.place(
+                self._embedding, live=request.page is None, work=work, besides=attempts.refused_by
+            ) as place:
                 if len(request.changes) > self._most:  # learned while it waited
                     self._halve(request)
                     return None
                 try:
                     embedded = await self._try(place, request, attempts.chunks)
                 except DocumentRefused as refusal:
-                    raise Rejected(place, refusal) from None
+                    attempts.refused_by.add(place.member)
+                    if len(request.changes) > 1 or not self._fleet.is_served(self._embedding, attempts.refused_by):
+                        raise Rejected(place, refusal) from None
+                    continue  # another server may take it
                 except ServerOverloaded as error:
                     place.overloaded(error)
                     attempts.overloaded(place, error, alone=len(request.changes) == 1)

@@ -62,11 +62,26 @@ async def _run(fleet: Fleet) -> None:
         fleet.start(group)
 
 
+def test_document_that_one_server_refuses_is_taken_to_the_others(rig: Rig, pair: tuple[StandIn, StandIn]) -> None:
+    pair[0].poison = "bad"
+    for server in pair:
+        server.delay = 0.01
+    rig.articles(*(f"text {n}" for n in range(300)), "bad", "bad too")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    assert rig.count("failure") == 0
+    rig.assert_in_step()
+    pair[1].poison = "bad"
+    rig.execute("UPDATE articles SET body = body || ' again' WHERE body LIKE 'bad%%'")
+    rig.once()
+    assert rig.count("failure") == 2
+
+
 async def test_last_request_of_a_backfill_waits_until_the_server_is_about_to_need_it_and_a_live_one_does_not() -> None:
     server = EmbeddingServer(Settings())
     member = Member(server, Breaker(server, lambda: None, 1.0), Limiter(limit=2))
     nobody = asyncio.get_running_loop().create_future()
-    first, second = (Turn(BACKFILL, number, embedding_of("m"), 100.0, nobody) for number in range(2))
+    first, second = (Turn(BACKFILL, number, embedding_of("m"), 100.0, frozenset(), nobody) for number in range(2))
     member.take(first, 10.0)
     assert member.has_room_at(BACKFILL) == 0.0
     member.leave(first, 11.0, answered=True, more=True)
