@@ -38,7 +38,7 @@ class Asked:
         try:
             found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
         except AnotherModel:  # since it was asked what it serves: ask again
-            self._info = None
+            self.forget()
             found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
         query: NDArray[np.float32] = found.vectors[0]
         return query
@@ -119,21 +119,22 @@ class Client:
 
         Raises UsageError (no such embedding, blank text, another model), ServerUnavailable, DocumentRefused,
         DatabaseUnavailable."""
+        return self._query(name, text)[1]
+
+    def _query(self, name: str, text: str) -> tuple[Embedding, NDArray[np.float32]]:
         if not text.strip():
             raise UsageError("the query is blank: there is nothing to search for")
         with self._lock:
             embedding = self._embedding(name)
         prompt = query_prompt(PromptStyle(embedding.prompt_style), embedding.instruction, text)
-        found: NDArray[np.float32] = self._run(self._embed(embedding, prompt))
-        return found
+        return embedding, self._run(self._embed(embedding, prompt))
 
     def search(self, name: str, text: str, limit: int = 10) -> list[Hit]:
         """The `limit` rows nearest to the query, nearest first: each row's columns and its distance."""
         if limit < 1:
             raise UsageError(f"a limit of {limit} finds nothing; it must be 1 or more")
-        query = self.embed_query(name, text)
+        embedding, query = self._query(name, text)
         with self._lock:
-            embedding = self._embedding(name)
             try:
                 return self._search(embedding, query, limit)
             except psycopg.OperationalError:

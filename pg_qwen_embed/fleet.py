@@ -63,16 +63,18 @@ class Member:
     def load(self) -> float:
         return self.busy / self.limiter.limit
 
-    def serves(self, embedding: Embedding) -> bool:
-        info = self.breaker.info
-        if info is None:
-            return False
+    def fits(self, embedding: Embedding) -> bool:
+        """Whether it has the embedding's model, or had it when it last answered."""
+        info = self.breaker.known
         if info is not self._judged[0]:
             self._judged = info, {}
         judged, id_ = self._judged[1], embedding.generation.id
         if id_ not in judged:
-            judged[id_] = info.mismatch(embedding) is None
+            judged[id_] = info is not None and info.mismatch(embedding) is None
         return judged[id_]
+
+    def serves(self, embedding: Embedding) -> bool:
+        return self.breaker.info is not None and self.fits(embedding)
 
     def heard(self, now: float) -> None:
         """It is alive."""
@@ -280,9 +282,8 @@ class Fleet:
 
     def _longest(self, embedding: Embedding) -> int | None:
         """What fits into one must fit into all, or the vector would depend on which one was free."""
-        known = (member.breaker.known for member in self._members)
-        fitting = (info.longest for info in known if info is not None and info.mismatch(embedding) is None)
-        return min((longest for longest in fitting if longest is not None), default=None)
+        fitting = (member.breaker.known for member in self._members if member.fits(embedding))
+        return min((info.longest for info in fitting if info and info.longest is not None), default=None)
 
     def _admit_later(self, now: float) -> None:
         """When the pace of a server allows it."""
