@@ -9,7 +9,10 @@ KEEP ?=
 MINUTES ?= 10
 VERSION ?= 18
 
-.PHONY: demo test test-sglang lint docs bench chaos clean
+BENCHMARKS := backfill freshness writes queries scale
+RECORD ?=
+
+.PHONY: demo test test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
@@ -33,10 +36,18 @@ docs: $(VENV)/installed-dev ## write the generated parts of the documentation ag
 chaos: $(VENV)/installed-dev ## faults for MINUTES, on PostgreSQL VERSION (16 or 18)
 	$(VENV)/bin/python -W ignore tests/chaos.py --minutes $(MINUTES) --version $(VERSION)
 
-bench: $(VENV)/installed
-	for script in backfill chunking freshness serve_throughput store_lock trigger_function outage saturation hiccups; do \
+bench: $(BENCHMARKS:%=bench-%) bench-worker ## every benchmark; RECORD=1 keeps the results for docs/benchmarks.md
+
+$(BENCHMARKS:%=bench-%): bench-%: $(VENV)/installed ## one of them
+	$(VENV)/bin/python -W ignore benchmarks/$*.py $(if $(RECORD),--record)
+
+bench-worker: $(VENV)/installed ## the smaller ones, about one part each
+	for script in chunking serve_throughput store_lock trigger_function outage saturation hiccups; do \
 		$(VENV)/bin/python -W ignore benchmarks/$$script.py || exit 1; \
 	done
+
+bench-page: $(VENV)/installed-bench ## write docs/benchmarks.md and its plots from the results that were kept
+	$(VENV)/bin/python benchmarks/page.py
 
 clean:
 	rm -rf $(VENV) $(SGLANG)
@@ -54,6 +65,11 @@ $(VENV)/installed: $(VENV)/python pyproject.toml
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) --group dev
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(PIP) --upgrade 'pip>=25.1'
+	$(PIP) --group bench
 	@touch $@
 
 $(SGLANG)/installed: tests/sglang/requirements.txt

@@ -18,7 +18,6 @@ from pathlib import Path
 import psycopg
 import rig
 import texts
-from saturation import gpu
 
 from pg_qwen_embed import embedded
 
@@ -85,7 +84,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {"worker": [], "floor": [], "copy": []}
     with (
         embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "1GB"}) as url,
-        gpu(64, 0, 0, wanted.dimensions) as server_url,
+        rig.gpu(64, 0, 0, wanted.dimensions) as server_url,
     ):
         rig.load(url, list(texts.documents(wanted.rows)))
         bench = Bench(url, server_url, wanted.rows, wanted.dimensions)

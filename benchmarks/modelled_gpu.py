@@ -3,9 +3,10 @@
     python benchmarks/modelled_gpu.py --parallel 1 --fixed-ms 5 --token-us 5 [--dimensions 256]
 
 A request takes `fixed-ms`, and `token-us` for each of its tokens (a token is four bytes of text); `parallel` requests
-run at once, the others wait in order. The vectors cost next to nothing: one of 4,096 random ones, by a checksum of the
-text. `GET /counters` tells what was done, `GET /log` when: [seconds of this machine's monotonic clock, tokens] of each
-request. `POST /counters` sets it to nothing. `POST /away` {"seconds": 5, "status": 503} is a hiccup: requests get this
+run at once, the others wait in order; without a time of its own it is a server that costs next to nothing. The vectors,
+in base64 or as floats, are written beforehand: one of 4,096 random ones, by a checksum of the text. `GET /counters` tells
+what was done, `GET /log` when: [seconds of this machine's monotonic clock, tokens] of each request. `POST /counters` sets
+it to nothing. `POST /away` {"seconds": 5, "status": 503} is a hiccup: requests get this
 status, or without one have their connections closed, those under way as well. Ends with SIGTERM."""
 
 import argparse
@@ -51,6 +52,7 @@ class Gpu:
         rows = np.random.default_rng(0).standard_normal((VECTORS, self.dimensions)).astype("<f4")
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         self.encoded = [base64.b64encode(row.tobytes()).decode() for row in rows]
+        self.floats = [orjson.Fragment(orjson.dumps(row.astype(float).tolist())) for row in rows]
 
     async def work(self, tokens: int, texts: int) -> None:
         """Begins when it is here and one is free, not when this process comes to look: a GPU has its next work queued."""
@@ -86,12 +88,14 @@ class Gpu:
         return answer
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
-        texts = orjson.loads(await request.read())["input"]
+        asked = orjson.loads(await request.read())
+        texts, base64_wanted = asked["input"], asked.get("encoding_format") == "base64"
         texts = [texts] if isinstance(texts, str) else texts
         tokens = sum(len(text) for text in texts) // 4 + len(texts)
         await self.work(tokens, len(texts))
+        found = self.encoded if base64_wanted else self.floats
         data = [
-            {"object": "embedding", "index": n, "embedding": self.encoded[zlib.crc32(text.encode()) % VECTORS]}
+            {"object": "embedding", "index": n, "embedding": found[zlib.crc32(text.encode()) % VECTORS]}
             for n, text in enumerate(texts)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -62,6 +65,27 @@ def server() -> Iterator[str]:
     """The local embedding server's URL."""
     with started(["serve", "--port", "0"], {}, "serving") as (_, line):
         yield line.split()[-1]
+
+
+@contextmanager
+def gpu(parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256) -> Iterator[str]:
+    """A modelled GPU; with 64, 0 and 0 a server that costs next to nothing. Its URL, as the worker wants it."""
+    command = [sys.executable, str(Path(__file__).parent / "modelled_gpu.py"), "--parallel", str(parallel),
+               "--fixed-ms", str(fixed_ms), "--token-us", str(token_us), "--dimensions", str(dimensions)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """What the modelled GPU answers; with a body it is told something."""
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/{path}", data=data) as answer:
+        return json.load(answer)
 
 
 def load(url: str, documents: list[str], table: str = "documents") -> None:

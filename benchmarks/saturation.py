@@ -7,17 +7,10 @@ the median milliseconds from an UPDATE's commit until the view shows its vector,
 twice the idle one and one request's time. One line of JSON."""
 
 import argparse
-import json
 import random
 import statistics
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import psycopg
 import rig
@@ -26,26 +19,6 @@ import texts
 from pg_qwen_embed import Client, embedded
 
 CHANGES = 25
-
-
-@contextmanager
-def gpu(parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256) -> Iterator[str]:
-    command = [sys.executable, str(Path(__file__).parent / "modelled_gpu.py"), "--parallel", str(parallel),
-               "--fixed-ms", str(fixed_ms), "--token-us", str(token_us), "--dimensions", str(dimensions)]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait(15)
-
-
-def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """What the modelled GPU answers; with a body it is told something."""
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/{path}", data=data) as answer:
-        return json.load(answer)
 
 
 def change(connection: psycopg.Connection, number: int) -> float:
@@ -94,7 +67,7 @@ def main() -> None:
         wanted.fixed_ms / 64 + wanted.token_us * sum(map(len, sample)) / len(sample) / 4 / 1000
     ) / wanted.parallel
     rows = int(1000 * wanted.seconds / per_text)
-    with embedded.postgres() as url, gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
+    with embedded.postgres() as url, rig.gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
         environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
         rig.load(url, ["the live row"], "live")
         documents = [f"{text} {n}" for n, text in enumerate(sample * (rows // len(sample) + 1))]
@@ -108,7 +81,7 @@ def main() -> None:
         ):
             medians(connection, client, 0.05)  # to warm up
             idle = medians(connection, client, 0.1)
-            ask(server_url, "counters", {})
+            rig.ask(server_url, "counters", {})
             assert rig.run(["attach", "documents", "--text", "body"], environment).status == 0
             time.sleep(0.1 * wanted.seconds)
             busy = medians(connection, client, 0.02 * wanted.seconds)
@@ -116,7 +89,7 @@ def main() -> None:
             during = connection.execute(state).fetchone()
             while connection.execute(state).fetchone() in (("pending",), ("running",)):
                 time.sleep(0.02)
-            done = ask(server_url, "counters")
+            done = rig.ask(server_url, "counters")
     request = done["busy"] / done["requests"] * 1000
     rig.report(
         "saturation", parallel=wanted.parallel, fixed_ms=wanted.fixed_ms, token_us=wanted.token_us, rows=rows,

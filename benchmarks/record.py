@@ -1,0 +1,165 @@
+"""What a benchmark found, and how it was found: printed as one line of JSON and as table rows, and kept for the documentation.
+
+A benchmark measures its variants in turns (A B A B ...) in one run; a figure is the median of its rounds, with the lowest
+and the highest beside it. `--record` keeps the line in benchmarks/results/, from which page.py writes docs/benchmarks.md."""
+
+import argparse
+import json
+import operator
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+RESULTS = Path(__file__).parent / "results"
+SEED = 1
+_COMPARISONS = {">=": operator.ge, "<=": operator.le}
+_LOAD = os.getloadavg()[0]  # before the benchmark makes its own
+
+Label = str | int | float
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a figure is to be: its comparison (">=" or "<=") with a bound."""
+
+    comparison: str
+    bound: float
+
+    def met(self, found: float) -> bool:
+        return bool(_COMPARISONS[self.comparison](found, self.bound))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """what: the quantity ("rows/s"). labels: which of the variants ("writer": "worker"). rounds: one value each."""
+
+    what: str
+    labels: dict[str, Label]
+    rounds: Sequence[float]
+    goal: Goal | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.goal is None else self.goal.met(self.median)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of a benchmark. settings: rows, dimensions, rounds and whatever else it was started with."""
+
+    benchmark: str
+    command: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    figures: list[Figure] = field(default_factory=list)
+
+    def figure(self, what: str, **labels: Label) -> Figure:
+        """The one of this quantity with these labels among its own."""
+        found = [f for f in self.figures if f.what == what and labels.items() <= f.labels.items()]
+        if len(found) != 1:
+            raise LookupError(f"{self.benchmark}: {len(found)} figures of {what} with {labels}")
+        return found[0]
+
+
+def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """With the options that every benchmark has."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--rounds", type=int, default=rounds, help="how often each variant has its turn")
+    made.add_argument("--record", action="store_true", help="keep the result for docs/benchmarks.md")
+    return made
+
+
+def report(benchmark: str, wanted: argparse.Namespace, url: str, figures: Sequence[Figure], **versions: str) -> None:
+    """Print the line and a row for each figure; keep the line if that is wanted. versions: of what else took part."""
+    settings = {name: value for name, value in vars(wanted).items() if name != "record"} | {"seed": SEED}
+    record = Record(benchmark, _command(), settings, _machine(), _versions(url) | versions, list(figures))
+    line = json.dumps({**asdict(record), "figures": [_as_json(figure) for figure in figures]})
+    print(line)
+    for figure in figures:
+        print(row(figure))
+    if wanted.record:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{benchmark}.json").write_text(json.dumps(json.loads(line), indent=1) + "\n", encoding="utf-8")
+
+
+def read(benchmark: str) -> Record:
+    """A record that was kept. Raises FileNotFoundError."""
+    found = json.loads((RESULTS / f"{benchmark}.json").read_text(encoding="utf-8"))
+    figures = [
+        Figure(one["what"], one["labels"], one["rounds"], Goal(**one["goal"]) if one["goal"] else None)
+        for one in found.pop("figures")
+    ]
+    return Record(**found, figures=figures)
+
+
+def row(figure: Figure) -> str:
+    """For a table: what, which variant, median, lowest and highest, and the goal."""
+    labels = ", ".join(f"{name} {value}" for name, value in figure.labels.items())
+    spread = f"{short(min(figure.rounds))} to {short(max(figure.rounds))}" if len(figure.rounds) > 1 else ""
+    return f"| {figure.what} | {labels} | {short(figure.median)} | {spread} | {verdict(figure)} |"
+
+
+def verdict(figure: Figure) -> str:
+    """The goal and whether it is met; nothing where there is none."""
+    if figure.goal is None:
+        return ""
+    return f"{figure.goal.comparison} {short(figure.goal.bound)}: {'met' if figure.met else 'not met'}"
+
+
+def short(value: float) -> str:
+    """Three significant digits."""
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _as_json(figure: Figure) -> dict[str, Any]:
+    rounds = [float(f"{value:.5g}") for value in figure.rounds]
+    return {**asdict(figure), "rounds": rounds, "median": float(f"{figure.median:.5g}"),
+            "spread": [min(rounds), max(rounds)], "met": figure.met}  # fmt: skip
+
+
+def _command() -> str:
+    given = [argument for argument in sys.argv[1:] if argument != "--record"]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
+
+
+def _machine() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory),
+        "load_before": round(_LOAD, 2),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _versions(url: str) -> dict[str, str]:
+    with psycopg.connect(url) as connection:
+        (postgres,) = connection.execute("SELECT current_setting('server_version')").fetchone() or ("",)
+        (vector,) = connection.execute(
+            "SELECT max(extversion) FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone() or ("",)
+    return {"pg_qwen_embed": version("pg-qwen-embed"), "PostgreSQL": str(postgres), "pgvector": str(vector),
+            "Python": platform.python_version()}  # fmt: skip
