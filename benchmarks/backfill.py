@@ -1,27 +1,38 @@
-"""A backfill against its floor: the worker, a script of the fewest steps without any safety, and COPY of finished vectors.
+"""A backfill against its floor, COPY, and the peer; and changes with an HNSW index present against INSERT into one.
 
-    python benchmarks/backfill.py [--rows 50000] [--dimensions 1024] [--rounds 3]
+    python benchmarks/backfill.py [--rows 40000] [--dimensions 1024] [--rounds 3]
 
 The server costs next to nothing (modelled_gpu.py without a time of its own), so that worker and database are what is
-measured. In turns, in one run; medians, and the spread. The worker's time is from the first row read to the last vector
-written, without the index; its CPU and memory are those of its process from start to end. One line of JSON."""
+measured. All have the same rows and the same server. Without an index: the worker, from the first row read to the last
+vector written; the floor, a script of the fewest steps without any safety (floor.py); COPY of finished vectors; and the
+peer's worker, where it is installed (`make peer`), from its first request to its last, which leaves out its start and its
+last write. CPU and memory are those of the process from start to end.
 
-import argparse
-import statistics
+With an index present: rows inserted at once, from their commit until the last has its vector, against a script that does
+nothing but INSERT such vectors on as many connections, in groups of 64. Both indexes have the same rows and grow alike."""
+
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import peer
 import psycopg
+import record
 import rig
 import texts
+from record import Figure, Goal, Label
 
 from pg_qwen_embed import embedded
+from pg_qwen_embed.sync import WRITERS
 
 STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"
+FLOOR = str(Path(__file__).parent / "floor.py")
+GOALS = {"rows/s as a share of the floor's": Goal(">=", 0.75), "rows/s as times the peer's": Goal(">=", 15.0)}
+RESOURCE_GOALS = {"CPU ms/row": Goal("<=", 0.05), "memory MB": Goal("<=", 200)}
 
 
 @dataclass
@@ -32,77 +43,167 @@ class Bench:
     server_url: str
     rows: int
     dimensions: int
-    cpu: list[float] = field(default_factory=list)  # of the worker, milliseconds a row
-    memory: list[float] = field(default_factory=list)  # of the worker at its peak, MB
+    resources: dict[tuple[str, str], list[float]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # by what and whose
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PG_QWEN_EMBED_DATABASE_URL": self.url, "PG_QWEN_EMBED_SERVER_URL": self.server_url}
+
+    def command(self, *arguments: str) -> None:
+        assert rig.run([*arguments], self.environment).status == 0
+
+    def attach(self, table: str) -> None:
+        self.command("attach", table, "--text", "body", "--dimensions", str(self.dimensions))
 
     def worker(self) -> float:
-        """Rows a second."""
-        environment = {"PG_QWEN_EMBED_DATABASE_URL": self.url, "PG_QWEN_EMBED_SERVER_URL": self.server_url}
-        self._run(["attach", "documents", "--text", "body", "--dimensions", str(self.dimensions)], environment)
-        with psycopg.connect(self.url, autocommit=True) as connection, ThreadPoolExecutor() as threads:
-            running = threads.submit(rig.run, ["worker", "--once", "--log-level", "warning"], environment)
+        """Rows a second, as of each of these."""
+        self.attach("documents")
+        with (
+            rig.Running(["worker", "--log-level", "warning"], self.environment) as worker,
+            psycopg.connect(self.url, autocommit=True) as connection,
+        ):
             began = _when(connection, "running")
-            seconds = _when(connection, "indexing", "done") - began
-            ended = running.result()
+            seconds = _when(connection, "indexing") - began
+            ended = worker.stop()  # building the index is another matter, and would take minutes
             (vectors,) = connection.execute("SELECT count(*) FROM qwen_embed.documents").fetchone() or (0,)
-        assert (ended.status, vectors) == (0, self.rows), f"{vectors} vectors of {self.rows} rows"
-        self._run(["detach", "documents", "--yes"], environment)
-        self.cpu.append(1000 * ended.cpu / self.rows)
-        self.memory.append(ended.peak_mb)
+        assert vectors == self.rows, f"{vectors} vectors of {self.rows} rows"
+        self.command("detach", "documents", "--yes")
+        self._used("worker", ended)
         return self.rows / seconds
 
     def floor(self) -> float:
-        return self._of_script("fewest_steps")
+        return self.rows / self.script("fewest_steps", self.rows)
 
     def copy(self) -> float:
-        return self._of_script("copied")
+        return self.rows / self.script("copied", self.rows)
 
-    def _of_script(self, what: str) -> float:
-        script = str(Path(__file__).parent / "floor.py")
-        command = [sys.executable, script, what, self.url, self.server_url, str(self.rows), str(self.dimensions)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return self.rows / float(done.stdout)
+    def peer(self) -> float:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            vectorizer = peer.vectorizer(connection, self.server_url, "documents", self.dimensions)
+            rig.ask(self.server_url, "counters", {})
+            self._used("peer", peer.once(self.url))
+            seconds = rig.ask(self.server_url, "counters")["wall"]
+            vectors = vectorizer.count(connection)
+            vectorizer.drop(connection)
+        assert vectors == self.rows, f"the peer has {vectors} vectors of {self.rows} rows"
+        return self.rows / float(seconds)
 
-    @staticmethod
-    def _run(command: list[str], environment: dict[str, str]) -> None:
-        assert rig.run(command, environment).status == 0
+    def script(self, what: str, rows: int) -> float:
+        """Seconds."""
+        command = [sys.executable, FLOOR, what, self.url, self.server_url, str(rows), str(self.dimensions)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    def _used(self, whose: str, ended: rig.Ended) -> None:
+        self.resources["CPU ms/row", whose].append(1000 * ended.cpu / self.rows)
+        self.resources["memory MB", whose].append(ended.peak_mb)
 
 
-def _when(connection: psycopg.Connection, *states: str) -> float:
-    """The time at which the newest backfill has come to one of these states."""
-    while (connection.execute(STATE).fetchone() or ("",))[0] not in states:
+@dataclass
+class Indexed:
+    """A table whose vectors have an index, with the worker at work, and the same vectors beside it."""
+
+    bench: Bench
+    base: int  # rows at first
+    more: int  # rows that come at once
+    documents: list[str]
+    inserted: int = 0
+
+    def prepare(self) -> None:
+        rig.load(self.bench.url, self.documents[: self.base], "live")
+        self.bench.attach("live")
+        self.inserted = self.base
+
+    def worker(self) -> float:
+        """Rows a second."""
+        added = self.documents[self.inserted : self.inserted + self.more]
+        first = self.inserted + 1
+        self.inserted += self.more
+        with psycopg.connect(self.bench.url, autocommit=True) as connection:
+            (newest,) = connection.execute("SELECT max(id) FROM _qwen_embed.generation").fetchone() or (0,)
+            with connection.cursor() as cursor, cursor.copy("COPY live (id, body) FROM STDIN") as copy:
+                for row in enumerate(added, first):
+                    copy.write_row(row)
+            began = time.perf_counter()
+            while connection.execute(f"SELECT EXISTS (SELECT FROM _qwen_embed.outbox_{newest})").fetchone() == (True,):
+                time.sleep(0.01)
+            seconds = time.perf_counter() - began
+            (vectors,) = connection.execute("SELECT count(*) FROM qwen_embed.live").fetchone() or (0,)
+        assert vectors == self.inserted
+        return self.more / seconds
+
+    def script(self) -> float:
+        """Rows a second of those that the worker has just inserted, into a copy."""
+        return self.more / self.bench.script("indexed", self.more)
+
+
+def _when(connection: psycopg.Connection, state: str) -> float:
+    """The time at which the newest backfill has come to this state."""
+    while connection.execute(STATE).fetchone() != (state,):
         time.sleep(0.005)
     return time.perf_counter()
 
 
+def without_index(bench: Bench, rounds: int) -> list[Figure]:
+    turns: dict[str, Callable[[], float]] = {"worker": bench.worker, "floor": bench.floor, "copy": bench.copy}
+    if peer.installed():
+        peer.init(bench.url)
+        turns["peer"] = bench.peer
+    else:
+        print("the peer is left out: make peer installs it", file=sys.stderr)
+    rates = in_turns(bench.url, turns, rounds)
+    figures = [Figure("rows/s", {"writer": name, "index": "absent"}, found) for name, found in rates.items()]
+    for other, quantity in (("floor", "rows/s as a share of the floor's"), ("peer", "rows/s as times the peer's")):
+        if other in rates:
+            ratios = [ours / theirs for ours, theirs in zip(rates["worker"], rates[other], strict=True)]
+            figures.append(Figure(quantity, {"writer": "worker", "index": "absent"}, ratios, GOALS[quantity]))
+    for (quantity, whose), found in bench.resources.items():
+        goal = RESOURCE_GOALS[quantity] if whose == "worker" else None
+        figures.append(Figure(quantity, {"writer": whose, "index": "absent"}, found, goal))
+    return figures
+
+
+def with_index(bench: Bench, rounds: int, base: int, more: int) -> list[Figure]:
+    documents = [f"live {text}" for text in texts.documents(base + more * rounds)]
+    indexed = Indexed(bench, base, more, documents)
+    indexed.prepare()
+    with rig.started(["worker"], bench.environment, "index_ready"):
+        bench.script("indexed_base", base)
+        rates = in_turns(bench.url, {"worker": indexed.worker, "script": indexed.script}, rounds)
+    figures = [Figure("rows/s", {"writer": name, "index": "present"}, found) for name, found in rates.items()]
+    shares = [ours / theirs for ours, theirs in zip(rates["worker"], rates["script"], strict=True)]
+    labels: dict[str, Label] = {"writer": "worker", "index": "present", "writers": WRITERS}
+    return [*figures, Figure("rows/s as a share of INSERT's", labels, shares, Goal(">=", 0.9))]
+
+
+def in_turns(url: str, turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("CHECKPOINT")
+            rates[name].append(turn())
+            time.sleep(0.5)
+    return rates
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser = record.parser(__doc__, rounds=3)
+    parser.add_argument("--rows", type=int, default=40_000)
     parser.add_argument("--dimensions", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--indexed-rows", type=int, default=3000, help="in the index at first")
+    parser.add_argument("--more-rows", type=int, default=1500, help="in each turn with an index")
     wanted = parser.parse_args()
-    rates: dict[str, list[float]] = {"worker": [], "floor": [], "copy": []}
-    with (
-        embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "1GB"}) as url,
-        rig.gpu(64, 0, 0, wanted.dimensions) as server_url,
-    ):
+    settings = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
+    with embedded.postgres(settings=settings) as url, rig.gpu(64, 0, 0, wanted.dimensions) as server_url:
         rig.load(url, list(texts.documents(wanted.rows)))
         bench = Bench(url, server_url, wanted.rows, wanted.dimensions)
-        assert rig.run(["init"], {"PG_QWEN_EMBED_DATABASE_URL": url}).status == 0
-        for _ in range(wanted.rounds):
-            for name, found in rates.items():
-                with psycopg.connect(url, autocommit=True) as connection:
-                    connection.execute("CHECKPOINT")
-                found.append(getattr(bench, name)())
-                time.sleep(0.5)
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    rig.report(
-        "backfill", rows=wanted.rows, dimensions=wanted.dimensions, rounds=wanted.rounds,
-        **{f"{name}_rows_per_second": round(found) for name, found in medians.items()},
-        spread={name: [round(min(found)), round(max(found))] for name, found in rates.items()},
-        share_of_floor=round(medians["worker"] / medians["floor"], 2),
-        worker_cpu_ms_per_row=round(statistics.median(bench.cpu), 3), worker_peak_mb=round(max(bench.memory)),
-    )  # fmt: skip
+        bench.command("init")
+        figures = without_index(bench, wanted.rounds)
+        figures += with_index(bench, wanted.rounds, wanted.indexed_rows, wanted.more_rows)
+        versions = {"pgai": peer.VERSION} if peer.installed() else {}
+        record.report("backfill", wanted, url, figures, **versions)
 
 
 if __name__ == "__main__":

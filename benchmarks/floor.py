@@ -1,10 +1,12 @@
 """The fewest steps from rows to vectors: what a backfill could cost at the least, and what COPY of finished vectors costs.
 
-    python benchmarks/floor.py fewest_steps|copied DATABASE_URL SERVER_URL ROWS DIMENSIONS
+    python benchmarks/floor.py fewest_steps|copied|indexed_base|indexed DATABASE_URL SERVER_URL ROWS DIMENSIONS
 
 Prints the seconds it took, without the start of Python.
 `fewest_steps` reads pages of rows, posts their texts, decodes the answers and inserts vectors. It has no safety at all: no
-version, no fingerprint, no join to the source, no retry, no failure, nothing acknowledged. `copied` has the vectors already."""
+version, no fingerprint, no join to the source, no retry, no failure, nothing acknowledged. `copied` has the vectors already.
+`indexed` inserts the vectors of the last rows of the table live, which it has already, into a table with an HNSW index, that
+`indexed_base` makes of the first rows."""
 
 import asyncio
 import itertools
@@ -21,6 +23,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from pg_qwen_embed import vectors
+from pg_qwen_embed.sync import WRITERS
 
 PAGE, REQUEST, IN_FLIGHT, WRITE = 1024, 64, 8, 512
 Batch = tuple[list[int], vectors.Vectors]
@@ -38,9 +41,11 @@ class RawDumper(Dumper):
         return bytes(obj)
 
 
-def fewest_steps(url: str, server_url: str, dimensions: int) -> None:
-    """Fill the table floor_store, which it makes."""
+def fewest_steps(url: str, server_url: str, _: int, dimensions: int) -> float:
+    """Seconds to fill the table floor_store, which it makes."""
+    began = time.perf_counter()
     asyncio.run(_fewest_steps(url, server_url, dimensions))
+    return time.perf_counter() - began
 
 
 async def _fewest_steps(url: str, server_url: str, dimensions: int) -> None:
@@ -62,11 +67,7 @@ async def _fewest_steps(url: str, server_url: str, dimensions: int) -> None:
         async def post() -> None:
             while (some := await rows.get()) is not None:
                 ids, texts = some
-                body = orjson.dumps({"model": "m", "input": texts, "encoding_format": "base64"})
-                async with session.post(f"{server_url}/embeddings", data=body) as answer:
-                    data = orjson.loads(await answer.read())["data"]
-                raw = b"".join([pybase64.b64decode(item["embedding"]) for item in data])
-                await done.put((ids, np.frombuffer(raw, "<f4").reshape(len(ids), -1)))
+                await done.put((ids, await _post(session, server_url, texts)))
             await done.put(None)
 
         async with asyncio.TaskGroup() as group:
@@ -76,10 +77,23 @@ async def _fewest_steps(url: str, server_url: str, dimensions: int) -> None:
             await _write(writing, done, oid)
 
 
-async def _make_store(connection: psycopg.AsyncConnection, dimensions: int) -> int:
-    await connection.execute("DROP TABLE IF EXISTS floor_store")
-    await connection.execute(f"CREATE TABLE floor_store (id bigint PRIMARY KEY, embedding halfvec({dimensions}))")
-    await connection.execute("ALTER TABLE floor_store ALTER embedding SET STORAGE PLAIN")
+async def _post(session: aiohttp.ClientSession, server_url: str, texts: list[str]) -> vectors.Vectors:
+    body = orjson.dumps({"model": "m", "input": texts, "encoding_format": "base64"})
+    async with session.post(f"{server_url}/embeddings", data=body) as answer:
+        data = orjson.loads(await answer.read())["data"]
+    raw = b"".join([pybase64.b64decode(item["embedding"]) for item in data])
+    return np.frombuffer(raw, "<f4").reshape(len(texts), -1)
+
+
+async def _make_store(connection: psycopg.AsyncConnection, dimensions: int, name: str = "floor_store") -> int:
+    """The oid of halfvec."""
+    await connection.execute(f"DROP TABLE IF EXISTS {name}")
+    await connection.execute(f"CREATE TABLE {name} (id bigint PRIMARY KEY, embedding halfvec({dimensions}))")
+    await connection.execute(f"ALTER TABLE {name} ALTER embedding SET STORAGE PLAIN")
+    return await _halfvec(connection)
+
+
+async def _halfvec(connection: psycopg.AsyncConnection) -> int:
     row = await (await connection.execute("SELECT 'halfvec'::regtype::oid::int")).fetchone()
     assert row
     return int(row[0])
@@ -109,8 +123,9 @@ async def _write(connection: psycopg.AsyncConnection, done: "asyncio.Queue[Batch
             held = []
 
 
-def copied(url: str, rows: int, dimensions: int) -> None:
-    """COPY BINARY of as many finished vectors into the table copy_store, which it makes."""
+def copied(url: str, _: str, rows: int, dimensions: int) -> float:
+    """Seconds for COPY BINARY of as many finished vectors into the table copy_store, which it makes."""
+    began = time.perf_counter()
     some = np.random.default_rng(0).standard_normal((1024, dimensions)).astype(">f2")
     fields = [("columns", ">i2"), ("length", ">i4"), ("id", ">i8"), ("width", ">i4"), ("dimensions", ">i2"),
               ("unused", ">i2"), ("values", ">f2", (dimensions,))]  # fmt: skip
@@ -127,13 +142,53 @@ def copied(url: str, rows: int, dimensions: int) -> None:
                 page["id"] = np.arange(start + 1, start + 1025)
                 copy.write(page[: rows - start].tobytes())
             copy.write(b"\xff\xff")
+    return time.perf_counter() - began
+
+
+def indexed_base(url: str, server_url: str, rows: int, dimensions: int) -> float:
+    """Seconds to fill the table indexed_store, which it makes, with as many rows of the table live."""
+    return asyncio.run(
+        _indexed(url, server_url, "SELECT id, body FROM live ORDER BY id LIMIT %s", rows, dimensions, make=True)
+    )
+
+
+def indexed(url: str, server_url: str, rows: int, dimensions: int) -> float:
+    """Seconds, from the first INSERT to the last."""
+    last = "SELECT id, body FROM live ORDER BY id DESC LIMIT %s"
+    return asyncio.run(_indexed(url, server_url, last, rows, dimensions, make=False))
+
+
+async def _indexed(url: str, server_url: str, query: str, rows: int, dimensions: int, *, make: bool) -> float:
+    connections = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(WRITERS)]
+    for connection in connections:
+        connection.adapters.register_dumper(Raw, RawDumper)
+    first = connections[0]
+    if make:
+        oid = await _make_store(first, dimensions, "indexed_store")
+        await first.execute("CREATE INDEX ON indexed_store USING hnsw (embedding halfvec_cosine_ops)")
+    else:
+        oid = await _halfvec(first)
+    found = await (await first.execute(query, (rows,))).fetchall()
+    async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
+        groups = iter([
+            ([key for key, _ in page], await _post(session, server_url, [text for _, text in page]))
+            for page in [found[start : start + REQUEST] for start in range(0, len(found), REQUEST)]
+        ])  # fmt: skip
+    insert = "INSERT INTO indexed_store SELECT * FROM unnest(%b::bigint[], %b::halfvec[])"
+
+    async def write(connection: psycopg.AsyncConnection) -> None:
+        for ids, embeddings in groups:
+            values = Raw(vectors.int8_array(ids)), Raw(vectors.halfvec_array(embeddings, oid))
+            await connection.execute(insert, values)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(write(connection) for connection in connections))
+    seconds = time.perf_counter() - began
+    for connection in connections:
+        await connection.close()
+    return seconds
 
 
 if __name__ == "__main__":
     what, database, server, number, length = sys.argv[1:]
-    began = time.perf_counter()
-    if what == "copied":
-        copied(database, int(number), int(length))
-    else:
-        fewest_steps(database, server, int(length))
-    print(time.perf_counter() - began)
+    print(globals()[what](database, server, int(number), int(length)))

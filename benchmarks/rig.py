@@ -32,14 +32,38 @@ class Ended:
 
 
 def run(arguments: list[str], environment: dict[str, str], program: Sequence[str] = PG_QWEN_EMBED) -> Ended:
-    """Run `pg-qwen-embed ...` to its end; its times and peak memory are its own, from wait4()."""
-    began = time.perf_counter()
-    process = subprocess.Popen([*program, *arguments], env=os.environ | environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return Ended(
-        process.returncode, time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-    )
+    """Run `pg-qwen-embed ...` to its end."""
+    with Running(arguments, environment, program) as process:
+        return process.wait()
+
+
+class Running:
+    """A process at work; its times and peak memory are its own, from wait4()."""
+
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], program: Sequence[str] = PG_QWEN_EMBED
+    ) -> None:
+        self._began = time.perf_counter()
+        self._process = subprocess.Popen(
+            [*program, *arguments], env=os.environ | environment, stdout=subprocess.DEVNULL
+        )
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self.stop()
+
+    def stop(self) -> Ended:
+        self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> Ended:
+        _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - self._began
+        return Ended(self._process.returncode, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pg_qwen_embed.errors import DatabaseUnavailable, UsageError
 from pg_qwen_embed.sql import statement
 
 CONNECT_TIMEOUT = 10  # seconds
+PREPARED_MAX = 500  # statements: each embedding has its own
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
@@ -57,6 +58,7 @@ async def connect_async(url: str, purpose: str) -> AsyncConnection:
 async def configure_worker(connection: AsyncConnection) -> None:
     connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
     connection.prepare_threshold = 1
+    connection.prepared_max = PREPARED_MAX
     await connection.execute(statement("configure_session"))
     await connection.execute(statement("configure_worker_session"))
 

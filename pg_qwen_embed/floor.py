@@ -18,6 +18,11 @@ class Floor:
     floor: int = 0
     _marks: deque[tuple[int, int]] = field(default_factory=deque)
 
+    @property
+    def complete(self) -> bool:
+        """Nothing that was read can have an entry beneath it that became visible late."""
+        return self.cursor == self.floor
+
     def read(self, highest: int) -> None:
         """A read from the cursor saw entries up to this number."""
         self.cursor = max(self.cursor, highest)

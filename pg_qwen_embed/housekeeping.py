@@ -13,7 +13,8 @@ from pg_qwen_embed.database import connect_async, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.options import Options
-from pg_qwen_embed.sync import Feed, Pool
+from pg_qwen_embed.sync import Feed
+from pg_qwen_embed.walker import Pool
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
@@ -59,7 +60,11 @@ class Housekeeping:
     def follow_partitions(self, embedding: Embedding, feed: Feed) -> None:
         """Rows that came or went with their partition fired no trigger: look for them. A backfill finds them itself."""
         id_ = embedding.generation.id
-        if embedding.clones == embedding.generation.partitions or feed.walking or ("partitions", id_) in self._chores:
+        if (
+            embedding.clones == embedding.generation.partitions
+            or feed.walker.under_way
+            or ("partitions", id_) in self._chores
+        ):
             return
         self._chores["partitions", id_] = self._group.create_task(self._look_into_partitions(id_, embedding, feed))
 

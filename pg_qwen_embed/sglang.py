@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import numpy as np
@@ -124,7 +126,7 @@ class EmbeddingServer:
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
             # How many connections is the fleet's business.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted),
-            trust_env=True,
+            proxy=_proxy(self._settings.server_url),
         )
         return self
 
@@ -358,6 +360,12 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
     except (OSError, ValueError) as error:
         reason = _reason(error)
     raise UsageError(f"the CA file {ca_file} cannot be used ({reason}); see PG_QWEN_EMBED_CA_FILE") from None
+
+
+def _proxy(url: str) -> str | None:
+    """Of the environment. aiohttp would look it up anew for each request, in a thread."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _distrust(error: Exception) -> str:

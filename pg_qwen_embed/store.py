@@ -48,22 +48,25 @@ class Store:
     def __init__(self, embedding: Embedding, halfvec_oid: int) -> None:
         self.embedding = embedding
         self._halfvec_oid = halfvec_oid
+        self._lock_shared = _composed("lock_store_shared")
+        self._lock_exclusive = _composed("lock_store_exclusive")
         self._id = embedding.generation.id
         self._integer_keys = [fragments.is_integer(column) for column in embedding.source.key]
         holes = fragments.holes(embedding)
         layout = embedding.generation.layout
         self._in_column = embedding.generation.store is StoreKind.COLUMN
         self._chunked = embedding.generation.chunking is not None
-        self._read_outbox = statement("read_outbox", holes)
-        self._first_page = statement("read_backfill", holes | {"beyond": fragments.TRUE})
-        self._next_page = statement("read_backfill", holes | {"beyond": statement("beyond", holes)})
+        self._read_outbox = _composed("read_outbox", holes)
+        self.has_work = statement("has_work", holes)
+        self._first_page = _composed("read_backfill", holes | {"beyond": fragments.TRUE})
+        self._next_page = _composed("read_backfill", holes | {"beyond": statement("beyond", holes)})
         self._start_backfill = statement("start_backfill", holes)
-        self._write = statement(f"write_{layout}", holes)
-        self._clear = statement(f"clear_{layout}", holes)
-        self._clear_truncated = statement("clear_truncated", holes)
+        self._write = _composed(f"write_{layout}", holes)
+        self._clear = _composed(f"clear_{layout}", holes)
+        self._clear_truncated = _composed("clear_truncated", holes)
         self._vacuum = statement("vacuum_outbox", holes)
-        self._read_failures = statement("read_failures", holes)
-        self._record_failures = statement("record_failures", holes)
+        self._read_failures = _composed("read_failures", holes)
+        self._record_failures = _composed("record_failures", holes)
 
     async def read_outbox(
         self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
@@ -117,7 +120,7 @@ class Store:
         values |= self._entries(changes)
         values |= _chunks(changes) if self._chunked else {"cuts": [change.cut for change in changes]}
         async with connection.pipeline(), connection.transaction():
-            await self._lock(connection, "lock_store_exclusive" if self._chunked else "lock_store_shared")
+            await self._lock(connection, self._lock_exclusive if self._chunked else self._lock_shared)
             cursor = await connection.execute(self._write, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
@@ -127,13 +130,13 @@ class Store:
         values = self._keys_and_versions(changes) | {"here": [change.here for change in changes]}
         values |= self._entries(changes)
         async with connection.pipeline(), connection.transaction():
-            await self._lock(connection, "lock_store_exclusive")
+            await self._lock(connection, self._lock_exclusive)
             cursor = await connection.execute(self._clear, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
     async def clear_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
         async with connection.pipeline(), connection.transaction():
-            await self._lock(connection, "lock_store_exclusive")
+            await self._lock(connection, self._lock_exclusive)
             await connection.execute(
                 self._clear_truncated, {"version": version, "seqs": BinaryValue(vectors.int8_array(seqs))}
             )
@@ -158,7 +161,7 @@ class Store:
         values["retry_afters"] = list(retry_afters)
         values["seqs"] = self._seqs(changes)
         async with connection.pipeline(), connection.transaction():
-            await self._lock(connection, "lock_store_shared")
+            await self._lock(connection, self._lock_shared)
             await connection.execute(self._record_failures, values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:
@@ -197,8 +200,8 @@ class Store:
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._vacuum, {})
 
-    async def _lock(self, connection: AsyncConnection, name: str) -> None:
-        await connection.execute(statement(name), {"lock": int(Lock.STORE), "id": self._id})
+    async def _lock(self, connection: AsyncConnection, lock: bytes) -> None:
+        await connection.execute(lock, {"lock": int(Lock.STORE), "id": self._id})
 
     def _keys_and_versions(self, changes: Sequence[Change]) -> dict[str, Any]:
         columns = zip(*(change.key for change in changes), strict=True)
@@ -220,6 +223,11 @@ class Store:
     @staticmethod
     def _seqs(changes: Sequence[Change]) -> BinaryValue:
         return BinaryValue(vectors.int8_array(list(chain.from_iterable(change.seqs for change in changes))))
+
+
+def _composed(name: str, holes: fragments.Holes | None = None) -> bytes:
+    """As it is sent: psycopg would put the pieces together for each execution."""
+    return statement(name, holes).as_bytes(None)
 
 
 def _chunks(changes: Sequence[Change]) -> dict[str, BinaryValue]:

@@ -13,7 +13,6 @@ from itertools import count
 
 import numpy as np
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import batching, retry
 from pg_qwen_embed.database import AsyncConnection, first_line
@@ -22,6 +21,7 @@ from pg_qwen_embed.fleet import Fleet
 from pg_qwen_embed.floor import Floor
 from pg_qwen_embed.sender import Sender
 from pg_qwen_embed.store import Store
+from pg_qwen_embed.walker import Pool, Walker
 from pg_qwen_embed.work import (
     Change,
     Cleared,
@@ -31,7 +31,6 @@ from pg_qwen_embed.work import (
     Refused,
     Request,
     Truncated,
-    Walk,
     WalkPage,
     pieces_of,
     rows_of,
@@ -39,9 +38,9 @@ from pg_qwen_embed.work import (
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
-Pool = AsyncConnectionPool[AsyncConnection]
 VACUUM_AFTER = 20_000  # entries: autovacuum looks once a minute, and a busy outbox turns over faster
 WRITE_TRIES_ONCE = 8
+WRITERS = 2  # groups written at once
 LOCKED_PAUSE = 0.1  # seconds
 WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 # SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application's), WITH CHECK OPTION.
@@ -54,8 +53,8 @@ class Limits:
 
     page_keys: int = 256
     page_entries: int = 10_000  # read at once to find the keys of a page: repeated changes of a key cost one embedding
-    backfill_rows: int = 256
-    documents: int = 1024  # and as many more as it takes to keep every server busy
+    backfill_rows: int = 1024
+    documents: int = 2048  # and as many more as it takes to keep every server busy
     characters: int = 16_000_000
     write_rows: int = 512
     request: batching.Limits = field(default_factory=batching.Limits)
@@ -69,6 +68,7 @@ class Feed:
         store: Store,
         fleet: Fleet,
         pool: Pool,
+        walk_pool: Pool,
         *,
         limits: Limits,
         moved: Callable[[], None],
@@ -87,26 +87,31 @@ class Feed:
         self._floor = Floor()
         self._in_flight = InFlight()
         self._vacuumed_at = 0  # of the entries settled
-        self._walk: Walk | None = None
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self.walker = Walker(
+            store, walk_pool, limits.backfill_rows, has_room=self._has_room, take=self._take, stuck=moved
+        )
         self._sender = Sender(self.embedding, fleet, self._outcomes, limits.request)
         self._alone: deque[Outcome] = deque()  # to be written one by one, before anything else
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
+        self._portion = batching.Portion(limits.write_rows)
         self.written = 0
 
     def start(self, group: asyncio.TaskGroup) -> None:
         self._sender.start(group)
-        self._settling = group.create_task(self._settle())
+        self._settling = [group.create_task(self._settle()) for _ in range(WRITERS)]
 
     def stop(self) -> None:
+        self.walker.stop()
         self._sender.stop()
-        self._settling.cancel()
+        for task in self._settling:
+            task.cancel()
 
     @property
     def idle(self) -> bool:
         """Nothing read is unsettled, and no backfill is under way."""
-        return self.settled and self._walk is None
+        return self.settled and not self.walker.under_way
 
     @property
     def settled(self) -> bool:
@@ -128,6 +133,11 @@ class Feed:
         held, limits = self._in_flight, self._limits
         return held.live < self._room and held.characters < 2 * limits.characters
 
+    def _has_room(self) -> bool:
+        """Whether a backfill may read on."""
+        held = self._in_flight
+        return self.takes_changes and held.documents < self._room and held.characters < self._limits.characters
+
     @property
     def _room(self) -> int:
         return max(self._limits.documents, 4 * self._fleet.limit * self._limits.request.documents)
@@ -135,11 +145,14 @@ class Feed:
     # Reading: called from the worker's loop, on its connection.
 
     async def read(self, reader: AsyncConnection) -> bool:
-        """Take the next page of changes, or of the backfill when there are none. True if there was one."""
-        return await self._read_changes(reader, self._floor.cursor) or await self._read_backfill(reader)
+        """Take the next page of changes. True if there was one. Raises also what keeps a backfill from being read."""
+        self.walker.raise_if_stuck()
+        return await self._read_changes(reader, self._floor.cursor)
 
     async def sweep(self, reader: AsyncConnection) -> bool:
         """Look again from the floor for entries that became visible late, and move the floor up."""
+        if self._floor.complete:
+            return await self._read_failures(reader)
         xmin, transaction_id = await self.store.read_snapshot(reader)
         self._floor.mark(transaction_id)
         found = await self._read_changes(reader, self._floor.floor, sweep_xmin=xmin)
@@ -181,21 +194,6 @@ class Feed:
             await self._read_changes(reader, page.end, sweep_xmin)
         return found
 
-    def begin_walk(self, after: Sequence[str] | None) -> None:
-        self._walk = Walk(after)
-
-    async def _read_backfill(self, reader: AsyncConnection) -> bool:
-        walk, limits = self._walk, self._limits
-        if walk is None or walk.exhausted or not self.takes_changes:
-            return False
-        if self._in_flight.documents >= self._room or self._in_flight.characters >= limits.characters:
-            return False
-        page = await self.store.read_backfill(reader, after=walk.after, rows=limits.backfill_rows)
-        walk.exhausted = page.rows < limits.backfill_rows
-        if page.last is not None:
-            self._take(page.changes, walk.add(page.last, page.rows, left=len(page.changes)))
-        return True
-
     def _take(self, changes: list[Change], page: WalkPage | None) -> None:
         self._in_flight.take(changes, page)
         self._sender.put([change for change in changes if change.fingerprint is not None], page)
@@ -203,26 +201,30 @@ class Feed:
         if blank or (page is not None and not changes):  # nothing to write, but the walk has come further
             self._outcomes.put_nowait(Cleared(blank))
 
-    # Writing: one task, on connections of the pool.
+    # Writing: some tasks, on connections of the pool.
 
     async def _settle(self) -> None:
         while True:
             group = [await self._outcomes.get()]
             rows = rows_of(group[0])
-            while rows < self._limits.write_rows and not self._outcomes.empty():
+            while rows < self._portion.rows and not self._outcomes.empty():
                 group.append(self._outcomes.get_nowait())
                 rows += rows_of(group[-1])
             await self._write_until_done(group)
             while self._alone:
                 await self._write_until_done([self._alone.popleft()])
             self._moved()
+            self.walker.moved()
 
     async def _write_until_done(self, group: list[Outcome]) -> None:
         """The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting."""
+        rows, clock = sum(map(rows_of, group)), asyncio.get_running_loop().time
         for attempt in count(1):
             try:
                 async with asyncio.timeout(WRITE_TIMEOUT), self._pool.connection() as connection:
+                    began = clock()
                     await self._write(connection, group)
+                    self._portion.written(rows, clock() - began)
             except (psycopg.Error, TimeoutError) as error:
                 reason = first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
                 log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
@@ -277,7 +279,7 @@ class Feed:
                     await self.store.clear_truncated(connection, version, seqs)
                     self._in_flight.settle_entries(seqs)
             group.pop()
-        await self._advance_walk(connection)
+        await self.walker.advance(connection)
 
     async def _record_failures(self, connection: AsyncConnection, refused: Sequence[Refused]) -> None:
         changes = [change for outcome in refused for change in outcome.request.changes]  # one each
@@ -320,20 +322,3 @@ class Feed:
             return False
         self._vacuumed_at = self._in_flight.settled_entries
         return True
-
-    async def _advance_walk(self, connection: AsyncConnection) -> None:
-        if self._walk and (pages := self._walk.written()):
-            await self.store.advance_backfill(connection, pages[-1].last, sum(page.rows for page in pages))
-            self._walk.drop(pages)
-
-    @property
-    def walked(self) -> bool:
-        """A backfill is under way and every row of the source has its vector."""
-        return self._walk is not None and self._walk.finished
-
-    @property
-    def walking(self) -> bool:
-        return self._walk is not None
-
-    def end_walk(self) -> None:
-        self._walk = None

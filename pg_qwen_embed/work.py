@@ -171,6 +171,11 @@ class Walk:
             self._pages.popleft()
 
     @property
+    def unfinished(self) -> int:
+        """Pages of which it is not recorded that they are written."""
+        return len(self._pages)
+
+    @property
     def finished(self) -> bool:
         """Every row of the source has its vector."""
         return self.exhausted and not self._pages

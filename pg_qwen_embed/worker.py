@@ -24,16 +24,18 @@ from pg_qwen_embed.model import Embedding, Lock
 from pg_qwen_embed.options import Options
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import EmbeddingServer
-from pg_qwen_embed.sql import statement
+from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.store import Store
-from pg_qwen_embed.sync import Feed
+from pg_qwen_embed.sync import WRITERS, Feed
+from pg_qwen_embed.walker import Pool
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
 READER_NAME = "pg_qwen_embed worker: lead and read"
 AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
-WRITERS = 2
+WALKER_NAME = "pg_qwen_embed worker: backfill"
+MAX_IDLE = 30.0  # seconds, of a connection that is not needed
 LONGEST_STATEMENT = 60.0  # seconds
 STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
 LONGEST_BLINK = 0.05
@@ -103,6 +105,7 @@ class Session:
         self._channel = ""
         self._registry_changed = True
         self._halfvec_oid = 0
+        self._has_work = b""
         self.opened = False
 
     async def run(self) -> None:
@@ -110,7 +113,8 @@ class Session:
         try:
             async with (
                 await connect_async(self._url, READER_NAME) as self._reader,
-                _pool(self._url) as self._pool,
+                _pool(self._url, WRITER_NAME, least=1, most=WRITERS) as self._pool,
+                _pool(self._url, WALKER_NAME, least=0, most=1) as self._walk_pool,
                 asyncio.TaskGroup() as self._group,
             ):
                 self.opened = True
@@ -207,9 +211,10 @@ class Session:
             if self._registry_changed or clock() - looked >= (self._options.poll or STANDBY_POLL):
                 await self._read_registry()
                 looked = clock()
-            found = await self._look(Feed.read)
+            feeds = await self._with_work()
+            found = await self._look(Feed.read, feeds)
             if clock() - swept >= self._options.sweep:
-                found |= await self._look(Feed.sweep)
+                found |= await self._look(Feed.sweep, feeds)
                 swept = clock()
             await self._finish_walks()
             if found:
@@ -228,7 +233,7 @@ class Session:
         feeds = [feed for feed in self._feeds.values() if feed.takes_changes]
         closed = await self._close_gates(feeds)
         try:
-            if await self._look(Feed.rescan):
+            if await self._look(Feed.rescan, await self._with_work()):
                 return
             # A writer that found its gate open will not notify: until it is done, keep looking.
             await self._heard(self._longest_sleep() if len(closed) == len(feeds) else self._next_blink())
@@ -250,6 +255,8 @@ class Session:
 
     async def _drain(self) -> None:
         """Let what is in flight be written, but not for ever."""
+        for feed in self._feeds.values():
+            feed.walker.stop()
         try:
             async with asyncio.timeout(self._options.grace):
                 while not all(feed.settled for feed in self._feeds.values()):
@@ -263,12 +270,26 @@ class Session:
         """Nothing in flight, nothing being built, and the outboxes are empty from the very beginning."""
         if self._chores.busy or not all(feed.idle for feed in self._feeds.values()):
             return False
-        return not await self._look(Feed.rescan)
+        return not await self._look(Feed.rescan, list(self._feeds.values()))
 
-    async def _look(self, how: Callable[[Feed, AsyncConnection], Awaitable[bool]]) -> bool:
-        """Let every feed look; True if one found something. One that cannot rests a while, and the others go on."""
+    async def _with_work(self) -> list[Feed]:
+        """The feeds that would find something, or may: of many embeddings only a few change at a time."""
+        feeds = list(self._feeds.values())
+        if len(feeds) < 2:
+            return feeds
+        try:
+            cursor = await self._reader.execute(self._has_work)
+            ids = {row[0] for row in await cursor.fetchall()}
+        except psycopg.Error:
+            if self._reader.closed:
+                raise
+            return feeds  # one of them cannot be read: it is found by looking at each
+        return [feed for id_, feed in self._feeds.items() if id_ in ids or feed.walker.stuck]
+
+    async def _look(self, how: Callable[[Feed, AsyncConnection], Awaitable[bool]], feeds: Iterable[Feed]) -> bool:
+        """Let these feeds look; True if one found something. One that cannot rests a while, and the others go on."""
         found = False
-        for feed in self._feeds.values():
+        for feed in feeds:
             try:
                 found |= await how(feed, self._reader)
             except psycopg.Error as error:
@@ -307,6 +328,7 @@ class Session:
         wanted = [id_ for id_ in current if id_ not in self._feeds]
         for id_ in await self._try_lead(wanted):
             await self._try_take_on(current[id_])
+        self._has_work = fragments.union(feed.store.has_work for feed in self._feeds.values()).as_bytes(None)
         self._standing_by = any(id_ not in self._feeds for id_ in current)
         await self._restart_backfills()
         await self._say_what_is_refused()
@@ -329,7 +351,7 @@ class Session:
 
     async def _take_on(self, embedding: Embedding) -> None:
         feed = Feed(
-            Store(embedding, self._halfvec_oid), self._fleet, self._pool,
+            Store(embedding, self._halfvec_oid), self._fleet, self._pool, self._walk_pool,
             limits=self._options.limits, moved=self._doorbell.set, altered=self._read_registry_again,
             once=self._options.once,
         )  # fmt: skip
@@ -342,7 +364,7 @@ class Session:
     async def _continue_backfill(self, feed: Feed, state: str, cursor: list[str] | None) -> None:
         if state in ("pending", "running"):
             await feed.store.start_backfill(self._reader)
-            feed.begin_walk(cursor)
+            feed.walker.begin(self._group, cursor)
         else:
             self._chores.build_index(feed)
 
@@ -351,7 +373,7 @@ class Session:
         cursor = await self._reader.execute(statement("pending_backfills"), {"ids": list(self._feeds)})
         for (id_,) in await cursor.fetchall():
             feed = self._feeds[id_]
-            if not feed.walking:
+            if not feed.walker.under_way:
                 await self._continue_backfill(feed, "pending", None)
 
     async def _say_what_is_refused(self) -> None:
@@ -380,8 +402,8 @@ class Session:
 
     async def _finish_walks(self) -> None:
         for feed in self._feeds.values():
-            if feed.walked:
-                feed.end_walk()
+            if feed.walker.finished:
+                feed.walker.end()
                 await feed.store.finish_backfill(self._reader, "indexing", after="running")
                 self._chores.build_index(feed)
 
@@ -421,13 +443,15 @@ async def run(settings: Settings, options: Options) -> None:
     await worker.run()
 
 
-def _pool(url: str) -> AsyncConnectionPool[AsyncConnection]:
+def _pool(url: str, name: str, *, least: int, most: int) -> Pool:
+    """More than the least are there only while they are needed."""
     return AsyncConnectionPool(
-        conninfo(url, WRITER_NAME),
+        conninfo(url, name),
         kwargs={"autocommit": True},
         configure=configure_worker,
-        min_size=1,
-        max_size=WRITERS,
+        min_size=least,
+        max_size=most,
+        max_idle=MAX_IDLE,
         timeout=30,
         open=False,
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_qwen_embed import retry, template
-from pg_qwen_embed.batching import Density, Limits, pack
+from pg_qwen_embed.batching import WRITE_TIME, Density, Limits, Portion, pack
 from pg_qwen_embed.errors import UsageError
 from pg_qwen_embed.prompt import DEFAULT_INSTRUCTION, PromptStyle, query_prompt, style_of
 from pg_qwen_embed.template import Part, Placeholder, Template
@@ -131,3 +131,13 @@ def test_pauses_grow_until_their_cap() -> None:
             return b
 
     assert [retry.backoff(n, base=0.5, cap=3, rng=Highest()) for n in range(1, 6)] == [0.5, 1, 2, 3, 3]
+
+
+@given(st.floats(1e-6, 0.05), st.integers(1, 1000))
+def test_writes_come_to_take_the_time_they_may_whatever_a_row_costs(seconds_a_row: float, most: int) -> None:
+    portion = Portion(most)
+    for _ in range(4):
+        portion.written(portion.rows, portion.rows * seconds_a_row)
+    assert 1 <= portion.rows <= most
+    assert portion.rows == 1 or portion.rows * seconds_a_row <= WRITE_TIME * 1.001
+    assert portion.rows == most or (portion.rows + 1) * seconds_a_row >= WRITE_TIME * 0.999

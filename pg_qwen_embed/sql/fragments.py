@@ -24,6 +24,10 @@ MACHINERY = "_qwen_embed"
 FACE = "qwen_embed"
 TRUE = sql.SQL("true")
 UPDATE = sql.SQL("UPDATE")
+# As much of the document as may be sent. left() would walk through all of it to count its characters.
+TEXT = sql.SQL(
+    "CASE WHEN octet_length(d.document) < %(longest)s THEN d.document ELSE left(d.document, %(longest)s) END"
+)
 Holes = dict[str, sql.Composable]
 
 _INTEGERS = {"smallint", "integer", "bigint"}
@@ -58,6 +62,7 @@ def holes(embedding: Embedding) -> Holes:
         "distance": _operator(embedding.vector_schema, generation.distance.operator),
         "operator_class": sql.Identifier(embedding.vector_schema, generation.distance.operator_class),
         "document_function": machinery("document", generation),
+        "text": TEXT,
         "document": sql.SQL("{}(t)").format(machinery("document", generation)),
         "keys": _list(keys),
         "t_key": _list(sql.Identifier("t", column.name) for column in source.key),
@@ -100,6 +105,10 @@ def holes(embedding: Embedding) -> Holes:
             "distinct": sql.SQL("DISTINCT"),
         }
     return filled
+
+
+def union(queries: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(" UNION ALL ").join(queries)
 
 
 def ddl_holes(embedding: Embedding) -> Holes:
