@@ -37,7 +37,7 @@ from pg_qwen_embed.model import Lock
 
 DIMENSIONS = 1024
 ROWS = 4800  # to be updated
-DELETES = 1500  # rows for each client to delete, for each second asked for
+DELETES = 1000  # rows for each client to delete, for each second that was asked for
 CPU_TURNS = 2  # a round: they are short
 WARM = 50  # transactions before the CPU is taken: the plans are made
 SETTINGS = {"max_wal_size": "8GB", "shared_buffers": "1GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
@@ -172,7 +172,6 @@ class Bench:
 
     def in_turn(self, number: int) -> Iterator[tuple[str, Variant]]:
         """Each round begins with another one."""
-        self.connection.execute("CHECKPOINT")
         names = list(self.variants)
         start = number % len(names)
         return ((name, self.variants[name]) for name in names[start:] + names[:start])
@@ -183,25 +182,34 @@ def bench(url: str, server_url: str) -> Iterator[Bench]:
     environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url, autocommit=True) as backend:
         backend.execute("SET synchronous_commit = off")
-        assert rig.run(["init"], environment).status == 0
-        variants = {"none": Variant(_table(connection, "plain"))}
-        for number, name in enumerate(("ours", "alone", "notify"), 1):
-            attach = ["attach", _table(connection, name), "--text", "body", "--dimensions", str(DIMENSIONS)]
-            assert rig.run([*attach, "--no-backfill"], environment).status == 0
-            variants[name] = Variant(name, number, followed=name != "alone")
+        variants = {"none": Variant(_table(connection, "plain")), **_ours(connection, environment)}
         if peer.installed():
-            peer.init(url)
-            vectorizer = peer.vectorizer(connection, server_url, _table(connection, "peer"), DIMENSIONS)
-            variants["peer"] = Variant("peer", vectorizer=vectorizer)
+            variants["peer"] = _peer(connection, url, server_url)
         else:
             print("pgai is not installed, so `peer` is left out; to have it: make peer", file=sys.stderr)
-        _notify_always(connection, variants["notify"])
-        _lead(connection, variants["alone"])
         with rig.started(["worker"], environment, "following"):
             for variant in variants.values():
                 if variant.followed:
                     _drop_index(connection, variant)
             yield Bench(url, connection, backend, variants)
+
+
+def _ours(connection: psycopg.Connection, environment: dict[str, str]) -> dict[str, Variant]:
+    assert rig.run(["init"], environment).status == 0
+    made = {}
+    for number, name in enumerate(("ours", "alone", "notify"), 1):
+        attach = ["attach", _table(connection, name), "--text", "body", "--dimensions", str(DIMENSIONS)]
+        assert rig.run([*attach, "--no-backfill"], environment).status == 0
+        made[name] = Variant(name, number, followed=name != "alone")
+    _lead(connection, made["alone"])
+    _notify_always(connection, made["notify"])
+    return made
+
+
+def _peer(connection: psycopg.Connection, url: str, server_url: str) -> Variant:
+    peer.init(url)
+    vectorizer = peer.vectorizer(connection, server_url, _table(connection, "peer"), DIMENSIONS)
+    return Variant("peer", vectorizer=vectorizer)
 
 
 def _table(connection: psycopg.Connection, name: str) -> str:
@@ -249,6 +257,7 @@ def measure(bench: Bench, wanted: argparse.Namespace) -> Iterator[record.Figure]
         for clients in wanted.clients:
             rates: Rounds = defaultdict(list)
             for number in range(wanted.rounds):
+                bench.connection.execute("CHECKPOINT")  # so that none comes in between
                 for name, variant in bench.in_turn(number):
                     rates[name].append(bench.transactions(statement, variant, clients, wanted.seconds))
             yield from _shares(statement, clients, rates)
