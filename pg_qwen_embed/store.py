@@ -27,12 +27,14 @@ LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any text that is read
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one read of the outbox gave. Up to `end` it took every entry that was there; cut: there may be more."""
+    """What one read of the outbox gave. Up to `end` it took every entry that was there; cut: there may be more; full: it
+    has as many keys as were asked for."""
 
     changes: list[Change]
     truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
     end: int
     cut: bool
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Store:
             if key[0] is not None
         ]
         if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
-            return Page(changes, truncated, rows[-1][1], cut=True)
+            return Page(changes, truncated, rows[-1][1], cut=True, full=True)
         end = max((row[0] for row in rows), default=after)
         return Page(changes, truncated, end, cut=sum(len(row[2]) for row in rows) == entries)
 

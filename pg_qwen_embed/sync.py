@@ -52,7 +52,9 @@ class Limits:
     """Bounds of one feed. Memory follows from `documents` and `characters`: what is read and not yet settled."""
 
     page_keys: int = 256
-    page_entries: int = 10_000  # read at once to find the keys of a page: repeated changes of a key cost one embedding
+    # Read at once to find the keys of a page: repeated changes of a key cost one embedding. Far fewer after a full page: most
+    # of what follows is of other keys, and would be read again for each page.
+    page_entries: int = 10_000
     backfill_rows: int = 1024
     documents: int = 2048  # and as many more as it takes to keep every server busy
     characters: int = 16_000_000
@@ -85,6 +87,7 @@ class Feed:
         self._altered = altered
         self._once = once
         self._floor = Floor()
+        self._entries = limits.page_entries  # to read at once
         self._in_flight = InFlight()
         self._vacuumed_at = 0  # of the entries settled
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
@@ -179,8 +182,9 @@ class Feed:
             return False
         page = await self.store.read_outbox(
             reader, after=after, in_flight=self._in_flight.seqs,
-            entries=self._limits.page_entries, keys=self._limits.page_keys,
+            entries=self._entries, keys=self._limits.page_keys,
         )  # fmt: skip
+        self._entries = self._limits.page_keys * 4 if page.full else self._limits.page_entries
         if sweep_xmin is None:
             self._floor.read(page.end)
         else:
