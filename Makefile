@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SGLANG ?= .venv-sglang
+PEER ?= .venv-pgai
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
 KEEP ?=
@@ -12,7 +13,7 @@ VERSION ?= 18
 BENCHMARKS := backfill freshness writes queries scale
 RECORD ?=
 
-.PHONY: demo test test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker chaos clean
+.PHONY: demo test test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
@@ -46,11 +47,14 @@ bench-worker: $(VENV)/installed ## the smaller ones, about one part each
 		$(VENV)/bin/python -W ignore benchmarks/$$script.py || exit 1; \
 	done
 
+peer: $(VENV)/installed ## pgai, with which the benchmarks compare where it is there; several GB
+	$(VENV)/bin/python benchmarks/peer.py --folder $(PEER)
+
 bench-page: $(VENV)/installed-bench ## write docs/benchmarks.md and its plots from the results that were kept
 	$(VENV)/bin/python benchmarks/page.py
 
 clean:
-	rm -rf $(VENV) $(SGLANG)
+	rm -rf $(VENV) $(SGLANG) $(PEER)
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

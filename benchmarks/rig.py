@@ -6,9 +6,11 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +31,10 @@ class Ended:
     peak_mb: float
 
 
-def run(arguments: list[str], environment: dict[str, str]) -> Ended:
+def run(arguments: list[str], environment: dict[str, str], program: Sequence[str] = PG_QWEN_EMBED) -> Ended:
     """Run `pg-qwen-embed ...` to its end; its times and peak memory are its own, from wait4()."""
     began = time.perf_counter()
-    process = subprocess.Popen([*PG_QWEN_EMBED, *arguments], env=os.environ | environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*program, *arguments], env=os.environ | environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Ended(
@@ -42,18 +44,19 @@ def run(arguments: list[str], environment: dict[str, str]) -> Ended:
 
 @contextmanager
 def started(
-    arguments: list[str], environment: dict[str, str], ready: str
+    arguments: list[str], environment: dict[str, str], ready: str, program: Sequence[str] = PG_QWEN_EMBED
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start `pg-qwen-embed ...`, wait for the line that holds `ready`, stop it at the end."""
     process = subprocess.Popen(
-        [*PG_QWEN_EMBED, *arguments],
+        [*program, *arguments],
         env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
         assert process.stdout
         line = next((line for line in process.stdout if ready in line), None)
         if line is None:
-            raise SystemExit(f"pg-qwen-embed {' '.join(arguments)} ended before it was ready")
+            raise SystemExit(f"{' '.join([*program, *arguments])} ended before it was ready")
+        threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()  # a full pipe would stop it
         yield process, line
     finally:
         process.send_signal(signal.SIGTERM)
