@@ -9,7 +9,7 @@ a part without figures is left out."""
 import argparse
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,38 +30,39 @@ Grid = list[tuple[Labels, dict[Label, Figure]]]
 
 @dataclass(frozen=True)
 class Part:
-    """Some figures together: those of these quantities, with these labels, spread across the values of one label.
+    """Some figures together: those of these quantities (none: of any), with these labels, spread across the values of one.
 
     The quantity is a label as well, called "what"."""
 
     title: str
-    what: tuple[str, ...]
+    what: tuple[str, ...] = ()
     across: str = "what"
     where: Mapping[str, Label] = field(default_factory=dict)
 
-    def figures(self, found: Record) -> list[Figure]:
-        return [figure for figure in found.figures if self._takes(figure)]
-
     def grid(self, found: Record) -> Grid:
         """For each set of other labels, in the record's order: its figures by their value of `across`."""
+        figures = [figure for figure in found.figures if self.takes(figure)]
+        above = {**found.settings, **self.where}
+        said = {
+            name for name in above if all(figure.labels.get(name, above[name]) == above[name] for figure in figures)
+        }
         rows: Grid = []
-        for figure in self.figures(found):
+        for figure in figures:
             labels = _labels(figure)
-            others = {name: value for name, value in labels.items() if name not in self._known}
+            value = labels.pop(self.across)
+            others = {name: label for name, label in labels.items() if name not in said}
+            if len(self.what) == 1:
+                others.pop("what", None)  # the title says it
             row = next((row for known, row in rows if known == others), None)
             if row is None:
                 rows.append((others, row := {}))
-            row[labels[self.across]] = figure
+            row[value] = figure
         return rows
 
-    @property
-    def _known(self) -> set[str]:
-        """Labels that need not be said once more: the title says them, or the columns."""
-        return {self.across, *self.where, *(["what"] if len(self.what) == 1 else [])}
-
-    def _takes(self, figure: Figure) -> bool:
+    def takes(self, figure: Figure) -> bool:
         labels = _labels(figure)
-        return figure.what in self.what and self.where.items() <= labels.items() and self.across in labels
+        wanted = not self.what or figure.what in self.what
+        return wanted and self.where.items() <= labels.items() and self.across in labels
 
 
 class Table(Part):
@@ -69,7 +70,10 @@ class Table(Part):
 
 
 class Plot(Part):
-    least: ClassVar[int]  # figures of one set of other labels, for there to be something to see
+    least: ClassVar[int]  # figures of one set of other labels, for there to be something to see of it
+
+    def shown(self, found: Record) -> Grid:
+        return [(labels, row) for labels, row in self.grid(found) if len(row) >= self.least]
 
     def height(self, rows: Grid) -> float:
         """Inches."""
@@ -103,7 +107,6 @@ class Bars(Plot):
             axes.barh(0, 0, color=colour, label=_text(value))
         axes.set_yticks(*zip(*ticks, strict=True))
         axes.invert_yaxis()
-        axes.set_xlim(left=0)
         axes.grid(axis="x", alpha=0.3)
 
 
@@ -112,17 +115,23 @@ class Lines(Plot):
 
     least = 2
 
+    def grid(self, found: Record) -> Grid:
+        return [(labels, {x: row[x] for x in row if not isinstance(x, str)}) for labels, row in super().grid(found)]
+
     def height(self, rows: Grid) -> float:
         return 3.0
 
     def draw(self, axes: Any, rows: Grid) -> None:
+        everywhere = sorted({float(x) for x in _values(rows)})
         for (labels, row), colour in zip(rows, cycle(COLOURS)):
-            xs = sorted(value for value in row if not isinstance(value, str))
+            xs = [x for x in everywhere if x in row]
             figures = [row[x] for x in xs]
             axes.errorbar(xs, [figure.median for figure in figures], _spread(figures), color=colour, marker="o",
                           markersize=4, capsize=2, label=_caption(labels) or None)  # fmt: skip
-        if 0 < 50 * min(xs) <= max(xs):
+        if 0 < 50 * everywhere[0] <= everywhere[-1]:
             axes.set_xscale("log")
+            axes.set_xticks(everywhere, [f"{x:,.0f}" for x in everywhere])
+            axes.minorticks_off()
         else:
             axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
@@ -132,35 +141,38 @@ class Lines(Plot):
 
 PARTS: dict[str, tuple[Part, ...]] = {
     "backfill": (
-        Table(
-            "Worker, floor, COPY and peer", ("rows/s", "CPU ms/row", "memory MB", "share of floor", "times the peer")
-        ),
+        Table("Worker, floor, COPY and peer"),
         Bars("Rows a second", ("rows/s",), "index"),
         Bars("Milliseconds of CPU a row", ("CPU ms/row",), "index"),
     ),
     "freshness": (
-        Table("Milliseconds from commit to visible", ("p50 ms", "p95 ms", "p99 ms")),
-        Table("Changes and writes", ("changes", "writes/s")),
-        Bars("Milliseconds from commit to visible, ours", ("p50 ms", "p95 ms", "p99 ms"), where={"worker": "ours"}),
+        Table("From commit to visible", ("p50 ms", "p95 ms", "p99 ms")),
+        Table("Whether the writer kept up", ("writes/s",)),
+        Bars("Milliseconds from commit to visible", ("p50 ms", "p95 ms", "p99 ms"), where={"worker": "ours"}),
     ),
     "writes": (
-        Table("Transactions a second", ("tps",), "trigger"),
-        Table("Transactions a second, as a share of those without a trigger", ("ratio of tps",), "trigger"),
-        Table("Microseconds of CPU that a transaction takes more", ("CPU us added",), "trigger"),
-        Bars("Share of the transactions without a trigger", ("ratio of tps",), "trigger"),
-        Bars("Microseconds of CPU added", ("CPU us added",), "trigger"),
+        Table("Transactions a second", ("transactions/s",), "trigger"),
+        Table("Their share of those without a trigger", ("share of the transactions/s without a trigger",), "trigger"),
+        Table("The server's CPU, microseconds a transaction", ("server CPU, us/transaction",), "trigger"),
+        Table("What a trigger adds to it", ("server CPU added, us/transaction",), "trigger"),
+        Bars("Share of the transactions a second without a trigger, 8 clients",
+             ("share of the transactions/s without a trigger",), "trigger", {"clients": 8}),
+        Bars("Microseconds of CPU that a trigger adds to a transaction", ("server CPU added, us/transaction",), "trigger"),
     ),
     "queries": (
-        Table("Recall and time of a query", ("recall@10", "p50 ms", "p95 ms", "ratio to plain")),
+        Table("Recall and time of a query"),
         Lines("Recall of the first ten", ("recall@10",), "ef_search"),
         Lines("Median milliseconds of a query", ("p50 ms",), "ef_search"),
     ),
     "scale": (
-        Lines("Rows a second, by the rows of the table", ("rows/s",), "rows"),
-        Lines("Rows a second, by the number of workers", ("rows/s",), "workers"),
-        Lines("Rows a second, by the number of embeddings", ("rows/s",), "embeddings"),
+        Table("More rows", across="rows"),
+        Table("More workers", across="workers"),
+        Table("More embeddings", across="embeddings"),
+        Lines("Rows a second of one worker, by the rows of the table", ("rows/s",), "rows"),
+        Lines("Rows a second of four embeddings together, by the number of workers", ("rows/s together",), "workers"),
+        Lines("Rows a second of one worker, by the number of embeddings", ("rows/s together",), "embeddings"),
     ),
-}
+}  # fmt: skip
 
 
 def main() -> None:
@@ -177,13 +189,12 @@ def main() -> None:
 
 def page(text: str) -> str:
     """The page with its generated blocks of now."""
-    for benchmark in PARTS:
-        block = f"<!-- generated: {benchmark} -->\n{_block(benchmark)}\n<!-- end -->"
-        pattern = rf"<!-- generated: {benchmark} -->.*?<!-- end -->"
-        text, times = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
-        if times != 1:
-            raise SystemExit(f"docs/benchmarks.md has {times} blocks for {benchmark}")
-    return text
+    if re.findall(r"<!-- generated: (\w+) -->", text) != list(PARTS):
+        raise SystemExit(f"docs/benchmarks.md should have blocks for {', '.join(PARTS)}, in this order")
+    return re.sub(
+        r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}{_block(found[2])}\n{found[3]}", text, flags=re.DOTALL,
+    )  # fmt: skip
 
 
 def kept(benchmark: str) -> Record | None:
@@ -199,12 +210,16 @@ def _block(benchmark: str) -> str:
 
 
 def block(found: Record, parts: Iterable[Part]) -> str:
-    tables = [part for part in parts if isinstance(part, Table) and part.figures(found)]
-    taken = [figure for table in tables for figure in table.figures(found)]
-    rest = [figure for figure in found.figures if figure not in taken]
-    written = [f"**{table.title}**\n\n{pivot(table.grid(found), table.across)}" for table in tables]
+    """A figure stands in the first table that takes it."""
+    written, rest = [], found.figures
+    for table in parts:
+        if isinstance(table, Table) and (rows := table.grid(replace(found, figures=rest))):
+            written.append(f"**{table.title}**\n\n{pivot(rows, table.across)}")
+            rest = [figure for figure in rest if not table.takes(figure)]
+    if rest:
+        written.append(flat(rest))
     plots = [f"![{plot.title}](plots/{file_name(found, plot)})" for plot in _plots(found, parts)]
-    return "\n\n".join([f"```\n{found.command}\n```", _how(found), *written, *([flat(rest)] if rest else []), *plots])
+    return "\n\n".join([f"```\n{found.command}\n```", _how(found), *written, *plots])
 
 
 def _how(found: Record) -> str:
@@ -212,7 +227,7 @@ def _how(found: Record) -> str:
     facts = [f"{machine.pop('processor')}, {machine.pop('cores')} cores, {machine.pop('memory_gb')} GB",
              *(f"{_words(name)} {value}" for name, value in machine.items())]  # fmt: skip
     versions = [f"{name} {value}" for name, value in found.versions.items()]
-    settings = [f"{_words(name)} {_text(value)}" for name, value in found.settings.items()]
+    settings = [f"{_words(name)} {_text(value)}" for name, value in found.settings.items() if value is not None]
     return "; ".join(", ".join(some) for some in (facts, versions, settings)) + "."
 
 
@@ -220,7 +235,7 @@ def pivot(rows: Grid, across: str) -> str:
     names = list(dict.fromkeys(name for labels, _ in rows for name in labels))
     values = _values(rows)
     titles = [str(value) if across == "what" else f"{_words(across)} {_text(value)}" for value in values]
-    return _table([*map(_words, names), *titles], [
+    return _table([*("figure" if name == "what" else _words(name) for name in names), *titles], [
         [*(_text(labels.get(name, "")) for name in names), *(_cell(row.get(value)) for value in values)]
         for labels, row in rows
     ])  # fmt: skip
@@ -259,8 +274,7 @@ def draw_all() -> None:
 
 def _plots(found: Record, parts: Iterable[Part]) -> list[Plot]:
     """Those that have something to show."""
-    plots = [part for part in parts if isinstance(part, Plot)]
-    return [plot for plot in plots if max((len(row) for _, row in plot.grid(found)), default=0) >= plot.least]
+    return [part for part in parts if isinstance(part, Plot) and part.shown(found)]
 
 
 def file_name(found: Record, plot: Plot) -> str:
@@ -272,7 +286,7 @@ def draw(found: Record, plot: Plot, file: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
-    rows = plot.grid(found)
+    rows = plot.shown(found)
     with mpl.rc_context(STYLE):
         canvas = Canvas(figsize=(7, plot.height(rows)), layout="constrained")
         axes = canvas.subplots()
@@ -312,7 +326,9 @@ def _words(name: str) -> str:
 
 
 def _text(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(_text, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":

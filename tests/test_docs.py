@@ -73,14 +73,14 @@ def test_no_figure_of_a_benchmark_is_left_out_of_the_page(monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(generate_docs.ROOT / "benchmarks")
     page, record = (importlib.import_module(name) for name in ("page", "record"))
     figures = [
-        record.Figure("rows/s", {"writer": "worker"}, [101, 103, 102], record.Goal(">=", 100)),
-        record.Figure("rows/s", {"writer": "a new one"}, [104]),
-        record.Figure("a new quantity", {"writer": "worker"}, [105]),
+        record.Figure("p50 ms", {"load": "idle"}, [101, 103, 102], record.Goal("<=", 100)),
+        record.Figure("p50 ms", {"load": "a new one"}, [104]),
+        record.Figure("a new quantity", {"load": "idle"}, [105]),
     ]
     machine = {"processor": "a processor", "cores": 2, "memory_gb": 4}
-    found = record.Record("backfill", "python backfill.py", {"rows": 1000}, machine, {"Python": "3"}, figures)
-    block = page.block(found, page.PARTS["backfill"])
-    assert "| worker | 102 (101 to 103); >= 100: met |" in block
+    found = record.Record("freshness", "python freshness.py", {"rows": 1000}, machine, {"Python": "3"}, figures)
+    block = page.block(found, page.PARTS["freshness"])
+    assert "| idle | 102 (101 to 103); <= 100: not met |" in block
     assert "| a new one | 104 |" in block
-    assert "| a new quantity | writer worker | 105 |" in block
+    assert "| a new quantity | load idle | 105 |" in block
     assert "a processor, 2 cores, 4 GB; Python 3; rows 1,000." in block
