@@ -5,9 +5,9 @@
 The server costs next to nothing; what is left is the trigger, the notification, the worker and its statements. A change is
 an UPDATE of the text of another row of a small table with an index, each its own transaction, under five loads in turns:
 idle, 30 to 70 ms apart, so that the worker sleeps again before each (it stays awake for 20 ms); 100 and 500 changes a
-second, at random times that do not wait for the worker; and 100 a second while the same worker fills another embedding, or,
-with the changed rows all over its table, this one. The peer, where it is installed, looks for work every second: `changes`
-/ 16 of them, 0.5 to 1.5 s apart, idle.
+second, at random times that do not wait for the worker; and 100 a second while the same worker fills another embedding, or
+this one, with the changed rows all over its table, whose index comes later. The peer, where it is installed, looks for work
+every second: `changes` / 16 of them, 0.5 to 1.5 s apart, idle.
 
 Nobody looks while it is measured: it is read afterwards, from the times at which PostgreSQL stamped the two commits
 (track_commit_timestamp), that of the row and that of the vector that belongs to its text. Both stamps are taken before the
@@ -100,6 +100,7 @@ class Bench:
         self.run("attach", table, "--text", "body", "--dimensions", str(self.dimensions))
 
     def turn(self, load: Load) -> Turn:
+        self.connection.execute("CHECKPOINT")
         with self._beside(load):
             keys = self.rng.sample(range(1, self._value(f"SELECT max(id) FROM {load.table}") + 1), load.changes)
             rate = self._change(load, keys)
