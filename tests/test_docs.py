@@ -1,5 +1,6 @@
 """The documentation against the commands: it may not drift."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -54,3 +55,32 @@ def test_tests_named_in_the_documentation_exist() -> None:
     sources = "\n".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.rglob("test_*.py"))
     assert named, "the README's table of events names the test of each"
     assert [name for name in sorted(named) if f"def {name}(" not in sources] == []
+
+
+def test_the_tables_of_the_benchmarks_are_those_of_the_records() -> None:
+    command = [sys.executable, "benchmarks/page.py", "--check"]
+    checked = subprocess.run(command, cwd=generate_docs.ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_plots_of_the_benchmarks_are_those_on_the_page() -> None:
+    docs = generate_docs.ROOT / "docs"
+    named = re.findall(r"\]\(plots/([^)]+)\)", (docs / "benchmarks.md").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(file.name for file in (docs / "plots").glob("*"))
+
+
+def test_no_figure_of_a_benchmark_is_left_out_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(generate_docs.ROOT / "benchmarks")
+    page, record = (importlib.import_module(name) for name in ("page", "record"))
+    figures = [
+        record.Figure("p50 ms", {"load": "idle"}, [101, 103, 102], record.Goal("<=", 100)),
+        record.Figure("p50 ms", {"load": "a new one"}, [104]),
+        record.Figure("a new quantity", {"load": "idle"}, [105]),
+    ]
+    machine = {"processor": "a processor", "cores": 2, "memory_gb": 4}
+    found = record.Record("freshness", "python freshness.py", {"rows": 1000}, machine, {"Python": "3"}, figures)
+    block = page.block(found, page.PARTS["freshness"])
+    assert "| idle | 102 (101 to 103); <= 100: not met |" in block
+    assert "| a new one | 104 |" in block
+    assert "| a new quantity | load idle | 105 |" in block
+    assert "a processor, 2 cores, 4 GB; Python 3; rows 1,000." in block
