@@ -60,6 +60,24 @@ def started(
         process.wait(15)
 
 
+@dataclass(frozen=True)
+class Process:
+    """A running process, as Linux accounts for it."""
+
+    pid: int
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of all its threads, so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def peak_mb(self) -> float:
+        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """The local embedding server's URL."""
