@@ -86,10 +86,13 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def gpu(parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256) -> Iterator[str]:
+def gpu(
+    parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256, vectors: Path | None = None
+) -> Iterator[str]:
     """A modelled GPU; with 64, 0 and 0 a server that costs next to nothing. Its URL, as the worker wants it."""
     command = [sys.executable, str(Path(__file__).parent / "modelled_gpu.py"), "--parallel", str(parallel),
                "--fixed-ms", str(fixed_ms), "--token-us", str(token_us), "--dimensions", str(dimensions)]  # fmt: skip
+    command += ["--vectors", str(vectors)] if vectors else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
