@@ -1,10 +1,11 @@
 """An embedding server that takes the time of a modelled GPU, and counts how long it was busy.
 
-    python benchmarks/modelled_gpu.py --parallel 1 --fixed-ms 5 --token-us 5 [--dimensions 256]
+    python benchmarks/modelled_gpu.py --parallel 1 --fixed-ms 5 --token-us 5 [--dimensions 256] [--vectors FILE]
 
 A request takes `fixed-ms`, and `token-us` for each of its tokens (a token is four bytes of text); `parallel` requests
 run at once, the others wait in order; without a time of its own it is a server that costs next to nothing. The vectors,
-in base64 or as floats, are written beforehand: one of 4,096 random ones, by a checksum of the text. `GET /counters` tells
+in base64 or as floats, are written beforehand: one of 4,096 random ones, by a checksum of the text; with `--vectors FILE`,
+an array of numpy's, a text that begins with a number gets the row of that number. `GET /counters` tells
 what was done, `GET /log` when: [seconds of this machine's monotonic clock, tokens] of each request. `POST /counters` sets
 it to nothing. `POST /away` {"seconds": 5, "status": 503} is a hiccup: requests get this
 status, or without one have their connections closed, those under way as well. Ends with SIGTERM."""
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import orjson
 from aiohttp import web
+from numpy.typing import NDArray
 
 MODEL = "modelled-gpu"
 VECTORS = 4096
@@ -35,6 +37,7 @@ class Gpu:
     fixed: float
     per_token: float
     dimensions: int
+    vectors: NDArray[np.float32] | None = None
     free_at: list[float] = field(init=False)  # when each of the parallel ones is done with what it has
     busy: float = 0.0
     texts: int = 0
@@ -89,18 +92,27 @@ class Gpu:
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         asked = orjson.loads(await request.read())
-        texts, base64_wanted = asked["input"], asked.get("encoding_format") == "base64"
+        texts = asked["input"]
         texts = [texts] if isinstance(texts, str) else texts
         tokens = sum(len(text) for text in texts) // 4 + len(texts)
         await self.work(tokens, len(texts))
-        found = self.encoded if base64_wanted else self.floats
-        data = [
-            {"object": "embedding", "index": n, "embedding": found[zlib.crc32(text.encode()) % VECTORS]}
-            for n, text in enumerate(texts)
-        ]
+        answer = self.as_base64 if asked.get("encoding_format") == "base64" else self.as_floats
+        data = [{"object": "embedding", "index": n, "embedding": answer(text)} for n, text in enumerate(texts)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         body = orjson.dumps({"object": "list", "data": data, "model": MODEL, "usage": usage})
         return web.Response(body=body, content_type="application/json")
+
+    def as_base64(self, text: str) -> str:
+        row = self._of_number(text)
+        return self.encoded[_checksum(text)] if row is None else base64.b64encode(row.tobytes()).decode()
+
+    def as_floats(self, text: str) -> orjson.Fragment | list[float]:
+        row = self._of_number(text)
+        return self.floats[_checksum(text)] if row is None else row.astype(float).tolist()
+
+    def _of_number(self, text: str) -> NDArray[np.float32] | None:
+        number = "" if self.vectors is None else text.partition(" ")[0]
+        return self.vectors[int(number)] if self.vectors is not None and number.isdecimal() else None
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "max_model_len": 32_768}]})
@@ -123,6 +135,10 @@ class Gpu:
             for other in list(self.under_way.values()):
                 _close(other)
         return web.json_response({})
+
+
+def _checksum(text: str) -> int:
+    return zlib.crc32(text.encode()) % VECTORS
 
 
 def _close(request: web.Request) -> None:
@@ -151,8 +167,10 @@ def main() -> None:
     parser.add_argument("--fixed-ms", type=float, default=5)
     parser.add_argument("--token-us", type=float, default=5)
     parser.add_argument("--dimensions", type=int, default=256)
+    parser.add_argument("--vectors")
     wanted = parser.parse_args()
-    asyncio.run(serve(Gpu(wanted.parallel, wanted.fixed_ms / 1e3, wanted.token_us / 1e6, wanted.dimensions)))
+    vectors = np.load(wanted.vectors, mmap_mode="r") if wanted.vectors else None
+    asyncio.run(serve(Gpu(wanted.parallel, wanted.fixed_ms / 1e3, wanted.token_us / 1e6, wanted.dimensions, vectors)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +53,20 @@ class Figure:
     @property
     def met(self) -> bool | None:
         return None if self.goal is None else self.goal.met(self.median)
+
+
+class Findings:
+    """Figures in the making: each value is added in its round."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, tuple[tuple[str, Label], ...]], tuple[list[float], Goal | None]] = {}
+
+    def add(self, what: str, value: float, labels: Mapping[str, Label], goal: Goal | None = None) -> None:
+        self._found.setdefault((what, tuple(labels.items())), ([], goal))[0].append(value)
+
+    def figures(self) -> list[Figure]:
+        """In the order in which they first came."""
+        return [Figure(what, dict(labels), rounds, goal) for (what, labels), (rounds, goal) in self._found.items()]
 
 
 @dataclass(frozen=True)

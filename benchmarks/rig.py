@@ -87,6 +87,24 @@ def started(
         process.wait(15)
 
 
+@dataclass(frozen=True)
+class Process:
+    """A running process, as Linux accounts for it."""
+
+    pid: int
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of all its threads, so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def peak_mb(self) -> float:
+        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
 @contextmanager
 def server() -> Iterator[str]:
     """The local embedding server's URL."""
@@ -95,10 +113,13 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def gpu(parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256) -> Iterator[str]:
+def gpu(
+    parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256, vectors: Path | None = None
+) -> Iterator[str]:
     """A modelled GPU; with 64, 0 and 0 a server that costs next to nothing. Its URL, as the worker wants it."""
     command = [sys.executable, str(Path(__file__).parent / "modelled_gpu.py"), "--parallel", str(parallel),
                "--fixed-ms", str(fixed_ms), "--token-us", str(token_us), "--dimensions", str(dimensions)]  # fmt: skip
+    command += ["--vectors", str(vectors)] if vectors else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

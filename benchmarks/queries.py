@@ -1,0 +1,282 @@
+"""What a search costs through the view and the function, against SQL by hand on the same tables; recall@10 of the index.
+
+    python benchmarks/queries.py [--rows 100000] [--queries 200] [--rounds 5]
+
+The vectors are made by numpy, seeded: in 32 latent dimensions a normally distributed centre for every 100 of them and as much
+noise again around it, projected into all dimensions, a little noise there, normalised. The queries are further ones of these.
+The server answers each document with the document's own vector, so the worker fills the store and builds the index as ever.
+What is exact is computed from the vectors as they are stored (16 bits), and is what PostgreSQL finds without the index for
+three of the queries.
+
+On one warmed connection, with the vector as a binary parameter, the ids and texts of ten rows are fetched. A query meets all
+variants before the next one does, in an order drawn anew, for the first to come finds the index's pages colder. "times by
+hand" is the median, over the queries, of a query's time over that of its SQL by hand. Statements are prepared (psycopg's
+default, after five times) but for those that are planned each time.
+
+Filter: one row in a hundred, with hnsw.iterative_scan = strict_order. Chunks: a tenth of the rows, in two chunks each. By hand,
+as one would write it, the best of each row among the nearest 40 chunks, and of these ten; the function makes sure of ten."""
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import LiteralString
+
+import numpy as np
+import psycopg
+import record
+import rig
+import texts
+from record import Findings, Goal, Label
+
+from pg_qwen_embed import embedded
+from pg_qwen_embed.database import BinaryValue, Connection, connect
+from pg_qwen_embed.vectors import Vectors, halfvec, normalise
+
+LIMIT = 10
+LATENT = 32
+CATEGORIES = 100
+PARAGRAPH, CHUNK_TOKENS = 600, 256  # characters, of which the worker takes three for a token: two do not fit
+CHECKED = 3  # queries
+INDEX = "hnsw"
+PLANS = {"_hnsw": "index", "Function Scan": "function"}
+AS_FAST = Goal("<=", 1.03)
+STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"
+
+BY_HAND: LiteralString = """SELECT t.id, t.body FROM documents t JOIN _qwen_embed.store_1 s ON s.k1 = t.id
+ORDER BY s.embedding <=> %(vector)s::halfvec LIMIT 10"""
+BY_HAND_FILTERED: LiteralString = BY_HAND.replace("ORDER", "WHERE t.category = %(category)s ORDER")
+VIEW: LiteralString = "SELECT id, body FROM qwen_embed.documents ORDER BY embedding <=> %(vector)s::halfvec LIMIT 10"
+VIEW_FILTERED: LiteralString = VIEW.replace("ORDER", "WHERE category = %(category)s ORDER")
+VIEW_STALE: LiteralString = VIEW.replace("body", "body, stale")
+CHUNKS_BY_HAND: LiteralString = """SELECT id, body, chunk FROM (
+    SELECT DISTINCT ON (id) id, body, chunk, distance FROM (
+        SELECT t.id, t.body, s.chunk, s.embedding <=> %(vector)s::halfvec AS distance
+        FROM articles t JOIN _qwen_embed.store_2 s ON s.k1 = t.id
+        ORDER BY s.embedding <=> %(vector)s::halfvec LIMIT 40
+    ) nearest ORDER BY id, distance
+) best ORDER BY distance LIMIT 10"""
+FUNCTION: LiteralString = "SELECT id, body, chunk FROM qwen_embed.articles(%(vector)s::halfvec, 10)"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """exact: which of the exact answers it is after. by_hand: what its time is compared with."""
+
+    name: str
+    statement: LiteralString
+    exact: str = "documents"
+    ef_search: int = 40
+    iterative_scan: str = "off"
+    prepare: bool | None = None  # None: after five times
+    by_hand: "Variant | None" = None
+    goal: Goal | None = None
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        return {"index": INDEX, "query": self.name, "ef_search": self.ef_search}
+
+    @property
+    def own_statement(self) -> bytes:
+        """PostgreSQL plans it for itself: a plan's cost is that of the ef_search it was made under."""
+        return f"/* {self.name}, {self.ef_search} */ {self.statement}".encode()
+
+
+def variants() -> list[Variant]:
+    hand = Variant("by hand", BY_HAND)
+    anew = Variant("by hand, planned each time", BY_HAND, prepare=False)
+    filtered = Variant("by hand, filter", BY_HAND_FILTERED, "filtered", iterative_scan="strict_order")
+    chunks = Variant("by hand, chunks", CHUNKS_BY_HAND, "articles")
+    return [
+        hand,
+        Variant("by hand", BY_HAND, ef_search=100),
+        Variant("by hand", BY_HAND, ef_search=200),
+        Variant("view", VIEW, by_hand=hand, goal=AS_FAST),
+        Variant("view with stale", VIEW_STALE, by_hand=hand),
+        anew,
+        Variant("view, planned each time", VIEW, prepare=False, by_hand=anew, goal=AS_FAST),
+        filtered,
+        Variant("by hand, filter, no iterative scan", BY_HAND_FILTERED, "filtered"),
+        Variant("view, filter", VIEW_FILTERED, "filtered", iterative_scan="strict_order", by_hand=filtered, goal=AS_FAST),
+        chunks,
+        Variant("function, chunks", FUNCTION, "articles", by_hand=chunks, goal=AS_FAST),
+    ]  # fmt: skip
+
+
+# The vectors, and what is exact.
+
+
+def clustered(count: int, dimensions: int) -> Vectors:
+    """Two that follow each other, from an even one on, are of one cluster: an article's chunks."""
+    rng = np.random.default_rng(record.SEED)
+    centres = rng.standard_normal((max(1, count // 100), LATENT), dtype=np.float32)
+    latent = centres[rng.integers(len(centres), size=count // 2 + 1).repeat(2)[:count]]
+    latent += rng.standard_normal((count, LATENT), dtype=np.float32)
+    made: Vectors = latent @ rng.standard_normal((LATENT, dimensions), dtype=np.float32) / np.float32(LATENT**0.5)
+    return normalise(made + 0.3 * rng.standard_normal((count, dimensions), dtype=np.float32))
+
+
+def exact(similarities: Vectors) -> list[set[int]]:
+    """The rows that are nearest to each query. similarities: shape (queries, rows)."""
+    return [set(row[:LIMIT].tolist()) for row in np.argsort(-similarities, axis=1)]
+
+
+def exact_answers(rows: Vectors, queries: Vectors, articles: int) -> dict[str, list[set[int]]]:
+    found = normalise(_as_stored(queries)) @ normalise(_as_stored(rows)).T
+    chosen = np.arange(len(rows)) % CATEGORIES == np.arange(len(queries))[:, None] % CATEGORIES
+    of_articles = found[:, : 2 * articles].reshape(len(queries), articles, 2).max(axis=2)
+    return {
+        "documents": exact(found),
+        "filtered": exact(np.where(chosen, found, -1)),
+        "articles": exact(of_articles),
+    }
+
+
+def _as_stored(vectors: Vectors) -> Vectors:
+    return vectors.astype(np.float16).astype(np.float32)
+
+
+# The tables, and their indexes.
+
+
+def load(url: str, rows: int, articles: int) -> None:
+    """Documents begin with the number of their vector, and so does each paragraph of an article."""
+    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE documents (id bigint PRIMARY KEY, body text NOT NULL, category int NOT NULL)")
+        with cursor.copy("COPY documents FROM STDIN") as copy:
+            for number, text in enumerate(texts.documents(rows)):
+                copy.write_row((number, f"{number} {text}", number % CATEGORIES))
+        cursor.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text NOT NULL)")
+        with cursor.copy("COPY articles FROM STDIN") as copy:
+            paragraphs = [
+                f"{number} {text} {text}"[:PARAGRAPH] for number, text in enumerate(texts.documents(2 * articles))
+            ]
+            for number in range(articles):
+                copy.write_row((number, "\n\n".join(paragraphs[2 * number : 2 * number + 2])))
+        cursor.execute("VACUUM ANALYZE documents, articles")
+
+
+def fill(environment: dict[str, str], *attach: str) -> float:
+    """Seconds that the worker took to build the index, once the vectors were there."""
+    assert rig.run(["attach", *attach], environment).status == 0
+    with (
+        psycopg.connect(environment["PG_QWEN_EMBED_DATABASE_URL"], autocommit=True) as connection,
+        ThreadPoolExecutor() as threads,
+    ):
+        running = threads.submit(rig.run, ["worker", "--once", "--log-level", "warning"], environment)
+        while connection.execute(STATE).fetchone() in (("pending",), ("running",)) and not running.done():
+            time.sleep(0.01)
+        began = time.perf_counter()
+        assert running.result().status == 0
+    return time.perf_counter() - began
+
+
+# The queries.
+
+
+@dataclass(frozen=True)
+class Bench:
+    connection: Connection
+    queries: Vectors
+    answers: dict[str, list[set[int]]]
+    found: Findings
+
+    def ask(self, variant: Variant, number: int) -> tuple[float, set[int]]:
+        """Milliseconds, and the rows."""
+        for name in ("ef_search", "iterative_scan"):
+            self.connection.execute("SELECT set_config(%s, %s, false)", (f"hnsw.{name}", str(getattr(variant, name))))
+        values = self.values(number)
+        began = time.perf_counter()
+        rows = self.connection.execute(variant.own_statement, values, prepare=variant.prepare).fetchall()
+        return 1000 * (time.perf_counter() - began), {row[0] for row in rows}
+
+    def values(self, number: int) -> dict[str, object]:
+        return {"vector": BinaryValue(halfvec(self.queries[number])), "category": number % CATEGORIES}
+
+    def plan(self, variant: Variant) -> str:
+        self.ask(variant, 0)
+        lines = self.connection.execute(b"EXPLAIN " + variant.own_statement, self.values(0)).fetchall()
+        text = " ".join(line for (line,) in lines)
+        return next((plan for sign, plan in PLANS.items() if sign in text), "without index")
+
+    def check(self) -> None:
+        """That PostgreSQL finds the same without the index."""
+        self.connection.execute("SET enable_indexscan = off")
+        for variant in (Variant("", BY_HAND), Variant("", BY_HAND_FILTERED, "filtered")):
+            for number in range(CHECKED):
+                assert self.ask(variant, number)[1] == self.answers[variant.exact][number]
+        self.connection.execute("RESET enable_indexscan")
+
+    def round(
+        self, asked: Sequence[Variant], rng: random.Random
+    ) -> tuple[dict[Variant, list[float]], dict[Variant, float]]:
+        """Of each variant the milliseconds of each query, and the recall."""
+        took: dict[Variant, list[float]] = {variant: [] for variant in asked}
+        recalled = dict.fromkeys(asked, 0)
+        for number in range(len(self.queries)):
+            for variant in rng.sample(asked, len(asked)):
+                milliseconds, rows = self.ask(variant, number)
+                took[variant].append(milliseconds)
+                recalled[variant] += len(rows & self.answers[variant.exact][number])
+        return took, {variant: count / LIMIT / len(self.queries) for variant, count in recalled.items()}
+
+    def measure(self, asked: Sequence[Variant], rounds: int) -> None:
+        rng = random.Random(record.SEED)
+        self.round(asked, rng)  # to warm up
+        labels = {variant: {**variant.labels, "plan": self.plan(variant)} for variant in asked}
+        for _ in range(rounds):
+            took, recalled = self.round(asked, rng)
+            for variant, times in took.items():
+                self.found.add("recall@10", recalled[variant], labels[variant])
+                self.found.add("ms, median", statistics.median(times), labels[variant])
+                self.found.add("ms, p95", statistics.quantiles(times, n=20)[-1], labels[variant])
+                if variant.by_hand:
+                    ratio = statistics.median(a / b for a, b in zip(times, took[variant.by_hand], strict=True))
+                    self.found.add("times by hand", ratio, labels[variant], variant.goal)
+
+
+def main() -> None:
+    parser = record.parser(__doc__, rounds=5)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dimensions", type=int, default=1024)
+    parser.add_argument("--queries", type=int, default=200)
+    wanted = parser.parse_args()
+    articles = wanted.rows // 10
+    vectors = clustered(wanted.rows + wanted.queries, wanted.dimensions)
+    rows, queries = vectors[: wanted.rows], vectors[wanted.rows :]
+    found = Findings()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vectors.npy"
+        np.save(file, rows)
+        with (
+            embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "2GB"}) as url,
+            rig.gpu(64, 0, 0, wanted.dimensions, file) as server_url,
+        ):
+            environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+            load(url, wanted.rows, articles)
+            assert rig.run(["init"], environment).status == 0
+            common = ("--text", "body", "--dimensions", str(wanted.dimensions))
+            seconds = fill(environment, "documents", *common)
+            fill(environment, "articles", *common, "--chunk-tokens", str(CHUNK_TOKENS))
+            with connect(url, "benchmark") as connection:
+                _index(connection, seconds, wanted.rows, found)
+                assert connection.execute("SELECT count(*) FROM _qwen_embed.store_2").fetchone() == (2 * articles,)
+                bench = Bench(connection, queries, exact_answers(rows, queries, articles), found)
+                bench.check()
+                bench.measure(variants(), wanted.rounds)
+            record.report("queries", wanted, url, found.figures())
+
+
+def _index(connection: Connection, seconds: float, rows: int, found: Findings) -> None:
+    (size,) = connection.execute("SELECT pg_relation_size('_qwen_embed.store_1_hnsw') / 1e6").fetchone() or (0,)
+    labels: dict[str, Label] = {"index": INDEX, "rows": rows}
+    found.add("build, s", seconds, labels)
+    found.add("index MB", float(size), labels)
+
+
+if __name__ == "__main__":
+    main()
