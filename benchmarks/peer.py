@@ -33,6 +33,10 @@ SELECT ai.create_vectorizer(
     processing => ai.processing_default(batch_size => %(batch)s, concurrency => %(concurrency)s),
     indexing => ai.indexing_none(), scheduling => ai.scheduling_none())
 """
+_PRETEND = """
+INSERT INTO {store} (id, chunk_seq, chunk, embedding)
+SELECT id, 0, body, array_fill(0.1::real, ARRAY[%(dimensions)s])::vector FROM {table}
+"""
 _QUEUE = "SELECT queue_schema, queue_table FROM ai.vectorizer WHERE id = %s"
 
 
@@ -61,6 +65,11 @@ class Vectorizer:
         """Empty its queue."""
         schema, table = connection.execute(_QUEUE, (self.number,)).fetchone() or ("", "")
         connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(schema, table)))
+
+    def pretend(self, connection: psycopg.Connection, dimensions: int) -> None:
+        """Give every row a vector, without the worker."""
+        query = sql.SQL(_PRETEND).format(store=self._store, table=sql.Identifier(self.table))
+        connection.execute(query, {"dimensions": dimensions})
 
     def drop(self, connection: psycopg.Connection) -> None:
         """With its vectors."""

@@ -17,7 +17,6 @@ class Trigger:
     event: str
     creation: str  # the statement that creates the trigger
     append: str  # the statement by which its function appends to the outbox
-    row: str = "new"
 
     def names(self, embedding: Embedding) -> fragments.Holes:
         return {
@@ -30,7 +29,7 @@ class Trigger:
 
     def ddl(self, embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
         holes = holes | self.names(embedding)
-        what = "an entry without a key" if self.event == "truncate" else "the row's key"
+        what = {"truncate": "an entry without a key", "key_change": "both keys"}.get(self.event, "the row's key")
         note = fragments.comment(embedding, f"after {self.event.replace('_', ' ')}: appends {what} to the outbox")
         yield statement("create_follow_function", holes | {"body": sql.Literal(self.body(embedding))})
         yield statement("revoke_function", holes)
@@ -43,7 +42,8 @@ class Trigger:
         """The source of its function."""
         holes = fragments.holes(embedding) | {
             "r_key": fragments.keys_of(embedding, fragments.TRANSITION_ROW),
-            "row_key": fragments.keys_of(embedding, sql.SQL(self.row)),
+            "new_key": fragments.keys_of(embedding, sql.SQL("new")),
+            "old_key": fragments.keys_of(embedding, sql.SQL("old")),
         }
         return as_text(statement("follow_body", holes | {"append": statement(self.append, holes)}))
 
@@ -52,8 +52,9 @@ class Trigger:
         source = embedding.source
         if self.event not in ("update", "key_change") or source.before_update_triggers:
             return ()  # such triggers may change a column that the UPDATE does not name
-        text: tuple[str, ...] = () if self.event == "key_change" else embedding.generation.template.columns
-        return tuple(dict.fromkeys((*text, *(column.name for column in source.key))))
+        if self.event == "key_change":
+            return tuple(column.name for column in source.key)
+        return embedding.generation.template.columns
 
     def _of_columns(self, embedding: Embedding) -> sql.Composable:
         names = self.columns(embedding)
@@ -66,8 +67,8 @@ def triggers(embedding: Embedding) -> tuple[Trigger, ...]:
         Trigger("insert", *(("create_insert_row_trigger", "append_row") if by_row else
                             ("create_insert_trigger", "append_changed_rows"))),
         Trigger("update", "create_update_trigger", "append_row"),
-        Trigger("key_change", "create_key_trigger", "append_row", row="old"),
-        Trigger("delete", *(("create_delete_row_trigger", "append_row", "old") if by_row else
+        Trigger("key_change", "create_key_trigger", "append_both_keys"),
+        Trigger("delete", *(("create_delete_row_trigger", "append_old_row") if by_row else
                             ("create_delete_trigger", "append_changed_rows"))),
         Trigger("truncate", "create_truncate_trigger", "append_truncation"),
     )  # fmt: skip

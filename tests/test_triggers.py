@@ -43,6 +43,7 @@ def appended(rig: Rig) -> list[int | None]:
         ("DELETE FROM articles WHERE id > 1", [2, 3]),
         ("TRUNCATE articles", [None]),
         ("UPDATE articles SET id = 10 WHERE id = 1", [1, 10]),
+        ("UPDATE articles SET id = 10, body = 'other' WHERE id = 1", [1, 10, 10]),
         ("INSERT INTO articles VALUES (1, 'x', 'y') ON CONFLICT (id) DO UPDATE SET body = excluded.body", [1]),
         ("INSERT INTO articles VALUES (1, 'x', 'y') ON CONFLICT DO NOTHING", []),
         ("MERGE INTO articles a USING (VALUES (3), (4)) v(id) ON a.id = v.id WHEN MATCHED THEN DELETE"

@@ -128,7 +128,13 @@ END
 INSERT INTO {outbox} ({keys}) SELECT {r_key} FROM changed_rows r
 
 -- name: append_row
-INSERT INTO {outbox} ({keys}) VALUES ({row_key})
+INSERT INTO {outbox} ({keys}) VALUES ({new_key})
+
+-- name: append_old_row
+INSERT INTO {outbox} ({keys}) VALUES ({old_key})
+
+-- name: append_both_keys
+INSERT INTO {outbox} ({keys}) VALUES ({old_key}), ({new_key})
 
 -- name: append_truncation
 INSERT INTO {outbox} DEFAULT VALUES
@@ -150,11 +156,13 @@ CREATE TRIGGER {trigger} AFTER INSERT ON {source} FOR EACH ROW EXECUTE FUNCTION 
 
 -- name: create_update_trigger
 -- The column list makes an UPDATE of something else cost next to nothing; the condition spares one that changes nothing.
+-- PostgreSQL reads the condition anew for every statement, which costs more than to evaluate it: a change of the key is
+-- left to a trigger of its own.
 CREATE TRIGGER {trigger} AFTER {of_columns} ON {source}
-FOR EACH ROW WHEN ({text_changed} OR {key_changed}) EXECUTE FUNCTION {function}();
+FOR EACH ROW WHEN ({text_changed}) EXECUTE FUNCTION {function}();
 
 -- name: create_key_trigger
--- A row that got another key left its vector behind under the old one.
+-- A row that got another key left its vector behind under the old one, and has none under the new.
 CREATE TRIGGER {trigger} AFTER {of_columns} ON {source}
 FOR EACH ROW WHEN ({key_changed}) EXECUTE FUNCTION {function}();
 
