@@ -160,9 +160,10 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Bars("Microseconds of CPU that a trigger adds to a transaction", ("server CPU added, us/transaction",), "trigger"),
     ),
     "queries": (
-        Table("Recall and time of a query"),
+        Table("Recall and time of a query", ("recall@10", "ms, median", "ms, p95", "times by hand")),
+        Table("The index", ("build, s", "index MB")),
         Lines("Recall of the first ten", ("recall@10",), "ef_search"),
-        Lines("Median milliseconds of a query", ("p50 ms",), "ef_search"),
+        Bars("Milliseconds of a query, ef_search 40", ("ms, median", "ms, p95"), where={"ef_search": 40}),
     ),
     "scale": (
         Table("More rows", across="rows"),
