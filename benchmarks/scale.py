@@ -12,9 +12,9 @@ follows, how long after the last commit it is empty, and how large it is a vacuu
 workers: 1, 2 or 4 are running when 4 embeddings are attached, one after the other; each is led by whoever is first.
 
 embeddings: 1, 10 or 100 share 20,000 rows and one worker. Together they are backfilled; then the worker has nothing to do for
-`--seconds`, after `--settle`, for the worker gives connections back
-after 10 s, and PostgreSQL counts a transaction up to 10 s late: the counts are PostgreSQL's, nobody
-else is in the database, and autovacuum is off. Then a row of one of them changes, until its vector is seen, 30 times."""
+`--seconds`, after `--settle`, for it gives connections back after 10 s, and PostgreSQL counts a transaction up to 10 s late:
+the counts are PostgreSQL's, nobody else is in the database, and autovacuum is off. Then a row of one of them changes, until
+its vector is seen, 30 times."""
 
 import asyncio
 import random
