@@ -5,7 +5,7 @@ counted. Identical documents are sent once."""
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pg_qwen_embed import batching, cutting, retry, splitting
@@ -78,12 +78,13 @@ class Sender:
         self,
         embedding: Embedding,
         fleet: Fleet,
-        outcomes: "asyncio.Queue[Outcome]",
         limits: batching.Limits,
+        settled: Callable[[Outcome], None],
     ) -> None:
+        """settled: is given each outcome."""
         self._embedding = embedding
         self._fleet = fleet
-        self._outcomes = outcomes
+        self._settled = settled
         self._limits = limits
         self._twins = Twins()
         self._density = batching.Density()
@@ -125,7 +126,7 @@ class Sender:
 
     def _settle(self, outcome: Embedded | Refused) -> None:
         for one in self._twins.settled(outcome):
-            self._outcomes.put_nowait(one)
+            self._settled(one)
 
     async def _isolate(self, request: Request, rejection: Rejected) -> None:
         """One bad document has its whole request refused: halve it until it stands alone."""

@@ -32,6 +32,7 @@ from pg_qwen_embed.work import (
     Request,
     Truncated,
     WalkPage,
+    of_backfill,
     pieces_of,
     rows_of,
 )
@@ -40,7 +41,7 @@ log = logging.getLogger("pg_qwen_embed.worker")
 
 VACUUM_AFTER = 20_000  # entries: autovacuum looks once a minute, and a busy outbox turns over faster
 WRITE_TRIES_ONCE = 8
-WRITERS = 2  # groups written at once
+WRITERS = 2  # groups written at once, of changes and of a backfill each
 LOCKED_PAUSE = 0.1  # seconds
 WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 # SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application's), WITH CHECK OPTION.
@@ -62,6 +63,14 @@ class Limits:
     request: batching.Limits = field(default_factory=batching.Limits)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is to be written, and the connections for it."""
+
+    pool: Pool
+    outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
+
+
 class Feed:
     """`start` it in a task group, call `read` from the worker's loop, `stop` it. `moved` is called when work settled."""
 
@@ -80,7 +89,6 @@ class Feed:
         """once: a group that cannot be written is given up after a while."""
         self.store = store
         self.embedding = store.embedding
-        self._pool = pool
         self._limits = limits
         self._fleet = fleet
         self._moved = moved
@@ -90,11 +98,13 @@ class Feed:
         self._entries = limits.page_entries  # to read at once
         self._in_flight = InFlight()
         self._vacuumed_at = 0  # of the entries settled
-        self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        # A change waits for no backfill: each kind has writers and connections of its own.
+        self._live = Line(pool)
+        self._walked = Line(walk_pool)
         self.walker = Walker(
             store, walk_pool, limits.backfill_rows, has_room=self._has_room, take=self._take, stuck=moved
         )
-        self._sender = Sender(self.embedding, fleet, self._outcomes, limits.request)
+        self._sender = Sender(self.embedding, fleet, limits.request, self._settled)
         self._alone: deque[Outcome] = deque()  # to be written one by one, before anything else
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
@@ -103,7 +113,9 @@ class Feed:
 
     def start(self, group: asyncio.TaskGroup) -> None:
         self._sender.start(group)
-        self._settling = [group.create_task(self._settle()) for _ in range(WRITERS)]
+        self._settling = [
+            group.create_task(self._settle(line)) for line in (self._live, self._walked) for _ in range(WRITERS)
+        ]
 
     def stop(self) -> None:
         self.walker.stop()
@@ -191,7 +203,7 @@ class Feed:
             self._floor.swept(sweep_xmin, page.end if page.cut else None)
         for version, seqs in page.truncated:
             self._in_flight.seqs.update(seqs)
-            self._outcomes.put_nowait(Truncated(version, seqs))
+            self._settled(Truncated(version, seqs))
         self._take(page.changes, None)
         found = bool(page.changes or page.truncated)
         if page.cut and sweep_xmin is not None:  # what came late is more than a page
@@ -203,29 +215,33 @@ class Feed:
         self._sender.put([change for change in changes if change.fingerprint is not None], page)
         blank = [change for change in changes if change.fingerprint is None]
         if blank or (page is not None and not changes):  # nothing to write, but the walk has come further
-            self._outcomes.put_nowait(Cleared(blank))
+            self._settled(Cleared(blank))
 
     # Writing: some tasks, on connections of the pool.
 
-    async def _settle(self) -> None:
+    def _settled(self, outcome: Outcome) -> None:
+        (self._walked if of_backfill(outcome) else self._live).outcomes.put_nowait(outcome)
+
+    async def _settle(self, line: Line) -> None:
+        outcomes = line.outcomes
         while True:
-            group = [await self._outcomes.get()]
+            group = [await outcomes.get()]
             rows = rows_of(group[0])
-            while rows < self._portion.rows and not self._outcomes.empty():
-                group.append(self._outcomes.get_nowait())
+            while rows < self._portion.rows and not outcomes.empty():
+                group.append(outcomes.get_nowait())
                 rows += rows_of(group[-1])
-            await self._write_until_done(group)
+            await self._write_until_done(group, line.pool)
             while self._alone:
-                await self._write_until_done([self._alone.popleft()])
+                await self._write_until_done([self._alone.popleft()], line.pool)
             self._moved()
             self.walker.moved()
 
-    async def _write_until_done(self, group: list[Outcome]) -> None:
+    async def _write_until_done(self, group: list[Outcome], pool: Pool) -> None:
         """The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting."""
         rows, clock = sum(map(rows_of, group)), asyncio.get_running_loop().time
         for attempt in count(1):
             try:
-                async with asyncio.timeout(WRITE_TIMEOUT), self._pool.connection() as connection:
+                async with asyncio.timeout(WRITE_TIMEOUT), pool.connection() as connection:
                     began = clock()
                     await self._write(connection, group)
                     self._portion.written(rows, clock() - began)
@@ -250,9 +266,9 @@ class Feed:
         pieces = [piece for outcome in group for piece in pieces_of(outcome)]
         match pieces:
             case [Embedded(request, _)]:
-                self._outcomes.put_nowait(Refused(request, f"PostgreSQL: {reason}"))
+                self._settled(Refused(request, f"PostgreSQL: {reason}"))
             case [Cleared([change])]:
-                self._outcomes.put_nowait(Refused(Request([change], None), f"PostgreSQL: {reason}"))
+                self._settled(Refused(Request([change], None), f"PostgreSQL: {reason}"))
             case [other]:
                 self._later(other)
             case _:
@@ -318,7 +334,7 @@ class Feed:
 
     def _later(self, outcome: Outcome) -> None:
         """The application has a row locked: its vector waits here, and the worker does not wait for the lock."""
-        asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._outcomes.put_nowait, outcome)
+        asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._settled, outcome)
 
     def wants_vacuum(self) -> bool:
         """Whether so many entries were settled since it last said so that their outbox should be vacuumed."""

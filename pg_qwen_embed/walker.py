@@ -1,12 +1,12 @@
 """A backfill under way: reads the source page by page, ahead of the server, and records how far the vectors have come.
 
-It reads on a connection of its own, so that a change never waits for a page."""
+It reads on a connection that changes do not use, so that none waits for a page."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pg_qwen_embed.database import AsyncConnection
 from pg_qwen_embed.store import Store
@@ -88,6 +88,8 @@ class Walker:
             try:
                 async with self._pool.connection() as connection:
                     page = await self._store.read_backfill(connection, after=walk.after, rows=self._rows)
+            except PoolTimeout:
+                continue
             except psycopg.Error as error:
                 self._error = error
                 self._tell()

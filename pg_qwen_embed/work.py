@@ -86,6 +86,14 @@ class Refused:
 Outcome = Embedded | Cleared | Truncated | Refused
 
 
+def of_backfill(outcome: Outcome) -> bool:
+    match outcome:
+        case Embedded(request, _) | Refused(request, _):
+            return request.page is not None
+        case _:
+            return False
+
+
 def rows_of(outcome: Outcome) -> int:
     """How many rows writing it will touch, about."""
     match outcome:

@@ -114,7 +114,7 @@ class Session:
             async with (
                 await connect_async(self._url, READER_NAME) as self._reader,
                 _pool(self._url, WRITER_NAME, least=1, most=WRITERS) as self._pool,
-                _pool(self._url, WALKER_NAME, least=0, most=1) as self._walk_pool,
+                _pool(self._url, WALKER_NAME, least=0, most=1 + WRITERS) as self._walk_pool,
                 asyncio.TaskGroup() as self._group,
             ):
                 self.opened = True
