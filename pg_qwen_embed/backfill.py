@@ -1,4 +1,4 @@
-"""A backfill as its owner sees it: start it again, and watch it. The worker does the walking (sync.py)."""
+"""A backfill as its owner sees it: start it again, and watch it. The worker does the walking (walker.py)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 BYTES_PER_TOKEN = 3.0  # a cautious guess, for Chinese as for English, where the server does not count
 WRITE_TIME = 0.1  # seconds
+FEWEST_ROWS = 64
 SHARE = 0.1  # of each answer in the estimate
 FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # of a token, whatever a server counts
 
@@ -35,7 +36,7 @@ class Density:
 @dataclass(slots=True)
 class Portion:
     """How many rows to write at once: what takes WRITE_TIME. Where an index is there, a row takes milliseconds, and a
-    change would wait long behind many."""
+    change would wait long behind many. But never only a few: where each write takes long, however small, many are the cure."""
 
     most: int
     rows: int = field(init=False)
@@ -44,7 +45,8 @@ class Portion:
         self.rows = self.most
 
     def written(self, rows: int, seconds: float) -> None:
-        self.rows = max(1, min(self.most, int(rows * WRITE_TIME / max(seconds, 0.001))))
+        if rows:
+            self.rows = min(self.most, max(FEWEST_ROWS, int(rows * WRITE_TIME / max(seconds, 0.001))))
 
 
 def pack(lengths: Sequence[int], limits: Limits, bytes_per_token: float) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ from psycopg import sql
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Format
+from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed.errors import DatabaseUnavailable, UsageError
 from pg_qwen_embed.sql import statement
@@ -16,8 +17,13 @@ from pg_qwen_embed.sql import statement
 CONNECT_TIMEOUT = 10  # seconds
 PREPARED_MAX = 500  # statements: each embedding has its own
 
+MAX_IDLE = 10.0  # seconds, of a connection that is not needed
+POOL_TIMEOUT = 30.0  # seconds, for one to be free
+RECONNECT_TIMEOUT = 10.0  # seconds; the pause between attempts doubles, and the next who asks begins anew
+
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
+Pool = AsyncConnectionPool[AsyncConnection]
 
 
 class BinaryValue(bytes):
@@ -53,6 +59,21 @@ async def connect_async(url: str, purpose: str) -> AsyncConnection:
             await connection.close()
             raise
     return connection
+
+
+def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:
+    """The worker's connections for a purpose; more than the least are there only while they are needed."""
+    return AsyncConnectionPool(
+        conninfo(url, purpose),
+        kwargs={"autocommit": True},
+        configure=configure_worker,
+        min_size=least,
+        max_size=most,
+        max_idle=MAX_IDLE,
+        timeout=POOL_TIMEOUT,
+        reconnect_timeout=RECONNECT_TIMEOUT,
+        open=False,
+    )
 
 
 async def configure_worker(connection: AsyncConnection) -> None:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 import psycopg
 
 from pg_qwen_embed import index, repair
-from pg_qwen_embed.database import connect_async, first_line
+from pg_qwen_embed.database import Pool, connect_async, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.options import Options
 from pg_qwen_embed.sync import Feed
-from pg_qwen_embed.walker import Pool
 
 log = logging.getLogger("pg_qwen_embed.worker")
 

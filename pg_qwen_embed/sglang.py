@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -117,6 +117,7 @@ class EmbeddingServer:
         self._settings = settings
         self._trusted = _trusted(settings.ca_file)
         self._timeout = timeout
+        self._proxy, self._proxy_headers = proxy_of(settings.server_url)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "EmbeddingServer":
@@ -126,7 +127,6 @@ class EmbeddingServer:
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
             # How many connections is the fleet's business.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted),
-            proxy=_proxy(self._settings.server_url),
         )
         return self
 
@@ -278,7 +278,12 @@ class EmbeddingServer:
             # A large body goes in pieces: in one it would hold up the loop (aiohttp warns of more than 1 MiB).
             data = io.BytesIO(body) if body and len(body) > LARGE_BODY else body
             async with self._session.request(
-                method, url, data=data, headers={"Content-Type": "application/json"}
+                method,
+                url,
+                data=data,
+                headers={"Content-Type": "application/json"},
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
             ) as response:
                 content = await response.read()
         except aiohttp.ConnectionTimeoutError:
@@ -362,10 +367,19 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
     raise UsageError(f"the CA file {ca_file} cannot be used ({reason}); see PG_QWEN_EMBED_CA_FILE") from None
 
 
-def _proxy(url: str) -> str | None:
-    """Of the environment. aiohttp would look it up anew for each request, in a thread."""
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
+    """Of the environment, and what it is to be told; its password is not to stand in a sentence. aiohttp would look it up
+    anew for each request, in a thread."""
+    asked = urlsplit(url)
+    found = None if proxy_bypass(asked.hostname or "") else getproxies().get(asked.scheme)
+    if not found:
+        return None, {}
+    parts = urlsplit(found)
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if parts.username is None:
+        return shown, {}
+    known = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return shown, {"Proxy-Authorization": f"Basic {pybase64.b64encode(known.encode()).decode()}"}
 
 
 def _distrust(error: Exception) -> str:

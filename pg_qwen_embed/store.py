@@ -163,7 +163,7 @@ class Store:
         values["retry_afters"] = list(retry_afters)
         values["seqs"] = self._seqs(changes)
         async with connection.pipeline(), connection.transaction():
-            await self._lock(connection, self._lock_shared)
+            await self._lock(connection, self._lock_exclusive)
             await connection.execute(self._record_failures, values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:

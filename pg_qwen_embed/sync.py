@@ -1,13 +1,14 @@
 """One generation followed: from changed keys to written vectors.
 
-A feed reads pages of changes (and, behind them, of the backfill), hands their documents to its sender, and writes what
-comes back in groups. No transaction is open while the server works."""
+A feed reads pages of changes, and is given those of a backfill by its walker; it hands their documents to its sender, and
+writes what comes back in groups. No transaction is open while the server works."""
 
 import asyncio
 import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -15,13 +16,13 @@ import numpy as np
 import psycopg
 
 from pg_qwen_embed import batching, retry
-from pg_qwen_embed.database import AsyncConnection, first_line
+from pg_qwen_embed.database import AsyncConnection, Pool, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable
 from pg_qwen_embed.fleet import Fleet
 from pg_qwen_embed.floor import Floor
 from pg_qwen_embed.sender import Sender
 from pg_qwen_embed.store import Store
-from pg_qwen_embed.walker import Pool, Walker
+from pg_qwen_embed.walker import Walker
 from pg_qwen_embed.work import (
     Change,
     Cleared,
@@ -50,7 +51,8 @@ ROWS_OWN_FAULT = ("22", "23", "P0", "44")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one feed. Memory follows from `documents` and `characters`: what is read and not yet settled."""
+    """Bounds of one feed. Memory follows from `documents` and `characters`, what is read and not yet settled: of live changes
+    as much again as of a backfill."""
 
     page_keys: int = 256
     # Read at once to find the keys of a page: repeated changes of a key cost one embedding. Far fewer after a full page: most
@@ -102,10 +104,18 @@ class Feed:
         self._live = Line(pool)
         self._walked = Line(walk_pool)
         self.walker = Walker(
-            store, walk_pool, limits.backfill_rows, has_room=self._has_room, take=self._take, stuck=moved
+            store,
+            walk_pool,
+            limits.backfill_rows,
+            limits.characters // 4,
+            has_room=self._has_room,
+            take=self._take,
+            moved=moved,
         )
         self._sender = Sender(self.embedding, fleet, limits.request, self._settled)
-        self._alone: deque[Outcome] = deque()  # to be written one by one, before anything else
+        self._alone: deque[Outcome] = deque()  # to be written one by one
+        # Writes of chunks lock each other out: rather here than in the database, where the waiting one holds a connection.
+        self._one_at_a_time = asyncio.Lock() if self.embedding.generation.chunking else nullcontext()
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
         self._portion = batching.Portion(limits.write_rows)
@@ -142,16 +152,14 @@ class Feed:
 
     @property
     def takes_changes(self) -> bool:
-        """Whether there is room for live changes. A backfill fills only what they leave."""
-        if self.paused:
-            return False
-        held, limits = self._in_flight, self._limits
-        return held.live < self._room and held.characters < 2 * limits.characters
+        """Whether there is room for live changes, whatever a backfill has in hand."""
+        held = self._in_flight
+        return not self.paused and held.live < self._room and held.live_characters < self._limits.characters
 
     def _has_room(self) -> bool:
-        """Whether a backfill may read on."""
+        """Whether a backfill may read on: it fills what the live changes leave."""
         held = self._in_flight
-        return self.takes_changes and held.documents < self._room and held.characters < self._limits.characters
+        return held.documents < self._room and held.characters < self._limits.characters
 
     @property
     def _room(self) -> int:
@@ -160,8 +168,7 @@ class Feed:
     # Reading: called from the worker's loop, on its connection.
 
     async def read(self, reader: AsyncConnection) -> bool:
-        """Take the next page of changes. True if there was one. Raises also what keeps a backfill from being read."""
-        self.walker.raise_if_stuck()
+        """Take the next page of changes. True if there was one."""
         return await self._read_changes(reader, self._floor.cursor)
 
     async def sweep(self, reader: AsyncConnection) -> bool:
@@ -217,7 +224,7 @@ class Feed:
         if blank or (page is not None and not changes):  # nothing to write, but the walk has come further
             self._settled(Cleared(blank))
 
-    # Writing: some tasks, on connections of the pool.
+    # Writing: WRITERS tasks for each line, on connections of its pool.
 
     def _settled(self, outcome: Outcome) -> None:
         (self._walked if of_backfill(outcome) else self._live).outcomes.put_nowait(outcome)
@@ -234,14 +241,14 @@ class Feed:
             while self._alone:
                 await self._write_until_done([self._alone.popleft()], line.pool)
             self._moved()
-            self.walker.moved()
+            self.walker.room()
 
     async def _write_until_done(self, group: list[Outcome], pool: Pool) -> None:
         """The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting."""
         rows, clock = sum(map(rows_of, group)), asyncio.get_running_loop().time
         for attempt in count(1):
             try:
-                async with asyncio.timeout(WRITE_TIMEOUT), pool.connection() as connection:
+                async with self._one_at_a_time, asyncio.timeout(WRITE_TIMEOUT), pool.connection() as connection:
                     began = clock()
                     await self._write(connection, group)
                     self._portion.written(rows, clock() - began)

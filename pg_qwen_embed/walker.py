@@ -6,43 +6,46 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from pg_qwen_embed.database import AsyncConnection
+from pg_qwen_embed.database import AsyncConnection, Pool
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.work import Change, Walk, WalkPage
 
 ADVANCE_EVERY = 0.2  # seconds, while pages are written
-LOOK_EVERY = 0.2  # seconds, whether there is room
-
-Pool = AsyncConnectionPool[AsyncConnection]
+WAKE_EVERY = 0.2  # seconds; a rest ends without an event
+READ_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
+FIRST_ROWS, FEWEST_ROWS = 128, 16  # of a page
 
 
 class Walker:
-    """`begin` a walk; say when work has `moved`; when it has `finished`, `end` it."""
+    """`begin` a walk; say when there may be `room`; when it is `finished`, `end` it."""
 
     def __init__(
         self,
         store: Store,
         pool: Pool,
         rows: int,
+        characters: int,
         *,
         has_room: Callable[[], bool],
         take: Callable[[list[Change], WalkPage], None],
-        stuck: Callable[[], None],
+        moved: Callable[[], None],
     ) -> None:
-        """rows: of a page. has_room: whether another page may be read. take: is given each page. stuck: called when a
-        page cannot be read; it is not tried again before `raise_if_stuck` was."""
+        """rows, characters: of a page, about. has_room: whether another may be read. take: is given each page. moved: called
+        when the last was read, and when one cannot be: it is not tried again before `take_error` was."""
         self._store = store
         self._pool = pool
-        self._rows = rows
+        self._most = rows
+        self._characters = characters
         self._has_room = has_room
         self._take = take
-        self._tell = stuck
+        self._moved = moved
+        self._rows = min(rows, FIRST_ROWS)
         self._walk: Walk | None = None
         self._reading: asyncio.Task[None] | None = None
         self._error: psycopg.Error | None = None
-        self._moved = asyncio.Event()
+        self._rests_until = 0.0
+        self._room = asyncio.Event()
         self._advancing = asyncio.Lock()
         self._advance_at = 0.0
 
@@ -67,43 +70,53 @@ class Walker:
         """Every row of the source has its vector."""
         return self._walk is not None and self._walk.finished
 
-    def moved(self) -> None:
-        """There may be room."""
-        self._moved.set()
+    def room(self) -> None:
+        """There may be."""
+        self._room.set()
 
-    @property
-    def stuck(self) -> bool:
-        return self._error is not None
-
-    def raise_if_stuck(self) -> None:
-        """Raises the psycopg.Error with which the last page was not read, once."""
+    def take_error(self, *, rest: float) -> psycopg.Error | None:
+        """Why the last page was not read; it is tried again after a rest of so many seconds."""
         error, self._error = self._error, None
         if error is not None:
-            raise error
+            self._rests_until = asyncio.get_running_loop().time() + rest
+        return error
 
     async def _read(self, walk: Walk) -> None:
         while not walk.exhausted:
-            while self._error or not self._has_room():
-                await self._move()
+            while not self._may_read():
+                await self._wait()
             try:
-                async with self._pool.connection() as connection:
-                    page = await self._store.read_backfill(connection, after=walk.after, rows=self._rows)
-            except PoolTimeout:
-                continue
+                await self._read_page(walk)
             except psycopg.Error as error:
-                self._error = error
-                self._tell()
-                continue
-            walk.exhausted = page.rows < self._rows
-            if page.last is not None:
-                self._take(page.changes, walk.add(page.last, page.rows, left=len(page.changes)))
-        self._tell()
+                self._give_up(error)
+            except TimeoutError:
+                self._give_up(psycopg.OperationalError(f"a page was not read in {READ_TIMEOUT:.0f} s"))
+        self._moved()
 
-    async def _move(self) -> None:
-        self._moved.clear()
+    def _may_read(self) -> bool:
+        resting = asyncio.get_running_loop().time() < self._rests_until
+        return self._error is None and not resting and self._has_room()
+
+    async def _read_page(self, walk: Walk) -> None:
+        rows = self._rows
+        async with asyncio.timeout(READ_TIMEOUT), self._pool.connection() as connection:
+            page = await self._store.read_backfill(connection, after=walk.after, rows=rows)
+        walk.exhausted = page.rows < rows
+        if page.last is not None:
+            self._take(page.changes, walk.add(page.last, page.rows, left=len(page.changes)))
+        if page.changes:
+            length = sum(len(change.document) for change in page.changes) // len(page.changes)
+            self._rows = min(self._most, max(FEWEST_ROWS, self._characters // max(1, length)))
+
+    def _give_up(self, error: psycopg.Error) -> None:
+        self._error = error
+        self._moved()
+
+    async def _wait(self) -> None:
+        self._room.clear()
         try:
-            async with asyncio.timeout(LOOK_EVERY):
-                await self._moved.wait()
+            async with asyncio.timeout(WAKE_EVERY):
+                await self._room.wait()
         except TimeoutError:
             return
 

@@ -123,8 +123,9 @@ class InFlight:
     seqs: set[int] = field(default_factory=set)
     retrying: set[Key] = field(default_factory=set)  # keys of failures that are being tried again
     documents: int = 0
-    live: int = 0  # of the documents, those of changes and not of a backfill
     characters: int = 0
+    live: int = 0  # of the documents, those of changes and not of a backfill
+    live_characters: int = 0
     settled_entries: int = 0
 
     @property
@@ -150,9 +151,12 @@ class InFlight:
         self.settled_entries += len(seqs)
 
     def _count(self, changes: Sequence[Change], page: WalkPage | None, sign: int) -> None:
+        characters = sum(len(change.document) for change in changes if change.fingerprint is not None)
         self.documents += sign * len(changes)
-        self.live += sign * len(changes) if page is None else 0
-        self.characters += sign * sum(len(change.document) for change in changes if change.fingerprint is not None)
+        self.characters += sign * characters
+        if page is None:
+            self.live += sign * len(changes)
+            self.live_characters += sign * characters
 
 
 @dataclass(slots=True)

@@ -12,10 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed import catalog, retry
-from pg_qwen_embed.database import AsyncConnection, configure_worker, connect_async, conninfo, first_line
+from pg_qwen_embed.database import AsyncConnection, connect_async, first_line, pool
 from pg_qwen_embed.errors import DatabaseUnavailable, Error
 from pg_qwen_embed.fleet import Fleet
 from pg_qwen_embed.housekeeping import Housekeeping
@@ -27,7 +26,6 @@ from pg_qwen_embed.sglang import EmbeddingServer
 from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.sync import WRITERS, Feed
-from pg_qwen_embed.walker import Pool
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
@@ -35,7 +33,6 @@ READER_NAME = "pg_qwen_embed worker: lead and read"
 AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
 WALKER_NAME = "pg_qwen_embed worker: backfill"
-MAX_IDLE = 10.0  # seconds, of a connection that is not needed
 LONGEST_STATEMENT = 60.0  # seconds
 STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
 LONGEST_BLINK = 0.05
@@ -105,7 +102,8 @@ class Session:
         self._channel = ""
         self._registry_changed = True
         self._halfvec_oid = 0
-        self._has_work = b""
+        self._asked: Sequence[Feed] = ()
+        self._has_work = b""  # of those
         self.opened = False
 
     async def run(self) -> None:
@@ -113,8 +111,8 @@ class Session:
         try:
             async with (
                 await connect_async(self._url, READER_NAME) as self._reader,
-                _pool(self._url, WRITER_NAME, least=1, most=WRITERS) as self._pool,
-                _pool(self._url, WALKER_NAME, least=0, most=1 + WRITERS) as self._walk_pool,
+                pool(self._url, WRITER_NAME, least=1, most=WRITERS) as self._pool,
+                pool(self._url, WALKER_NAME, least=0, most=1 + WRITERS) as self._walk_pool,
                 asyncio.TaskGroup() as self._group,
             ):
                 self.opened = True
@@ -211,6 +209,7 @@ class Session:
             if self._registry_changed or clock() - looked >= (self._options.poll or STANDBY_POLL):
                 await self._read_registry()
                 looked = clock()
+            self._excuse_walkers()
             feeds = await self._with_work()
             found = await self._look(Feed.read, feeds)
             if clock() - swept >= self._options.sweep:
@@ -274,17 +273,23 @@ class Session:
 
     async def _with_work(self) -> list[Feed]:
         """The feeds that would find something, or may: of many embeddings only a few change at a time."""
-        feeds = list(self._feeds.values())
+        feeds = [feed for feed in self._feeds.values() if not feed.paused]  # they may be locked
         if len(feeds) < 2:
             return feeds
         try:
-            cursor = await self._reader.execute(self._has_work)
+            cursor = await self._reader.execute(self._have_work(feeds))
             ids = {row[0] for row in await cursor.fetchall()}
         except psycopg.Error:
             if self._reader.closed:
                 raise
             return feeds  # one of them cannot be read: it is found by looking at each
-        return [feed for id_, feed in self._feeds.items() if id_ in ids or feed.walker.stuck]
+        return [feed for feed in feeds if feed.embedding.generation.id in ids]
+
+    def _have_work(self, feeds: Sequence[Feed]) -> bytes:
+        if feeds != self._asked:
+            self._asked = feeds
+            self._has_work = fragments.union(feed.store.has_work for feed in feeds).as_bytes(None)
+        return self._has_work
 
     async def _look(self, how: Callable[[Feed, AsyncConnection], Awaitable[bool]], feeds: Iterable[Feed]) -> bool:
         """Let these feeds look; True if one found something. One that cannot rests a while, and the others go on."""
@@ -296,14 +301,19 @@ class Session:
                 if self._reader.closed:
                     raise
                 self._excuse(feed, error)
+                feed.pause(self._options.excuse)
         return found
+
+    def _excuse_walkers(self) -> None:
+        for feed in self._feeds.values():
+            if error := feed.walker.take_error(rest=self._options.excuse):
+                self._excuse(feed, error)
 
     def _excuse(self, feed: Feed, error: psycopg.Error) -> None:
         sentence = f"{feed.embedding.name} cannot be read: {first_line(error)}"
         if self._options.once and not isinstance(error, psycopg.OperationalError):  # those pass: a lock, a time-out
             raise DatabaseUnavailable(sentence) from None
         log.warning("read_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
-        feed.pause(self._options.excuse)
         self._read_registry_again()
 
     def _read_registry_again(self) -> None:
@@ -328,7 +338,6 @@ class Session:
         wanted = [id_ for id_ in current if id_ not in self._feeds]
         for id_ in await self._try_lead(wanted):
             await self._try_take_on(current[id_])
-        self._has_work = fragments.union(feed.store.has_work for feed in self._feeds.values()).as_bytes(None)
         self._standing_by = any(id_ not in self._feeds for id_ in current)
         await self._restart_backfills()
         await self._say_what_is_refused()
@@ -441,20 +450,6 @@ async def run(settings: Settings, options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
     await worker.run()
-
-
-def _pool(url: str, name: str, *, least: int, most: int) -> Pool:
-    """More than the least are there only while they are needed."""
-    return AsyncConnectionPool(
-        conninfo(url, name),
-        kwargs={"autocommit": True},
-        configure=configure_worker,
-        min_size=least,
-        max_size=most,
-        max_idle=MAX_IDLE,
-        timeout=30,
-        open=False,
-    )
 
 
 def _verdict(leaves: list[BaseException]) -> Error | None:

@@ -36,3 +36,26 @@ def test_removal_waits_for_an_addition_in_flight_and_removes_it(rig: Rig) -> Non
 
     asyncio.run(overlap())
     assert rig.count("store") == 0
+
+
+def test_failure_of_an_older_text_does_not_outlive_the_vector_of_a_newer_one(rig: Rig) -> None:
+    """It is recorded while the newer one is being written, which does not see it yet."""
+    rig.articles("older")
+    rig.ok("attach", "articles", "--text", "body", "--no-backfill")
+    rig.execute("UPDATE articles SET body = 'old' WHERE id = 1")
+    store = Store(rig.embedding(), rig.value("SELECT 'halfvec'::regtype::oid::int"))
+
+    async def overlap() -> None:
+        async with await connect_async(rig.url, "writes") as writing, await connect_async(rig.url, "fails") as failing:
+            old = (await store.read_outbox(failing, after=0, in_flight=set(), entries=10, keys=10)).changes
+            rig.execute("UPDATE articles SET body = 'new' WHERE id = 1")
+            new = (await store.read_outbox(writing, after=0, in_flight=set(), entries=10, keys=10)).changes
+            async with writing.transaction():
+                await store.write(writing, new, np.ones((1, 16), np.float32))
+                recording = asyncio.create_task(store.record_failures(failing, old, ["refused"], [None]))
+                while not rig.value(WAITING) and not recording.done():  # noqa: ASYNC110  # PostgreSQL has no event for it
+                    await asyncio.sleep(0.01)
+            await recording
+
+    asyncio.run(overlap())
+    assert rig.count("failure") == 0

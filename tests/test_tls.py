@@ -1,5 +1,6 @@
 """An embedding server behind TLS, its certificate signed by an authority that only `ca_file` names."""
 
+import base64
 import json
 import socket
 import socketserver
@@ -16,6 +17,7 @@ from stand_in import StandIn
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.errors import ServerUnavailable, UsageError
+from pg_qwen_embed.sglang import proxy_of
 
 ATTACH = ("attach", "articles", "--text", "body")
 
@@ -160,3 +162,11 @@ def test_the_authority_is_asked_for_through_a_proxy_of_the_environment(secure: R
             proxy.shutdown()
             thread.join()
     assert set(Tunnel.asked) == {secure.server.url.split("/")[2]}
+
+
+def test_password_of_a_proxy_is_sent_and_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://me:p%40ss@proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "elsewhere.example")
+    told = {"Proxy-Authorization": f"Basic {base64.b64encode(b'me:p@ss').decode()}"}
+    assert proxy_of("https://gpu.example/v1") == ("http://proxy.example:3128", told)
+    assert proxy_of("https://elsewhere.example/v1") == (None, {})

@@ -7,6 +7,8 @@ import pytest
 from rig import Process, Rig, both_versions, eventually
 from stand_in import PROBE
 
+from pg_qwen_embed.sync import Limits
+
 
 def leader(rig: Rig, name: str = "articles") -> str | None:
     (one,) = json.loads(rig.ok("status", name, "--json"))
@@ -154,7 +156,7 @@ def test_live_changes_are_embedded_before_the_rest_of_a_backfill(rig: Rig) -> No
     with rig.server.hold(lambda texts: len(rig.server.texts) >= 200 and "changed" not in texts):
         eventually(lambda: rig.server.waiting)
         rig.execute("INSERT INTO articles VALUES (9999, 'changed')")
-        read = "query LIKE '%%:read_outbox%%' AND state = 'idle' AND query_start > %s"
+        read = "query ~ ':read_(outbox|failures)' AND state = 'idle' AND query_start > %s"
         look = f"SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND {read})"
         inserted = rig.value("SELECT clock_timestamp()")
         eventually(lambda: rig.value(look, inserted))
@@ -162,6 +164,15 @@ def test_live_changes_are_embedded_before_the_rest_of_a_backfill(rig: Rig) -> No
     assert rig.server.texts.index("changed") < 900
     eventually(rig.settled)
     rig.assert_in_step()
+
+
+def test_live_changes_are_read_whatever_length_of_documents_a_backfill_has_in_hand(rig: Rig) -> None:
+    rig.articles(*(f"{n} " + "long " * 1000 for n in range(20)))
+    rig.ok("attach", "articles", "--text", "body")
+    with rig.server.hold(lambda texts: "long" in texts[0]), rig.worker_here(limits=Limits(characters=2000), grace=0.5):
+        eventually(lambda: rig.server.waiting)
+        rig.execute("INSERT INTO articles VALUES (9999, 'changed')")
+        eventually(lambda: "changed" in rig.server.texts)
 
 
 def test_without_a_backfill_only_changes_are_embedded(rig: Rig) -> None:

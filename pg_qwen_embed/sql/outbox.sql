@@ -22,7 +22,8 @@ CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d
 ORDER BY c.first;
 
 -- name: has_work
--- Of many generations at once: those with an entry, whoever has it in hand, or with a failure whose time has come.
+-- Of many generations at once: those with an entry, whoever has it in hand, or with a failure whose time has come. Entries
+-- that an old snapshot still sees have to be walked over: some 70 ms for a million.
 SELECT {id} WHERE EXISTS (SELECT FROM {outbox}) OR EXISTS (SELECT FROM {failure} WHERE next_attempt_at <= now())
 
 -- name: read_snapshot

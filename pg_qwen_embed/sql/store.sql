@@ -4,8 +4,8 @@ SELECT pg_advisory_xact_lock_shared(%(lock)s, %(id)s);
 
 -- name: lock_store_exclusive
 -- A write that removes must see what the writes before it wrote, and be seen by those after it: its snapshot and
--- theirs may not overlap, or a vector could appear behind a row that has gone.
-SELECT pg_advisory_xact_lock(%(lock)s, %(id)s);
+-- theirs may not overlap, or a vector could appear behind a row that has gone. Writes beside it may last.
+SELECT set_config('lock_timeout', '50s', true), pg_advisory_xact_lock(%(lock)s, %(id)s);
 
 -- name: write_table
 -- Write and acknowledge in one statement. Joined to the source, so that a row deleted meanwhile gets no vector;
@@ -199,6 +199,7 @@ WITH removed AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: record_failures
+-- Under lock_store_exclusive: a newer document that is written at the same time would not see this failure, nor be seen by it.
 -- The server refuses these documents. Kept with the server's own sentences, unless a newer one has been written meanwhile;
 -- the rows' entries are acknowledged, so that nothing else waits for them.
 WITH a AS (
