@@ -74,7 +74,8 @@ class Line:
 
 
 class Feed:
-    """`start` it in a task group, call `read` from the worker's loop, `stop` it. `moved` is called when work settled."""
+    """`start` it in a task group, call `read` from the worker's loop, `stop` it. `moved` is called when there is room again for
+    changes that there was none for, and when everything is settled."""
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class Feed:
         self._once = once
         self._floor = Floor()
         self._entries = limits.page_entries  # to read at once
+        self._lacked_room = False
         self._in_flight = InFlight()
         self._vacuumed_at = 0  # of the entries settled
         # A change waits for no backfill: each kind has writers and connections of its own.
@@ -198,6 +200,7 @@ class Feed:
 
     async def _read_changes(self, reader: AsyncConnection, after: int, sweep_xmin: int | None = None) -> bool:
         if not self.takes_changes:
+            self._lacked_room = True
             return False
         page = await self.store.read_outbox(
             reader, after=after, in_flight=self._in_flight.seqs,
@@ -240,8 +243,10 @@ class Feed:
             await self._write_until_done(group, line.pool)
             while self._alone:
                 await self._write_until_done([self._alone.popleft()], line.pool)
-            self._moved()
             self.walker.room()
+            if self.settled or self.walker.finished or (self._lacked_room and self.takes_changes):
+                self._lacked_room = False
+                self._moved()
 
     async def _write_until_done(self, group: list[Outcome], pool: Pool) -> None:
         """The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting."""
