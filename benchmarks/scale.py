@@ -12,7 +12,7 @@ follows, how long after the last commit it is empty, and how large it is a vacuu
 workers: 1, 2 or 4 are running when 4 embeddings are attached, one after the other; each is led by whoever is first.
 
 embeddings: 1, 10 or 100 share 20,000 rows and one worker. Together they are backfilled; then the worker has nothing to do for
-`--seconds`, after `--settle`, for it gives connections back after 10 s, and PostgreSQL counts a transaction up to 10 s late:
+`--seconds`, after `--settle`, for it gives back a connection every 10 s, and PostgreSQL counts a transaction up to 10 s late:
 the counts are PostgreSQL's, nobody else is in the database, and autovacuum is off. Then a row of one of them changes, until
 its vector is seen, 30 times."""
 
@@ -346,7 +346,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--dimensions", type=int, default=1024)
     parser.add_argument("--seconds", type=float, default=20, help="of having nothing to do")
-    parser.add_argument("--settle", type=float, default=25, help="seconds before that")
+    parser.add_argument("--settle", type=float, default=45, help="seconds before that")
     wanted = parser.parse_args()
     found = Findings()
     with (
