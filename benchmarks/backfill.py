@@ -29,7 +29,6 @@ from record import Figure, Goal, Label
 from pg_qwen_embed import embedded
 from pg_qwen_embed.sync import WRITERS
 
-STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"
 FLOOR = str(Path(__file__).parent / "floor.py")
 GOALS = {"rows/s as a share of the floor's": Goal(">=", 0.75), "rows/s as times the peer's": Goal(">=", 15.0)}
 RESOURCE_GOALS = {"CPU ms/row": Goal("<=", 0.05), "memory MB": Goal("<=", 200)}
@@ -122,9 +121,7 @@ class Indexed:
         self.inserted += self.more
         with psycopg.connect(self.bench.url, autocommit=True) as connection:
             (newest,) = connection.execute("SELECT max(id) FROM _qwen_embed.generation").fetchone() or (0,)
-            with connection.cursor() as cursor, cursor.copy("COPY live (id, body) FROM STDIN") as copy:
-                for row in enumerate(added, first):
-                    copy.write_row(row)
+            rig.add(connection, added, "live", first)
             began = time.perf_counter()
             while connection.execute(f"SELECT EXISTS (SELECT FROM _qwen_embed.outbox_{newest})").fetchone() == (True,):
                 time.sleep(0.01)
@@ -140,7 +137,7 @@ class Indexed:
 
 def _when(connection: psycopg.Connection, state: str) -> float:
     """The time at which the newest backfill has come to this state."""
-    while connection.execute(STATE).fetchone() != (state,):
+    while connection.execute(rig.BACKFILL_STATE).fetchone() != (state,):
         time.sleep(0.005)
     return time.perf_counter()
 
@@ -156,7 +153,7 @@ def without_index(bench: Bench, rounds: int) -> list[Figure]:
     figures = [Figure("rows/s", {"writer": name, "index": "absent"}, found) for name, found in rates.items()]
     for other, quantity in (("floor", "rows/s as a share of the floor's"), ("peer", "rows/s as times the peer's")):
         if other in rates:
-            ratios = [ours / theirs for ours, theirs in zip(rates["worker"], rates[other], strict=True)]
+            ratios = record.ratios(rates["worker"], rates[other])
             figures.append(Figure(quantity, {"writer": "worker", "index": "absent"}, ratios, GOALS[quantity]))
     for (quantity, whose), found in bench.resources.items():
         goal = RESOURCE_GOALS[quantity] if whose == "worker" else None
@@ -172,7 +169,7 @@ def with_index(bench: Bench, rounds: int, base: int, more: int) -> list[Figure]:
         bench.script("indexed_base", base)
         rates = in_turns(bench.url, {"worker": indexed.worker, "script": indexed.script}, rounds)
     figures = [Figure("rows/s", {"writer": name, "index": "present"}, found) for name, found in rates.items()]
-    shares = [ours / theirs for ours, theirs in zip(rates["worker"], rates["script"], strict=True)]
+    shares = record.ratios(rates["worker"], rates["script"])
     labels: dict[str, Label] = {"writer": "worker", "index": "present", "writers": WRITERS}
     return [*figures, Figure("rows/s as a share of INSERT's", labels, shares, Goal(">=", 0.9))]
 

@@ -19,26 +19,13 @@ import numpy as np
 import orjson
 import psycopg
 import pybase64
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 
 from pg_qwen_embed import vectors
+from pg_qwen_embed.database import BinaryValue, take_binary_values
 from pg_qwen_embed.sync import WRITERS
 
 PAGE, REQUEST, IN_FLIGHT, WRITE = 1024, 64, 8, 512
 Batch = tuple[list[int], vectors.Vectors]
-
-
-class Raw(bytes):
-    """A value in binary already."""
-
-
-class RawDumper(Dumper):
-    format = Format.BINARY
-    oid = 0
-
-    def dump(self, obj: bytes) -> bytes:
-        return bytes(obj)
 
 
 def fewest_steps(url: str, server_url: str, _: int, dimensions: int) -> float:
@@ -51,7 +38,7 @@ def fewest_steps(url: str, server_url: str, _: int, dimensions: int) -> float:
 async def _fewest_steps(url: str, server_url: str, dimensions: int) -> None:
     reading = await psycopg.AsyncConnection.connect(url, autocommit=True)
     writing = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    writing.adapters.register_dumper(Raw, RawDumper)
+    take_binary_values(writing)
     async with reading, writing, aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
         oid = await _make_store(writing, dimensions)
         rows: asyncio.Queue[tuple[list[int], list[str]] | None] = asyncio.Queue(2 * IN_FLIGHT)
@@ -119,7 +106,9 @@ async def _write(connection: psycopg.AsyncConnection, done: "asyncio.Queue[Batch
         if sum(len(ids) for ids, _ in held) >= WRITE or (held and ended == IN_FLIGHT):
             ids = list(itertools.chain.from_iterable(ids for ids, _ in held))
             found = np.concatenate([own for _, own in held])
-            await connection.execute(insert, (Raw(vectors.int8_array(ids)), Raw(vectors.halfvec_array(found, oid))))
+            await connection.execute(
+                insert, (BinaryValue(vectors.int8_array(ids)), BinaryValue(vectors.halfvec_array(found, oid)))
+            )
             held = []
 
 
@@ -161,7 +150,7 @@ def indexed(url: str, server_url: str, rows: int, dimensions: int) -> float:
 async def _indexed(url: str, server_url: str, query: str, rows: int, dimensions: int, *, make: bool) -> float:
     connections = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(WRITERS)]
     for connection in connections:
-        connection.adapters.register_dumper(Raw, RawDumper)
+        take_binary_values(connection)
     first = connections[0]
     if make:
         oid = await _make_store(first, dimensions, "indexed_store")
@@ -178,7 +167,7 @@ async def _indexed(url: str, server_url: str, query: str, rows: int, dimensions:
 
     async def write(connection: psycopg.AsyncConnection) -> None:
         for ids, embeddings in groups:
-            values = Raw(vectors.int8_array(ids)), Raw(vectors.halfvec_array(embeddings, oid))
+            values = BinaryValue(vectors.int8_array(ids)), BinaryValue(vectors.halfvec_array(embeddings, oid))
             await connection.execute(insert, values)
 
     began = time.perf_counter()

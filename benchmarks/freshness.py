@@ -47,7 +47,6 @@ PEERS_STORE = "{table}_embedding_store s ON s.id = d.id AND s.chunk = d.body"
 GENERATION = (
     "SELECT g.id FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = embedding_id WHERE name = %s"
 )
-STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,9 @@ class Bench:
         with self._beside(load):
             keys = self.rng.sample(range(1, self._value(f"SELECT max(id) FROM {load.table}") + 1), load.changes)
             rate = self._change(load, keys)
-            assert not load.backfill or self._value(STATE) == "running", "the backfill ended too soon: more --rows"
+            assert not load.backfill or self._value(rig.BACKFILL_STATE) == "running", (
+                "the backfill ended too soon: more --rows"
+            )
             return Turn(self._took(load, keys), rate)
 
     def _beside(self, load: Load) -> AbstractContextManager[Any]:
@@ -116,7 +117,7 @@ class Bench:
     def _backfill(self) -> Iterator[None]:
         self.attach("many")
         try:
-            while self._value(STATE) == "pending":
+            while self._value(rig.BACKFILL_STATE) == "pending":
                 time.sleep(0.01)
             yield
         finally:

@@ -46,7 +46,6 @@ CHECKED = 3  # queries
 INDEX = "hnsw"
 PLANS = {"_hnsw": "index", "Function Scan": "function"}
 AS_FAST = Goal("<=", 1.03)
-STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"
 
 BY_HAND: LiteralString = """SELECT t.id, t.body FROM documents t JOIN _qwen_embed.store_1 s ON s.k1 = t.id
 ORDER BY s.embedding <=> %(vector)s::halfvec LIMIT 10"""
@@ -171,7 +170,7 @@ def fill(environment: dict[str, str], *attach: str) -> float:
         ThreadPoolExecutor() as threads,
     ):
         running = threads.submit(rig.run, ["worker", "--once", "--log-level", "warning"], environment)
-        while connection.execute(STATE).fetchone() in (("pending",), ("running",)) and not running.done():
+        while connection.execute(rig.BACKFILL_STATE).fetchone() in (("pending",), ("running",)) and not running.done():
             time.sleep(0.01)
         began = time.perf_counter()
         assert running.result().status == 0

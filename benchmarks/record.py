@@ -88,6 +88,11 @@ class Record:
         return found[0]
 
 
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Round by round."""
+    return [one / other for one, other in zip(ours, theirs, strict=True)]
+
+
 def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     """With the options that every benchmark has."""
     made = argparse.ArgumentParser(description=description)

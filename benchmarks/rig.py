@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import psycopg
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
 
+BACKFILL_STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"  # of the newest
 PG_QWEN_EMBED = (sys.executable, "-m", "pg_qwen_embed")
 
 
@@ -141,10 +142,15 @@ def load(url: str, documents: list[str], table: str = "documents") -> None:
         connection.execute(
             f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text NOT NULL, views int NOT NULL DEFAULT 0)"
         )
-        with connection.cursor() as cursor, cursor.copy(f"COPY {table} (id, body) FROM STDIN") as copy:
-            for number, text in enumerate(documents, 1):
-                copy.write_row((number, text))
+        add(connection, documents, table)
         connection.execute(f"ANALYZE {table}")
+
+
+def add(connection: psycopg.Connection, documents: Iterable[str], table: str, first: int = 1) -> None:
+    """Rows, numbered from the first on."""
+    with connection.cursor() as cursor, cursor.copy(f"COPY {table} (id, body) FROM STDIN") as copy:
+        for row in enumerate(documents, first):
+            copy.write_row(row)
 
 
 def report(name: str, **figures: object) -> None:

@@ -85,9 +85,8 @@ def main() -> None:
             assert rig.run(["attach", "documents", "--text", "body"], environment).status == 0
             time.sleep(0.1 * wanted.seconds)
             busy = medians(connection, client, 0.02 * wanted.seconds)
-            state = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"
-            during = connection.execute(state).fetchone()
-            while connection.execute(state).fetchone() in (("pending",), ("running",)):
+            during = connection.execute(rig.BACKFILL_STATE).fetchone()
+            while connection.execute(rig.BACKFILL_STATE).fetchone() in (("pending",), ("running",)):
                 time.sleep(0.02)
             done = rig.ask(server_url, "counters")
     request = done["busy"] / done["requests"] * 1000

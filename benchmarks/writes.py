@@ -276,7 +276,7 @@ def _shares(statement: Statement, clients: int, rates: Rounds) -> Iterator[recor
         yield record.Figure("transactions/s", labels, found)
         if name != "none":
             goal = statement.share if name == "ours" and clients > 1 else None
-            shares = [with_trigger / without for with_trigger, without in zip(found, rates["none"], strict=True)]
+            shares = record.ratios(found, rates["none"])
             yield record.Figure("share of the transactions/s without a trigger", labels, shares, goal)
 
 

@@ -38,11 +38,15 @@ class _BinaryDumper(Dumper):
         return bytes(obj)
 
 
+def take_binary_values(connection: Connection | AsyncConnection) -> None:
+    connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
+
+
 def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
     """A connection named after its purpose in pg_stat_activity. Raises DatabaseUnavailable, UsageError."""
     with _one_sentence(url):
         connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit)
-        connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
+        take_binary_values(connection)
         connection.execute(statement("configure_session"))
         if not autocommit:
             connection.commit()
@@ -77,7 +81,7 @@ def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:
 
 
 async def configure_worker(connection: AsyncConnection) -> None:
-    connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
+    take_binary_values(connection)
     connection.prepare_threshold = 1
     connection.prepared_max = PREPARED_MAX
     await connection.execute(statement("configure_session"))
