@@ -42,6 +42,7 @@ class Limiter:
 
     highest: int = 64
     limit: int = 2
+    _lowest: int = 1
     _phase: Phase = Phase.CLIMBING
     _settled: int = 1  # the best number known, and
     _throughput: float = 0.0  # what it gave, in work a second
@@ -82,6 +83,16 @@ class Limiter:
             self._begin(now)
             self._judge(now, throughput)
 
+    def keep(self, now: float, number: int) -> None:
+        """So many at least, whatever that gains. Not while the server may be overloaded by them."""
+        calm = now >= self._lowered_at + CALM
+        self._lowest = max(1, min(self.highest, number)) if calm else 1
+        if self.limit < self._lowest:
+            if self._phase is Phase.CLIMBING:
+                self._go_to(self._lowest)
+            else:
+                self._settle(self._lowest)
+
     def _is_in_vain(self, duration: float) -> bool:
         """A trial that collapses is not seen through to its end."""
         trial = self._phase is not Phase.SETTLED and self._throughput > 0 and self._answers >= max(8, self.limit // 2)
@@ -95,22 +106,23 @@ class Limiter:
             calm = now > self._lowered_at + CALM
             self._cooling = COOLING if calm else min(LONGEST_COOLING, 2 * self._cooling)
         self._overloaded, self._lowered_at = True, now
-        self._throughput, self._patience = 0.0, PATIENCE
+        self._throughput, self._patience, self._lowest = 0.0, PATIENCE, 1
         self._settle(max(1, self.limit // 2))
 
     def _begin(self, now: float | None) -> None:
         self._started, self._work, self._answers = now, 0.0, 0
 
     def _go_to(self, limit: int) -> None:
-        limit = max(1, min(self.highest, limit))
+        limit = max(self._lowest, min(self.highest, limit))
         if limit != self.limit:
             self._left_out = max(limit, self.limit)
             self._begin(None)
         self.limit = limit
 
     def _settle(self, limit: int) -> None:
-        self._settled, self._phase, self._stretches, self._odd = limit, Phase.SETTLED, 0, 0
+        self._phase, self._stretches, self._odd = Phase.SETTLED, 0, 0
         self._go_to(limit)
+        self._settled = self.limit
 
     def _judge(self, now: float, throughput: float) -> None:
         match self._phase:
@@ -155,7 +167,7 @@ class Limiter:
 
     def _begin_again(self, throughput: float) -> None:
         """From here: upwards with a server that has become faster, downwards with one that has become slower."""
-        if throughput > self._throughput or self.limit == 1:
+        if throughput > self._throughput or self.limit == self._lowest:
             self._go_up(throughput)
         else:
             self._throughput, self._patience = throughput, PATIENCE
@@ -169,7 +181,7 @@ class Limiter:
 
     def _try(self) -> None:
         self._tried_at = self._throughput
-        higher = (self._up_next and self.limit < self.highest) or self.limit == 1
+        higher = (self._up_next and self.limit < self.highest) or self.limit == self._lowest
         self._up_next = not self._up_next
         self._try_step(1 if higher else -1)
 
@@ -186,5 +198,5 @@ class Limiter:
             self._go_up(throughput)
         else:  # all the same: an even lower one may do
             self._settle(self.limit)
-            if self.limit > 1:
+            if self.limit > self._lowest:
                 self._try_step(-1)

@@ -21,6 +21,9 @@ from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.pacing import Pace
 from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, Mismatch, ModelInfo
 
+# Seconds of a server's work that are sent to it at least: one that is quicker than we look at it would be idle between. But
+# no more requests than these for that.
+AHEAD, MOST_AHEAD = 0.02, 8
 RESERVED = 2  # requests of live changes that may go beyond the limit of a server
 STALLED = 2.0  # seconds without an answer
 FIRST_LOOK = 5.0  # seconds
@@ -100,6 +103,8 @@ class Member:
         self._in_flight[turn.kind] -= 1
         if answered:
             self._pace.answered(now, turn.number)
+            if turn.kind == BACKFILL:
+                self.limiter.keep(now, min(MOST_AHEAD, self._pace.within(AHEAD, turn.work)))
             self.limiter.answered(now, turn.work, saturated=more)
             self._answered = now
             self.breaker.worked()

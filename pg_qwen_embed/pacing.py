@@ -46,5 +46,10 @@ class Pace:
         sent, work = next(iter(self._in_flight.values()))
         return max(sent, self._answered) + self._expected(work) - EARLY - SLACK * self._off
 
+    def within(self, seconds: float, work: float) -> int:
+        """How many requests of so much work it answers in that time, about; small ones count as much as the average."""
+        took = max(self._expected(work), self._took) if self._work else 0.0
+        return int(seconds / took) if took else 1
+
     def _expected(self, work: float) -> float:
         return self._took / self._work * work

@@ -6,7 +6,7 @@ counted. Identical documents are sent once."""
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pg_qwen_embed import batching, cutting, retry, splitting
 from pg_qwen_embed.errors import DocumentRefused, Error, NotOffered, ServerFault, ServerOverloaded, ServerUnavailable
@@ -200,7 +200,7 @@ class Sender:
             texts[n] = beginning
         vectors = await self._vectors(place, texts, urgent=request.page is None)
         if wrong:
-            changes = [replace(change, cut=n in wrong) for n, change in enumerate(changes)]
+            changes = [change._replace(cut=n in wrong) for n, change in enumerate(changes)]
         return Embedded(Request(changes, request.page), vectors)
 
     async def _try_chunks(self, place: Place, request: Request, chunking: Chunking, chunks: Chunks) -> Embedded | None:

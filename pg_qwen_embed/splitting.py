@@ -35,7 +35,7 @@ class Chunks:
     _came_further: bool = False
 
     def begin(self, changes: Sequence[Change], spans: Sequence[Sequence[Span]], dimensions: int) -> None:
-        self.changes = [replace(change, spans=tuple(own)) for change, own in zip(changes, spans, strict=True)]
+        self.changes = [change._replace(spans=tuple(own)) for change, own in zip(changes, spans, strict=True)]
         self.texts = [change.document[begin:end] for change in self.changes for begin, end in change.spans]
         self.vectors = np.empty((len(self.texts), dimensions), np.float32)
         self._left = list(range(len(self.texts)))

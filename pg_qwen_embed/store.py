@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from pg_qwen_embed.database import AsyncConnection, BinaryValue
 from pg_qwen_embed.model import Embedding, Lock, StoreKind
 from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.vectors import Vectors
-from pg_qwen_embed.work import Change, Key
+from pg_qwen_embed.work import Change, Key, entries_of, fingerprint
 
 # Where a row has one vector, and where it has several.
 _BY_LAYOUT = {
@@ -84,8 +83,8 @@ class Store:
         rows = await (await cursor.execute(self._read_outbox, values)).fetchall()
         truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
         changes = [
-            Change(tuple(key), version, seqs, fingerprint, document, here)
-            for version, _, seqs, fingerprint, document, here, *key in rows
+            Change(tuple(key), version, seqs, known or fingerprint(document), document, here)
+            for version, _, seqs, known, document, here, *key in rows
             if key[0] is not None
         ]
         if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
@@ -106,9 +105,9 @@ class Store:
         query = self._first_page if after is None else self._next_page
         found = await (await connection.cursor(binary=True).execute(query, values)).fetchall()
         changes = [
-            Change(tuple(key), 0, (), fingerprint, document)
-            for present, fingerprint, document, *key in found
-            if not present and fingerprint is not None
+            Change(tuple(key), 0, (), own, document)
+            for present, known, document, *key in found
+            if not present and (own := known or fingerprint(document)) is not None
         ]
         return BackfillPage(changes, len(found), tuple(found[-1][3:]) if found else None)
 
@@ -120,7 +119,7 @@ class Store:
         values["fingerprints"] = BinaryValue(vectors.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(vectors.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._entries(changes)
-        values |= _chunks(changes) if self._chunked else {"cuts": [change.cut for change in changes]}
+        values |= _chunks(changes) if self._chunked else _cuts(changes)
         async with connection.pipeline(), connection.transaction():
             await self._lock(connection, self._lock_exclusive if self._chunked else self._lock_shared)
             cursor = await connection.execute(self._write, values)
@@ -148,8 +147,8 @@ class Store:
             self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         )
         return [
-            Change(tuple(key), version, (), fingerprint, document, here, attempts)
-            for version, attempts, fingerprint, document, here, *key in await cursor.fetchall()
+            Change(tuple(key), version, (), known or fingerprint(document), document, here, attempts)
+            for version, attempts, known, document, here, *key in await cursor.fetchall()
         ]
 
     async def record_failures(
@@ -224,12 +223,16 @@ class Store:
 
     @staticmethod
     def _seqs(changes: Sequence[Change]) -> BinaryValue:
-        return BinaryValue(vectors.int8_array(list(chain.from_iterable(change.seqs for change in changes))))
+        return BinaryValue(vectors.int8_array(entries_of(changes)))
 
 
 def _composed(name: str, holes: fragments.Holes | None = None) -> bytes:
     """As it is sent: psycopg would put the pieces together for each execution."""
     return statement(name, holes).as_bytes(None)
+
+
+def _cuts(changes: Sequence[Change]) -> dict[str, BinaryValue]:
+    return {"cuts": BinaryValue(vectors.bool_array([change.cut for change in changes]))}
 
 
 def _chunks(changes: Sequence[Change]) -> dict[str, BinaryValue]:

@@ -1,7 +1,7 @@
 """Identical documents under way at the same time: one of them is embedded, the others take its outcome. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage, pieces_of
 
@@ -39,7 +39,7 @@ class Twins:
 def _of_twin(piece: Outcome, change: Change, page: WalkPage | None) -> Outcome:
     match piece:
         case Embedded(Request([done]), embeddings):
-            return Embedded(Request([replace(change, cut=done.cut, spans=done.spans)], page), embeddings)
+            return Embedded(Request([change._replace(cut=done.cut, spans=done.spans)], page), embeddings)
         case Refused(_, sentence):
             return Refused(Request([change], page), sentence)
         case _:

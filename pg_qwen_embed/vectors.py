@@ -14,6 +14,7 @@ from pg_qwen_embed.errors import ServerFault
 
 Vectors = NDArray[np.float32]
 
+BOOL_OID = 16
 INT8_OID = 20
 BYTEA_OID = 17
 _HEADER = struct.Struct(">iiIii")
@@ -26,6 +27,14 @@ def int8_array(values: Sequence[int] | NDArray[np.int64]) -> bytes:
     elements["length"] = 8
     elements["value"] = values
     return _array(INT8_OID, elements)
+
+
+def bool_array(values: Sequence[bool]) -> bytes:
+    """boolean[] in binary."""
+    elements = np.empty(len(values), np.dtype([("length", ">i4"), ("value", "?")]))
+    elements["length"] = 1
+    elements["value"] = values
+    return _array(BOOL_OID, elements)
 
 
 def bytea_array(values: Sequence[bytes]) -> bytes:
@@ -66,9 +75,14 @@ def shorten(vectors: Vectors, dimensions: int) -> Vectors:
 
 
 def normalise(vectors: Vectors) -> Vectors:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = np.divide(vectors, norms, dtype=np.float32)
+    unit: Vectors = np.divide(vectors, np.sqrt(_squares(vectors))[:, np.newaxis], dtype=np.float32)
     return unit
+
+
+def _squares(vectors: Vectors) -> Vectors:
+    """Of the lengths; NaN or infinite where a vector holds such a number."""
+    squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
+    return squares
 
 
 def check(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
@@ -78,8 +92,9 @@ def check(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
             f"the server answered {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions "
             f"where {rows} of {dimensions} were asked for"
         )
-    if not np.isfinite(vectors).all():
+    squares = _squares(vectors)
+    if not np.isfinite(squares).all():
         raise ServerFault("the server answered a vector that holds NaN or infinity")
-    if rows and float(np.einsum("ij,ij->i", vectors, vectors).min()) < _MIN_NORM**2:
+    if rows and float(squares.min()) < _MIN_NORM**2:
         raise ServerFault("the server answered a zero vector")
     return vectors

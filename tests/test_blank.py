@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig import Cluster, Rig, both_versions
 
+from pg_qwen_embed.work import fingerprint
+
 SPACES = [chr(n) for n in range(0x110000) if chr(n).isspace()]
 BLANK = [None, "", *SPACES, *(space * 70 for space in SPACES), " \t\n\u3000\xa0", "".join(SPACES)]
 NOT_BLANK = ["\u200b", "\ufeff", "\u180e", "\u3000x\u3000", " " * 100 + "x", "\u2800", "\x7f"]
@@ -69,5 +71,6 @@ def test_the_fingerprint_of_sql_is_that_of_python(postgres: Cluster) -> None:
             assert (found or []) == [
                 hashlib.sha256(document.encode()).digest()[:16] if document.strip() else None for document in documents
             ]
+            assert (found or []) == [fingerprint(document) for document in documents]
 
         check()

@@ -9,7 +9,7 @@ from itertools import count, pairwise
 
 import pytest
 
-from pg_qwen_embed.concurrency import COOLING, SHORTEST, Limiter
+from pg_qwen_embed.concurrency import CALM, COOLING, SHORTEST, Limiter
 
 NUMBERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 32, 48, 64)
 ON_THE_WAY = 0.001  # seconds of a request, and of its answer
@@ -157,3 +157,28 @@ def test_limiter_learns_nothing_while_there_is_little_to_do() -> None:
     for n in range(1000):
         limiter.answered(n / 100, 10.0, saturated=False)
     assert limiter.limit == Limiter().limit
+
+
+def test_limiter_keeps_as_many_as_it_is_told_unless_they_overload_the_server() -> None:
+    limiter = Limiter()
+    limiter.keep(0.0, 8)
+    kept = []
+    for n in range(3000):  # more of them gain nothing
+        limiter.answered(n / 100, 100.0, saturated=True)
+        kept.append(limiter.limit)
+    assert min(kept) == 8
+    limiter.overloaded(30.0)
+    limiter.keep(30.0 + CALM / 2, 8)
+    assert limiter.limit < 8
+    limiter.keep(30.0 + CALM, 8)
+    assert limiter.limit == 8
+    limiter.keep(91.0, 1)
+    for n in range(9100, 12000):
+        limiter.answered(n / 100, 100.0, saturated=True)
+    assert limiter.limit <= 3
+
+
+def test_limiter_never_keeps_more_than_may_be_in_flight() -> None:
+    limiter = Limiter(highest=3)
+    limiter.keep(0.0, 8)
+    assert limiter.limit == 3

@@ -73,3 +73,14 @@ def test_next_request_is_never_held_back_without_another_in_flight(answers: list
         now += took
         pace.answered(now, number)
         assert pace.due() <= now
+
+
+def test_forecast_of_how_many_requests_a_server_answers_counts_small_ones_as_the_average() -> None:
+    pace = Pace()
+    assert pace.within(0.02, 1000) == 1  # nothing is known
+    for number in range(50):  # a millisecond each
+        pace.sent(number / 1000, number, 1000)
+        pace.answered((number + 1) / 1000, number)
+    assert pace.within(0.0205, 1000) == 20
+    assert pace.within(0.0205, 4000) == 5
+    assert pace.within(0.0205, 10) == 20

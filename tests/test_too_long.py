@@ -76,6 +76,19 @@ def test_document_too_long_for_us_to_carry_is_cut_even_where_the_server_knows_no
     rig.once()
     assert rig.server.texts == ["x" * LONGEST_DOCUMENT]
     assert status(rig)["cut"] == 1
+    assert rig.rows("SELECT stale FROM qwen_embed.articles") == [(False,)]  # the fingerprint is of the whole document
+
+
+def test_change_behind_what_we_carry_is_seen(rig: Rig) -> None:
+    rig.server.tokenizes = False
+    rig.server.context_length = 1 << 40
+    rig.articles("x" * (LONGEST_DOCUMENT + 10))
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.execute("UPDATE articles SET body = body || 'y'")
+    assert rig.rows("SELECT stale FROM qwen_embed.articles") == [(True,)]
+    rig.once()
+    assert rig.rows("SELECT stale FROM qwen_embed.articles") == [(False,)]
 
 
 @pytest.mark.parametrize("answer", ["403", "400", "nothing", "418"])

@@ -40,6 +40,14 @@ def test_integers_arrive_as_they_were_sent(connection: Connection) -> None:
     check()
 
 
+def test_booleans_arrive_as_they_were_sent(connection: Connection) -> None:
+    @given(st.lists(st.booleans()))
+    def check(values: list[bool]) -> None:
+        assert fetched(connection, "SELECT %b::boolean[]", vectors.bool_array(values)) == values
+
+    check()
+
+
 def test_bytes_arrive_as_they_were_sent(connection: Connection) -> None:
     @given(st.integers(0, 20).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size))))
     def check(values: list[bytes]) -> None:
@@ -80,6 +88,7 @@ def test_a_shortened_vector_is_its_normalised_beginning(values: Vectors, dimensi
         (np.ones((2, 4)), 2, 5, "2 vectors of 4 dimensions where 2 of 5"),
         (np.array([[1, np.nan]]), 1, 2, "NaN or infinity"),
         (np.array([[1, 0], [np.inf, 1]]), 2, 2, "NaN or infinity"),
+        (np.array([[1, np.inf], [np.nan, 1]]), 2, 2, "NaN or infinity"),
         (np.array([[1, 0], [0, 0]]), 2, 2, "zero vector"),
     ],
 )

@@ -28,6 +28,10 @@ UPDATE = sql.SQL("UPDATE")
 TEXT = sql.SQL(
     "CASE WHEN octet_length(d.document) < %(longest)s THEN d.document ELSE left(d.document, %(longest)s) END"
 )
+# Of a document that is sent whole the worker makes it itself.
+KNOWN_FINGERPRINT = sql.SQL(
+    "CASE WHEN octet_length(d.document) >= %(longest)s THEN _qwen_embed.fingerprint(d.document) END"
+)
 Holes = dict[str, sql.Composable]
 
 _INTEGERS = {"smallint", "integer", "bigint"}
@@ -63,6 +67,7 @@ def holes(embedding: Embedding) -> Holes:
         "operator_class": sql.Identifier(embedding.vector_schema, generation.distance.operator_class),
         "document_function": machinery("document", generation),
         "text": TEXT,
+        "known_fingerprint": KNOWN_FINGERPRINT,
         "document": sql.SQL("{}(t)").format(machinery("document", generation)),
         "keys": _list(keys),
         "t_key": _list(sql.Identifier("t", column.name) for column in source.key),

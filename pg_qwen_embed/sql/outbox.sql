@@ -15,7 +15,7 @@ WITH entry AS (
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT c.version, c.first, c.seqs, _qwen_embed.fingerprint(d.document), {text}, {here}, {keys_out}
+SELECT c.version, c.first, c.seqs, {known_fingerprint}, {text}, {here}, {keys_out}
 FROM changed c
 LEFT JOIN {source} t ON ({t_key}) = ({c_key})
 CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d
@@ -41,7 +41,7 @@ SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND gener
 -- name: read_backfill
 -- The next page of the source in key order. A row that has a version already is not embedded again: the outbox
 -- follows it.
-SELECT s.version IS NOT NULL AS present, _qwen_embed.fingerprint(d.document), {text}, {t_keys_out}
+SELECT s.version IS NOT NULL AS present, {known_fingerprint}, {text}, {t_keys_out}
 FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s) t
 LEFT JOIN {store} s ON ({s_key}) = ({t_key}) AND {first_chunk}
 CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document} END AS document OFFSET 0) d

@@ -223,7 +223,7 @@ DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: read_failures
 -- Failures whose time has come, with the document of now. A newer one is in the outbox as well, and wins by its version.
-SELECT f.version, f.attempts, _qwen_embed.fingerprint(d.document), {text}, {here}, {f_keys_out}
+SELECT f.version, f.attempts, {known_fingerprint}, {text}, {here}, {f_keys_out}
 FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
 LEFT JOIN {source} t ON ({t_key}) = ({f_key})
 CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d;
