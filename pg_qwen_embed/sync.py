@@ -8,7 +8,7 @@ import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -44,6 +44,7 @@ VACUUM_AFTER = 20_000  # entries: autovacuum looks once a minute, and a busy out
 WRITE_TRIES_ONCE = 8
 WRITERS = 2  # groups written at once, of changes and of a backfill each
 LOCKED_PAUSE = 0.1  # seconds
+GATHER = 0.2  # seconds that changes wait for others to be written with, while more have happened than there is room for
 WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 # SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application's), WITH CHECK OPTION.
 ROWS_OWN_FAULT = ("22", "23", "P0", "44")
@@ -71,6 +72,7 @@ class Line:
 
     pool: Pool
     outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
+    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Feed:
@@ -233,20 +235,31 @@ class Feed:
         (self._walked if of_backfill(outcome) else self._live).outcomes.put_nowait(outcome)
 
     async def _settle(self, line: Line) -> None:
-        outcomes = line.outcomes
         while True:
-            group = [await outcomes.get()]
-            rows = rows_of(group[0])
-            while rows < self._portion.rows and not outcomes.empty():
-                group.append(outcomes.get_nowait())
-                rows += rows_of(group[-1])
-            await self._write_until_done(group, line.pool)
+            await self._write_until_done(await self._next_group(line), line.pool)
             while self._alone:
                 await self._write_until_done([self._alone.popleft()], line.pool)
             self.walker.room()
             if self.settled or self.walker.finished or (self._lacked_room and self.takes_changes):
                 self._lacked_room = False
                 self._moved()
+
+    async def _next_group(self, line: Line) -> list[Outcome]:
+        """What there is to write, up to a portion. Changes that are late already wait for others, but never for so many that
+        the server has too little left to do."""
+        outcomes = line.outcomes
+        async with line.taking:
+            group = [await outcomes.get()]
+            rows, most = rows_of(group[0]), self._portion.rows
+            late = line is self._live and self._lacked_room
+            if late:
+                most = min(most, self._in_flight.live // 2)
+            with suppress(asyncio.QueueEmpty, TimeoutError):
+                async with asyncio.timeout(GATHER if late else None):
+                    while rows < most:
+                        group.append(await outcomes.get() if late else outcomes.get_nowait())
+                        rows += rows_of(group[-1])
+            return group
 
     async def _write_until_done(self, group: list[Outcome], pool: Pool) -> None:
         """The embeddings stay in memory and the outbox keeps the entries: nothing is lost by waiting."""

@@ -7,6 +7,7 @@ import pytest
 from rig import Process, Rig, both_versions, eventually
 from stand_in import PROBE
 
+from pg_qwen_embed import batching
 from pg_qwen_embed.sync import Limits
 
 
@@ -173,6 +174,20 @@ def test_live_changes_are_read_whatever_length_of_documents_a_backfill_has_in_ha
         eventually(lambda: rig.server.waiting)
         rig.execute("INSERT INTO articles VALUES (9999, 'changed')")
         eventually(lambda: "changed" in rig.server.texts)
+
+
+def test_changes_that_are_late_are_written_many_at_a_time(rig: Rig) -> None:
+    rig.articles()
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.many("INSERT INTO articles VALUES (%s, %s)", [(n, f"text {n}") for n in range(600)])
+    rig.server.delay = 0.01
+    few = Limits(documents=256, request=batching.Limits(documents=4))
+    with rig.worker_here(limits=few):
+        eventually(rig.settled)
+    transactions = rig.value(f"SELECT count(DISTINCT xmin::text) FROM {rig.machinery('store')}")
+    assert len(rig.server.requests) >= 150
+    assert transactions <= 40
 
 
 def test_without_a_backfill_only_changes_are_embedded(rig: Rig) -> None:
