@@ -187,10 +187,10 @@ def in_turns(url: str, turns: dict[str, Callable[[], float]], rounds: int) -> di
 
 def main() -> None:
     parser = record.parser(__doc__, rounds=3)
-    parser.add_argument("--rows", type=int, default=40_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1024)
     parser.add_argument("--indexed-rows", type=int, default=3000, help="in the index at first")
-    parser.add_argument("--more-rows", type=int, default=1500, help="in each turn with an index")
+    parser.add_argument("--more-rows", type=int, default=8000, help="in each turn with an index")
     wanted = parser.parse_args()
     settings = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
     with embedded.postgres(settings=settings) as url, rig.gpu(64, 0, 0, wanted.dimensions) as server_url:

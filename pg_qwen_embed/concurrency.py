@@ -42,7 +42,7 @@ class Limiter:
 
     highest: int = 64
     limit: int = 2
-    _lowest: int = 1
+    _lowest: int = 1  # whatever more of them gain: see `keep`
     _phase: Phase = Phase.CLIMBING
     _settled: int = 1  # the best number known, and
     _throughput: float = 0.0  # what it gave, in work a second
@@ -84,7 +84,7 @@ class Limiter:
             self._judge(now, throughput)
 
     def keep(self, now: float, number: int) -> None:
-        """So many at least, whatever that gains. Not while the server may be overloaded by them."""
+        """So many requests at least, whatever that gains. Not while the server may be overloaded by them."""
         calm = now >= self._lowered_at + CALM
         self._lowest = max(1, min(self.highest, number)) if calm else 1
         if self.limit < self._lowest:

@@ -21,9 +21,8 @@ from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.pacing import Pace
 from pg_qwen_embed.sglang import LOOK_EVERY, EmbeddingServer, Mismatch, ModelInfo
 
-# Seconds of a server's work that are sent to it at least: one that is quicker than we look at it would be idle between. But
-# no more requests than these for that.
-AHEAD, MOST_AHEAD = 0.02, 8
+AHEAD = 0.02  # seconds of a backfill's work that a server has at least: one that is quicker than we look at it would be idle
+MOST_AHEAD = 8  # requests for that
 RESERVED = 2  # requests of live changes that may go beyond the limit of a server
 STALLED = 2.0  # seconds without an answer
 FIRST_LOOK = 5.0  # seconds
@@ -103,8 +102,9 @@ class Member:
         self._in_flight[turn.kind] -= 1
         if answered:
             self._pace.answered(now, turn.number)
-            if turn.kind == BACKFILL:
-                self.limiter.keep(now, min(MOST_AHEAD, self._pace.within(AHEAD, turn.work)))
+            # Not without a backfill: live requests are small, and say nothing of how long its own will take.
+            ahead = self._pace.within(AHEAD, turn.work) if self._in_flight[BACKFILL] else 1
+            self.limiter.keep(now, min(MOST_AHEAD, ahead))
             self.limiter.answered(now, turn.work, saturated=more)
             self._answered = now
             self.breaker.worked()

@@ -47,7 +47,8 @@ class Pace:
         return max(sent, self._answered) + self._expected(work) - EARLY - SLACK * self._off
 
     def within(self, seconds: float, work: float) -> int:
-        """How many requests of so much work it answers in that time, about; small ones count as much as the average."""
+        """How many requests of so much work it answers in that time, about; small ones count as much as the average. 1 if
+        nothing is known."""
         took = max(self._expected(work), self._took) if self._work else 0.0
         return int(seconds / took) if took else 1
 

@@ -103,13 +103,13 @@ class Store:
         values: dict[str, Any] = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
         query = self._first_page if after is None else self._next_page
-        found = await (await connection.cursor(binary=True).execute(query, values)).fetchall()
+        rows_read = await (await connection.cursor(binary=True).execute(query, values)).fetchall()
         changes = [
-            Change(tuple(key), 0, (), own, document)
-            for present, known, document, *key in found
-            if not present and (own := known or fingerprint(document)) is not None
+            Change(tuple(key), 0, (), found, document)
+            for present, known, document, *key in rows_read
+            if not present and (found := known or fingerprint(document)) is not None
         ]
-        return BackfillPage(changes, len(found), tuple(found[-1][3:]) if found else None)
+        return BackfillPage(changes, len(rows_read), tuple(rows_read[-1][3:]) if rows_read else None)
 
     async def write(self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Vectors) -> list[int]:
         """Write and acknowledge; the positions of changes whose row the application has locked are left undone.
@@ -128,7 +128,9 @@ class Store:
     async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:
         """Settle keys that have no vector to be: their row has gone, or its document is blank. Like `write`, it returns
         the positions of changes left undone."""
-        values = self._keys_and_versions(changes) | {"here": [change.here for change in changes]}
+        values = self._keys_and_versions(changes) | {
+            "here": BinaryValue(vectors.bool_array([change.here for change in changes]))
+        }
         values |= self._entries(changes)
         async with connection.pipeline(), connection.transaction():
             await self._lock(connection, self._lock_exclusive)

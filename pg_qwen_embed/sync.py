@@ -72,7 +72,9 @@ class Line:
 
     pool: Pool
     outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
-    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    taking: asyncio.Lock = field(
+        default_factory=asyncio.Lock
+    )  # one gathers a group at a time, or two would share what there is
 
 
 class Feed:
@@ -101,7 +103,7 @@ class Feed:
         self._once = once
         self._floor = Floor()
         self._entries = limits.page_entries  # to read at once
-        self._lacked_room = False
+        self._lacked_room = False  # changes were not read for want of it: they are late
         self._in_flight = InFlight()
         self._vacuumed_at = 0  # of the entries settled
         # A change waits for no backfill: each kind has writers and connections of its own.
@@ -245,15 +247,14 @@ class Feed:
                 self._moved()
 
     async def _next_group(self, line: Line) -> list[Outcome]:
-        """What there is to write, up to a portion. Changes that are late already wait for others, but never for so many that
-        the server has too little left to do."""
+        """What there is to write, up to a portion. Changes that are late already wait for others."""
         outcomes = line.outcomes
         async with line.taking:
             group = [await outcomes.get()]
             rows, most = rows_of(group[0]), self._portion.rows
             late = line is self._live and self._lacked_room
             if late:
-                most = min(most, self._in_flight.live // 2)
+                most = min(most, self._in_flight.live // 2)  # the others keep the server busy meanwhile
             with suppress(asyncio.QueueEmpty, TimeoutError):
                 async with asyncio.timeout(GATHER if late else None):
                     while rows < most:

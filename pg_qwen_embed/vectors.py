@@ -80,7 +80,7 @@ def normalise(vectors: Vectors) -> Vectors:
 
 
 def _squares(vectors: Vectors) -> Vectors:
-    """Of the lengths; NaN or infinite where a vector holds such a number."""
+    """The square of each length, shape (rows,). Infinite above a length of 1.8e19 as well: no such vector can be stored."""
     squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
     return squares
 
@@ -94,7 +94,7 @@ def check(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
         )
     squares = _squares(vectors)
     if not np.isfinite(squares).all():
-        raise ServerFault("the server answered a vector that holds NaN or infinity")
+        raise ServerFault("the server answered a vector that holds NaN, infinity or a number near it")
     if rows and float(squares.min()) < _MIN_NORM**2:
         raise ServerFault("the server answered a zero vector")
     return vectors

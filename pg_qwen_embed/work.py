@@ -124,7 +124,7 @@ def pieces_of(outcome: Outcome) -> list[Outcome]:
 
 
 def entries_of(changes: Sequence[Change]) -> list[int]:
-    """Of the outbox, that they settle."""
+    """The entries of the outbox that they settle."""
     return list(chain.from_iterable([change.seqs for change in changes]))
 
 

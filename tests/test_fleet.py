@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from rig import Rig, eventually
@@ -11,7 +12,7 @@ from stand_in import StandIn
 from pg_qwen_embed.breaker import Breaker
 from pg_qwen_embed.concurrency import Limiter
 from pg_qwen_embed.errors import ServerUnavailable
-from pg_qwen_embed.fleet import BACKFILL, LIVE, Fleet, Member, Turn
+from pg_qwen_embed.fleet import BACKFILL, LIVE, MOST_AHEAD, Fleet, Member, Turn
 from pg_qwen_embed.model import Column, Distance, Embedding, Generation, QualifiedName, Source
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.sglang import EmbeddingServer
@@ -75,6 +76,23 @@ def test_document_that_one_server_refuses_is_taken_to_the_others(rig: Rig, pair:
     rig.execute("UPDATE articles SET body = body || ' again' WHERE body LIKE 'bad%%'")
     rig.once()
     assert rig.count("failure") == 2
+
+
+@pytest.mark.parametrize(("kind", "milliseconds", "limit"), [(BACKFILL, 1, MOST_AHEAD), (BACKFILL, 4.5, 4), (LIVE, 1, 2)])
+async def test_quick_server_has_twenty_milliseconds_of_a_backfill_ahead(
+    kind: int, milliseconds: float, limit: int
+) -> None:
+    server = EmbeddingServer(Settings())
+    member = Member(server, Breaker(server, lambda: None, 1.0), Limiter(limit=2))
+    nobody = asyncio.get_running_loop().create_future()
+    turns = [Turn(kind, number, embedding_of("m"), 100.0, frozenset(), nobody) for number in range(20)]
+    member.take(turns[0], 0.0)
+    for number, (turn, after) in enumerate(pairwise(turns)):
+        member.take(after, number * milliseconds / 1000)
+        member.leave(turn, (number + 1.001) * milliseconds / 1000, answered=True, more=True)
+    assert member.limiter.limit == limit
+    member.leave(turns[-1], 1.0, answered=True, more=False)
+    assert member.limiter._lowest == 1  # the backfill is over
 
 
 async def test_last_request_of_a_backfill_waits_until_the_server_is_about_to_need_it_and_a_live_one_does_not() -> None:

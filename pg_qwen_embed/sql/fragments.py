@@ -24,14 +24,11 @@ MACHINERY = "_qwen_embed"
 FACE = "qwen_embed"
 TRUE = sql.SQL("true")
 UPDATE = sql.SQL("UPDATE")
-# As much of the document as may be sent. left() would walk through all of it to count its characters.
-TEXT = sql.SQL(
-    "CASE WHEN octet_length(d.document) < %(longest)s THEN d.document ELSE left(d.document, %(longest)s) END"
-)
-# Of a document that is sent whole the worker makes it itself.
-KNOWN_FINGERPRINT = sql.SQL(
-    "CASE WHEN octet_length(d.document) >= %(longest)s THEN _qwen_embed.fingerprint(d.document) END"
-)
+# Whether a document is given to the worker whole. Counting its characters would walk through all of it.
+_WHOLE = sql.SQL("octet_length(d.document) < %(longest)s")
+TEXT = sql.SQL("CASE WHEN {} THEN d.document ELSE left(d.document, %(longest)s) END").format(_WHOLE)
+# Of a document that it has whole the worker makes the fingerprint itself (work.fingerprint).
+KNOWN_FINGERPRINT = sql.SQL("CASE WHEN NOT {} THEN _qwen_embed.fingerprint(d.document) END").format(_WHOLE)
 Holes = dict[str, sql.Composable]
 
 _INTEGERS = {"smallint", "integer", "bigint"}
