@@ -1,6 +1,6 @@
 """A backfill against its floor, COPY, and the peer; and changes with an HNSW index present against INSERT into one.
 
-    python benchmarks/backfill.py [--rows 40000] [--dimensions 1024] [--rounds 3]
+    python benchmarks/backfill.py [--rows 100000] [--dimensions 1024] [--rounds 3]
 
 The server costs next to nothing (modelled_gpu.py without a time of its own), so that worker and database are what is
 measured. All have the same rows and the same server. Without an index: the worker, from the first row read to the last
@@ -48,7 +48,7 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PG_QWEN_EMBED_DATABASE_URL": self.url, "PG_QWEN_EMBED_SERVER_URL": self.server_url}
+        return rig.environment(self.url, self.server_url)
 
     def command(self, *arguments: str) -> None:
         assert rig.run([*arguments], self.environment).status == 0
@@ -199,8 +199,7 @@ def main() -> None:
         bench.command("init")
         figures = without_index(bench, wanted.rounds)
         figures += with_index(bench, wanted.rounds, wanted.indexed_rows, wanted.more_rows)
-        versions = {"pgai": peer.VERSION} if peer.installed() else {}
-        record.report("backfill", wanted, url, figures, **versions)
+        record.report("backfill", wanted, url, figures, **peer.versions())
 
 
 if __name__ == "__main__":

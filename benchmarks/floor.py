@@ -74,10 +74,16 @@ async def _post(session: aiohttp.ClientSession, server_url: str, texts: list[str
 
 async def _make_store(connection: psycopg.AsyncConnection, dimensions: int, name: str = "floor_store") -> int:
     """The oid of halfvec."""
-    await connection.execute(f"DROP TABLE IF EXISTS {name}")
-    await connection.execute(f"CREATE TABLE {name} (id bigint PRIMARY KEY, embedding halfvec({dimensions}))")
-    await connection.execute(f"ALTER TABLE {name} ALTER embedding SET STORAGE PLAIN")
+    await connection.execute(_store(name, dimensions))
     return await _halfvec(connection)
+
+
+def _store(name: str, dimensions: int) -> str:
+    """Statements that make it anew."""
+    return (
+        f"DROP TABLE IF EXISTS {name}; CREATE TABLE {name} (id bigint PRIMARY KEY, embedding halfvec({dimensions})); "
+        f"ALTER TABLE {name} ALTER embedding SET STORAGE PLAIN"
+    )
 
 
 async def _halfvec(connection: psycopg.AsyncConnection) -> int:
@@ -122,9 +128,7 @@ def copied(url: str, _: str, rows: int, dimensions: int) -> float:
     page["columns"], page["length"], page["width"], page["dimensions"] = 2, 8, 4 + 2 * dimensions, dimensions
     page["values"] = some
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute("DROP TABLE IF EXISTS copy_store")
-        cursor.execute(f"CREATE TABLE copy_store (id bigint PRIMARY KEY, embedding halfvec({dimensions}))")
-        cursor.execute("ALTER TABLE copy_store ALTER embedding SET STORAGE PLAIN")
+        cursor.execute(_store("copy_store", dimensions))
         with cursor.copy("COPY copy_store FROM STDIN (FORMAT binary)") as copy:
             copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
             for start in range(0, rows, 1024):

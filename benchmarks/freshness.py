@@ -90,7 +90,7 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PG_QWEN_EMBED_DATABASE_URL": self.url, "PG_QWEN_EMBED_SERVER_URL": self.server_url}
+        return rig.environment(self.url, self.server_url)
 
     def run(self, *command: str) -> None:
         assert rig.run(list(command), self.environment).status == 0
@@ -197,7 +197,7 @@ def main() -> None:
             for load, turns in zip(measured, zip(*rounds, strict=True), strict=True)
             for figure in figures(load, turns)
         ]
-        record.report("freshness", wanted, url, found, **({"pgai": peer.VERSION} if peer.installed() else {}))
+        record.report("freshness", wanted, url, found, **peer.versions())
 
 
 if __name__ == "__main__":

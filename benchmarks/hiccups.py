@@ -45,7 +45,7 @@ def main() -> None:
     seconds = 2 * STEADY + len(HICCUPS) * (STEADY + WINDOW)
     documents = [f"{text} {n}" for n, text in enumerate(sample * 100)][: int(1000 * seconds / per_text)]
     with embedded.postgres() as url, rig.gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
-        environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+        environment = rig.environment(url, server_url)
         rig.load(url, documents)
         for command in (["init"], ["attach", "documents", "--text", "body"]):
             assert rig.run(command, environment).status == 0

@@ -25,7 +25,7 @@ def main() -> None:
     wanted = parser.parse_args()
     port = _free_port()
     with embedded.postgres() as url:
-        environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": f"http://127.0.0.1:{port}/v1"}
+        environment = rig.environment(url, f"http://127.0.0.1:{port}/v1")
         rig.load(url, ["the first document"])
         with _server(port):
             for command in (["init"], ["attach", "documents", "--text", "body"]):

@@ -51,16 +51,6 @@ class Vectorizer:
         """Rows that have an embedding."""
         return int(_value(connection, sql.SQL("SELECT count(*) FROM {}").format(self._store)))
 
-    def text(self, connection: psycopg.Connection, key: int) -> str | None:
-        """The text whose embedding a row has; None: it has none."""
-        query = sql.SQL("SELECT chunk FROM {} WHERE id = %s").format(self._store)
-        found: str | None = _value(connection, query, (key,))
-        return found
-
-    def pending(self, connection: psycopg.Connection) -> int:
-        """Entries in its queue."""
-        return int(_value(connection, "SELECT ai.vectorizer_queue_pending(%s, true)", (self.number,)))
-
     def forget(self, connection: psycopg.Connection) -> None:
         """Empty its queue."""
         schema, table = connection.execute(_QUEUE, (self.number,)).fetchone() or ("", "")
@@ -82,6 +72,11 @@ class Vectorizer:
 
 def installed(folder: Path = FOLDER) -> bool:
     return _program(folder).exists()
+
+
+def versions() -> dict[str, str]:
+    """For a record: of what is there."""
+    return {"pgai": VERSION} if installed() else {}
 
 
 def install(folder: Path = FOLDER) -> None:

@@ -258,7 +258,7 @@ def main() -> None:
             embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "2GB"}) as url,
             rig.gpu(64, 0, 0, wanted.dimensions, file) as server_url,
         ):
-            environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+            environment = rig.environment(url, server_url)
             load(url, wanted.rows, articles)
             assert rig.run(["init"], environment).status == 0
             common = ("--text", "body", "--dimensions", str(wanted.dimensions))

@@ -32,6 +32,11 @@ class Ended:
     peak_mb: float
 
 
+def environment(url: str, server_url: str) -> dict[str, str]:
+    """In which `pg-qwen-embed` finds this database and server."""
+    return {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+
+
 def run(arguments: list[str], environment: dict[str, str], program: Sequence[str] = PG_QWEN_EMBED) -> Ended:
     """Run `pg-qwen-embed ...` to its end."""
     with Running(arguments, environment, program) as process:

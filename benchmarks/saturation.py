@@ -68,7 +68,7 @@ def main() -> None:
     ) / wanted.parallel
     rows = int(1000 * wanted.seconds / per_text)
     with embedded.postgres() as url, rig.gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
-        environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+        environment = rig.environment(url, server_url)
         rig.load(url, ["the live row"], "live")
         documents = [f"{text} {n}" for n, text in enumerate(sample * (rows // len(sample) + 1))]
         rig.load(url, documents[:rows])

@@ -72,7 +72,7 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PG_QWEN_EMBED_DATABASE_URL": self.url, "PG_QWEN_EMBED_SERVER_URL": self.server_url}
+        return rig.environment(self.url, self.server_url)
 
     @contextmanager
     def worker(self) -> Iterator[rig.Process]:

@@ -14,8 +14,8 @@ The same statements, in turns, on tables that differ in their triggers alone:
 with fsync and synchronous_commit, on the machine that it shares with PostgreSQL and the worker. The embedding server is a
 modelled GPU (modelled_gpu.py: one request at a time, 5 ms and 5 us a token, about 1,700 rows a second), as it would be on
 another machine: with one that costs nothing, the worker would embed as fast as pgbench writes, and the two cores be full of
-that; their share of those without a trigger is taken round by
-round. The CPU is that of one backend that commits one transaction after another and does not wait for the disk; what is
+that. Shares of the transactions without a trigger are taken round by round. The CPU is that of one backend that commits
+one transaction after another and does not wait for the disk; what is
 added is above `none` in the same round."""
 
 import argparse
@@ -181,7 +181,7 @@ class Bench:
 
 @contextmanager
 def bench(url: str, server_url: str) -> Iterator[Bench]:
-    environment = {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
+    environment = rig.environment(url, server_url)
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url, autocommit=True) as backend:
         backend.execute("SET synchronous_commit = off")
         variants = {"none": Variant(_table(connection, "plain")), **_ours(connection, environment)}
@@ -297,13 +297,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--statements", nargs="+", default=names, choices=names)
     wanted = parser.parse_args()
-    versions = {"pgai": peer.VERSION} if peer.installed() else {}
     with (
         embedded.postgres(settings=SETTINGS) as url,
         rig.gpu(1, 5, 5, DIMENSIONS) as server_url,
         bench(url, server_url) as made,
     ):
-        record.report("writes", wanted, url, list(measure(made, wanted)), **versions)
+        record.report("writes", wanted, url, list(measure(made, wanted)), **peer.versions())
 
 
 if __name__ == "__main__":

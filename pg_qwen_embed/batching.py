@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 BYTES_PER_TOKEN = 3.0  # a cautious guess, for Chinese as for English, where the server does not count
 WRITE_TIME = 0.1  # seconds
-FEWEST_ROWS = 64
+SMALLEST_PORTION = 64  # rows
 SHARE = 0.1  # of each answer in the estimate
 FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # of a token, whatever a server counts
 
@@ -46,7 +46,7 @@ class Portion:
 
     def written(self, rows: int, seconds: float) -> None:
         if rows:
-            self.rows = min(self.most, max(FEWEST_ROWS, int(rows * WRITE_TIME / max(seconds, 0.001))))
+            self.rows = min(self.most, max(SMALLEST_PORTION, int(rows * WRITE_TIME / max(seconds, 0.001))))
 
 
 def pack(lengths: Sequence[int], limits: Limits, bytes_per_token: float) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ from pg_qwen_embed.work import Change, Walk, WalkPage
 ADVANCE_EVERY = 0.2  # seconds, while pages are written
 WAKE_EVERY = 0.2  # seconds; a rest ends without an event
 READ_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
-FIRST_ROWS, FEWEST_ROWS = 128, 16  # of a page
+FIRST_PAGE, SMALLEST_PAGE = 128, 16  # rows
 
 
 class Walker:
@@ -40,7 +40,7 @@ class Walker:
         self._has_room = has_room
         self._take = take
         self._moved = moved
-        self._rows = min(rows, FIRST_ROWS)
+        self._rows = min(rows, FIRST_PAGE)
         self._walk: Walk | None = None
         self._reading: asyncio.Task[None] | None = None
         self._error: psycopg.Error | None = None
@@ -106,7 +106,7 @@ class Walker:
             self._take(page.changes, walk.add(page.last, page.rows, left=len(page.changes)))
         if page.changes:
             length = sum(len(change.document) for change in page.changes) // len(page.changes)
-            self._rows = min(self._most, max(FEWEST_ROWS, self._characters // max(1, length)))
+            self._rows = min(self._most, max(SMALLEST_PAGE, self._characters // max(1, length)))
 
     def _give_up(self, error: psycopg.Error) -> None:
         self._error = error

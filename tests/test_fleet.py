@@ -78,7 +78,9 @@ def test_document_that_one_server_refuses_is_taken_to_the_others(rig: Rig, pair:
     assert rig.count("failure") == 2
 
 
-@pytest.mark.parametrize(("kind", "milliseconds", "limit"), [(BACKFILL, 1, MOST_AHEAD), (BACKFILL, 4.5, 4), (LIVE, 1, 2)])
+@pytest.mark.parametrize(
+    ("kind", "milliseconds", "limit"), [(BACKFILL, 1, MOST_AHEAD), (BACKFILL, 4.5, 4), (LIVE, 1, 2)]
+)
 async def test_quick_server_has_twenty_milliseconds_of_a_backfill_ahead(
     kind: int, milliseconds: float, limit: int
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_qwen_embed import retry, template
-from pg_qwen_embed.batching import FEWEST_ROWS, WRITE_TIME, Density, Limits, Portion, pack
+from pg_qwen_embed.batching import SMALLEST_PORTION, WRITE_TIME, Density, Limits, Portion, pack
 from pg_qwen_embed.errors import UsageError
 from pg_qwen_embed.prompt import DEFAULT_INSTRUCTION, PromptStyle, query_prompt, style_of
 from pg_qwen_embed.template import Part, Placeholder, Template
@@ -138,7 +138,7 @@ def test_writes_come_to_take_the_time_they_may_whatever_a_row_costs(seconds_a_ro
     portion = Portion(most)
     for _ in range(4):
         portion.written(portion.rows, portion.rows * seconds_a_row)
-    fewest = min(most, FEWEST_ROWS)
+    fewest = min(most, SMALLEST_PORTION)
     assert fewest <= portion.rows <= most
     assert portion.rows == fewest or portion.rows * seconds_a_row <= WRITE_TIME * 1.001
     assert portion.rows == most or (portion.rows + 1) * seconds_a_row >= WRITE_TIME * 0.999
@@ -149,4 +149,4 @@ def test_writes_that_take_long_whatever_their_size_are_not_made_small(fixed: flo
     portion = Portion(512)
     for rows in (1, 0, 1, 1):
         portion.written(rows, fixed)
-    assert portion.rows >= FEWEST_ROWS
+    assert portion.rows >= SMALLEST_PORTION

@@ -52,7 +52,7 @@ class Bench:
     tokens: int  # of all of them, as the server counts
 
     def __post_init__(self) -> None:
-        self.environment = {"PG_QWEN_EMBED_DATABASE_URL": self.database, "PG_QWEN_EMBED_SERVER_URL": self.url}
+        self.environment = rig.environment(self.database, self.url)
         self._passes = count(100)
 
     def unseen(self) -> list[str]:
