@@ -43,6 +43,7 @@ class Limiter:
     highest: int = 64
     limit: int = 2
     _lowest: int = 1  # whatever more of them gain: see `keep`
+    _found: int = 2  # before it was kept higher
     _phase: Phase = Phase.CLIMBING
     _settled: int = 1  # the best number known, and
     _throughput: float = 0.0  # what it gave, in work a second
@@ -60,7 +61,7 @@ class Limiter:
     _cooling: float = COOLING
 
     def __post_init__(self) -> None:
-        self.limit = min(self.limit, self.highest)
+        self.limit = self._found = min(self.limit, self.highest)
 
     def answered(self, now: float, work: float, *, saturated: bool) -> None:
         """A request that did so much work was answered; saturated: more could have been sent than the limit allows."""
@@ -84,14 +85,21 @@ class Limiter:
             self._judge(now, throughput)
 
     def keep(self, now: float, number: int) -> None:
-        """So many requests at least, whatever that gains. Not while the server may be overloaded by them."""
-        calm = now >= self._lowered_at + CALM
-        self._lowest = max(1, min(self.highest, number)) if calm else 1
-        if self.limit < self._lowest:
+        """So many requests at least, whatever that gains. Not while the server may be overloaded by them. When it becomes far
+        fewer, those that gained nothing are given up at once."""
+        number = max(1, min(self.highest, number)) if now >= self._lowered_at + CALM else 1
+        if self._lowest // 2 < number <= self._lowest:
+            return
+        before, self._lowest = self._lowest, number
+        if self.limit < number:
+            if before == 1 or self.limit > before:
+                self._found = self.limit
             if self._phase is Phase.CLIMBING:
-                self._go_to(self._lowest)
+                self._go_to(number)
             else:
-                self._settle(self._lowest)
+                self._settle(number)
+        elif self._settled <= before:
+            self._settle(self._found)
 
     def _is_in_vain(self, duration: float) -> bool:
         """A trial that collapses is not seen through to its end."""
@@ -106,8 +114,9 @@ class Limiter:
             calm = now > self._lowered_at + CALM
             self._cooling = COOLING if calm else min(LONGEST_COOLING, 2 * self._cooling)
         self._overloaded, self._lowered_at = True, now
+        fewer = self._found if self.limit == self._lowest > 1 else self.limit // 2
         self._throughput, self._patience, self._lowest = 0.0, PATIENCE, 1
-        self._settle(max(1, self.limit // 2))
+        self._settle(max(1, fewer))
 
     def _begin(self, now: float | None) -> None:
         self._started, self._work, self._answers = now, 0.0, 0

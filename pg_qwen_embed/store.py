@@ -79,8 +79,7 @@ class Store:
             "keys": keys,
             "longest": LONGEST_DOCUMENT + 1,
         }
-        cursor = connection.cursor(binary=True)
-        rows = await (await cursor.execute(self._read_outbox, values)).fetchall()
+        rows = await _fetched(connection, self._read_outbox, values)
         truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
         changes = [
             Change(tuple(key), version, seqs, known or fingerprint(document), document, here)
@@ -103,7 +102,7 @@ class Store:
         values: dict[str, Any] = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
         query = self._first_page if after is None else self._next_page
-        rows_read = await (await connection.cursor(binary=True).execute(query, values)).fetchall()
+        rows_read = await _fetched(connection, query, values)
         changes = [
             Change(tuple(key), 0, (), found, document)
             for present, known, document, *key in rows_read
@@ -145,12 +144,10 @@ class Store:
             )
 
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
-        cursor = await connection.cursor(binary=True).execute(
-            self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
-        )
+        found = await _fetched(connection, self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1})
         return [
             Change(tuple(key), version, (), known or fingerprint(document), document, here, attempts)
-            for version, attempts, known, document, here, *key in await cursor.fetchall()
+            for version, attempts, known, document, here, *key in found
         ]
 
     async def record_failures(
@@ -226,6 +223,15 @@ class Store:
     @staticmethod
     def _seqs(changes: Sequence[Change]) -> BinaryValue:
         return BinaryValue(vectors.int8_array(entries_of(changes)))
+
+
+async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Rows with documents. Raises psycopg.DataError also for text that is not UTF-8, which a cast WITHOUT FUNCTION makes."""
+    cursor = await connection.cursor(binary=True).execute(query, values)
+    try:
+        return await cursor.fetchall()
+    except UnicodeDecodeError as error:
+        raise psycopg.DataError(f"a document holds bytes that are not UTF-8 ({error.reason})") from None
 
 
 def _composed(name: str, holes: fragments.Holes | None = None) -> bytes:

@@ -308,3 +308,21 @@ def run(rig: Rig, verb: str, store: str = "") -> None:
             if process.popen.wait(60) == 0 or "try again later" not in process.said:
                 break
         assert process.popen.returncode == 0, process.said
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_text_that_is_not_utf8_stops_its_own_embedding_and_no_other(rig: Rig, live: bool) -> None:
+    rig.execute("CREATE CAST (bytea AS text) WITHOUT FUNCTION")
+    for table in ("good", "bad"):
+        rig.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text)")
+        rig.ok("attach", table, "--text", "body", *(["--no-backfill"] if live else []))
+    if not live:
+        rig.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
+    worker = rig.worker()
+    if live:
+        rig.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
+    eventually(lambda: "bad cannot be read" in worker.said or "read_failed embedding=bad" in worker.said)
+    rig.execute("INSERT INTO good VALUES (1, 'text')")
+    eventually(lambda: rig.rows("SELECT id FROM qwen_embed.good") == [(1,)])
+    assert "Traceback" not in worker.said
+    assert "not UTF-8" in worker.said
