@@ -1,6 +1,6 @@
 """A backfill against its floor, COPY, and the peer; and changes with an HNSW index present against INSERT into one.
 
-    python benchmarks/backfill.py [--rows 100000] [--dimensions 1024] [--rounds 3]
+    python benchmarks/backfill.py [--rows 100000] [--dimensions 1024] [--rounds 5]
 
 The server costs next to nothing (modelled_gpu.py without a time of its own), so that worker and database are what is
 measured. All have the same rows and the same server. Without an index: the worker, from the first row read to the last
@@ -186,7 +186,7 @@ def in_turns(url: str, turns: dict[str, Callable[[], float]], rounds: int) -> di
 
 
 def main() -> None:
-    parser = record.parser(__doc__, rounds=3)
+    parser = record.parser(__doc__, rounds=5)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1024)
     parser.add_argument("--indexed-rows", type=int, default=3000, help="in the index at first")

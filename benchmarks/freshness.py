@@ -1,6 +1,6 @@
 """Commit to visible: how long after the commit of one changed row its new vector is in the view.
 
-    python benchmarks/freshness.py [--changes 500] [--rows 200000] [--dimensions 1024] [--rounds 3]
+    python benchmarks/freshness.py [--changes 500] [--rows 400000] [--dimensions 1024] [--rounds 2]
 
 The server costs next to nothing; what is left is the trigger, the notification, the worker and its statements. A change is
 an UPDATE of the text of another row of a small table with an index, each its own transaction, under five loads in turns:
@@ -16,6 +16,7 @@ session that looked every 0.2 ms saw the same within 0.2 ms (medians of 200 chan
 
 import random
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -150,7 +151,7 @@ class Bench:
 def loads(changes: int) -> list[Load]:
     theirs = [Load("idle", "theirs", changes // 16, apart=(0.5, 1.5))] if peer.installed() else []
     if not theirs:
-        print("pgai is not installed (make peer): measured without the peer")
+        print("the peer is left out: make peer installs it", file=sys.stderr)
     return [
         Load("idle", "documents", changes, apart=(0.03, 0.07), goals=GOALS),
         *theirs,
@@ -171,9 +172,9 @@ def figures(load: Load, turns: Sequence[Turn]) -> Iterator[Figure]:
 
 
 def main() -> None:
-    parser = record.parser(__doc__, rounds=3)
+    parser = record.parser(__doc__, rounds=2)
     parser.add_argument("--changes", type=int, default=500)
-    parser.add_argument("--rows", type=int, default=200_000, help="of the table that is filled")
+    parser.add_argument("--rows", type=int, default=400_000, help="of the table that is filled")
     parser.add_argument("--dimensions", type=int, default=1024)
     wanted = parser.parse_args()
     measured = loads(wanted.changes)

@@ -9,6 +9,7 @@ import operator
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -174,11 +175,22 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def _commit() -> str:
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    return asked.stdout.strip() or "no commit"
+
+
 def _versions(url: str) -> dict[str, str]:
     with psycopg.connect(url) as connection:
         (postgres,) = connection.execute("SELECT current_setting('server_version')").fetchone() or ("",)
         (vector,) = connection.execute(
             "SELECT max(extversion) FROM pg_extension WHERE extname = 'vector'"
         ).fetchone() or ("",)
-    return {"pg_qwen_embed": version("pg-qwen-embed"), "PostgreSQL": str(postgres), "pgvector": str(vector),
+    return {"pg_qwen_embed": f"{version('pg-qwen-embed')} ({_commit()})", "PostgreSQL": str(postgres), "pgvector": str(vector),
             "Python": platform.python_version()}  # fmt: skip
