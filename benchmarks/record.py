@@ -176,14 +176,15 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
-    return asked.stdout.strip() or "no commit"
+    """What was measured, without what is written about it."""
+    code = [":/pg_qwen_embed", ":/benchmarks/*.py"]
+    return _git("rev-parse", "--short", "HEAD") + (" and changes" if _git("status", "--porcelain", "--", *code) else "")
+
+
+def _git(*arguments: str) -> str:
+    """What it says; nothing where there is no repository."""
+    asked = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    return asked.stdout.strip()
 
 
 def _versions(url: str) -> dict[str, str]:
