@@ -12,6 +12,7 @@ VERSION ?= 18
 
 BENCHMARKS := backfill freshness writes queries scale
 RECORD ?=
+ARGS ?=
 
 .PHONY: demo test test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
 
@@ -39,8 +40,8 @@ chaos: $(VENV)/installed-dev ## faults for MINUTES, on PostgreSQL VERSION (16 or
 
 bench: $(BENCHMARKS:%=bench-%) bench-worker ## every benchmark; RECORD=1 keeps the results for docs/benchmarks.md
 
-$(BENCHMARKS:%=bench-%): bench-%: $(VENV)/installed ## one of them
-	$(VENV)/bin/python -W ignore benchmarks/$*.py $(if $(RECORD),--record)
+$(BENCHMARKS:%=bench-%): bench-%: $(VENV)/installed ## one of them; ARGS='--rounds 1' hands its options on, ARGS=--help names them
+	$(VENV)/bin/python -W ignore benchmarks/$*.py $(if $(RECORD),--record) $(ARGS)
 
 bench-worker: $(VENV)/installed ## the smaller ones, about one part each
 	for script in chunking serve_throughput store_lock trigger_function outage saturation hiccups; do \

@@ -9,14 +9,15 @@ peer's worker, where it is installed (`make peer`), from its first request to it
 last write. CPU and memory are those of the process from start to end.
 
 With an index present: rows inserted at once, from their commit until the last has its vector, against a script that does
-nothing but INSERT such vectors on as many connections, in groups of 64. Both indexes have the same rows and grow alike."""
+nothing but INSERT such vectors on as many connections, in groups of 64. Both indexes have the same rows and grow alike; the
+vectors are in clusters, and no two are the same, for pgvector keeps equal ones as one."""
 
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import peer
@@ -24,6 +25,7 @@ import psycopg
 import record
 import rig
 import texts
+from clusters import clustered, saved
 from record import Figure, Goal, Label
 
 from pg_qwen_embed import embedded
@@ -162,7 +164,7 @@ def without_index(bench: Bench, rounds: int) -> list[Figure]:
 
 
 def with_index(bench: Bench, rounds: int, base: int, more: int) -> list[Figure]:
-    documents = [f"live {text}" for text in texts.documents(base + more * rounds)]
+    documents = [f"{number} {text}" for number, text in enumerate(texts.documents(base + more * rounds))]
     indexed = Indexed(bench, base, more, documents)
     indexed.prepare()
     with rig.started(["worker"], bench.environment, "index_ready"):
@@ -190,15 +192,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1024)
     parser.add_argument("--indexed-rows", type=int, default=3000, help="in the index at first")
-    parser.add_argument("--more-rows", type=int, default=8000, help="in each turn with an index")
+    parser.add_argument("--more-rows", type=int, default=5000, help="in each turn with an index")
     wanted = parser.parse_args()
     settings = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
-    with embedded.postgres(settings=settings) as url, rig.gpu(64, 0, 0, wanted.dimensions) as server_url:
-        rig.load(url, list(texts.documents(wanted.rows)))
-        bench = Bench(url, server_url, wanted.rows, wanted.dimensions)
-        bench.command("init")
-        figures = without_index(bench, wanted.rounds)
-        figures += with_index(bench, wanted.rounds, wanted.indexed_rows, wanted.more_rows)
+    with embedded.postgres(settings=settings) as url:
+        rig.load(url, texts.documents(wanted.rows))
+        with rig.gpu(64, 0, 0, wanted.dimensions) as server_url:
+            bench = Bench(url, server_url, wanted.rows, wanted.dimensions)
+            bench.command("init")
+            figures = without_index(bench, wanted.rounds)
+        vectors = clustered(wanted.indexed_rows + wanted.rounds * wanted.more_rows, wanted.dimensions)
+        with saved(vectors) as file, rig.gpu(64, 0, 0, wanted.dimensions, file) as server_url:
+            bench = replace(bench, server_url=server_url)
+            figures += with_index(bench, wanted.rounds, wanted.indexed_rows, wanted.more_rows)
         record.report("backfill", wanted, url, figures, **peer.versions())
 
 

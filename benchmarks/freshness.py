@@ -104,9 +104,8 @@ class Bench:
         with self._beside(load):
             keys = self.rng.sample(range(1, self._value(f"SELECT max(id) FROM {load.table}") + 1), load.changes)
             rate = self._change(load, keys)
-            assert not load.backfill or self._value(rig.BACKFILL_STATE) == "running", (
-                "the backfill ended too soon: more --rows"
-            )
+            if load.backfill and self._value(rig.BACKFILL_STATE) != "running":
+                raise SystemExit("the backfill ended before the changes did; it takes more --rows, or fewer --changes")
             return Turn(self._took(load, keys), rate)
 
     def _beside(self, load: Load) -> AbstractContextManager[Any]:
@@ -184,7 +183,7 @@ def main() -> None:
         psycopg.connect(url, autocommit=True) as connection,
     ):
         for table, rows in {"documents": 6 * wanted.changes, "theirs": 1000, "many": wanted.rows}.items():
-            rig.load(url, list(texts.documents(rows)), table)
+            rig.load(url, texts.documents(rows), table)
         bench = Bench(url, server_url, connection, wanted.dimensions)
         bench.run("init")
         bench.attach("documents")

@@ -19,12 +19,10 @@ function returns the same, and makes sure of ten."""
 
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import LiteralString
 
 import numpy as np
@@ -32,6 +30,7 @@ import psycopg
 import record
 import rig
 import texts
+from clusters import clustered, saved
 from record import Findings, Goal, Label
 
 from pg_qwen_embed import embedded
@@ -39,7 +38,6 @@ from pg_qwen_embed.database import BinaryValue, Connection, connect
 from pg_qwen_embed.vectors import Vectors, halfvec, normalise
 
 LIMIT = 10
-LATENT = 32
 CATEGORIES = 100
 PARAGRAPH, CHUNK_TOKENS = 600, 256  # characters, of which the worker takes three for a token: two do not fit
 CHECKED = 3  # queries
@@ -109,16 +107,6 @@ def variants() -> list[Variant]:
 
 
 # The vectors, and what is exact.
-
-
-def clustered(count: int, dimensions: int) -> Vectors:
-    """Two that follow each other, from an even one on, are of one cluster: an article's chunks."""
-    rng = np.random.default_rng(record.SEED)
-    centres = rng.standard_normal((max(1, count // 100), LATENT), dtype=np.float32)
-    latent = centres[rng.integers(len(centres), size=count // 2 + 1).repeat(2)[:count]]
-    latent += rng.standard_normal((count, LATENT), dtype=np.float32)
-    made: Vectors = latent @ rng.standard_normal((LATENT, dimensions), dtype=np.float32) / np.float32(LATENT**0.5)
-    return normalise(made + 0.3 * rng.standard_normal((count, dimensions), dtype=np.float32))
 
 
 def exact(similarities: Vectors) -> list[set[int]]:
@@ -250,26 +238,24 @@ def main() -> None:
     vectors = clustered(wanted.rows + wanted.queries, wanted.dimensions)
     rows, queries = vectors[: wanted.rows], vectors[wanted.rows :]
     found = Findings()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "vectors.npy"
-        np.save(file, rows)
-        with (
-            embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "2GB"}) as url,
-            rig.gpu(64, 0, 0, wanted.dimensions, file) as server_url,
-        ):
-            environment = rig.environment(url, server_url)
-            load(url, wanted.rows, articles)
-            assert rig.run(["init"], environment).status == 0
-            common = ("--text", "body", "--dimensions", str(wanted.dimensions))
-            seconds = fill(environment, "documents", *common)
-            fill(environment, "articles", *common, "--chunk-tokens", str(CHUNK_TOKENS))
-            with connect(url, "benchmark") as connection:
-                _index(connection, seconds, wanted.rows, found)
-                assert connection.execute("SELECT count(*) FROM _qwen_embed.store_2").fetchone() == (2 * articles,)
-                bench = Bench(connection, queries, exact_answers(rows, queries, articles), found)
-                bench.check()
-                bench.measure(variants(), wanted.rounds)
-            record.report("queries", wanted, url, found.figures())
+    with (
+        saved(rows) as file,
+        embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "2GB"}) as url,
+        rig.gpu(64, 0, 0, wanted.dimensions, file) as server_url,
+    ):
+        environment = rig.environment(url, server_url)
+        load(url, wanted.rows, articles)
+        assert rig.run(["init"], environment).status == 0
+        common = ("--text", "body", "--dimensions", str(wanted.dimensions))
+        seconds = fill(environment, "documents", *common)
+        fill(environment, "articles", *common, "--chunk-tokens", str(CHUNK_TOKENS))
+        with connect(url, "benchmark") as connection:
+            _index(connection, seconds, wanted.rows, found)
+            assert connection.execute("SELECT count(*) FROM _qwen_embed.store_2").fetchone() == (2 * articles,)
+            bench = Bench(connection, queries, exact_answers(rows, queries, articles), found)
+            bench.check()
+            bench.measure(variants(), wanted.rounds)
+        record.report("queries", wanted, url, found.figures())
 
 
 def _index(connection: Connection, seconds: float, rows: int, found: Findings) -> None:

@@ -44,7 +44,7 @@ def run(arguments: list[str], environment: dict[str, str], program: Sequence[str
 
 
 class Running:
-    """A process at work; its times and peak memory are its own, from wait4()."""
+    """A process at work; its times and peak memory are its own, from wait4(): its peak is never less than ours as it starts."""
 
     def __init__(
         self, arguments: list[str], environment: dict[str, str], program: Sequence[str] = PG_QWEN_EMBED
@@ -142,7 +142,7 @@ def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.load(answer)
 
 
-def load(url: str, documents: list[str], table: str = "documents") -> None:
+def load(url: str, documents: Iterable[str], table: str = "documents") -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
             f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text NOT NULL, views int NOT NULL DEFAULT 0)"
