@@ -328,10 +328,10 @@ def _changes(url: str, tables: Sequence[str]) -> list[float]:
     rng = random.Random(record.SEED)
     found = []
     with psycopg.connect(url, autocommit=True) as connection:
-        for number in range(CHANGES):
+        for _ in range(CHANGES):
             time.sleep(rng.uniform(0.05, 0.15))  # so that the worker sleeps again
             table, id_ = rng.choice(tables), rng.randint(1, SHARED_ROWS // len(tables))
-            connection.execute(f"UPDATE {table} SET body = %s WHERE id = %s", (f"change {number}: {rng.random()}", id_))
+            connection.execute(f"UPDATE {table} SET body = body || '.' WHERE id = %s", (id_,))
             committed = time.perf_counter()
             while connection.execute(f"SELECT 1 FROM qwen_embed.{table} WHERE id = %s AND stale", (id_,)).fetchone():
                 time.sleep(0.0005)
