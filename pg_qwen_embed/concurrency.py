@@ -11,7 +11,7 @@ The first answers after each change belong to the number before, and are left ou
 from dataclasses import dataclass
 from enum import Enum, auto
 
-GROWTH = 1.03  # more throughput than this makes a higher number worth it
+GROWTH = 1.06  # more throughput than this makes a higher number worth it
 GAIN = 1.015  # in a trial, which lasts longer
 LOSS = 0.99  # less than this makes a lower number a loss
 STEP, LEAP = 1.5, 2.0  # of the climb; the leap while throughput grows with the number
@@ -147,6 +147,7 @@ class Limiter:
             self._go_up(throughput)
         else:
             self._settle(self._settled)
+            self._try_lower()  # the last step may have been too long, or one stretch lucky
 
     def _go_up(self, throughput: float) -> None:
         """This number is worth it: try a higher one, a much higher one if each more does as much as those before."""
@@ -194,6 +195,10 @@ class Limiter:
         self._up_next = not self._up_next
         self._try_step(1 if higher else -1)
 
+    def _try_lower(self) -> None:
+        if self.limit > self._lowest:
+            self._try_step(-1)
+
     def _try_step(self, sign: int) -> None:
         self._phase = Phase.TRYING
         self._go_to(self.limit + sign * max(1, self.limit // 4))
@@ -207,5 +212,4 @@ class Limiter:
             self._go_up(throughput)
         else:  # all the same: an even lower one may do
             self._settle(self.limit)
-            if self.limit > self._lowest:
-                self._try_step(-1)
+            self._try_lower()

@@ -183,3 +183,11 @@ def test_limiter_never_keeps_more_than_may_be_in_flight() -> None:
     limiter = Limiter(highest=3)
     limiter.keep(0.0, 8)
     assert limiter.limit == 3
+
+
+def test_number_that_gained_in_one_lucky_stretch_is_given_up_again() -> None:
+    limiter, now = Limiter(), 0.0
+    for n in range(100):
+        now += 0.05 if n < 10 else 0.045  # whatever the number
+        limiter.answered(now, 100.0, saturated=True)
+    assert limiter.limit <= 3
