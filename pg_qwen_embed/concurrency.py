@@ -116,7 +116,7 @@ class Limiter:
         self._overloaded, self._lowered_at = True, now
         fewer = self._found if self.limit == self._lowest > 1 else self.limit // 2
         self._throughput, self._patience, self._lowest = 0.0, PATIENCE, 1
-        self._settle(max(1, fewer))
+        self._settle(fewer)
 
     def _begin(self, now: float | None) -> None:
         self._started, self._work, self._answers = now, 0.0, 0

@@ -72,9 +72,8 @@ class Line:
 
     pool: Pool
     outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
-    taking: asyncio.Lock = field(
-        default_factory=asyncio.Lock
-    )  # one gathers a group at a time, or two would share what there is
+    # One writer gathers a group at a time, or two would share what there is.
+    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Feed:

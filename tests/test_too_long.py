@@ -68,23 +68,23 @@ def test_document_that_is_too_long_fails_where_that_was_asked_for_and_the_others
     assert status(short)["cut"] == 0
 
 
-def test_document_too_long_for_us_to_carry_is_cut_even_where_the_server_knows_no_limit(rig: Rig) -> None:
+def embed_one_beyond_what_we_carry(rig: Rig) -> None:
     rig.server.tokenizes = False
     rig.server.context_length = 1 << 40
     rig.articles("x" * (LONGEST_DOCUMENT + 10))
     rig.ok("attach", "articles", "--text", "body")
     rig.once()
+
+
+def test_document_too_long_for_us_to_carry_is_cut_even_where_the_server_knows_no_limit(rig: Rig) -> None:
+    embed_one_beyond_what_we_carry(rig)
     assert rig.server.texts == ["x" * LONGEST_DOCUMENT]
     assert status(rig)["cut"] == 1
     assert rig.rows("SELECT stale FROM qwen_embed.articles") == [(False,)]  # the fingerprint is of the whole document
 
 
 def test_change_behind_what_we_carry_is_seen(rig: Rig) -> None:
-    rig.server.tokenizes = False
-    rig.server.context_length = 1 << 40
-    rig.articles("x" * (LONGEST_DOCUMENT + 10))
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
+    embed_one_beyond_what_we_carry(rig)
     rig.execute("UPDATE articles SET body = body || 'y'")
     assert rig.rows("SELECT stale FROM qwen_embed.articles") == [(True,)]
     rig.once()
