@@ -34,6 +34,7 @@ from pg_qwen_embed.worker import Worker
 
 T = TypeVar("T")
 DEADLINE = 20.0  # seconds until a test gives up waiting
+CONNECT_TIMEOUT = 60  # seconds; a shared machine was seen to stand still for more than the 10 that a command waits
 SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -194,7 +195,8 @@ class Rig:
 
     @property
     def variables(self) -> dict[str, str | None]:
-        ours = {"PG_QWEN_EMBED_DATABASE_URL": self.url, "PG_QWEN_EMBED_SERVER_URL": self.server.url}
+        patient = make_conninfo(self.url, connect_timeout=CONNECT_TIMEOUT)
+        ours = {"PG_QWEN_EMBED_DATABASE_URL": patient, "PG_QWEN_EMBED_SERVER_URL": self.server.url}
         return {
             "DATABASE_URL": None, "PG_QWEN_EMBED_MODEL": None, "PG_QWEN_EMBED_API_KEY": None,
             "PG_QWEN_EMBED_CA_FILE": None, "NO_PROXY": "127.0.0.1",
