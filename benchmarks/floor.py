@@ -111,7 +111,7 @@ async def _write(connection: psycopg.AsyncConnection, done: "asyncio.Queue[Batch
         held += [batch] if batch else []
         if sum(len(ids) for ids, _ in held) >= WRITE or (held and ended == IN_FLIGHT):
             ids = list(itertools.chain.from_iterable(ids for ids, _ in held))
-            found = np.concatenate([own for _, own in held])
+            found = [own for _, own in held]
             await connection.execute(
                 insert, (BinaryValue(vectors.int8_array(ids)), BinaryValue(vectors.halfvec_array(found, oid)))
             )
@@ -171,7 +171,7 @@ async def _indexed(url: str, server_url: str, query: str, rows: int, dimensions:
 
     async def write(connection: psycopg.AsyncConnection) -> None:
         for ids, embeddings in groups:
-            values = BinaryValue(vectors.int8_array(ids)), BinaryValue(vectors.halfvec_array(embeddings, oid))
+            values = BinaryValue(vectors.int8_array(ids)), BinaryValue(vectors.halfvec_array([embeddings], oid))
             await connection.execute(insert, values)
 
     began = time.perf_counter()

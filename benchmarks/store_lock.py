@@ -45,10 +45,10 @@ async def main() -> None:
         async with await connect_async(url, "benchmark") as writer:
             for version in range(1, 2 * writes + 1):
                 kind = ("with", "without")[version % 2]
-                changes = [Change((key,), version, (), b"0" * 16, "") for key in range(1, ROWS + 1)]
+                changes = [Change((key,), version, (), b"0" * 16, "", 0) for key in range(1, ROWS + 1)]
                 with patch.object(store, "_lock", _nothing) if kind == "without" else patch.object(rig, "run"):
                     began = time.perf_counter()
-                    await store.write(writer, changes, vectors)
+                    await store.write(writer, changes, [vectors])
                     taken[kind].append(time.perf_counter() - began)
     median = {kind: 1000 * statistics.median(times[20:]) for kind, times in taken.items()}
     rig.report(

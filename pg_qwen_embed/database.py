@@ -1,7 +1,10 @@
 """Connections to PostgreSQL: who we are, what for, and one clear sentence when it does not answer."""
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -16,6 +19,7 @@ from pg_qwen_embed.sql import statement
 
 CONNECT_TIMEOUT = 10  # seconds
 PREPARED_MAX = 500  # statements: each embedding has its own
+SEND_BUFFER = 1 << 20  # bytes
 
 MAX_IDLE = 10.0  # seconds, of a connection that is not needed
 POOL_TIMEOUT = 30.0  # seconds, for one to be free
@@ -26,8 +30,11 @@ AsyncConnection = psycopg.AsyncConnection[Any]
 Pool = AsyncConnectionPool[AsyncConnection]
 
 
-class BinaryValue(bytes):
+@dataclass(frozen=True, slots=True)
+class BinaryValue:
     """A parameter that is already in PostgreSQL's binary format; the statement's cast says of which type."""
+
+    value: bytes
 
 
 class _BinaryDumper(Dumper):
@@ -35,7 +42,8 @@ class _BinaryDumper(Dumper):
     oid = 0
 
     def dump(self, obj: Any) -> bytes:
-        return bytes(obj)
+        value: bytes = obj.value
+        return value
 
 
 def take_binary_values(connection: Connection | AsyncConnection) -> None:
@@ -86,6 +94,15 @@ async def configure_worker(connection: AsyncConnection) -> None:
     connection.prepared_max = PREPARED_MAX
     await connection.execute(statement("configure_session"))
     await connection.execute(statement("configure_worker_session"))
+    _widen(connection)
+
+
+def _widen(connection: AsyncConnection) -> None:
+    """Vectors for a write are a megabyte, and a Unix socket takes a fifth of that at a time; unlike TCP's, its buffer does not
+    grow by itself."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as own:
+        if own.family == socket.AF_UNIX:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 def conninfo(url: str, purpose: str) -> str:

@@ -221,7 +221,7 @@ class Fleet:
     ) -> AsyncIterator[Place]:
         """Wait for a place on a server that has the embedding's model, and hold it; say when it has `answered`.
 
-        work: what the request is worth, in characters. besides: servers to leave out, as long as there are others.
+        work: what the request is worth, in bytes of text. besides: servers to leave out, as long as there are others.
         Raises ServerUnavailable when patience ends."""
         turn = await self._turn(LIVE if live else BACKFILL, embedding, work, frozenset(besides))
         place, clock = turn.place.result(), asyncio.get_running_loop().time

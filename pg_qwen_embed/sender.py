@@ -103,8 +103,8 @@ class Sender:
     def put(self, changes: Sequence[Change], page: WalkPage | None) -> None:
         """Documents to embed, none of them blank; packed into requests."""
         changes = self._twins.first(changes, page)
-        lengths = [len(change.document.encode()) for change in changes]
-        for positions in batching.pack(lengths, self._limits, self._density.bytes_per_token):
+        sizes = [change.size for change in changes]
+        for positions in batching.pack(sizes, self._limits, self._density.bytes_per_token):
             self._queue(Request([changes[n] for n in positions], page))
 
     def _queue(self, request: Request) -> None:
@@ -148,7 +148,7 @@ class Sender:
 
         Raises Rejected, TooMuch; after the fleet's patience, ServerUnavailable."""
         attempts = Attempts(Chunks(self._limits.documents))
-        work = sum(len(change.document) for change in request.changes)
+        work = sum([change.size for change in request.changes])
         while True:
             async with self._fleet.place(
                 self._embedding, live=request.page is None, work=work, besides=attempts.refused_by
@@ -198,7 +198,8 @@ class Sender:
             return None
         for n, beginning in (await cutting.cut(place.server, texts, tokens, longest)).items():
             texts[n] = beginning
-        vectors = await self._vectors(place, texts, urgent=request.page is None)
+        size = sum(map(_size, texts)) if wrong else sum([change.size for change in changes])
+        vectors = await self._vectors(place, texts, size, urgent=request.page is None)
         if wrong:
             changes = [change._replace(cut=n in wrong) for n, change in enumerate(changes)]
         return Embedded(Request(changes, request.page), vectors)
@@ -217,12 +218,14 @@ class Sender:
         while part := chunks.next_part(self._limits, self._density):
             place.go_on()
             texts = [chunks.texts[n] for n in part]
-            chunks.take(part, await self._vectors(place, texts, urgent=request.page is None))
+            size = sum(map(_size, texts))
+            chunks.take(part, await self._vectors(place, texts, size, urgent=request.page is None))
         return Embedded(Request(chunks.changes, request.page), chunks.vectors)
 
-    async def _vectors(self, place: Place, texts: Sequence[str], *, urgent: bool) -> Vectors:
+    async def _vectors(self, place: Place, texts: Sequence[str], size: int, *, urgent: bool) -> Vectors:
+        """size: of the texts, in bytes."""
         answer = await place.server.embed(place.info, texts, self._embedding.generation.dimensions, urgent=urgent)
-        self._density.counted(sum(len(text.encode()) for text in texts), len(texts), answer.tokens)
+        self._density.counted(size, len(texts), answer.tokens)
         return answer.vectors
 
     def _refuse(self, request: Request, sentences: dict[int, str]) -> None:
@@ -232,3 +235,7 @@ class Sender:
         others = [change for n, change in enumerate(request.changes) if n not in sentences]
         if others:
             self._queue(Request(others, request.page))
+
+
+def _size(text: str) -> int:
+    return len(text.encode())

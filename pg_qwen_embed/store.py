@@ -13,7 +13,7 @@ from pg_qwen_embed.database import AsyncConnection, BinaryValue
 from pg_qwen_embed.model import Embedding, Lock, StoreKind
 from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.vectors import Vectors
-from pg_qwen_embed.work import Change, Key, entries_of, fingerprint
+from pg_qwen_embed.work import Change, Key, change_of, entries_of
 
 # Where a row has one vector, and where it has several.
 _BY_LAYOUT = {
@@ -82,7 +82,7 @@ class Store:
         rows = await _fetched(connection, self._read_outbox, values)
         truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
         changes = [
-            Change(tuple(key), version, seqs, known or fingerprint(document), document, here)
+            change_of(tuple(key), version, seqs, known, document, here)
             for version, _, seqs, known, document, here, *key in rows
             if key[0] is not None
         ]
@@ -103,23 +103,24 @@ class Store:
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
         query = self._first_page if after is None else self._next_page
         rows_read = await _fetched(connection, query, values)
-        changes = [
-            Change(tuple(key), 0, (), found, document)
-            for present, known, document, *key in rows_read
-            if not present and (found := known or fingerprint(document)) is not None
+        absent = [
+            change_of(tuple(key), 0, (), known, document) for present, known, document, *key in rows_read if not present
         ]
+        changes = [change for change in absent if change.fingerprint is not None]
         return BackfillPage(changes, len(rows_read), tuple(rows_read[-1][3:]) if rows_read else None)
 
-    async def write(self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Vectors) -> list[int]:
+    async def write(
+        self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Sequence[Vectors]
+    ) -> list[int]:
         """Write and acknowledge; the positions of changes whose row the application has locked are left undone.
 
-        embeddings: shape (len(changes), dimensions); of documents that are divided, a row for each chunk."""
+        embeddings: together of shape (len(changes), dimensions); of documents that are divided, a row for each chunk."""
         values = self._keys_and_versions(changes)
         values["fingerprints"] = BinaryValue(vectors.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(vectors.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._entries(changes)
         values |= _chunks(changes) if self._chunked else _cuts(changes)
-        async with connection.pipeline(), connection.transaction():
+        async with connection.pipeline():
             await self._lock(connection, self._lock_exclusive if self._chunked else self._lock_shared)
             cursor = await connection.execute(self._write, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
@@ -131,13 +132,13 @@ class Store:
             "here": BinaryValue(vectors.bool_array([change.here for change in changes]))
         }
         values |= self._entries(changes)
-        async with connection.pipeline(), connection.transaction():
+        async with connection.pipeline():
             await self._lock(connection, self._lock_exclusive)
             cursor = await connection.execute(self._clear, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
     async def clear_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
-        async with connection.pipeline(), connection.transaction():
+        async with connection.pipeline():
             await self._lock(connection, self._lock_exclusive)
             await connection.execute(
                 self._clear_truncated, {"version": version, "seqs": BinaryValue(vectors.int8_array(seqs))}
@@ -146,7 +147,7 @@ class Store:
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
         found = await _fetched(connection, self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1})
         return [
-            Change(tuple(key), version, (), known or fingerprint(document), document, here, attempts)
+            change_of(tuple(key), version, (), known, document, here, attempts)
             for version, attempts, known, document, here, *key in found
         ]
 
@@ -160,7 +161,7 @@ class Store:
         values["errors"] = [sentence.replace("\0", "") for sentence in sentences]
         values["retry_afters"] = list(retry_afters)
         values["seqs"] = self._seqs(changes)
-        async with connection.pipeline(), connection.transaction():
+        async with connection.pipeline():
             await self._lock(connection, self._lock_exclusive)
             await connection.execute(self._record_failures, values)
 

@@ -12,7 +12,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-import numpy as np
 import psycopg
 
 from pg_qwen_embed import batching, retry
@@ -52,7 +51,7 @@ ROWS_OWN_FAULT = ("22", "23", "P0", "44")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one feed. Memory follows from `documents` and `characters`, what is read and not yet settled: of live changes
+    """Bounds of one feed. Memory follows from `documents` and `size`, what is read and not yet settled: of live changes
     as much again as of a backfill."""
 
     page_keys: int = 256
@@ -61,7 +60,7 @@ class Limits:
     page_entries: int = 10_000
     backfill_rows: int = 1024
     documents: int = 2048  # and as many more as it takes to keep every server busy
-    characters: int = 16_000_000
+    size: int = 16_000_000  # bytes
     write_rows: int = 512
     request: batching.Limits = field(default_factory=batching.Limits)
 
@@ -112,7 +111,7 @@ class Feed:
             store,
             walk_pool,
             limits.backfill_rows,
-            limits.characters // 4,
+            limits.size // 4,
             has_room=self._has_room,
             take=self._take,
             moved=moved,
@@ -159,12 +158,12 @@ class Feed:
     def takes_changes(self) -> bool:
         """Whether there is room for live changes, whatever a backfill has in hand."""
         held = self._in_flight
-        return not self.paused and held.live < self._room and held.live_characters < self._limits.characters
+        return not self.paused and held.live < self._room and held.live_size < self._limits.size
 
     def _has_room(self) -> bool:
         """Whether a backfill may read on: it fills what the live changes leave."""
         held = self._in_flight
-        return held.documents < self._room and held.characters < self._limits.characters
+        return held.documents < self._room and held.size < self._limits.size
 
     @property
     def _room(self) -> int:
@@ -304,7 +303,7 @@ class Feed:
         embedded = [outcome for outcome in group if isinstance(outcome, Embedded)]
         if embedded:
             changes = [change for outcome in embedded for change in outcome.request.changes]
-            locked = await self.store.write(connection, changes, np.concatenate([o.embeddings for o in embedded]))
+            locked = await self.store.write(connection, changes, [outcome.embeddings for outcome in embedded])
             group[:] = [outcome for outcome in group if not isinstance(outcome, Embedded)]
             self._written(embedded, set(locked))
         refused = [outcome for outcome in group if isinstance(outcome, Refused)]

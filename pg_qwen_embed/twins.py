@@ -6,34 +6,41 @@ from dataclasses import dataclass, field
 from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage, pieces_of
 
 Twin = tuple[Change, WalkPage | None]
+Waiting = dict[bytes | None, tuple[Twin, ...]]
 
 
 @dataclass(slots=True)
 class Twins:
-    """What waits for an outcome, by document. A live change waits for another live one only: a backfill's may be late."""
+    """What waits for an outcome, by fingerprint; most have none. A live change waits for another live one only: a backfill's may
+    be late."""
 
-    _waiting: dict[tuple[bytes | None, bool], list[Twin]] = field(default_factory=dict)
+    _live: Waiting = field(default_factory=dict)
+    _walked: Waiting = field(default_factory=dict)
 
     def first(self, changes: Sequence[Change], page: WalkPage | None) -> list[Change]:
         """Those whose document is not under way; it is now. The others will be in what `settled` returns."""
+        waiting = self._of(page)
         found = []
         for change in changes:
-            document = change.fingerprint, page is None
-            if document in self._waiting:
-                self._waiting[document].append((change, page))
+            document = change.fingerprint
+            if document in waiting:
+                waiting[document] = (*waiting[document], (change, page))
             else:
-                self._waiting[document] = []
+                waiting[document] = ()
                 found.append(change)
         return found
 
     def settled(self, outcome: Embedded | Refused) -> list[Outcome]:
         """This outcome, and the same one for each twin."""
-        live = outcome.request.page is None
-        waiting = [self._waiting.pop((change.fingerprint, live), []) for change in outcome.request.changes]
-        if not any(waiting):
+        waiting = self._of(outcome.request.page)
+        twins = [waiting.pop(change.fingerprint, ()) for change in outcome.request.changes]
+        if not any(twins):
             return [outcome]
-        pieces = zip(pieces_of(outcome), waiting, strict=True)
-        return [outcome, *(_of_twin(piece, *twin) for piece, twins in pieces for twin in twins)]
+        pieces = zip(pieces_of(outcome), twins, strict=True)
+        return [outcome, *(_of_twin(piece, *twin) for piece, own in pieces for twin in own)]
+
+    def _of(self, page: WalkPage | None) -> Waiting:
+        return self._live if page is None else self._walked
 
 
 def _of_twin(piece: Outcome, change: Change, page: WalkPage | None) -> Outcome:

@@ -19,6 +19,7 @@ INT8_OID = 20
 BYTEA_OID = 17
 _HEADER = struct.Struct(">iiIii")
 _MIN_NORM = 1e-6
+_UNIT = 1e-5  # of the square of a length from 1: far below what a halfvec can tell
 
 
 def int8_array(values: Sequence[int] | NDArray[np.int64]) -> bytes:
@@ -46,15 +47,15 @@ def bytea_array(values: Sequence[bytes]) -> bytes:
     return _array(BYTEA_OID, elements)
 
 
-def halfvec_array(vectors: Vectors, halfvec_oid: int) -> bytes:
-    """halfvec[] in binary, from an array of shape (rows, dimensions)."""
-    rows, dimensions = vectors.shape
+def halfvec_array(parts: Sequence[Vectors], halfvec_oid: int) -> bytes:
+    """halfvec[] in binary, from arrays of shape (rows, dimensions), one after another."""
+    rows, dimensions = sum(map(len, parts)), parts[0].shape[1]
     fields = [("length", ">i4"), ("dimensions", ">i2"), ("unused", ">i2"), ("values", ">f2", (dimensions,))]
     elements = np.empty(rows, np.dtype(fields))
     elements["length"] = 4 + 2 * dimensions
     elements["dimensions"] = dimensions
     elements["unused"] = 0
-    elements["values"] = vectors
+    np.concatenate(parts, out=elements["values"], casting="same_kind")
     return _array(halfvec_oid, elements)
 
 
@@ -66,7 +67,7 @@ def halfvec(vector: Vectors) -> bytes:
 def _array(element_oid: int, elements: NDArray[np.void]) -> bytes:
     if not len(elements):
         return struct.pack(">iiI", 0, 0, element_oid)
-    return _HEADER.pack(1, 0, element_oid, len(elements), 1) + elements.tobytes()
+    return b"".join((_HEADER.pack(1, 0, element_oid, len(elements), 1), elements.data))  # copied once
 
 
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:
@@ -75,8 +76,19 @@ def shorten(vectors: Vectors, dimensions: int) -> Vectors:
 
 
 def normalise(vectors: Vectors) -> Vectors:
-    unit: Vectors = np.divide(vectors, np.sqrt(_squares(vectors))[:, np.newaxis], dtype=np.float32)
-    return unit
+    return _normalised(vectors, _squares(vectors))
+
+
+def unit(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
+    """What `check` gives, each of length 1. Raises ServerFault."""
+    return _normalised(vectors, _checked(vectors, rows, dimensions))
+
+
+def _normalised(vectors: Vectors, squares: Vectors) -> Vectors:
+    if len(squares) and float(np.abs(squares - 1).max()) < _UNIT:
+        return vectors  # servers normalise too
+    quotients: Vectors = np.divide(vectors, np.sqrt(squares)[:, np.newaxis], dtype=np.float32)
+    return quotients
 
 
 def _squares(vectors: Vectors) -> Vectors:
@@ -87,6 +99,12 @@ def _squares(vectors: Vectors) -> Vectors:
 
 def check(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
     """The vectors, if they may be written: one per text, the right length, finite, not zero. Else ServerFault."""
+    _checked(vectors, rows, dimensions)
+    return vectors
+
+
+def _checked(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
+    """The squares of their lengths."""
     if vectors.shape != (rows, dimensions):
         raise ServerFault(
             f"the server answered {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions "
@@ -97,4 +115,4 @@ def check(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
         raise ServerFault("the server answered a vector that holds NaN, infinity or a number near it")
     if rows and float(squares.min()) < _MIN_NORM**2:
         raise ServerFault("the server answered a zero vector")
-    return vectors
+    return squares

@@ -25,18 +25,18 @@ class Walker:
         store: Store,
         pool: Pool,
         rows: int,
-        characters: int,
+        size: int,
         *,
         has_room: Callable[[], bool],
         take: Callable[[list[Change], WalkPage], None],
         moved: Callable[[], None],
     ) -> None:
-        """rows, characters: of a page, about. has_room: whether another may be read. take: is given each page. moved: called
+        """rows, size (bytes): of a page, about. has_room: whether another may be read. take: is given each page. moved: called
         when the last was read, and when one cannot be: it is not tried again before `take_error` was."""
         self._store = store
         self._pool = pool
         self._most = rows
-        self._characters = characters
+        self._size = size
         self._has_room = has_room
         self._take = take
         self._moved = moved
@@ -105,8 +105,8 @@ class Walker:
         if page.last is not None:
             self._take(page.changes, walk.add(page.last, page.rows, left=len(page.changes)))
         if page.changes:
-            length = sum(len(change.document) for change in page.changes) // len(page.changes)
-            self._rows = min(self._most, max(SMALLEST_PAGE, self._characters // max(1, length)))
+            size = sum(change.size for change in page.changes) // len(page.changes)
+            self._rows = min(self._most, max(SMALLEST_PAGE, self._size // max(1, size)))
 
     def _give_up(self, error: psycopg.Error) -> None:
         self._error = error

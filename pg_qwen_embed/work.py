@@ -26,17 +26,29 @@ class Change(NamedTuple):  # there is one for each row: a dataclass takes three 
     seqs: Sequence[int]
     fingerprint: bytes | None
     document: str
+    size: int  # of the document in UTF-8, in bytes
     here: bool = True  # whether the row was there; blank if so, and gone if not
     attempts: int = 0  # how often the server has refused this version
     spans: tuple[Span, ...] = ()  # of its chunks, when it is divided: each has a vector
     cut: bool = False  # the vector is that of the document's beginning: it is longer than the model takes
 
 
-def fingerprint(document: str | None) -> bytes | None:
-    """The first 16 bytes of its SHA-256, as the function of this name in the database; None if it is NULL or blank."""
-    if document is None or not document.strip():
-        return None
-    return hashlib.sha256(document.encode()).digest()[:16]
+def change_of(
+    key: Key,
+    version: int,
+    seqs: Sequence[int],
+    known: bytes | None,
+    document: str | None,
+    here: bool = True,
+    attempts: int = 0,
+) -> Change:
+    """known: the fingerprint, where the document is not the whole one; else it is made here, the first 16 bytes of the SHA-256,
+    as by the function `fingerprint` in the database."""
+    if known is None and (document is None or not document.strip()):
+        return Change(key, version, seqs, None, "", 0, here, attempts)
+    encoded = (document or "").encode()
+    found = known or hashlib.sha256(encoded).digest()[:16]
+    return Change(key, version, seqs, found, document or "", len(encoded), here, attempts)
 
 
 @dataclass(slots=True)
@@ -135,9 +147,9 @@ class InFlight:
     seqs: set[int] = field(default_factory=set)
     retrying: set[Key] = field(default_factory=set)  # keys of failures that are being tried again
     documents: int = 0
-    characters: int = 0
+    size: int = 0  # of all documents, in bytes
     live: int = 0  # of the documents, those of changes and not of a backfill
-    live_characters: int = 0
+    live_size: int = 0
     settled_entries: int = 0
 
     @property
@@ -162,12 +174,12 @@ class InFlight:
         self.settled_entries += len(seqs)
 
     def _count(self, changes: Sequence[Change], page: WalkPage | None, sign: int) -> None:
-        characters = sum([len(change.document) for change in changes if change.fingerprint is not None])
+        size = sum([change.size for change in changes])
         self.documents += sign * len(changes)
-        self.characters += sign * characters
+        self.size += sign * size
         if page is None:
             self.live += sign * len(changes)
-            self.live_characters += sign * characters
+            self.live_size += sign * size
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig import Cluster, Rig, both_versions
 
-from pg_qwen_embed.work import fingerprint
+from pg_qwen_embed.work import change_of
 
 SPACES = [chr(n) for n in range(0x110000) if chr(n).isspace()]
 BLANK = [None, "", *SPACES, *(space * 70 for space in SPACES), " \t\n\u3000\xa0", "".join(SPACES)]
@@ -72,6 +72,6 @@ def test_the_fingerprint_of_the_database_is_the_workers(postgres: Cluster) -> No
                 hashlib.sha256(document.encode()).digest()[:16] if document.strip() else None for document in documents
             ]
             assert (found or []) == expected
-            assert [fingerprint(document) for document in documents] == expected
+            assert [change_of((), 0, (), None, document).fingerprint for document in documents] == expected
 
         check()

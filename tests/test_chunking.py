@@ -170,8 +170,8 @@ class Hands:
     async def write(self, changes: list[Change]) -> None:
         cut = [(c, tuple((n, min(n + 10, len(c.document))) for n in range(0, len(c.document), 10))) for c in changes]
         vectors = [self.rig.server.vector(c.document[begin:end]) for c, spans in cut for begin, end in spans]
-        whole = [Change(c.key, c.version, c.seqs, c.fingerprint, c.document, spans=spans) for c, spans in cut]
-        await self.store.write(self.connection, whole, np.stack(vectors))
+        whole = [Change(c.key, c.version, c.seqs, c.fingerprint, c.document, c.size, spans=spans) for c, spans in cut]
+        await self.store.write(self.connection, whole, [np.stack(vectors)])
 
     async def clear(self, changes: list[Change]) -> None:
         await self.store.clear(self.connection, changes)

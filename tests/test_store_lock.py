@@ -26,7 +26,7 @@ def test_removal_waits_for_an_addition_in_flight_and_removes_it(rig: Rig) -> Non
         async with await connect_async(rig.url, "adds") as adding, await connect_async(rig.url, "removes") as removing:
             changes = await read(adding)
             async with adding.transaction():
-                await store.write(adding, changes, np.ones((1, 16), np.float32))
+                await store.write(adding, changes, [np.ones((1, 16), np.float32)])
                 rig.execute("DELETE FROM articles")
                 gone = [change for change in await read(removing) if not change.here]
                 removal = asyncio.create_task(store.clear(removing, gone))
@@ -51,7 +51,7 @@ def test_failure_of_an_older_text_does_not_outlive_the_vector_of_a_newer_one(rig
             rig.execute("UPDATE articles SET body = 'new' WHERE id = 1")
             new = (await store.read_outbox(writing, after=0, in_flight=set(), entries=10, keys=10)).changes
             async with writing.transaction():
-                await store.write(writing, new, np.ones((1, 16), np.float32))
+                await store.write(writing, new, [np.ones((1, 16), np.float32)])
                 recording = asyncio.create_task(store.record_failures(failing, old, ["refused"], [None]))
                 while not rig.value(WAITING) and not recording.done():  # noqa: ASYNC110  # PostgreSQL has no event for it
                     await asyncio.sleep(0.01)

@@ -11,7 +11,7 @@ PAGE = WalkPage((0,), 0, 0)
 
 
 def change(number: int, text: str) -> Change:
-    return Change((number,), number, (number,), text.encode(), text)
+    return Change((number,), number, (number,), text.encode(), text, 1)
 
 
 batches = st.lists(st.tuples(st.lists(st.sampled_from("abc"), min_size=1, max_size=6), st.booleans(), st.booleans()))

@@ -62,7 +62,7 @@ def test_half_vectors_arrive_as_they_were_sent(connection: Connection) -> None:
     @given(matrices)
     def check(values: Vectors) -> None:
         query = "SELECT array_agg(v::real[]) FROM unnest(%b::halfvec[]) v"
-        found = fetched(connection, query, vectors.halfvec_array(values, oid))
+        found = fetched(connection, query, vectors.halfvec_array([values], oid))
         assert np.array_equal(np.array(found or [], np.float32).reshape(values.shape), values)
         for row in values:
             one = fetched(connection, "SELECT (%b::halfvec)::real[]", vectors.halfvec(row))

@@ -37,7 +37,7 @@ class Hand:
 
     async def write(self, changes: list[Change]) -> list[int]:
         vectors = np.stack([self.rig.server.vector(change.document) for change in changes])
-        return await self.store.write(self.connection, changes, vectors)
+        return await self.store.write(self.connection, changes, [vectors])
 
     async def clear(self, changes: list[Change]) -> None:
         await self.store.clear(self.connection, changes)

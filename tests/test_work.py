@@ -22,7 +22,7 @@ texts = st.one_of(st.none(), st.text(max_size=5))
 
 def change(number: int, text: str | None, entries: int) -> Change:
     seqs = tuple(range(100 * number, 100 * number + entries))
-    return Change((number,), number, seqs, None if text is None else b"fingerprint", text or "")
+    return Change((number,), number, seqs, None if text is None else b"fingerprint", text or "", len(text or ""))
 
 
 @given(st.lists(st.tuples(texts, st.integers(0, 3), st.booleans())), st.randoms(use_true_random=False))
@@ -42,7 +42,7 @@ def test_accounts_are_even_when_everything_is_settled_in_any_order(
         assert not held.empty
         held.settle([one], of)
     assert held.empty
-    assert (held.live, held.characters, page.left) == (0, 0, 0)
+    assert (held.live, held.size, page.left) == (0, 0, 0)
     assert held.settled_entries == sum(len(one.seqs) for one, _ in taken)
 
 

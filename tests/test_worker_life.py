@@ -170,7 +170,7 @@ def test_live_changes_are_embedded_before_the_rest_of_a_backfill(rig: Rig) -> No
 def test_live_changes_are_read_whatever_length_of_documents_a_backfill_has_in_hand(rig: Rig) -> None:
     rig.articles(*(f"{n} " + "long " * 1000 for n in range(20)))
     rig.ok("attach", "articles", "--text", "body")
-    with rig.server.hold(lambda texts: "long" in texts[0]), rig.worker_here(limits=Limits(characters=2000), grace=0.5):
+    with rig.server.hold(lambda texts: "long" in texts[0]), rig.worker_here(limits=Limits(size=2000), grace=0.5):
         eventually(lambda: rig.server.waiting)
         rig.execute("INSERT INTO articles VALUES (9999, 'changed')")
         eventually(lambda: "changed" in rig.server.texts)

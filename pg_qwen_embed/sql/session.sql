@@ -10,8 +10,11 @@ SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', fals
 -- name: configure_worker_session
 -- The worker's statements reach rows by key. On a small or never-analysed table the planner would rather scan, and a
 -- plan made then would stay when the table has grown. A row that row-level security hides from the worker would look
--- deleted: rather an error. A source that is locked must not hold up the others.
+-- deleted: rather an error. A source that is locked must not hold up the others. A crash may take back what was committed last,
+-- vectors and the acknowledgement of their entries alike, so nothing waits for the disk. What is repeated makes libpq's buffer for
+-- answers as large as what a socket holds, which it would otherwise read in pieces of 16 kB, each a turn of the worker's loop.
 SELECT set_config('row_security', 'off', false), set_config('lock_timeout', '1s', false),
+       set_config('synchronous_commit', 'off', false), repeat(' ', 200000),
        set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('enable_seqscan', 'off', false),
        set_config('enable_hashjoin', 'off', false),

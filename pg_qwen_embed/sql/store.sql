@@ -10,6 +10,7 @@ SELECT set_config('lock_timeout', '50s', true), pg_advisory_xact_lock(%(lock)s, 
 -- name: write_table
 -- Write and acknowledge in one statement. Joined to the source, so that a row deleted meanwhile gets no vector;
 -- guarded by version, so that a slow worker cannot overwrite a newer one. One key may come twice: the newest counts.
+-- `v` is used once: what is used twice is stored, vectors and all.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
                          %(cuts)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, cut, embedding)
@@ -27,7 +28,8 @@ WITH a AS (
     WHERE s.version < excluded.version
     RETURNING 1
 ), forgiven AS (
-    DELETE FROM {failure} f USING v WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
+    DELETE FROM {failure} f USING unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
+    WHERE EXISTS (SELECT FROM {failure}) AND ({f_key}) = ({a_key_values}) AND f.version <= a.version
 ), acknowledged AS (
     DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
 )
