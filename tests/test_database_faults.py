@@ -17,12 +17,13 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from rig import Cluster, Rig, cluster, eventually, postmaster, setting, together
+from rig import Cluster, Rig, cluster, eventually, postmaster, restart, setting, together
 from stand_in import StandIn
 
 from pg_qwen_embed import embedded
 from pg_qwen_embed.model import Lock
 
+OUTBOX = "_qwen_embed.outbox_1"
 OURS = "application_name LIKE 'pg_qwen_embed worker%' AND datname = current_database()"
 
 
@@ -210,6 +211,32 @@ def test_deadlock_whose_victim_is_the_worker_is_tried_again(rig: Rig) -> None:
 
 def take(connection: psycopg.Connection[Any], lock: Lock, id_: int) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [int(lock), id_])
+
+
+def test_vectors_that_a_crash_takes_back_are_made_again(own_cluster: tuple[Cluster, Rig]) -> None:
+    """The worker's commits do not wait for the disk: those that had not come there go with the entries they acknowledged."""
+    postgres, rig = own_cluster
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    worker = rig.worker("--poll", "0.2")
+    eventually(rig.settled)
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        connection.execute("SELECT pg_reload_conf()")
+    rig.execute("SET synchronous_commit = on")
+    with rig.server.hold(lambda _: True):
+        rig.execute("UPDATE articles SET body = 'two'")
+        eventually(lambda: rig.server.waiting)
+    eventually(lambda: rig.value("SELECT NOT stale FROM qwen_embed.articles"))
+    with rig.server.hold(lambda texts: "two" in texts):
+        restart(postgres.url)
+        with rig.connect() as connection:
+            stale = connection.execute("SELECT stale FROM qwen_embed.articles").fetchone()
+            entries = connection.execute(f"SELECT count(*) FROM {OUTBOX}").fetchone()
+        assert (stale, entries) == ((True,), (1,))
+    with rig.connect() as connection:
+        eventually(lambda: connection.execute("SELECT NOT stale FROM qwen_embed.articles").fetchone() == (True,))
+    assert worker.end() == 0
 
 
 def test_application_that_works_serializable_loses_no_change(rig: Rig) -> None:
