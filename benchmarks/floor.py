@@ -25,6 +25,7 @@ from pg_qwen_embed.database import BinaryValue, take_binary_values
 from pg_qwen_embed.sync import WRITERS
 
 PAGE, REQUEST, IN_FLIGHT, WRITE = 1024, 64, 8, 512
+OPTIONS = "-c synchronous_commit=off"  # as the worker
 Batch = tuple[list[int], vectors.Vectors]
 
 
@@ -36,8 +37,8 @@ def fewest_steps(url: str, server_url: str, _: int, dimensions: int) -> float:
 
 
 async def _fewest_steps(url: str, server_url: str, dimensions: int) -> None:
-    reading = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    writing = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    reading = await psycopg.AsyncConnection.connect(url, autocommit=True, options=OPTIONS)
+    writing = await psycopg.AsyncConnection.connect(url, autocommit=True, options=OPTIONS)
     take_binary_values(writing)
     async with reading, writing, aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
         oid = await _make_store(writing, dimensions)
@@ -127,7 +128,7 @@ def copied(url: str, _: str, rows: int, dimensions: int) -> float:
     page = np.zeros(1024, np.dtype(fields))
     page["columns"], page["length"], page["width"], page["dimensions"] = 2, 8, 4 + 2 * dimensions, dimensions
     page["values"] = some
-    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+    with psycopg.connect(url, autocommit=True, options=OPTIONS) as connection, connection.cursor() as cursor:
         cursor.execute(_store("copy_store", dimensions))
         with cursor.copy("COPY copy_store FROM STDIN (FORMAT binary)") as copy:
             copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
@@ -152,7 +153,7 @@ def indexed(url: str, server_url: str, rows: int, dimensions: int) -> float:
 
 
 async def _indexed(url: str, server_url: str, query: str, rows: int, dimensions: int, *, make: bool) -> float:
-    connections = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(WRITERS)]
+    connections = [await psycopg.AsyncConnection.connect(url, autocommit=True, options=OPTIONS) for _ in range(WRITERS)]
     for connection in connections:
         take_binary_values(connection)
     first = connections[0]

@@ -22,7 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -307,13 +307,13 @@ def _idle(outside: Look, worker: rig.Process, seconds: float) -> dict[str, tuple
 
     def counters() -> list[float]:
         transactions = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'postgres'"
-        own = sum(backend.cpu for backend in backends)
-        return [outside(transactions), outside(WAL), 100 * worker.cpu, 100 * own, time.perf_counter()]
+        return [outside(transactions), outside(WAL), 100 * worker.cpu, time.perf_counter()]
 
-    before = counters()
+    before, used = counters(), _cpu(backends)
     time.sleep(seconds)
     *passed, lasted = (now - then for now, then in zip(counters(), before, strict=True))
-    transactions, wal, worker_cpu, backend_cpu = (amount / lasted for amount in passed)
+    transactions, wal, worker_cpu = (amount / lasted for amount in passed)
+    backend_cpu = sum(100 * (now - used[backend]) for backend, now in _cpu(backends).items()) / lasted
     return {
         "connections": (len(backends), FEW_CONNECTIONS),
         "transactions/s": (transactions, FEW_TRANSACTIONS),
@@ -321,6 +321,15 @@ def _idle(outside: Look, worker: rig.Process, seconds: float) -> dict[str, tuple
         "worker CPU %": (worker_cpu, None),
         "backend CPU %": (backend_cpu, None),
     }
+
+
+def _cpu(backends: Sequence[rig.Process]) -> dict[rig.Process, float]:
+    """Of those that are still there: the worker gives back what it does not need."""
+    found = {}
+    for backend in backends:
+        with suppress(FileNotFoundError):
+            found[backend] = backend.cpu
+    return found
 
 
 def _changes(url: str, tables: Sequence[str]) -> list[float]:

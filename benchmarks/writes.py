@@ -275,7 +275,7 @@ def _shares(statement: Statement, clients: int, rates: Rounds) -> Iterator[recor
         labels: dict[str, record.Label] = {"statement": statement.name, "trigger": name, "clients": clients}
         yield record.Figure("transactions/s", labels, found)
         if name != "none":
-            goal = statement.share if name == "ours" and clients > 1 else None
+            goal = statement.share if name in ("ours", "alone") and clients > 1 else None
             shares = record.ratios(found, rates["none"])
             yield record.Figure("share of the transactions/s without a trigger", labels, shares, goal)
 
