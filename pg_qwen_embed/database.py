@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ RECONNECT_TIMEOUT = 10.0  # seconds; the pause between attempts doubles, and the
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
+AsyncCursor = psycopg.AsyncCursor[Any]
 Pool = AsyncConnectionPool[AsyncConnection]
 
 
@@ -99,8 +100,8 @@ async def configure_worker(connection: AsyncConnection) -> None:
 
 def _widen(connection: AsyncConnection) -> None:
     """Vectors for a write are a megabyte, and a Unix socket takes a fifth of that at a time; unlike TCP's, its buffer does not
-    grow by itself."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as own:
+    grow by itself. As far as the system allows (net.core.wmem_max)."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as own:
         if own.family == socket.AF_UNIX:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 

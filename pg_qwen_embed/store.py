@@ -1,6 +1,7 @@
 """The worker's statements about one generation: one method each, named like it. No decisions."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from pg_qwen_embed import vectors
-from pg_qwen_embed.database import AsyncConnection, BinaryValue
+from pg_qwen_embed.database import AsyncConnection, AsyncCursor, BinaryValue
 from pg_qwen_embed.model import Embedding, Lock, StoreKind
 from pg_qwen_embed.sql import fragments, statement
 from pg_qwen_embed.vectors import Vectors
@@ -120,9 +121,8 @@ class Store:
         values["embeddings"] = BinaryValue(vectors.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._entries(changes)
         values |= _chunks(changes) if self._chunked else _cuts(changes)
-        async with connection.pipeline():
-            await self._lock(connection, self._lock_exclusive if self._chunked else self._lock_shared)
-            cursor = await connection.execute(self._write, values)
+        lock = self._lock_exclusive if self._chunked else self._lock_shared
+        cursor = await self._locked(connection, lock, self._write, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
     async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:
@@ -132,17 +132,12 @@ class Store:
             "here": BinaryValue(vectors.bool_array([change.here for change in changes]))
         }
         values |= self._entries(changes)
-        async with connection.pipeline():
-            await self._lock(connection, self._lock_exclusive)
-            cursor = await connection.execute(self._clear, values)
+        cursor = await self._locked(connection, self._lock_exclusive, self._clear, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
     async def clear_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
-        async with connection.pipeline():
-            await self._lock(connection, self._lock_exclusive)
-            await connection.execute(
-                self._clear_truncated, {"version": version, "seqs": BinaryValue(vectors.int8_array(seqs))}
-            )
+        values = {"version": version, "seqs": BinaryValue(vectors.int8_array(seqs))}
+        await self._locked(connection, self._lock_exclusive, self._clear_truncated, values)
 
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
         found = await _fetched(connection, self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1})
@@ -161,9 +156,7 @@ class Store:
         values["errors"] = [sentence.replace("\0", "") for sentence in sentences]
         values["retry_afters"] = list(retry_afters)
         values["seqs"] = self._seqs(changes)
-        async with connection.pipeline():
-            await self._lock(connection, self._lock_exclusive)
-            await connection.execute(self._record_failures, values)
+        await self._locked(connection, self._lock_exclusive, self._record_failures, values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:
         await connection.execute(self._start_backfill, {"id": self._id})
@@ -201,8 +194,18 @@ class Store:
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._vacuum, {})
 
-    async def _lock(self, connection: AsyncConnection, lock: bytes) -> None:
-        await connection.execute(lock, {"lock": int(Lock.STORE), "id": self._id})
+    async def _locked(
+        self, connection: AsyncConnection, lock: bytes, query: bytes, values: dict[str, Any]
+    ) -> AsyncCursor:
+        """Runs it under a lock. Both go out together; what is sent up to one Sync is one transaction (PostgreSQL, "Pipelining"):
+        BEGIN and COMMIT would be answered and waited for. But only an explicit COMMIT says what a deferred trigger of a source
+        that is written to finds wrong.
+
+        Prepared at once: with its threshold psycopg would believe in a statement whose preparation failed at its second use."""
+        block = connection.transaction() if self._in_column else nullcontext()
+        async with connection.pipeline(), block:
+            await connection.execute(lock, {"lock": int(Lock.STORE), "id": self._id}, prepare=True)
+            return await connection.execute(query, values, prepare=True)
 
     def _keys_and_versions(self, changes: Sequence[Change]) -> dict[str, Any]:
         columns = zip(*(change.key for change in changes), strict=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pg_qwen_embed.work import Change, Embedded, Outcome, Refused, Request, WalkPage, pieces_of
 
 Twin = tuple[Change, WalkPage | None]
-Waiting = dict[bytes | None, tuple[Twin, ...]]
+Waiting = dict[bytes | None, list[Twin] | None]
 
 
 @dataclass(slots=True)
@@ -23,21 +23,23 @@ class Twins:
         found = []
         for change in changes:
             document = change.fingerprint
-            if document in waiting:
-                waiting[document] = (*waiting[document], (change, page))
-            else:
-                waiting[document] = ()
+            if document not in waiting:
+                waiting[document] = None
                 found.append(change)
+            elif (twins := waiting[document]) is None:
+                waiting[document] = [(change, page)]
+            else:
+                twins.append((change, page))
         return found
 
     def settled(self, outcome: Embedded | Refused) -> list[Outcome]:
         """This outcome, and the same one for each twin."""
         waiting = self._of(outcome.request.page)
-        twins = [waiting.pop(change.fingerprint, ()) for change in outcome.request.changes]
+        twins = [waiting.pop(change.fingerprint, None) for change in outcome.request.changes]
         if not any(twins):
             return [outcome]
         pieces = zip(pieces_of(outcome), twins, strict=True)
-        return [outcome, *(_of_twin(piece, *twin) for piece, own in pieces for twin in own)]
+        return [outcome, *(_of_twin(piece, *twin) for piece, own in pieces for twin in own or ())]
 
     def _of(self, page: WalkPage | None) -> Waiting:
         return self._live if page is None else self._walked

@@ -19,7 +19,7 @@ INT8_OID = 20
 BYTEA_OID = 17
 _HEADER = struct.Struct(">iiIii")
 _MIN_NORM = 1e-6
-_UNIT = 1e-5  # of the square of a length from 1: far below what a halfvec can tell
+_UNIT = 1e-5  # how far the square of a length is from 1 at most: far below what a halfvec can tell
 
 
 def int8_array(values: Sequence[int] | NDArray[np.int64]) -> bytes:
@@ -71,20 +71,20 @@ def _array(element_oid: int, elements: NDArray[np.void]) -> bytes:
 
 
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:
-    """The first `dimensions` of each vector, normalised again (Matryoshka). Shape (rows, dimensions)."""
-    return normalise(np.ascontiguousarray(vectors[:, :dimensions]))
+    """The first `dimensions` of each vector, normalised again (Matryoshka). Shape (rows, dimensions). Raises ServerFault."""
+    return normalised(np.ascontiguousarray(vectors[:, :dimensions]), len(vectors), dimensions)
 
 
 def normalise(vectors: Vectors) -> Vectors:
-    return _normalised(vectors, _squares(vectors))
+    return _scaled(vectors, _squares(vectors))
 
 
-def unit(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
+def normalised(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
     """What `check` gives, each of length 1. Raises ServerFault."""
-    return _normalised(vectors, _checked(vectors, rows, dimensions))
+    return _scaled(vectors, _checked(vectors, rows, dimensions))
 
 
-def _normalised(vectors: Vectors, squares: Vectors) -> Vectors:
+def _scaled(vectors: Vectors, squares: Vectors) -> Vectors:
     if len(squares) and float(np.abs(squares - 1).max()) < _UNIT:
         return vectors  # servers normalise too
     quotients: Vectors = np.divide(vectors, np.sqrt(squares)[:, np.newaxis], dtype=np.float32)

@@ -135,3 +135,22 @@ def test_one_refused_document_among_three_thousand_costs_few_requests(rig: Rig) 
     assert rig.count("store") == 2999
     assert [failure["key"] for failure in listed(rig)] == [{"id": 1234}]
     assert len(rig.server.requests) <= without + 40
+
+
+@pytest.mark.parametrize("when", ["IMMEDIATE", "DEFERRED"])
+def test_row_whose_vector_a_trigger_of_the_application_refuses_fails_alone(rig: Rig, when: str) -> None:
+    """A deferred one speaks at the commit."""
+    rig.articles("one", "two", "three")
+    rig.ok("attach", "articles", "--text", "body", "--store", "column")
+    rig.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = 2 THEN RAISE EXCEPTION 'not this one'; END IF;
+            RETURN NULL;
+        END $$""")
+    rig.execute(f"""
+        CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON articles DEFERRABLE INITIALLY {when}
+        FOR EACH ROW EXECUTE FUNCTION refuse()""")
+    rig.once()
+    (failure,) = json.loads(rig.ok("failures", "list", "articles", "--json"))
+    assert (failure["key"], failure["error"]) == ({"id": 2}, "PostgreSQL: not this one")
+    assert rig.rows("SELECT id FROM articles WHERE embedding IS NOT NULL ORDER BY id") == [(1,), (3,)]

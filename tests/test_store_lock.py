@@ -3,6 +3,8 @@
 import asyncio
 
 import numpy as np
+import psycopg
+import pytest
 from rig import Rig
 
 from pg_qwen_embed.database import AsyncConnection, connect_async
@@ -59,3 +61,24 @@ def test_failure_of_an_older_text_does_not_outlive_the_vector_of_a_newer_one(rig
 
     asyncio.run(overlap())
     assert rig.count("failure") == 0
+
+
+def test_connection_whose_write_waited_in_vain_for_a_lock_can_write_again(rig: Rig) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body", "--no-backfill")
+    rig.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
+    store = Store(rig.embedding(), rig.value("SELECT 'halfvec'::regtype::oid::int"))
+
+    async def write_three_times() -> None:
+        async with await connect_async(rig.url, "writes") as connection:
+            changes = (await store.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)).changes
+            vectors = [np.ones((1, 16), np.float32)]
+            await store.write(connection, changes, vectors)
+            with rig.connect(autocommit=False) as holder:
+                holder.execute(f"LOCK TABLE {rig.machinery('store')} IN ACCESS EXCLUSIVE MODE")
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    await store.write(connection, changes, vectors)
+            await store.write(connection, changes, vectors)
+
+    asyncio.run(write_three_times())
+    assert rig.count("store") == 1

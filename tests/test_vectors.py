@@ -59,10 +59,10 @@ def test_bytes_arrive_as_they_were_sent(connection: Connection) -> None:
 def test_half_vectors_arrive_as_they_were_sent(connection: Connection) -> None:
     (oid,) = connection.execute("SELECT 'halfvec'::regtype::oid").fetchone() or ()
 
-    @given(matrices)
-    def check(values: Vectors) -> None:
+    @given(matrices, st.lists(st.integers(0, 5), max_size=3))
+    def check(values: Vectors, cuts: list[int]) -> None:
         query = "SELECT array_agg(v::real[]) FROM unnest(%b::halfvec[]) v"
-        found = fetched(connection, query, vectors.halfvec_array([values], oid))
+        found = fetched(connection, query, vectors.halfvec_array(np.split(values, sorted(cuts)), oid))
         assert np.array_equal(np.array(found or [], np.float32).reshape(values.shape), values)
         for row in values:
             one = fetched(connection, "SELECT (%b::halfvec)::real[]", vectors.halfvec(row))
@@ -101,3 +101,22 @@ def test_good_vectors_pass_as_they_are() -> None:
     good = np.eye(3, dtype=np.float32)
     assert vectors.check(good, 3, 3) is good
     assert vectors.check(np.zeros((0, 3), np.float32), 0, 3).shape == (0, 3)
+
+
+@given(npst.arrays(np.float32, (3, 8), elements=st.floats(-10, 10, width=32).filter(lambda x: abs(x) > 0.1)))
+def test_vectors_are_divided_by_their_lengths(values: Vectors) -> None:
+    expected = values / np.linalg.norm(values, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors.normalised(values, 3, 8), expected, rtol=1e-5)
+
+
+def test_unit_vectors_stay_as_they_are_and_one_that_is_longer_does_not() -> None:
+    units = np.eye(3, dtype=np.float32)
+    assert vectors.normalised(units, 3, 3) is units
+    longer = units.copy()
+    longer[1] *= 1.0001
+    np.testing.assert_allclose(vectors.normalised(longer, 3, 3), units, atol=1e-6)
+
+
+def test_vector_whose_beginning_is_zero_cannot_be_shortened() -> None:
+    with pytest.raises(ServerFault, match="zero vector"):
+        vectors.shorten(np.array([[0, 0, 1]], np.float32), 2)

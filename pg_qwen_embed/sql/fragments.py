@@ -27,7 +27,7 @@ UPDATE = sql.SQL("UPDATE")
 # Whether a document is given to the worker whole. Counting its characters would walk through all of it.
 _WHOLE = sql.SQL("octet_length(d.document) < %(longest)s")
 TEXT = sql.SQL("CASE WHEN {} THEN d.document ELSE left(d.document, %(longest)s) END").format(_WHOLE)
-# Of a document that it has whole the worker makes the fingerprint itself (work.fingerprint).
+# Of a document that it has whole the worker makes the fingerprint itself (work.change_of).
 KNOWN_FINGERPRINT = sql.SQL("CASE WHEN NOT {} THEN _qwen_embed.fingerprint(d.document) END").format(_WHOLE)
 Holes = dict[str, sql.Composable]
 

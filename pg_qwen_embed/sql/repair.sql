@@ -1,6 +1,7 @@
 -- name: draw_transaction_id
--- First in its transaction: the floor rests on whoever appends to an outbox having its transaction id by then.
-SELECT pg_current_xact_id();
+-- First in its transaction: the floor rests on whoever appends to an outbox having its transaction id by then. Nobody would find
+-- again what a crash took back, so this waits for the disk.
+SELECT set_config('synchronous_commit', 'on', true), pg_current_xact_id();
 
 -- name: repair_page
 -- One page of the source in key order: rows whose vector is missing or stale are enqueued. Their rows are locked first,
