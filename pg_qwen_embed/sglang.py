@@ -249,7 +249,7 @@ class EmbeddingServer:
                 f"the server at {self.url} answers as {_named(answer)}, and was {info.answers_as} before"
             )
         if native or found.shape[1] == dimensions:
-            found = vectors.normalised(found, len(texts), dimensions)
+            found = vectors.unit_vectors(found, len(texts), dimensions)
         else:
             found = vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
         return Answer(found, _tokens(answer))

@@ -72,14 +72,14 @@ def _array(element_oid: int, elements: NDArray[np.void]) -> bytes:
 
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:
     """The first `dimensions` of each vector, normalised again (Matryoshka). Shape (rows, dimensions). Raises ServerFault."""
-    return normalised(np.ascontiguousarray(vectors[:, :dimensions]), len(vectors), dimensions)
+    return unit_vectors(np.ascontiguousarray(vectors[:, :dimensions]), len(vectors), dimensions)
 
 
 def normalise(vectors: Vectors) -> Vectors:
     return _scaled(vectors, _squares(vectors))
 
 
-def normalised(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
+def unit_vectors(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
     """What `check` gives, each of length 1. Raises ServerFault."""
     return _scaled(vectors, _checked(vectors, rows, dimensions))
 

@@ -106,15 +106,15 @@ def test_good_vectors_pass_as_they_are() -> None:
 @given(npst.arrays(np.float32, (3, 8), elements=st.floats(-10, 10, width=32).filter(lambda x: abs(x) > 0.1)))
 def test_vectors_are_divided_by_their_lengths(values: Vectors) -> None:
     expected = values / np.linalg.norm(values, axis=1, keepdims=True)
-    np.testing.assert_allclose(vectors.normalised(values, 3, 8), expected, rtol=1e-5)
+    np.testing.assert_allclose(vectors.unit_vectors(values, 3, 8), expected, rtol=1e-5)
 
 
 def test_unit_vectors_stay_as_they_are_and_one_that_is_longer_does_not() -> None:
     units = np.eye(3, dtype=np.float32)
-    assert vectors.normalised(units, 3, 3) is units
+    assert vectors.unit_vectors(units, 3, 3) is units
     longer = units.copy()
     longer[1] *= 1.0001
-    np.testing.assert_allclose(vectors.normalised(longer, 3, 3), units, atol=1e-6)
+    np.testing.assert_allclose(vectors.unit_vectors(longer, 3, 3), units, atol=1e-6)
 
 
 def test_vector_whose_beginning_is_zero_cannot_be_shortened() -> None:

@@ -9,6 +9,7 @@ again and again. One line of JSON; see README.md beside this."""
 
 import argparse
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -183,7 +184,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--start-timeout", type=float, default=600, help="seconds until SGLang must be ready")
     parser.add_argument("--minutes", type=float, default=45, help="then it gives up")
     parser.add_argument("more", nargs="*", metavar="FLAG", help="of SGLang, after --")
-    return parser.parse_args()
+    wanted = parser.parse_args()
+    has_sglang = "import importlib.util, sys; sys.exit(importlib.util.find_spec('sglang') is None)"
+    python = shutil.which(wanted.sglang_python)
+    if python is None or subprocess.run([python, "-c", has_sglang], check=False).returncode:
+        parser.error(
+            f"{wanted.sglang_python} is no Python with SGLang; make test-sglang makes one, .venv-sglang/bin/python"
+        )
+    return wanted
 
 
 def give_up(_: int, __: FrameType | None) -> None:

@@ -103,7 +103,7 @@ def _embeddings(connection: Connection, found: list[Finding]) -> list[Embedding]
         return []
     embeddings = catalog.embeddings(connection)
     advice = "attach a table: pg-qwen-embed attach TABLE --text COLUMN"
-    found.append(judge(AREA, bool(embeddings), f"set up; {len(embeddings)} embeddings", advice, State.WARNING))
+    found.append(judge(AREA, bool(embeddings), f"set up; embeddings: {len(embeddings)}", advice, State.WARNING))
     return embeddings
 
 
