@@ -15,7 +15,7 @@ vectors are in clusters, and no two are the same, for pgvector keeps equal ones 
 import subprocess
 import sys
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,7 +94,7 @@ class Bench:
     def script(self, what: str, rows: int) -> float:
         """Seconds."""
         command = [sys.executable, FLOOR, what, self.url, self.server_url, str(rows), str(self.dimensions)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
     def _used(self, whose: str, ended: rig.Ended) -> None:
         self.resources["CPU ms/row", whose].append(1000 * ended.cpu / self.rows)
@@ -178,14 +178,12 @@ def with_index(bench: Bench, rounds: int, base: int, more: int) -> list[Figure]:
 
 def in_turns(url: str, turns: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {name: [] for name in turns}
-    order = deque(turns.items())
     for _ in range(rounds):
-        for name, turn in order:
+        for name, turn in turns.items():
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("CHECKPOINT")
             rates[name].append(turn())
             time.sleep(0.5)
-        order.rotate(-1)  # the first in a round finds the machine otherwise than those after it
     return rates
 
 
