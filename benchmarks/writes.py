@@ -1,6 +1,6 @@
 """What the application's writes cost with an embedding on their table: transactions a second, and the server's CPU.
 
-    python benchmarks/writes.py [--rounds 2] [--seconds 2] [--clients 1 8 16] [--statements INSERT DELETE]
+    python benchmarks/writes.py [--rounds 2] [--seconds 1] [--clients 1 8 16] [--statements INSERT DELETE]
 
 The same statements, in turns, on tables that differ in their triggers alone:
 
@@ -293,7 +293,7 @@ def _added(statement: Statement, used: Rounds) -> Iterator[record.Figure]:
 def main() -> None:
     names = [statement.name for statement in STATEMENTS]
     parser = record.parser(__doc__, rounds=2)
-    parser.add_argument("--seconds", type=int, default=2, help="of a turn; an INSERT has three of them in a round")
+    parser.add_argument("--seconds", type=int, default=1, help="of a turn; an INSERT has three of them in a round")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--statements", nargs="+", default=names, choices=names)
     wanted = parser.parse_args()
