@@ -1,5 +1,6 @@
 """Connections to PostgreSQL: who we are, what for, and one clear sentence when it does not answer."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -96,6 +97,14 @@ async def configure_worker(connection: AsyncConnection) -> None:
     await connection.execute(statement("configure_session"))
     await connection.execute(statement("configure_worker_session"))
     _widen(connection)
+
+
+def heed_cancellation() -> None:
+    """Raises CancelledError if this task is told to end. For loops, and where they go on after an error: a connection that breaks
+    while psycopg cancels the statement of a task takes the cancellation along, with an error in its place or without one."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _widen(connection: AsyncConnection) -> None:

@@ -353,3 +353,23 @@ def test_text_that_is_not_utf8_stops_its_own_embedding_and_no_other(rig: Rig, li
     eventually(lambda: rig.rows("SELECT id FROM qwen_embed.good") == [(1,)])
     assert "Traceback" not in worker.said
     assert "not UTF-8" in worker.said
+
+
+def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(rig: Rig) -> None:
+    """Some of them in the moment in which the worker, ending its session, cancels their statements."""
+    for name in ("one", "two", "three"):
+        rig.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, body text)")
+        rig.execute(f"INSERT INTO {name} SELECT n, 'text ' || n FROM generate_series(1, 5) n")
+        rig.ok("attach", name, "--text", "body")
+    worker = rig.worker("--poll", "0.5")
+    some = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < 0.5"
+    end = time.monotonic() + 8
+    while time.monotonic() < end:
+        for name in ("one", "two", "three"):
+            rig.execute(f"UPDATE {name} SET body = 'text ' || random()")
+        rig.execute(some)
+        time.sleep(0.03)
+    for name in ("one", "two", "three"):
+        eventually(partial(rig.settled, name))
+        assert rig.drift(name)[0] == 0
+    assert worker.end() == 0
