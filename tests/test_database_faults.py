@@ -320,7 +320,7 @@ def test_attach_and_detach_on_busy_tables_fail_no_writer(rig: Rig) -> None:
     together([*(partial(load.write, number) for number in range(4)), declare])
     assert load.errors == []
     for name in ("articles", "others"):
-        eventually(partial(rig.settled, name))
+        eventually(partial(rig.settled, name), deadline=60)
         rig.assert_in_step(name=name)
     assert worker.end() == 0
 
@@ -370,6 +370,6 @@ def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(rig: Rig) 
         rig.execute(some)
         time.sleep(0.03)
     for name in ("one", "two", "three"):
-        eventually(partial(rig.settled, name))
+        eventually(partial(rig.settled, name), deadline=60)
         assert rig.drift(name)[0] == 0
     assert worker.end() == 0
