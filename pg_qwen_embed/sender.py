@@ -148,10 +148,9 @@ class Sender:
 
         Raises Rejected, TooMuch; after the fleet's patience, ServerUnavailable."""
         attempts = Attempts(Chunks(self._limits.documents))
-        work = sum([change.size for change in request.changes])
         while True:
             async with self._fleet.place(
-                self._embedding, live=request.page is None, work=work, besides=attempts.refused_by
+                self._embedding, live=request.page is None, work=request.size, besides=attempts.refused_by
             ) as place:
                 if len(request.changes) > self._most:  # learned while it waited
                     self._halve(request)
@@ -198,7 +197,7 @@ class Sender:
             return None
         for n, beginning in (await cutting.cut(place.server, texts, tokens, longest)).items():
             texts[n] = beginning
-        size = sum(map(_size, texts)) if wrong else sum([change.size for change in changes])
+        size = sum(map(_size, texts)) if wrong else request.size
         vectors = await self._vectors(place, texts, size, urgent=request.page is None)
         if wrong:
             changes = [change._replace(cut=n in wrong) for n, change in enumerate(changes)]

@@ -204,8 +204,11 @@ class Store:
         Prepared at once: with its threshold psycopg would believe in a statement whose preparation failed at its second use."""
         block = connection.transaction() if self._in_column else nullcontext()
         async with connection.pipeline(), block:
-            await connection.execute(lock, {"lock": int(Lock.STORE), "id": self._id}, prepare=True)
+            await self._lock(connection, lock)
             return await connection.execute(query, values, prepare=True)
+
+    async def _lock(self, connection: AsyncConnection, lock: bytes) -> None:
+        await connection.execute(lock, {"lock": int(Lock.STORE), "id": self._id}, prepare=True)
 
     def _keys_and_versions(self, changes: Sequence[Change]) -> dict[str, Any]:
         columns = zip(*(change.key for change in changes), strict=True)

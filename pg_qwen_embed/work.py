@@ -67,6 +67,11 @@ class Request:
     changes: list[Change]
     page: WalkPage | None
 
+    @property
+    def size(self) -> int:
+        """Of its documents, in bytes."""
+        return sum([change.size for change in self.changes])
+
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
