@@ -29,7 +29,25 @@ RECONNECT_TIMEOUT = 10.0  # seconds; the pause between attempts doubles, and the
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 AsyncCursor = psycopg.AsyncCursor[Any]
-Pool = AsyncConnectionPool[AsyncConnection]
+
+
+class Pool(AsyncConnectionPool[AsyncConnection]):
+    """It waits for a connection by asyncio.wait_for, which before Python 3.12 loses a cancellation that comes in the moment in
+    which the connection does (https://github.com/python/cpython/issues/86296). The task would go on, and its group wait for it
+    for ever."""
+
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection:  # noqa: ASYNC109  # the pool's own
+        task = asyncio.current_task()
+        told = task.cancelling() if task else 0
+        connection = None
+        try:
+            connection = await super().getconn(timeout)
+            return connection
+        finally:
+            if task and task.cancelling() > told:
+                if connection is not None:
+                    await self.putconn(connection)
+                raise asyncio.CancelledError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +95,7 @@ async def connect_async(url: str, purpose: str) -> AsyncConnection:
 
 def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:
     """The worker's connections for a purpose; more than the least are there only while they are needed."""
-    return AsyncConnectionPool(
+    return Pool(
         conninfo(url, purpose),
         kwargs={"autocommit": True},
         configure=configure_worker,
@@ -97,14 +115,6 @@ async def configure_worker(connection: AsyncConnection) -> None:
     await connection.execute(statement("configure_session"))
     await connection.execute(statement("configure_worker_session"))
     _widen(connection)
-
-
-def heed_cancellation() -> None:
-    """Raises CancelledError if this task is told to end. For loops, and where they go on after an error: a connection that breaks
-    while psycopg cancels the statement of a task takes the cancellation along, with an error in its place or without one."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _widen(connection: AsyncConnection) -> None:

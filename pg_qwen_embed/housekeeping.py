@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import psycopg
 
 from pg_qwen_embed import index, repair
-from pg_qwen_embed.database import Pool, connect_async, first_line, heed_cancellation
+from pg_qwen_embed.database import Pool, connect_async, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable
 from pg_qwen_embed.model import Embedding
 from pg_qwen_embed.options import Options
@@ -81,20 +81,17 @@ class Housekeeping:
     async def _vacuum_now_and_then(self) -> None:
         """Of outboxes that have seen much, on a connection of the pool."""
         while True:
-            heed_cancellation()
             await asyncio.sleep(self._options.tidy)
             for feed in [feed for feed in self._feeds.values() if feed.wants_vacuum()]:
                 try:
                     async with self._pool.connection() as connection:
                         await feed.store.vacuum(connection)
                 except psycopg.Error as error:
-                    heed_cancellation()
                     log.warning("vacuum_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
 
     async def _verify_now_and_then(self) -> None:
         """Where nothing else is going on."""
         while self._options.verify_every:
-            heed_cancellation()
             await asyncio.sleep(self._options.verify_every)
             for embedding in [feed.embedding for feed in self._feeds.values() if feed.idle]:
                 await self._repair(embedding, rows=True, missing=True, orphans=True)
@@ -108,7 +105,6 @@ class Housekeeping:
                     connection, embedding, rows=rows, missing=missing, orphans=orphans, pause=pause
                 )
         except (psycopg.Error, DatabaseUnavailable) as error:
-            heed_cancellation()
             log.warning("verify_failed embedding=%s reason=%s", embedding.name, first_line(error))
             return False
         enqueued = done.missing_or_stale + done.orphaned
@@ -143,7 +139,6 @@ class Housekeeping:
     async def _ensure_index(self, id_: int, feed: Feed) -> None:
         try:
             while True:
-                heed_cancellation()
                 if await self._index_built(feed):
                     break
                 await asyncio.sleep(self._options.index_pause)
@@ -158,7 +153,6 @@ class Housekeeping:
             async with self._pool.connection() as connection:
                 await feed.store.finish_backfill(connection, "done", after="indexing")
         except (psycopg.Error, DatabaseUnavailable) as error:
-            heed_cancellation()
             if self._options.once:
                 raise
             log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))

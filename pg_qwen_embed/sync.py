@@ -15,7 +15,7 @@ from itertools import count
 import psycopg
 
 from pg_qwen_embed import batching, retry
-from pg_qwen_embed.database import AsyncConnection, Pool, first_line, heed_cancellation
+from pg_qwen_embed.database import AsyncConnection, Pool, first_line
 from pg_qwen_embed.errors import DatabaseUnavailable
 from pg_qwen_embed.fleet import Fleet
 from pg_qwen_embed.floor import Floor
@@ -236,7 +236,6 @@ class Feed:
 
     async def _settle(self, line: Line) -> None:
         while True:
-            heed_cancellation()
             await self._write_until_done(await self._next_group(line), line.pool)
             while self._alone:
                 await self._write_until_done([self._alone.popleft()], line.pool)
@@ -271,7 +270,6 @@ class Feed:
                     await self._write(connection, group)
                     self._portion.written(rows, clock() - began)
             except (psycopg.Error, TimeoutError) as error:
-                heed_cancellation()
                 reason = first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
                 log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
                 if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ROWS_OWN_FAULT:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import psycopg
 
-from pg_qwen_embed.database import AsyncConnection, Pool, heed_cancellation
+from pg_qwen_embed.database import AsyncConnection, Pool
 from pg_qwen_embed.store import Store
 from pg_qwen_embed.work import Change, Walk, WalkPage
 
@@ -83,7 +83,6 @@ class Walker:
 
     async def _read(self, walk: Walk) -> None:
         while not walk.exhausted:
-            heed_cancellation()
             while not self._may_read():
                 await self._wait()
             try:

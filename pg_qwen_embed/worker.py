@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 import psycopg
 
 from pg_qwen_embed import catalog, retry
-from pg_qwen_embed.database import AsyncConnection, connect_async, first_line, heed_cancellation, pool
+from pg_qwen_embed.database import AsyncConnection, connect_async, first_line, pool
 from pg_qwen_embed.errors import DatabaseUnavailable, Error
 from pg_qwen_embed.fleet import Fleet
 from pg_qwen_embed.housekeeping import Housekeeping
@@ -205,7 +205,6 @@ class Session:
         clock = asyncio.get_running_loop().time
         active = swept = looked = clock()
         while not self._stopping.is_set():
-            heed_cancellation()
             self._doorbell.clear()
             if self._registry_changed or clock() - looked >= (self._options.poll or STANDBY_POLL):
                 await self._read_registry()
@@ -281,7 +280,6 @@ class Session:
             cursor = await self._reader.execute(self._have_work(feeds))
             ids = {row[0] for row in await cursor.fetchall()}
         except psycopg.Error:
-            heed_cancellation()
             if self._reader.closed:
                 raise
             return feeds  # one of them cannot be read: it is found by looking at each
@@ -300,7 +298,6 @@ class Session:
             try:
                 found |= await how(feed, self._reader)
             except psycopg.Error as error:
-                heed_cancellation()
                 if self._reader.closed:
                     raise
                 self._excuse(feed, error)
@@ -356,7 +353,6 @@ class Session:
         try:
             await self._take_on(embedding)
         except psycopg.Error as error:
-            heed_cancellation()
             if self._reader.closed or self._options.once:
                 raise
             log.warning("not_followed embedding=%s reason=%s", embedding.name, first_line(error))

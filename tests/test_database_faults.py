@@ -1,5 +1,6 @@
 """PostgreSQL breaks, each time in a real way; the worker goes on by itself, and nothing is lost."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rig import Cluster, Rig, cluster, eventually, postmaster, restart, setting, together
 from stand_in import StandIn
 
-from pg_qwen_embed import embedded
+from pg_qwen_embed import database, embedded
 from pg_qwen_embed.model import Lock
 
 OUTBOX = "_qwen_embed.outbox_1"
@@ -355,6 +356,25 @@ def test_text_that_is_not_utf8_stops_its_own_embedding_and_no_other(rig: Rig, li
     assert "not UTF-8" in worker.said
 
 
+@pytest.mark.parametrize("moment", range(8))
+async def test_cancellation_that_comes_with_the_connection_is_heeded(rig: Rig, moment: int) -> None:
+    async with database.pool(rig.url, "test", least=1, most=1) as pool:
+        held = await pool.getconn()
+        waiting = asyncio.create_task(pool.getconn())
+        await asyncio.sleep(0.05)
+        await pool.putconn(held)
+        for _ in range(moment):  # steps of the event loop: one after the other wakes up who waits
+            await asyncio.sleep(0)
+        came = waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() or came
+        if came:
+            await pool.putconn(waiting.result())
+        async with pool.connection(timeout=5) as connection:  # it was given back
+            await connection.execute("SELECT 1")
+
+
 def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(rig: Rig) -> None:
     """Some of them in the moment in which the worker, ending its session, cancels their statements."""
     for name in ("one", "two", "three"):
@@ -362,6 +382,7 @@ def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(rig: Rig) 
         rig.execute(f"INSERT INTO {name} SELECT n, 'text ' || n FROM generate_series(1, 5) n")
         rig.ok("attach", name, "--text", "body")
     worker = rig.worker("--poll", "0.5")
+    eventually(lambda: "connected" in worker.said)  # one that never was gives up
     some = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < 0.5"
     end = time.monotonic() + 8
     while time.monotonic() < end:
