@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -108,6 +109,26 @@ def test_standby_is_refused_with_one_sentence(own_cluster: tuple[Cluster, Rig]) 
             assert re.search("standby|recovery|read-only", rig.refused(*command, env=there)), command
         assert "one" in rig.ok("search", "articles", "one", env=there)
         assert "rows 1  vectors 1" in rig.ok("status", env=there)
+
+
+async def told_of_tcp(url: str) -> dict[str, int]:
+    """What PostgreSQL is to ask of the connections of a worker."""
+    async with await database.connect_async(url, "test") as connection:
+        cursor = await connection.execute("SELECT name, setting::int FROM pg_settings WHERE name LIKE 'tcp_%'")
+        return dict(await cursor.fetchall())
+
+
+def test_worker_whose_machine_vanishes_leads_for_half_a_minute(own_cluster: tuple[Cluster, Rig]) -> None:
+    """PostgreSQL is told so in each session, and the rest is the kernel's."""
+    _, rig = own_cluster
+    data = Path(setting(rig.url, "data_directory"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    pg_ctl = [str(Path(config(rig.url, "BINDIR")) / "pg_ctl"), "-w", "-D", str(data), "-l", os.devnull]
+    subprocess.run([*pg_ctl, "restart", "-o", f"-h 127.0.0.1 -p {port} -k {data}"], check=True, user=owner(data))
+    told = asyncio.run(told_of_tcp(make_conninfo(rig.url, host="127.0.0.1", port=port)))
+    assert 0 < told["tcp_keepalives_idle"] + told["tcp_keepalives_count"] * told["tcp_keepalives_interval"] <= 30  # s
+    assert 0 < told["tcp_user_timeout"] <= 30_000  # ms, while it waits for an acknowledgement
 
 
 def test_too_many_connections_are_waited_out(own_cluster: tuple[Cluster, Rig]) -> None:
