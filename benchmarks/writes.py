@@ -87,7 +87,7 @@ class Statement:
 
 
 STATEMENTS = [
-    Statement("INSERT", f"INSERT INTO {{table}} (body) VALUES ({TEXT})", turns=3,
+    Statement("INSERT", f"INSERT INTO {{table}} (body) VALUES ({TEXT})", turns=5,
               share=record.Goal(">=", 0.85), added=record.Goal("<=", 6)),
     Statement("INSERT of 100", f"INSERT INTO {{table}} (body) SELECT {TEXT} FROM generate_series(1, 100)", cpu=100),
     Statement("UPDATE of the text", f"UPDATE {{table}} SET body = {TEXT} WHERE id = {{key}}", added=record.Goal("<=", 8)),
