@@ -82,7 +82,8 @@ def holes(embedding: Embedding) -> Holes:
             sql.SQL("{} AS {}").format(sql.Identifier("t", column.name), key)
             for column, key in zip(source.key, keys, strict=True)
         ),
-        "here": sql.SQL("{} IS NOT NULL").format(sql.Identifier("t", source.key[0].name)),
+        # Not IS NOT NULL: a key that is a row is neither that nor NULL when a field of it is NULL.
+        "here": sql.SQL("{} IS DISTINCT FROM NULL").format(sql.Identifier("t", source.key[0].name)),
         "source_text": _regclass(identifier(source.table)),
         "store_text": _regclass(machinery("store", generation)),
         "outbox_text": _regclass(machinery("outbox", generation)),

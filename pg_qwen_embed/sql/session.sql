@@ -1,7 +1,9 @@
 -- name: configure_session
 -- Every session of ours: what is set for the role or the database must not change what we do. Documents must not depend
--- on who connects; our reasoning rests on READ COMMITTED; a session that hangs in a transaction must not hold back vacuum.
+-- on who connects; a key's text must be read as that key again; our reasoning rests on READ COMMITTED; a session that hangs in
+-- a transaction must not hold back vacuum.
 SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', false),
+       set_config('extra_float_digits', '1', false), set_config('array_nulls', 'on', false),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_session_timeout', '0', false),
        set_config('default_transaction_isolation', 'read committed', false),

@@ -98,7 +98,7 @@ WITH a AS (
     FROM (SELECT {key_values}, a.position FROM a) p
     JOIN {source} t ON ({t_key}) = ({p_key})
     LEFT JOIN n ON ({n_key}) = ({p_key})
-    WHERE n.k1 IS NULL
+    WHERE n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
     USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
@@ -181,7 +181,7 @@ WITH a AS (
     DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
 ), locked AS (
     SELECT p.position FROM p JOIN {source} t ON ({t_key}) = ({p_key}) LEFT JOIN n ON ({n_key}) = ({p_key})
-    WHERE p.here AND n.k1 IS NULL
+    WHERE p.here AND n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
     USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
