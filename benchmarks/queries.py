@@ -1,6 +1,6 @@
 """What a search costs through the view and the function, against SQL by hand on the same tables; recall@10 of the index.
 
-    python benchmarks/queries.py [--rows 100000] [--queries 200] [--rounds 5]
+    python benchmarks/queries.py [--rows 100000] [--queries 200] [--rounds 15]
 
 The vectors are made by numpy, seeded: in 32 latent dimensions a normally distributed centre for every 100 of them and as much
 noise again around it, projected into all dimensions, a little noise there, normalised. The queries are further ones of these.
@@ -229,7 +229,7 @@ class Bench:
 
 
 def main() -> None:
-    parser = record.parser(__doc__, rounds=5)
+    parser = record.parser(__doc__, rounds=15)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=200)
