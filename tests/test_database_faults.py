@@ -188,8 +188,8 @@ def test_statements_that_are_cancelled_are_tried_again(rig: Rig, table: str) -> 
     eventually(rig.settled)
     cancel = f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {OURS} AND wait_event_type = 'Lock'"
     with rig.connect(autocommit=False) as holder:
-        rig.execute("UPDATE articles SET body = 'two'")
         with rig.server.hold(lambda _: table == "store"):
+            rig.execute("UPDATE articles SET body = 'two'")
             if table == "store":
                 eventually(lambda: rig.server.waiting)
             holder.execute(
