@@ -293,7 +293,9 @@ def _added(statement: Statement, used: Rounds) -> Iterator[record.Figure]:
 def main() -> None:
     names = [statement.name for statement in STATEMENTS]
     parser = record.parser(__doc__, rounds=2)
-    parser.add_argument("--seconds", type=int, default=1, help="of a turn; an INSERT has three of them in a round")
+    parser.add_argument(
+        "--seconds", type=int, default=1, help=f"of a turn; an INSERT has {STATEMENTS[0].turns} of them in a round"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--statements", nargs="+", default=names, choices=names)
     wanted = parser.parse_args()
