@@ -14,16 +14,19 @@ BENCHMARKS := backfill freshness writes queries scale
 RECORD ?=
 ARGS ?=
 
-.PHONY: demo test test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
+.PHONY: demo unit test test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
+
+unit: $(VENV)/installed-dev ## what needs no I/O, in five seconds
+	$(RUN) pytest -q tests/unit
 
 test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18
 	$(RUN) pytest -n 2
 
 test-sglang: $(VENV)/installed-dev $(SGLANG)/installed ## our client and our server against a real SGLang on the CPU
-	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/sglang --timeout 600
+	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/contract --timeout 600
 
 lint: $(VENV)/installed-dev
 	$(RUN) ruff check .
@@ -36,7 +39,7 @@ docs: $(VENV)/installed-dev ## write the generated parts of the documentation ag
 	$(RUN) tools.generate_docs
 
 chaos: $(VENV)/installed-dev ## faults for MINUTES, on PostgreSQL VERSION (16 or 18)
-	$(VENV)/bin/python -W ignore tests/chaos.py --minutes $(MINUTES) --version $(VERSION)
+	PYTHONPATH=tests/support $(VENV)/bin/python -W ignore tests/faults/chaos.py --minutes $(MINUTES) --version $(VERSION)
 
 bench: $(BENCHMARKS:%=bench-%) bench-worker ## every benchmark; RECORD=1 keeps the results for docs/benchmarks.md
 
@@ -77,7 +80,7 @@ $(VENV)/installed-bench: $(VENV)/installed
 	$(PIP) --group bench
 	@touch $@
 
-$(SGLANG)/installed: tests/sglang/requirements.txt
+$(SGLANG)/installed: tests/contract/requirements.txt
 	$(PYTHON) -m venv $(SGLANG)
 	$(SGLANG)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@

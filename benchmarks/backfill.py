@@ -20,16 +20,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import harness
 import peer
 import psycopg
 import record
-import rig
 import texts
 from clusters import clustered, saved
 from record import Figure, Goal, Label
 
-from pg_qwen_embed import embedded
-from pg_qwen_embed.sync import WRITERS
+from pg_qwen_embed.postgres import embedded
+from pg_qwen_embed.worker.pipeline import WRITERS
 
 FLOOR = str(Path(__file__).parent / "floor.py")
 GOALS = {"rows/s as a share of the floor's": Goal(">=", 0.75), "rows/s as times the peer's": Goal(">=", 15.0)}
@@ -50,10 +50,10 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        return rig.environment(self.url, self.server_url)
+        return harness.environment(self.url, self.server_url)
 
     def command(self, *arguments: str) -> None:
-        assert rig.run([*arguments], self.environment).status == 0
+        assert harness.run([*arguments], self.environment).status == 0
 
     def attach(self, table: str) -> None:
         self.command("attach", table, "--text", "body", "--dimensions", str(self.dimensions))
@@ -62,7 +62,7 @@ class Bench:
         """Rows a second, as of each of these."""
         self.attach("documents")
         with (
-            rig.Running(["worker", "--log-level", "warning"], self.environment) as worker,
+            harness.Running(["worker", "--log-level", "warning"], self.environment) as worker,
             psycopg.connect(self.url, autocommit=True) as connection,
         ):
             began = _when(connection, "running")
@@ -83,9 +83,9 @@ class Bench:
     def peer(self) -> float:
         with psycopg.connect(self.url, autocommit=True) as connection:
             vectorizer = peer.vectorizer(connection, self.server_url, "documents", self.dimensions)
-            rig.ask(self.server_url, "counters", {})
+            harness.ask(self.server_url, "counters", {})
             self._used("peer", peer.once(self.url))
-            seconds = rig.ask(self.server_url, "counters")["wall"]
+            seconds = harness.ask(self.server_url, "counters")["wall"]
             vectors = vectorizer.count(connection)
             vectorizer.drop(connection)
         assert vectors == self.rows, f"the peer has {vectors} vectors of {self.rows} rows"
@@ -96,7 +96,7 @@ class Bench:
         command = [sys.executable, FLOOR, what, self.url, self.server_url, str(rows), str(self.dimensions)]
         return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
-    def _used(self, whose: str, ended: rig.Ended) -> None:
+    def _used(self, whose: str, ended: harness.Ended) -> None:
         self.resources["CPU ms/row", whose].append(1000 * ended.cpu / self.rows)
         self.resources["memory MB", whose].append(ended.peak_mb)
 
@@ -112,7 +112,7 @@ class Indexed:
     inserted: int = 0
 
     def prepare(self) -> None:
-        rig.load(self.bench.url, self.documents[: self.base], "live")
+        harness.load(self.bench.url, self.documents[: self.base], "live")
         self.bench.attach("live")
         self.inserted = self.base
 
@@ -123,7 +123,7 @@ class Indexed:
         self.inserted += self.more
         with psycopg.connect(self.bench.url, autocommit=True) as connection:
             (newest,) = connection.execute("SELECT max(id) FROM _qwen_embed.generation").fetchone() or (0,)
-            rig.add(connection, added, "live", first)
+            harness.add(connection, added, "live", first)
             began = time.perf_counter()
             while connection.execute(f"SELECT EXISTS (SELECT FROM _qwen_embed.outbox_{newest})").fetchone() == (True,):
                 time.sleep(0.01)
@@ -139,7 +139,7 @@ class Indexed:
 
 def _when(connection: psycopg.Connection, state: str) -> float:
     """The time at which the newest backfill has come to this state."""
-    while connection.execute(rig.BACKFILL_STATE).fetchone() != (state,):
+    while connection.execute(harness.BACKFILL_STATE).fetchone() != (state,):
         time.sleep(0.005)
     return time.perf_counter()
 
@@ -167,7 +167,7 @@ def with_index(bench: Bench, rounds: int, base: int, more: int) -> list[Figure]:
     documents = [f"{number} {text}" for number, text in enumerate(texts.documents(base + more * rounds))]
     indexed = Indexed(bench, base, more, documents)
     indexed.prepare()
-    with rig.started(["worker"], bench.environment, "index_ready"):
+    with harness.started(["worker"], bench.environment, "index_ready"):
         bench.script("indexed_base", base)
         rates = in_turns(bench.url, {"worker": indexed.worker, "script": indexed.script}, rounds)
     figures = [Figure("rows/s", {"writer": name, "index": "present"}, found) for name, found in rates.items()]
@@ -196,13 +196,13 @@ def main() -> None:
     wanted = parser.parse_args()
     settings = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
     with embedded.postgres(settings=settings) as url:
-        rig.load(url, texts.documents(wanted.rows))
-        with rig.gpu(64, 0, 0, wanted.dimensions) as server_url:
+        harness.load(url, texts.documents(wanted.rows))
+        with harness.gpu(64, 0, 0, wanted.dimensions) as server_url:
             bench = Bench(url, server_url, wanted.rows, wanted.dimensions)
             bench.command("init")
             figures = without_index(bench, wanted.rounds)
         vectors = clustered(wanted.indexed_rows + wanted.rounds * wanted.more_rows, wanted.dimensions)
-        with saved(vectors) as file, rig.gpu(64, 0, 0, wanted.dimensions, file) as server_url:
+        with saved(vectors) as file, harness.gpu(64, 0, 0, wanted.dimensions, file) as server_url:
             bench = replace(bench, server_url=server_url)
             figures += with_index(bench, wanted.rounds, wanted.indexed_rows, wanted.more_rows)
         record.report("backfill", wanted, url, figures, **peer.versions())

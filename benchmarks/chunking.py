@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import rig
+import harness
 import texts
 from semantic_text_splitter import TextSplitter
 
-from pg_qwen_embed.chunking import divide
+from pg_qwen_embed.inference.boundaries import divide
 
 TOKENS = 512  # of a chunk; four characters each
 SIZE = 4 * TOKENS
@@ -34,7 +34,7 @@ def main() -> None:
                            "ideograph": "漢" * length}.items()
     }  # fmt: skip
     found["ideograph_whole_ms"] = median(1, lambda: TextSplitter(SIZE).chunk_indices("漢" * length))
-    rig.report("chunking", characters=length, chunk_tokens=TOKENS, **found)
+    harness.report("chunking", characters=length, chunk_tokens=TOKENS, **found)
 
 
 def ours(text: str) -> object:

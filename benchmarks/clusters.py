@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import record
 
-from pg_qwen_embed.vectors import Vectors, normalise
+from pg_qwen_embed.domain.vectors import Vectors, normalise
 
 LATENT = 32
 

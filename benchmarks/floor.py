@@ -20,9 +20,10 @@ import orjson
 import psycopg
 import pybase64
 
-from pg_qwen_embed import vectors
-from pg_qwen_embed.database import BinaryValue, take_binary_values
-from pg_qwen_embed.sync import WRITERS
+from pg_qwen_embed.domain import vectors
+from pg_qwen_embed.postgres import binary
+from pg_qwen_embed.postgres.connection import BinaryValue, take_binary_values
+from pg_qwen_embed.worker.pipeline import WRITERS
 
 PAGE, REQUEST, IN_FLIGHT, WRITE = 1024, 64, 8, 512
 OPTIONS = "-c synchronous_commit=off"  # as the worker
@@ -114,7 +115,7 @@ async def _write(connection: psycopg.AsyncConnection, done: "asyncio.Queue[Batch
             ids = list(itertools.chain.from_iterable(ids for ids, _ in held))
             found = [own for _, own in held]
             await connection.execute(
-                insert, (BinaryValue(vectors.int8_array(ids)), BinaryValue(vectors.halfvec_array(found, oid)))
+                insert, (BinaryValue(binary.int8_array(ids)), BinaryValue(binary.halfvec_array(found, oid)))
             )
             held = []
 
@@ -172,7 +173,7 @@ async def _indexed(url: str, server_url: str, query: str, rows: int, dimensions:
 
     async def write(connection: psycopg.AsyncConnection) -> None:
         for ids, embeddings in groups:
-            values = BinaryValue(vectors.int8_array(ids)), BinaryValue(vectors.halfvec_array([embeddings], oid))
+            values = BinaryValue(binary.int8_array(ids)), BinaryValue(binary.halfvec_array([embeddings], oid))
             await connection.execute(insert, values)
 
     began = time.perf_counter()

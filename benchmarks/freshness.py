@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import harness
 import peer
 import psycopg
 import record
-import rig
 import texts
 from record import SEED, Figure, Goal, Label
 
-from pg_qwen_embed import embedded
+from pg_qwen_embed.postgres import embedded
 
 GOALS = {"p50 ms": Goal("<=", 10), "p99 ms": Goal("<=", 50)}
 PERCENTILES = {"p50 ms": 50, "p95 ms": 95, "p99 ms": 99}
@@ -91,10 +91,10 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        return rig.environment(self.url, self.server_url)
+        return harness.environment(self.url, self.server_url)
 
     def run(self, *command: str) -> None:
-        assert rig.run(list(command), self.environment).status == 0
+        assert harness.run(list(command), self.environment).status == 0
 
     def attach(self, table: str) -> None:
         self.run("attach", table, "--text", "body", "--dimensions", str(self.dimensions))
@@ -104,7 +104,7 @@ class Bench:
         with self._beside(load):
             keys = self.rng.sample(range(1, self._value(f"SELECT max(id) FROM {load.table}") + 1), load.changes)
             rate = self._change(load, keys)
-            if load.backfill and self._value(rig.BACKFILL_STATE) != "running":
+            if load.backfill and self._value(harness.BACKFILL_STATE) != "running":
                 raise SystemExit("the backfill ended before the changes did; it takes more --rows, or fewer --changes")
             return Turn(self._took(load, keys), rate)
 
@@ -117,7 +117,7 @@ class Bench:
     def _backfill(self) -> Iterator[None]:
         self.attach("many")
         try:
-            while self._value(rig.BACKFILL_STATE) == "pending":
+            while self._value(harness.BACKFILL_STATE) == "pending":
                 time.sleep(0.01)
             yield
         finally:
@@ -179,18 +179,18 @@ def main() -> None:
     measured = loads(wanted.changes)
     with (
         embedded.postgres(settings=SETTINGS) as url,
-        rig.gpu(64, 0, 0, wanted.dimensions) as server_url,
+        harness.gpu(64, 0, 0, wanted.dimensions) as server_url,
         psycopg.connect(url, autocommit=True) as connection,
     ):
         for table, rows in {"documents": 6 * wanted.changes, "theirs": 1000, "many": wanted.rows}.items():
-            rig.load(url, texts.documents(rows), table)
+            harness.load(url, texts.documents(rows), table)
         bench = Bench(url, server_url, connection, wanted.dimensions)
         bench.run("init")
         bench.attach("documents")
         if peer.installed():
             peer.init(url)
             peer.vectorizer(connection, server_url, "theirs", wanted.dimensions, enqueue_existing=False)
-        with rig.started(["worker"], bench.environment, "index_ready"):
+        with harness.started(["worker"], bench.environment, "index_ready"):
             rounds = [[bench.turn(load) for load in measured] for _ in range(wanted.rounds)]
         found = [
             figure

@@ -10,11 +10,11 @@ import argparse
 import time
 from bisect import bisect_left
 
+import harness
 import psycopg
-import rig
 import texts
 
-from pg_qwen_embed import embedded
+from pg_qwen_embed.postgres import embedded
 
 STEADY, WINDOW, SHARE = 8.0, 2.0, 0.95
 HICCUPS = {"cut": (0.0, 0), "away": (5.0, 0), "overload": (2.0, 503)}  # seconds, status
@@ -44,19 +44,19 @@ def main() -> None:
     per_text = (wanted.fixed_ms / 64 + wanted.token_us * sum(map(len, sample)) / len(sample) / 4000) / wanted.parallel
     seconds = 2 * STEADY + len(HICCUPS) * (STEADY + WINDOW)
     documents = [f"{text} {n}" for n, text in enumerate(sample * 100)][: int(1000 * seconds / per_text)]
-    with embedded.postgres() as url, rig.gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
-        environment = rig.environment(url, server_url)
-        rig.load(url, documents)
+    with embedded.postgres() as url, harness.gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
+        environment = harness.environment(url, server_url)
+        harness.load(url, documents)
         for command in (["init"], ["attach", "documents", "--text", "body"]):
-            assert rig.run(command, environment).status == 0
-        rig.ask(server_url, "away", {"seconds": 3, "status": 503})
+            assert harness.run(command, environment).status == 0
+        harness.ask(server_url, "away", {"seconds": 3, "status": 503})
         ends = {"slow_start": time.perf_counter() + 3}
         begins = {}
-        with rig.started(["worker"], environment, "following"), psycopg.connect(url, autocommit=True) as connection:
+        with harness.started(["worker"], environment, "following"), psycopg.connect(url, autocommit=True) as connection:
             time.sleep(3 + STEADY)
             for name, (away, status) in HICCUPS.items():
                 begins[name] = time.perf_counter()
-                rig.ask(server_url, "away", {"seconds": away, "status": status})
+                harness.ask(server_url, "away", {"seconds": away, "status": status})
                 ends[name] = time.perf_counter() + away
                 time.sleep(away + STEADY + WINDOW)
             state = "SELECT state FROM _qwen_embed.backfill"
@@ -65,12 +65,12 @@ def main() -> None:
                 time.sleep(0.02)
             (vectors,) = connection.execute("SELECT count(*) FROM qwen_embed.documents").fetchone() or (0,)
             (failures,) = connection.execute("SELECT count(*) FROM _qwen_embed.failure_1").fetchone() or (0,)
-        log: Log = sorted((when, tokens) for when, tokens in rig.ask(server_url, "log"))
+        log: Log = sorted((when, tokens) for when, tokens in harness.ask(server_url, "log"))
     steady = throughput(log, begins["cut"] - STEADY / 2, begins["cut"])
     begins["slow_start"] = begins["cut"]
     found = {name: recovered(log, end, throughput(log, begins[name] - STEADY / 2, begins[name]))
              for name, end in ends.items()}  # fmt: skip
-    rig.report(
+    harness.report(
         "hiccups", parallel=wanted.parallel, fixed_ms=wanted.fixed_ms, token_us=wanted.token_us, rows=len(documents),
         vectors=vectors, failures=failures, tokens_per_second=round(steady), recovered_s=found,
     )  # fmt: skip

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import harness
 import psycopg
-import rig
 import texts
 
-from pg_qwen_embed import embedded
+from pg_qwen_embed.postgres import embedded
 
 
 def main() -> None:
@@ -25,13 +25,13 @@ def main() -> None:
     wanted = parser.parse_args()
     port = _free_port()
     with embedded.postgres() as url:
-        environment = rig.environment(url, f"http://127.0.0.1:{port}/v1")
-        rig.load(url, ["the first document"])
+        environment = harness.environment(url, f"http://127.0.0.1:{port}/v1")
+        harness.load(url, ["the first document"])
         with _server(port):
             for command in (["init"], ["attach", "documents", "--text", "body"]):
-                assert rig.run(command, environment).status == 0
+                assert harness.run(command, environment).status == 0
         # The server is away from here on.
-        with rig.started(["worker"], environment, "following"), _writing(url, wanted.writes) as written:
+        with harness.started(["worker"], environment, "following"), _writing(url, wanted.writes) as written:
             time.sleep(wanted.seconds)
             behind = _value(url, "SELECT count(*) FROM _qwen_embed.outbox_1")
             with _server(port):
@@ -48,7 +48,7 @@ def main() -> None:
                     _value(url, f"SELECT count(*) FROM {table}") for table in ("documents", "qwen_embed.documents")
                 )
                 failures = _value(url, "SELECT count(*) FROM _qwen_embed.failure_1")
-    rig.report(
+    harness.report(
         "server away", seconds=wanted.seconds, writes_per_second=wanted.writes, behind_at_return=behind,
         caught_up_s=round(caught_up, 2), rows=rows, vectors=vectors, failures=failures,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def main() -> None:
 
 @contextmanager
 def _server(port: int) -> Iterator[None]:
-    with rig.started(["serve", "--port", str(port)], {}, "serving"):
+    with harness.started(["serve", "--port", str(port)], {}, "serving"):
         yield
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import psycopg
-import rig
 from psycopg import sql
 from psycopg.abc import Params
 
@@ -88,7 +88,7 @@ def install(folder: Path = FOLDER) -> None:
 def init(url: str, folder: Path = FOLDER) -> None:
     """Its schema `ai`, and the extension vector."""
     command = ["install", "-d", url]
-    assert rig.run(command, _ENVIRONMENT, [str(_program(folder))]).status == 0
+    assert harness.run(command, _ENVIRONMENT, [str(_program(folder))]).status == 0
 
 
 def vectorizer(
@@ -100,16 +100,16 @@ def vectorizer(
     return Vectorizer(int(_value(connection, _CREATE, values)), table)
 
 
-def once(url: str, folder: Path = FOLDER) -> rig.Ended:
+def once(url: str, folder: Path = FOLDER) -> harness.Ended:
     """Its worker from start to end: until every queue of the database is empty."""
-    return rig.run([*_worker(url), "--once", "--log-level", "ERROR"], _ENVIRONMENT, [str(_program(folder))])
+    return harness.run([*_worker(url), "--once", "--log-level", "ERROR"], _ENVIRONMENT, [str(_program(folder))])
 
 
 @contextmanager
 def worker(url: str, poll: str = "1s", folder: Path = FOLDER) -> Iterator[subprocess.Popen[str]]:
     """Its worker, that looks every `poll`; ready after its first look, when the queue is empty."""
     arguments = [*_worker(url), "--poll-interval", poll]
-    with rig.started(arguments, _ENVIRONMENT, "sleeping for", [str(_program(folder))]) as (process, _):
+    with harness.started(arguments, _ENVIRONMENT, "sleeping for", [str(_program(folder))]) as (process, _):
         yield process
 
 

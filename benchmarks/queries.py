@@ -25,17 +25,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import LiteralString
 
+import harness
 import numpy as np
 import psycopg
 import record
-import rig
 import texts
 from clusters import clustered, saved
 from record import Findings, Goal, Label
 
-from pg_qwen_embed import embedded
-from pg_qwen_embed.database import BinaryValue, Connection, connect
-from pg_qwen_embed.vectors import Vectors, halfvec, normalise
+from pg_qwen_embed.domain.vectors import Vectors, normalise
+from pg_qwen_embed.postgres import embedded
+from pg_qwen_embed.postgres.binary import halfvec
+from pg_qwen_embed.postgres.connection import BinaryValue, Connection, connect
 
 LIMIT = 10
 CATEGORIES = 100
@@ -151,13 +152,15 @@ def load(url: str, rows: int, articles: int) -> None:
 
 def fill(environment: dict[str, str], *attach: str) -> float:
     """Seconds that the worker took to build the index, once the vectors were there."""
-    assert rig.run(["attach", *attach], environment).status == 0
+    assert harness.run(["attach", *attach], environment).status == 0
     with (
         psycopg.connect(environment["PG_QWEN_EMBED_DATABASE_URL"], autocommit=True) as connection,
         ThreadPoolExecutor() as threads,
     ):
-        running = threads.submit(rig.run, ["worker", "--once", "--log-level", "warning"], environment)
-        while connection.execute(rig.BACKFILL_STATE).fetchone() in (("pending",), ("running",)) and not running.done():
+        running = threads.submit(harness.run, ["worker", "--once", "--log-level", "warning"], environment)
+        while (
+            connection.execute(harness.BACKFILL_STATE).fetchone() in (("pending",), ("running",)) and not running.done()
+        ):
             time.sleep(0.01)
         began = time.perf_counter()
         assert running.result().status == 0
@@ -241,11 +244,11 @@ def main() -> None:
     with (
         saved(rows) as file,
         embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "2GB"}) as url,
-        rig.gpu(64, 0, 0, wanted.dimensions, file) as server_url,
+        harness.gpu(64, 0, 0, wanted.dimensions, file) as server_url,
     ):
-        environment = rig.environment(url, server_url)
+        environment = harness.environment(url, server_url)
         load(url, wanted.rows, articles)
-        assert rig.run(["init"], environment).status == 0
+        assert harness.run(["init"], environment).status == 0
         common = ("--text", "body", "--dimensions", str(wanted.dimensions))
         seconds = fill(environment, "documents", *common)
         fill(environment, "articles", *common, "--chunk-tokens", str(CHUNK_TOKENS))

@@ -12,11 +12,12 @@ import statistics
 import time
 from collections.abc import Callable
 
+import harness
 import psycopg
-import rig
 import texts
 
-from pg_qwen_embed import Client, embedded
+from pg_qwen_embed import Client
+from pg_qwen_embed.postgres import embedded
 
 CHANGES = 25
 
@@ -67,30 +68,30 @@ def main() -> None:
         wanted.fixed_ms / 64 + wanted.token_us * sum(map(len, sample)) / len(sample) / 4 / 1000
     ) / wanted.parallel
     rows = int(1000 * wanted.seconds / per_text)
-    with embedded.postgres() as url, rig.gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
-        environment = rig.environment(url, server_url)
-        rig.load(url, ["the live row"], "live")
+    with embedded.postgres() as url, harness.gpu(wanted.parallel, wanted.fixed_ms, wanted.token_us) as server_url:
+        environment = harness.environment(url, server_url)
+        harness.load(url, ["the live row"], "live")
         documents = [f"{text} {n}" for n, text in enumerate(sample * (rows // len(sample) + 1))]
-        rig.load(url, documents[:rows])
+        harness.load(url, documents[:rows])
         for command in (["init"], ["attach", "live", "--text", "body"]):
-            assert rig.run(command, environment).status == 0
+            assert harness.run(command, environment).status == 0
         with (
-            rig.started(["worker"], environment, "index_ready"),
+            harness.started(["worker"], environment, "index_ready"),
             psycopg.connect(url, autocommit=True) as connection,
             Client(url, server_url=server_url) as client,
         ):
             medians(connection, client, 0.05)  # to warm up
             idle = medians(connection, client, 0.1)
-            rig.ask(server_url, "counters", {})
-            assert rig.run(["attach", "documents", "--text", "body"], environment).status == 0
+            harness.ask(server_url, "counters", {})
+            assert harness.run(["attach", "documents", "--text", "body"], environment).status == 0
             time.sleep(0.1 * wanted.seconds)
             busy = medians(connection, client, 0.02 * wanted.seconds)
-            during = connection.execute(rig.BACKFILL_STATE).fetchone()
-            while connection.execute(rig.BACKFILL_STATE).fetchone() in (("pending",), ("running",)):
+            during = connection.execute(harness.BACKFILL_STATE).fetchone()
+            while connection.execute(harness.BACKFILL_STATE).fetchone() in (("pending",), ("running",)):
                 time.sleep(0.02)
-            done = rig.ask(server_url, "counters")
+            done = harness.ask(server_url, "counters")
     request = done["busy"] / done["requests"] * 1000
-    rig.report(
+    harness.report(
         "saturation", parallel=wanted.parallel, fixed_ms=wanted.fixed_ms, token_us=wanted.token_us, rows=rows,
         share_of_ceiling=round(done["busy"] / wanted.parallel / done["wall"], 3),
         rows_per_second=round(done["texts"] / done["wall"]), request_ms=round(request, 1),

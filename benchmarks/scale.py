@@ -26,19 +26,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import harness
 import psycopg
 import record
-import rig
 import texts
 from psycopg.conninfo import make_conninfo
 from record import Findings, Goal
 
-from pg_qwen_embed import declare, embedded, migrate
-from pg_qwen_embed.attach import Declaration, attach, detach
-from pg_qwen_embed.database import connect
-from pg_qwen_embed.model import Lock
+from pg_qwen_embed.admin.attach import Declaration, attach, detach
+from pg_qwen_embed.domain.template import from_columns
+from pg_qwen_embed.inference import resolve_model
+from pg_qwen_embed.postgres import embedded, migrate
+from pg_qwen_embed.postgres.connection import connect
+from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.settings import resolve
-from pg_qwen_embed.template import from_columns
 
 PATIENCE = 600.0  # seconds, for anything
 MOST_IN_TURNS = 100_000  # rows
@@ -72,12 +73,12 @@ class Bench:
 
     @property
     def environment(self) -> dict[str, str]:
-        return rig.environment(self.url, self.server_url)
+        return harness.environment(self.url, self.server_url)
 
     @contextmanager
-    def worker(self) -> Iterator[rig.Process]:
-        with rig.started(["worker"], self.environment, "connected") as (process, _):
-            yield rig.Process(process.pid)
+    def worker(self) -> Iterator[harness.Process]:
+        with harness.started(["worker"], self.environment, "connected") as (process, _):
+            yield harness.Process(process.pid)
 
     @contextmanager
     def looking(self, url: str | None = None) -> Iterator["Look"]:
@@ -87,7 +88,7 @@ class Bench:
     @contextmanager
     def attached(self, tables: Sequence[str]) -> Iterator[list[int]]:
         """Their generations; detached at the end."""
-        chosen = asyncio.run(declare.choose_model(resolve(self.environment), None, self.dimensions))
+        chosen = asyncio.run(resolve_model.choose_model(resolve(self.environment), None, self.dimensions))
         declarations = [
             Declaration(table, from_columns(("body",)), chosen.model, chosen.dimensions,
                         weight_version=chosen.weight_version, full_dimensions=chosen.full_dimensions)
@@ -151,7 +152,7 @@ def rows(bench: Bench, sizes: Sequence[int], rounds: int) -> None:
 
 
 def load_many(url: str, size: int) -> None:
-    """As rig.load does, by PostgreSQL: the same 10,000 documents over and over, each with its own number."""
+    """As harness.load does, by PostgreSQL: the same 10,000 documents over and over, each with its own number."""
     pool = list(texts.documents(min(size, 10_000)))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE TABLE rows_{size} (id bigint PRIMARY KEY, body text NOT NULL)")
@@ -252,7 +253,7 @@ def load_shared(url: str, name: str, count: int, size: int) -> list[str]:
     tables = [f"{name}_{number}" for number in range(count)]
     documents = list(texts.documents(size))
     for number, table in enumerate(tables):
-        rig.load(url, documents[number::count], table)
+        harness.load(url, documents[number::count], table)
     return tables
 
 
@@ -296,10 +297,10 @@ def _backfill_together(bench: Bench, outside: Look, labels: Labels) -> None:
     bench.found.add("connections, most", max(sessions), labels)
 
 
-def _idle(outside: Look, worker: rig.Process, seconds: float) -> dict[str, tuple[float, Goal | None]]:
+def _idle(outside: Look, worker: harness.Process, seconds: float) -> dict[str, tuple[float, Goal | None]]:
     """Seen from another database, so that the looking is not counted."""
     backends = [
-        rig.Process(pid)
+        harness.Process(pid)
         for (pid,) in outside.connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pg_qwen_embed worker%'"
         )
@@ -323,7 +324,7 @@ def _idle(outside: Look, worker: rig.Process, seconds: float) -> dict[str, tuple
     }
 
 
-def _cpu(backends: Sequence[rig.Process]) -> dict[rig.Process, float]:
+def _cpu(backends: Sequence[harness.Process]) -> dict[harness.Process, float]:
     """Of those that are still there: the worker gives back what it does not need."""
     found = {}
     for backend in backends:
@@ -360,7 +361,7 @@ def main() -> None:
     found = Findings()
     with (
         embedded.postgres(settings={"max_wal_size": "8GB", "shared_buffers": "1GB"}) as url,
-        rig.gpu(64, 0, 0, wanted.dimensions) as server_url,
+        harness.gpu(64, 0, 0, wanted.dimensions) as server_url,
     ):
         migrate.init(url)
         bench = Bench(url, server_url, wanted.dimensions, found)

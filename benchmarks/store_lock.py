@@ -10,16 +10,16 @@ import statistics
 import time
 from unittest.mock import patch
 
+import harness
 import numpy as np
 import psycopg
-import rig
 
-from pg_qwen_embed import catalog, embedded, migrate
-from pg_qwen_embed.attach import Declaration, attach
-from pg_qwen_embed.database import connect, connect_async
-from pg_qwen_embed.store import Store
-from pg_qwen_embed.template import from_columns
-from pg_qwen_embed.work import Change
+from pg_qwen_embed.admin.attach import Declaration, attach
+from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.domain.template import from_columns
+from pg_qwen_embed.postgres import catalog, embedded, migrate
+from pg_qwen_embed.postgres.connection import connect, connect_async
+from pg_qwen_embed.postgres.store import Store
 
 ROWS, DIMENSIONS = 64, 1024
 
@@ -35,7 +35,7 @@ async def main() -> None:
     vectors = np.random.default_rng(1).normal(size=(ROWS, DIMENSIONS)).astype(np.float32)
     with embedded.postgres() as url:
         migrate.init(url)
-        rig.load(url, ["a document"] * ROWS)
+        harness.load(url, ["a document"] * ROWS)
         with connect(url, "benchmark") as connection:
             attach(connection, Declaration("documents", from_columns(("body",)), "m", DIMENSIONS))
             (embedding,) = catalog.embeddings(connection)
@@ -46,12 +46,12 @@ async def main() -> None:
             for version in range(1, 2 * writes + 1):
                 kind = ("with", "without")[version % 2]
                 changes = [Change((key,), version, (), b"0" * 16, "", 0) for key in range(1, ROWS + 1)]
-                with patch.object(store, "_lock", _nothing) if kind == "without" else patch.object(rig, "run"):
+                with patch.object(store, "_lock", _nothing) if kind == "without" else patch.object(harness, "run"):
                     began = time.perf_counter()
                     await store.write(writer, changes, [vectors])
                     taken[kind].append(time.perf_counter() - began)
     median = {kind: 1000 * statistics.median(times[20:]) for kind, times in taken.items()}
-    rig.report(
+    harness.report(
         "store lock", writes=writes, rows=ROWS, with_ms=round(median["with"], 2),
         without_ms=round(median["without"], 2), ratio=round(median["with"] / median["without"], 3),
     )  # fmt: skip

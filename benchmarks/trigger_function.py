@@ -9,13 +9,13 @@ import argparse
 import statistics
 import time
 
+import harness
 import psycopg
-import rig
 
-from pg_qwen_embed import embedded, migrate
-from pg_qwen_embed.attach import Declaration, attach
-from pg_qwen_embed.database import connect
-from pg_qwen_embed.template import from_columns
+from pg_qwen_embed.admin.attach import Declaration, attach
+from pg_qwen_embed.domain.template import from_columns
+from pg_qwen_embed.postgres import embedded, migrate
+from pg_qwen_embed.postgres.connection import connect
 
 SETUP = """
 CREATE TABLE ours (id bigint PRIMARY KEY, body text);
@@ -54,7 +54,7 @@ def main() -> None:
                     connection.execute("CALL change(%s, %s, %s)", (table, number * 100_000, wanted.changes))
                     times.append(time.perf_counter() - began)
     median = {table: statistics.median(times) for table, times in taken.items()}
-    rig.report(
+    harness.report(
         "key by function", changes=wanted.changes, function_s=round(median["ours"], 3), named_s=round(median["named"], 3),
         ratio=round(median["ours"] / median["named"], 3),
     )  # fmt: skip

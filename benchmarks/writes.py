@@ -29,13 +29,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import harness
 import peer
 import psycopg
 import record
-import rig
 
-from pg_qwen_embed import embedded
-from pg_qwen_embed.model import Lock
+from pg_qwen_embed.postgres import embedded
+from pg_qwen_embed.postgres.locks import Lock
 
 DIMENSIONS = 1024
 ROWS = 4800  # to be updated
@@ -181,7 +181,7 @@ class Bench:
 
 @contextmanager
 def bench(url: str, server_url: str) -> Iterator[Bench]:
-    environment = rig.environment(url, server_url)
+    environment = harness.environment(url, server_url)
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url, autocommit=True) as backend:
         backend.execute("SET synchronous_commit = off")
         variants = {"none": Variant(_table(connection, "plain")), **_ours(connection, environment)}
@@ -189,7 +189,7 @@ def bench(url: str, server_url: str) -> Iterator[Bench]:
             variants["peer"] = _peer(connection, url, server_url)
         else:
             print("the peer is left out: make peer installs it", file=sys.stderr)
-        with rig.started(["worker"], environment, "following"):
+        with harness.started(["worker"], environment, "following"):
             for variant in variants.values():
                 if variant.followed:
                     _drop_index(connection, variant)
@@ -197,11 +197,11 @@ def bench(url: str, server_url: str) -> Iterator[Bench]:
 
 
 def _ours(connection: psycopg.Connection, environment: dict[str, str]) -> dict[str, Variant]:
-    assert rig.run(["init"], environment).status == 0
+    assert harness.run(["init"], environment).status == 0
     made = {}
     for number, name in enumerate(("ours", "alone", "notify"), 1):
         attach = ["attach", _table(connection, name), "--text", "body", "--dimensions", str(DIMENSIONS)]
-        assert rig.run([*attach, "--no-backfill"], environment).status == 0
+        assert harness.run([*attach, "--no-backfill"], environment).status == 0
         made[name] = Variant(name, number, followed=name != "alone")
     _lead(connection, made["alone"])
     _notify_always(connection, made["notify"])
@@ -301,7 +301,7 @@ def main() -> None:
     wanted = parser.parse_args()
     with (
         embedded.postgres(settings=SETTINGS) as url,
-        rig.gpu(1, 5, 5, DIMENSIONS) as server_url,
+        harness.gpu(1, 5, 5, DIMENSIONS) as server_url,
         bench(url, server_url) as made,
     ):
         record.report("writes", wanted, url, list(measure(made, wanted)), **peer.versions())

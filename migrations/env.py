@@ -1,9 +1,9 @@
-"""Alembic's environment. `pg-qwen-embed init` runs it with a connection of its own (see pg_qwen_embed/migrate.py)."""
+"""Alembic's environment. `pg-qwen-embed init` runs it with a connection of its own (see pg_qwen_embed/postgres/migrate.py)."""
 
 from alembic import context
 from sqlalchemy import Connection, text
 
-from pg_qwen_embed.schema import MACHINERY, metadata
+from pg_qwen_embed.postgres.schema import MACHINERY, metadata
 
 ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are committed
 

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from pg_qwen_embed.client import Client
+from pg_qwen_embed.search.client import Client
 
 __all__ = ["Client", "__version__"]
 __version__ = version("pg-qwen-embed")

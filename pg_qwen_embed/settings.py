@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from pg_qwen_embed.errors import UsageError
+from pg_qwen_embed.domain.errors import UsageError
 
 DEFAULT_SERVER_URL = "http://127.0.0.1:30000/v1"
 

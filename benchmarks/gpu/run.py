@@ -30,11 +30,12 @@ import psycopg
 import server
 
 sys.path.insert(1, str(Path(__file__).parents[1]))
-import rig
+import harness
 import saturation
 import texts
 
-from pg_qwen_embed import Client, embedded
+from pg_qwen_embed import Client
+from pg_qwen_embed.postgres import embedded
 
 ROWS = {"tiny": 768, "0.6B": 20_000, "4B": 6_000}
 LONGEST = {"tiny": 400}  # characters of a document, where the context is short
@@ -53,7 +54,7 @@ class Bench:
     tokens: int  # of all of them, as the server counts
 
     def __post_init__(self) -> None:
-        self.environment = rig.environment(self.database, self.url)
+        self.environment = harness.environment(self.database, self.url)
         self._passes = count(100)
 
     def unseen(self) -> list[str]:
@@ -70,7 +71,7 @@ class Bench:
     def backfilled(self) -> float:
         """(b): embeddings a second."""
         with self.attached("documents", self.unseen()), self.connected() as connection:
-            with rig.started(["worker"], self.environment, "connected"):
+            with harness.started(["worker"], self.environment, "connected"):
                 taken = walked(connection)
             found = connection.execute("SELECT count(embedding) FROM qwen_embed.documents").fetchone()
             assert found == (len(self.documents),), f"{found} vectors of {len(self.documents)} documents"
@@ -80,7 +81,7 @@ class Bench:
         """Milliseconds of a change and of a query, idle and during a backfill."""
         with (
             self.attached("live", ["the live row"]),
-            rig.started(["worker"], self.environment, "index_ready"),
+            harness.started(["worker"], self.environment, "index_ready"),
             self.connected() as connection,
             Client(self.database, server_url=self.url) as client,
         ):
@@ -97,7 +98,7 @@ class Bench:
 
     @contextmanager
     def attached(self, table: str, documents: list[str]) -> Iterator[None]:
-        rig.load(self.database, documents, table)
+        harness.load(self.database, documents, table)
         self.run("attach", table, "--text", "body")
         try:
             yield
@@ -107,7 +108,7 @@ class Bench:
                 connection.execute(f"DROP TABLE {table}")
 
     def run(self, *arguments: str) -> None:
-        assert rig.run(list(arguments), self.environment).status == 0, arguments
+        assert harness.run(list(arguments), self.environment).status == 0, arguments
 
 
 def walked(connection: psycopg.Connection) -> float:
@@ -212,7 +213,7 @@ def measure(wanted: argparse.Namespace, folder: Path) -> None:
         bench.run("init")
         bench.generated(max(wanted.in_flight))  # to warm up
         figures = compared(*in_turns(bench, wanted.in_flight, wanted.rounds), bench.tokens / rows)
-        rig.report(
+        harness.report(
             "gpu", card=name if wanted.device == "cuda" else "none", shape=wanted.model_path or wanted.shape,
             seed=wanted.seed, rows=rows, tokens_per_document=round(bench.tokens / rows, 1), rounds=wanted.rounds, **figures,
             **bench.freshness(), versions=versions(bench, wanted.sglang_python), flags=shlex.join(flags),

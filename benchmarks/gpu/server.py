@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pg_qwen_embed import launch
+from pg_qwen_embed.inference import launch
 
 HERE = Path(__file__).parent
 TESTS = HERE.parents[1] / "tests" / "sglang"

@@ -6,24 +6,13 @@ from typing import Any
 import click
 import psycopg
 
-from pg_qwen_embed.errors import Error
+from pg_qwen_embed.domain.errors import Error
 
-# Where each command lives: imported when it is used, so that --help is quick.
-COMMANDS = {
-    "init": "setup",
-    "attach": "setup",
-    "detach": "setup",
-    "worker": "run",
-    "backfill": "run",
-    "status": "look",
-    "search": "look",
-    "verify": "look",
-    "failures": "failures",
-    "doctor": "look",
-    "serve": "serve",
-    "sglang-command": "serve",
-    "demo": "demo",
-}
+# In the order a user meets them. Each lives in the file of its name, imported when it is used, so that --help is quick.
+COMMANDS = (
+    "init", "attach", "detach", "worker", "backfill", "status", "search", "verify", "failures", "doctor", "serve",
+    "sglang-command", "demo",
+)  # fmt: skip
 
 
 class Commands(click.Group):
@@ -35,8 +24,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"pg_qwen_embed.cli.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"pg_qwen_embed.cli.{name}"), name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import click
 
-from pg_qwen_embed import attach, backfill, corpus, declare, template
-from pg_qwen_embed import demo as stage
-from pg_qwen_embed.cli import progress
-from pg_qwen_embed.client import Client
-from pg_qwen_embed.database import Connection
+from pg_qwen_embed.admin import attach, backfill
+from pg_qwen_embed.cli import _progress
+from pg_qwen_embed.demo import corpus, stage
+from pg_qwen_embed.domain import template
+from pg_qwen_embed.inference import resolve_model
+from pg_qwen_embed.postgres.connection import Connection
+from pg_qwen_embed.search.client import Client
 from pg_qwen_embed.settings import Settings, resolve
 
 INSTRUCTION = "Given a task in plain words, find the part of Python's standard library that does it"
@@ -67,7 +69,7 @@ def demo(keep: bool) -> None:
 
 
 def _attach(settings: Settings, connection: Connection) -> None:
-    chosen = asyncio.run(declare.choose_model(settings, None, None))
+    chosen = asyncio.run(resolve_model.choose_model(settings, None, None))
     embedding = attach.attach(
         connection,
         attach.Declaration(
@@ -84,7 +86,7 @@ def _attach(settings: Settings, connection: Connection) -> None:
 
 def _fill(connection: Connection) -> None:
     began = time.perf_counter()
-    done = progress.show(stage.NAME, backfill.watch(connection, stage.NAME, time.monotonic, time.sleep, 0.1))
+    done = _progress.show(stage.NAME, backfill.watch(connection, stage.NAME, time.monotonic, time.sleep, 0.1))
     click.echo(f"{done.vectors:,} vectors and their {done.index} index in {time.perf_counter() - began:.1f} s\n")
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from pg_qwen_embed import failures as handling
-from pg_qwen_embed.cli.options import json_option, print_json, with_settings
-from pg_qwen_embed.database import connect
+from pg_qwen_embed.admin import failures as handling
+from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
 PURPOSE = "pg_qwen_embed failures"

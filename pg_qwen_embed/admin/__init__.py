@@ -1,0 +1,1 @@
+"""What an administrator does, one use case a file."""

@@ -1,0 +1,28 @@
+"""`doctor`: look at everything that must be right before vectors can follow text, and say what to do where it is not.
+
+Each look is a finding; none stops the others. Nothing is changed."""
+
+import asyncio
+
+from pg_qwen_embed.admin.doctor.database import look_at_database
+from pg_qwen_embed.admin.doctor.findings import Finding, State
+from pg_qwen_embed.admin.doctor.server import look_at_servers
+from pg_qwen_embed.settings import Settings
+
+__all__ = ["Finding", "State", "diagnose"]
+
+
+def diagnose(settings: Settings) -> list[Finding]:
+    """Findings on the settings, the database with every embedding in it, and the server."""
+    found, embeddings = look_at_database(settings.database_url)
+    keys = [_look_at_key(one) for one in settings.servers]
+    return [*keys, *found, *asyncio.run(look_at_servers(settings, embeddings))]
+
+
+def _look_at_key(settings: Settings) -> Finding:
+    url = settings.shown_server_url
+    local = url.startswith(("http://127.", "http://localhost", "http://[::1]"))
+    if settings.api_key and url.startswith("http://") and not local:
+        return Finding("settings", State.WARNING, f"the API key travels to {url} unencrypted",
+                       "put TLS in front of the server, and write https:// in PG_QWEN_EMBED_SERVER_URL")  # fmt: skip
+    return Finding("settings", State.OK, f"server {url}, {'an' if settings.api_key else 'no'} API key")

@@ -1,0 +1,143 @@
+"""The database: can it carry us, may this role do its work, is anything in the way; and how each embedding is."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pg_qwen_embed.admin import status
+from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
+from pg_qwen_embed.domain.errors import Error
+from pg_qwen_embed.domain.model import Embedding, StoreKind
+from pg_qwen_embed.postgres import catalog, migrate
+from pg_qwen_embed.postgres.connection import Connection, connect, first_line
+from pg_qwen_embed.postgres.sql import fragments, statement
+
+AREA = "database"
+PURPOSE = "pg_qwen_embed doctor"
+CONNECTIONS_NEEDED = 5  # of a worker: it leads, listens and writes twice, and one builds an index
+OLD = 600.0  # seconds in one transaction
+WRAPAROUND = 1_500_000_000  # transaction ids; PostgreSQL stops taking writes at about 2.1 thousand million
+
+
+def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
+    """Findings, and the embeddings that the server must serve."""
+    found: list[Finding] = []
+    embeddings: list[Embedding] = []
+    try:
+        with connect(url, PURPOSE) as connection:
+            found += _guarded(AREA, lambda: _look(connection))
+            found += _guarded(AREA, lambda: _look_at_pooler(connection, url))
+            embeddings = _embeddings(connection, found)
+            for embedding in embeddings:
+                found += _guarded(embedding.name, partial(_look_at_rights, connection, embedding))
+                found += _guarded(embedding.name, partial(_look_at_state, connection, embedding))
+    except Error as error:
+        found.append(Finding(AREA, State.WRONG, str(error)))
+    except psycopg.Error as error:
+        found.append(Finding(AREA, State.WRONG, f"PostgreSQL: {first_line(error)}"))
+    return found, embeddings
+
+
+def _guarded(area: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a look finds until PostgreSQL refuses something, and that."""
+    try:
+        yield from look()
+    except psycopg.OperationalError:
+        raise  # the connection
+    except psycopg.Error as error:
+        yield Finding(area, State.WRONG, f"PostgreSQL: {first_line(error)}")
+
+
+def _look(connection: Connection) -> Iterator[Finding]:
+    try:
+        migrate.check_server(connection)
+        yield Finding(AREA, State.OK, f"PostgreSQL {connection.info.parameter_status('server_version')}")
+        extension = catalog.vector_extension(connection)
+        for warning in migrate.judge_extension(extension):
+            yield Finding(AREA, State.WARNING, warning.removeprefix("warning: "))
+        if extension and extension.version:
+            yield Finding(AREA, State.OK, f"pgvector {extension.version}")
+    except Error as error:
+        yield Finding(AREA, State.WRONG, str(error))
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(statement("look_at_server"), {"old": OLD}).fetchone() or {}
+    yield judge(AREA, not row["standby"], "the server takes writes" if not row["standby"] else "the server is a standby",
+                "connect to the primary; target_session_attrs=read-write finds it among several hosts")  # fmt: skip
+    yield judge(AREA, row["free"] >= CONNECTIONS_NEEDED, f"{row['free']} connections are free",
+                f"a worker needs {CONNECTIONS_NEEDED}: raise max_connections", State.WARNING)  # fmt: skip
+    yield judge(AREA, row["age"] < WRAPAROUND, f"the oldest transaction id is {row['age']:,} transactions old",
+                "vacuum the database before it stops taking writes: VACUUM (FREEZE)", State.WARNING)  # fmt: skip
+    if not row["sees_others"]:
+        yield Finding(
+            AREA, State.OK, "transactions of other roles cannot be seen without membership in pg_read_all_stats"
+        )
+    if row["holder"]:
+        yield Finding(AREA, State.WARNING, f"{row['holder']} keeps vacuum from removing what is old",
+                      "end it; the worker slows down while its outbox cannot be vacuumed")  # fmt: skip
+
+
+def _look_at_pooler(connection: Connection, url: str) -> Iterator[Finding]:
+    """A pooler invents the process id that it tells its client; one in transaction mode gives our backend away."""
+    mine = _backend(connection)
+    if mine == connection.info.backend_pid:
+        return
+    with connect(url, PURPOSE) as second, second.transaction():
+        shared = _backend(second) == mine
+    yield judge(AREA, not shared, "there is a pooler in transaction mode before PostgreSQL" if shared else
+                "there is a pooler before PostgreSQL, in session mode as far as can be seen",
+                "give the worker a connection string that goes past it, or a pool in session mode: LISTEN and "
+                "session locks need a session of their own")  # fmt: skip
+
+
+def _backend(connection: Connection) -> int:
+    (pid,) = connection.execute(statement("own_backend")).fetchone() or (0,)
+    return int(pid)
+
+
+def _embeddings(connection: Connection, found: list[Finding]) -> list[Embedding]:
+    try:
+        catalog.require_initialised(connection)
+    except Error as error:
+        found.append(Finding(AREA, State.WRONG, str(error)))
+        return []
+    embeddings = catalog.embeddings(connection)
+    advice = "attach a table: pg-qwen-embed attach TABLE --text COLUMN"
+    found.append(judge(AREA, bool(embeddings), f"set up; embeddings: {len(embeddings)}", advice, State.WARNING))
+    return embeddings
+
+
+def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
+    if embedding.source.problem:
+        return
+    values = {"in_column": embedding.generation.store is StoreKind.COLUMN}
+    row = connection.execute(statement("look_at_rights", fragments.holes(embedding)), values).fetchone()
+    role, missing, hidden = row or ("", [], False)
+    advice = f"grant them to {role}, or give the worker the role that attached it"
+    text = f"the role {role} lacks {', '.join(missing)}" if missing else f"the role {role} has the rights of a worker"
+    yield judge(embedding.name, not missing, text, advice)
+    if hidden:
+        yield Finding(embedding.name, State.WRONG, f"row-level security hides rows of {embedding.source.table} from {role}",
+                      f"run: ALTER ROLE {role} BYPASSRLS, or let the worker be the table's owner")  # fmt: skip
+
+
+def _look_at_state(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
+    name = embedding.name
+    if embedding.source.problem:
+        advice = f"run: pg-qwen-embed detach {name}, and attach again"
+        yield Finding(name, State.WRONG, f"is not followed: {embedding.source.problem}", advice)
+        return
+    (one,) = status.status(connection, name)
+    repair = f"run: pg-qwen-embed verify {name} --repair"
+    text = (
+        f"{one.triggers_amiss} of its 5 triggers are missing, disabled or out of date"
+        if one.triggers_amiss
+        else "triggers as installed"
+    )
+    yield judge(name, not one.triggers_amiss, text, repair)
+    advice = "keep a worker running: pg-qwen-embed worker"
+    yield judge(name, bool(one.leader), f"followed by {one.leader or 'no worker'}", advice, State.WARNING)
+    yield judge(name, one.index == "valid", f"index {one.index}", "the worker builds it, see its log", State.WARNING)
+    text = f"{one.failures:,} failures, {one.pending:,} changes pending for {one.lag_seconds:.1f} s"
+    yield judge(name, not one.failures, text, f"see: pg-qwen-embed failures list {name}", State.WARNING)

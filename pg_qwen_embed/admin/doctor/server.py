@@ -1,0 +1,122 @@
+"""The embedding servers: does each answer, with the right model, vectors that may be believed, and how fast."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
+from pg_qwen_embed.domain.errors import DocumentRefused, ServerOverloaded, ServerUnavailable, UsageError
+from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
+from pg_qwen_embed.settings import Settings
+
+AREA = "server"
+SENTENCES = [f"Sentence {n} of a short burst tells how fast the server is." for n in range(64)]
+SINGLE, BURSTS = 5, 4
+TOLERANCE = 1e-3  # of a component; in fp16 a batch differs from a single text by about 2e-7, in bf16 by more
+NORM_TOLERANCE = 1e-2
+
+
+async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
+    looks = await asyncio.gather(*(_look(one, embeddings) for one in settings.servers))
+    infos = [info for info, _ in looks]
+    return [*_models(infos, embeddings), *(finding for _, found in looks for finding in found)]
+
+
+async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[ModelInfo | None, list[Finding]]:
+    info, found = None, []
+    try:
+        async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
+            info = await server.model_info()
+            about = await server.server_info()
+            ours = [embedding for embedding in embeddings if not info.mismatch(embedding)]
+            found += [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
+            found += await _length(server, info, about)
+            found += await _believable(server, info)
+            found.append(await _speed(server, info))
+    except (ServerUnavailable, DocumentRefused, UsageError) as error:
+        found.append(Finding(AREA, State.WRONG, str(error)))
+    return info, found
+
+
+def _version(about: dict[str, object], info: ModelInfo) -> Finding:
+    weights = f", weights {info.weight_version}" if info.weight_version else ""
+    return Finding(
+        AREA, State.OK, f"{info.url}: version {about.get('version', 'unknown')}, serves {info.model}{weights}"
+    )
+
+
+def _use(info: ModelInfo, embeddings: Sequence[Embedding], ours: Sequence[Embedding]) -> Iterator[Finding]:
+    if embeddings and not ours:
+        yield Finding(AREA, State.WARNING, f"{info.url}: serves {info.identity}, which no embedding was attached with",
+                      "it gets nothing to do: leave it out, or start it with the model of the others")  # fmt: skip
+
+
+def _models(infos: Sequence[ModelInfo | None], embeddings: Sequence[Embedding]) -> Iterator[Finding]:
+    """Embeddings that no server has the model of; one that does not answer may have it."""
+    for embedding in embeddings:
+        mismatches = [info and info.mismatch(embedding) for info in infos]
+        if mismatches[0] and all(mismatches):
+            advice = f"{mismatches[0].advice}; its changes wait until then"
+            yield Finding(AREA, State.WRONG, mismatches[0].text, advice)
+
+
+def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
+    yield Finding(AREA, State.OK, f"{info.dimensions} dimensions")
+    shorter = sorted({e.generation.dimensions for e in embeddings if e.generation.dimensions < info.dimensions})
+    by_itself = [n for n in shorter if info.shortens_to(n)]
+    if shorter:
+        advice = "vectors are shortened here; start SGLang with --json-model-override-args '{\"is_matryoshka\": true}' "
+        yield judge(AREA, by_itself == shorter, f"shortens to {', '.join(map(str, shorter))} itself"
+                    if by_itself == shorter else "does not shorten vectors itself",
+                    advice + "and it sends only what is stored", State.WARNING)  # fmt: skip
+
+
+async def _length(server: EmbeddingServer, info: ModelInfo, about: dict[str, object]) -> list[Finding]:
+    if info.longest is None:
+        text = "does not say how long an input may be, or has no /tokenize"
+        return [Finding(AREA, State.WARNING, text, "documents that are too long become failures; upgrade SGLang")]
+    found = [Finding(AREA, State.OK, f"takes inputs of {info.longest:,} tokens")]
+    if about.get("allow_auto_truncate"):
+        found.append(Finding(AREA, State.WARNING, "cuts what is too long itself, and with it the token that is pooled",
+                             "start it without --allow-auto-truncate: the worker cuts"))  # fmt: skip
+    (bare,), (whole,) = await asyncio.gather(*(server.tokenize(["x"], special=special) for special in (False, True)))
+    if info.pools_last:
+        appends = len(whole) > len(bare) and whole[: len(bare)] == bare
+        text = "appends the end token that is pooled" if appends else "appends no end token: another token is pooled"
+        found.append(judge(AREA, appends, text, "use the tokenizer that came with the model: the tokenizer.json of a "
+                           "Qwen3-Embedding appends it"))  # fmt: skip
+    return found
+
+
+async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]:
+    together = await server.raw(info, SENTENCES[:8])
+    alone = np.concatenate([await server.raw(info, [text]) for text in SENTENCES[:8]])
+    off = float(np.abs(np.linalg.norm(together, axis=1) - 1).max())
+    differ = float(np.abs(together - alone).max())
+    return [
+        judge(AREA, off < NORM_TOLERANCE, f"vectors have length 1 within {off:.0e}",
+              "they are normalised here; is this an embedding model, started with --is-embedding?", State.WARNING),
+        judge(AREA, differ < TOLERANCE, f"a text alone and among others differ by {differ:.0e}",
+              "the same text must always get the same vector: try another attention backend or dtype", State.WARNING),
+    ]  # fmt: skip
+
+
+async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
+    single = []
+    for text in SENTENCES[:SINGLE]:
+        start = time.perf_counter()
+        await server.raw(info, [text])
+        single.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    try:
+        await asyncio.gather(*(server.raw(info, SENTENCES) for _ in range(BURSTS)))
+    except ServerOverloaded as error:
+        text = f"refuses a short burst of {BURSTS} times {len(SENTENCES)} texts: {error}"
+        return Finding(AREA, State.WARNING, text, "raise --max-queued-requests; the worker sends less until then")
+    rate = BURSTS * len(SENTENCES) / (time.perf_counter() - start)
+    latency = statistics.median(single) * 1000
+    return Finding(AREA, State.OK, f"one text takes {latency:.1f} ms; a short burst {rate:,.0f} texts/s")

@@ -1,0 +1,23 @@
+"""detach."""
+
+import click
+
+from pg_qwen_embed.admin import attach as attaching
+from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.connection import connect
+from pg_qwen_embed.settings import Settings
+
+
+@click.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_settings("database_url")
+def detach(settings: Settings, name: str, yes: bool) -> None:
+    """Remove the embedding NAME: its vectors, triggers and view. The source is left as it was."""
+    with connect(settings.database_url, "pg_qwen_embed detach") as connection:
+        catalog.any_embedding(connection, name)
+        if not yes:
+            click.confirm(f"Remove the embedding {name} with all its vectors?", abort=True)
+        attaching.detach(connection, name)
+    click.echo(f"detached {name}")

@@ -1,0 +1,29 @@
+"""doctor."""
+
+import dataclasses
+import sys
+
+import click
+
+from pg_qwen_embed.admin import doctor as examining
+from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.settings import Settings
+
+
+@click.command()
+@json_option
+@with_settings("database_url", "server_url", "ca_file")
+def doctor(settings: Settings, as_json: bool) -> None:
+    """Look at settings, database, embeddings and server; say what to do about each thing that is not right.
+
+    The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed; each server gets
+    about 270 short texts.
+    """
+    found = examining.diagnose(settings)
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in found])
+    for finding in () if as_json else found:
+        advice = f"; {finding.advice}" if finding.advice else ""
+        click.echo(f"{finding.state.value:<8} {finding.area}: {finding.text}{advice}")
+    if any(finding.state is examining.State.WRONG for finding in found):
+        sys.exit(1)

@@ -1,0 +1,18 @@
+"""init."""
+
+import click
+
+from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.postgres import migrate
+from pg_qwen_embed.settings import Settings
+
+
+@click.command()
+@with_settings("database_url")
+def init(settings: Settings) -> None:
+    """Set up the database: the schemas qwen_embed and _qwen_embed, and pgvector if this role may.
+
+    Safe to run again; an upgrade of this package runs the migrations that are new.
+    """
+    for line in migrate.init(settings.database_url):
+        click.echo(line, err=line.startswith("warning"))

@@ -1,0 +1,57 @@
+"""status."""
+
+import dataclasses
+
+import click
+
+from pg_qwen_embed.admin import status as reporting
+from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.domain.model import Status
+from pg_qwen_embed.postgres.connection import connect
+from pg_qwen_embed.settings import Settings
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+@with_settings("database_url")
+def status(settings: Settings, name: str | None, as_json: bool) -> None:
+    """How every embedding is doing, or the one called NAME."""
+    with connect(settings.database_url, "pg_qwen_embed status") as connection:
+        found = reporting.status(connection, name)
+    if as_json:
+        print_json([dataclasses.asdict(one) for one in found])
+    elif not found:
+        click.echo("no embedding yet; attach a table: pg-qwen-embed attach TABLE --text COLUMN")
+    for one in () if as_json else found:
+        click.echo(_report(one))
+
+
+def _report(one: Status) -> str:
+    if one.problem:
+        return f"{one.name}  is not followed: {one.problem}; run: pg-qwen-embed detach {one.name}, and attach again"
+    backfill = one.backfill.state
+    if backfill == "running":
+        backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
+    cut = f" ({one.cut:,} of documents that were cut)" if one.cut else ""
+    chunks = "" if one.chunks is None else f" in {one.chunks:,} chunks"
+    return (
+        f"{one.name}  {one.source}, {one.model}, {one.dimensions} dimensions\n"
+        f"  rows {one.rows:,}  vectors {one.vectors:,}{chunks}{cut}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
+        f"failures {one.failures:,}\n"
+        f"{_warnings(one)}"
+        f"  backfill {backfill}  index {one.index}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
+    )
+
+
+def _warnings(one: Status) -> str:
+    found = ""
+    if one.triggers_amiss:
+        found += f"  warning: {one.triggers_amiss} of its 5 triggers are missing, disabled or out of date; "
+        found += f"run: pg-qwen-embed verify {one.name} --repair\n"
+    if one.another_model:
+        found += "  warning: the embedding server serves another model, or other weights, than it was attached with, and gets "
+        found += "no documents; see: pg-qwen-embed doctor\n"
+    if one.held_back_by:
+        found += f"  warning: {one.held_back_by}, keeps vacuum from the outbox and slows the worker down\n"
+    return found

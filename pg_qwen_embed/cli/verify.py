@@ -1,0 +1,36 @@
+"""verify."""
+
+import dataclasses
+import sys
+
+import click
+
+from pg_qwen_embed.admin import verify as verifying
+from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.settings import Settings
+
+
+@click.command()
+@click.argument("name")
+@click.option("--repair", is_flag=True, help="Enqueue them for the worker; make missing triggers anew.")
+@json_option
+@with_settings("database_url")
+def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
+    """Count the rows of NAME whose vector is missing, stale or orphaned; exit status 1 if there are any.
+
+    Changes that the worker has not come to yet count: see `status` for those. With --repair the exit status is 0 when
+    all that was found is enqueued, and 1 when rows were locked; documents the server refuses stay failures.
+    """
+    verified = verifying.verify(settings.database_url, name, mend=repair)
+    found, done = verified.drift, verified.enqueued
+    if as_json:
+        print_json(dataclasses.asdict(found) | ({"enqueued": dataclasses.asdict(done)} if done else {}))
+    else:
+        click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
+    if done and not as_json:
+        click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
+    if done and done.locked:
+        raise UsageError(f"{name}: {done.locked} rows are locked by the application; run it again when they are not")
+    if found.total and not repair:
+        sys.exit(1)

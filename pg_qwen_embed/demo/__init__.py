@@ -1,0 +1,1 @@
+"""The demo: its stage and its documents."""

@@ -1,0 +1,128 @@
+"""The demo's stage: a database, an embedding server and a worker, all real, all gone afterwards.
+
+It prints nothing: cli/demo.py tells the story."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pg_qwen_embed.admin import attach
+from pg_qwen_embed.demo.corpus import Document
+from pg_qwen_embed.domain.errors import Error, ServerUnavailable
+from pg_qwen_embed.postgres import catalog, embedded, migrate
+from pg_qwen_embed.postgres.connection import Connection, connect
+from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.settings import Settings
+
+NAME = "demo"
+TABLE = "qwen_embed_demo.documentation"
+DATABASE_VARIABLE = "PG_QWEN_EMBED_DATABASE_URL"
+SERVER_VARIABLE = "PG_QWEN_EMBED_SERVER_URL"
+_START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 15.0
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """The database that PG_QWEN_EMBED_DATABASE_URL names (never a mere DATABASE_URL), or one of our own."""
+    given = os.environ.get(DATABASE_VARIABLE)
+    if given:
+        yield given
+        return
+    with embedded.postgres() as url:
+        yield url
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The server that PG_QWEN_EMBED_SERVER_URL names, or the local one on a free port."""
+    given = os.environ.get(SERVER_VARIABLE)
+    if given:
+        yield given
+        return
+    with _process(["serve", "--port", "0"], {}, "serving ") as line:
+        yield line.split()[-1]
+
+
+@contextmanager
+def worker(settings: Settings) -> Iterator[None]:
+    environment = {DATABASE_VARIABLE: settings.database_url, SERVER_VARIABLE: settings.server_list}
+    with _process(["worker"], environment, "following "):
+        yield
+
+
+@contextmanager
+def schema(url: str, documents: Iterable[Document]) -> Iterator[Connection]:
+    """The demo's table, filled; everything that the demo brought into the database goes at the end."""
+    with connect(url, "pg_qwen_embed demo") as connection:
+        row = connection.execute(statement("is_initialised")).fetchone()
+        was_there = bool(row and row[0])
+        migrate.init(url)
+        connection.execute(statement("demo_create"))
+        try:
+            with connection.cursor() as cursor, cursor.copy(statement("demo_copy")) as copy:
+                for document in documents:
+                    copy.write_row((document.name, document.kind, document.doc))
+            yield connection
+        finally:
+            _remove(connection, was_there)
+
+
+def _remove(connection: Connection, was_there: bool) -> None:
+    ours = [one for one in catalog.embeddings(connection, NAME) if str(one.source.table) == TABLE]
+    for embedding in ours:  # a user's own may have the name
+        attach.detach(connection, embedding.name)
+    connection.execute(statement("demo_drop"))
+    if not was_there and not catalog.embeddings(connection):
+        connection.execute(statement("demo_uninstall"))
+
+
+def followed_after(connection: Connection, change: str, values: dict[str, str], timeout: float = 30.0) -> float:
+    """Make a change, and return how many milliseconds after its commit the view shows the new vector."""
+    connection.execute(statement(change), values)
+    committed = time.perf_counter()
+    while time.perf_counter() - committed < timeout:
+        row = connection.execute(statement("demo_followed"), {"name": values["name"]}).fetchone()
+        if row and row[0]:
+            return 1000 * (time.perf_counter() - committed)
+        time.sleep(0.0005)
+    raise Error(f"the vector of {values['name']} did not follow within {timeout:.0f} s")
+
+
+@contextmanager
+def _process(arguments: list[str], environment: dict[str, str], ready: str) -> Iterator[str]:
+    """`pg-qwen-embed ...` in the background, from its line that begins or holds `ready` until the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="pg_qwen_embed_") as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pg_qwen_embed", *arguments],
+                env=os.environ | environment, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield _wait_for(process, log, ready)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], log: Path, ready: str) -> str:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = next((line for line in lines if ready in line), None)
+        if found:
+            return found
+        if process.poll() is not None:
+            raise ServerUnavailable(f"a process of the demo ended at once: {lines[-1] if lines else 'it said nothing'}")
+        time.sleep(0.02)
+    raise ServerUnavailable(f"a process of the demo was not ready within {_START_TIMEOUT:.0f} s")

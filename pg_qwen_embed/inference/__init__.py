@@ -1,0 +1,1 @@
+"""Everything that speaks to an embedding server: from text to vectors."""

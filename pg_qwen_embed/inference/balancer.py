@@ -1,0 +1,360 @@
+"""Who may ask which embedding server now: live changes first, the least loaded of the servers that have the model, and
+as many requests at once as each one's limiter finds good.
+
+All feeds of a worker share the servers. On each a few places are kept for live changes beyond the limit, so that none
+waits for a backfill's requests to come back; and the backfill's last request is held back until the server is about
+to need it, so that a live one does not find it waiting there."""
+
+import asyncio
+import heapq
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+
+from pg_qwen_embed.domain import retry
+from pg_qwen_embed.domain.errors import AnotherModel, ServerUnavailable
+from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.inference.breaker import Breaker
+from pg_qwen_embed.inference.limiter import Limiter
+from pg_qwen_embed.inference.pacing import Pace
+from pg_qwen_embed.inference.sglang import LOOK_EVERY, EmbeddingServer, Mismatch, ModelInfo
+
+AHEAD = 0.02  # seconds of a backfill's work that a server has at least: one that is quicker than we look at it would be idle
+MOST_AHEAD = 8  # requests for that
+RESERVED = 2  # requests of live changes that may go beyond the limit of a server
+STALLED = 2.0  # seconds without an answer
+FIRST_LOOK = 5.0  # seconds
+LIVE, BACKFILL = 0, 1  # which requests go first
+
+
+class Gone(Exception):  # not an error: wait for another one
+    """The last server that could have taken a waiting request has failed."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Turn:
+    """A request that waits for a place."""
+
+    kind: int
+    number: int
+    embedding: Embedding = field(compare=False)
+    work: float = field(compare=False)
+    besides: "frozenset[Member]" = field(compare=False)
+    place: "asyncio.Future[Place]" = field(compare=False)
+
+
+class Member:
+    """One server: whether it answers and what it serves, and what it has of ours in flight."""
+
+    def __init__(self, server: EmbeddingServer, breaker: Breaker, limiter: Limiter) -> None:
+        self.server = server
+        self.breaker = breaker
+        self.limiter = limiter
+        self._pace = Pace()
+        self._in_flight = [0, 0]  # live, backfill
+        self._answered = 0.0  # when it last answered
+        self._judged: tuple[ModelInfo | None, dict[int, bool]] = (None, {})  # generations that it is for, or not
+
+    @property
+    def busy(self) -> int:
+        return sum(self._in_flight)
+
+    @property
+    def load(self) -> float:
+        return self.busy / self.limiter.limit
+
+    def fits(self, embedding: Embedding) -> bool:
+        """Whether it has the embedding's model, or had it when it last answered."""
+        info = self.breaker.known
+        if info is not self._judged[0]:
+            self._judged = info, {}
+        judged, id_ = self._judged[1], embedding.generation.id
+        if id_ not in judged:
+            judged[id_] = info is not None and info.mismatch(embedding) is None
+        return judged[id_]
+
+    def serves(self, embedding: Embedding) -> bool:
+        return self.breaker.info is not None and self.fits(embedding)
+
+    def heard(self, now: float) -> None:
+        """It is alive."""
+        self._answered = now
+
+    def has_room_at(self, kind: int) -> float | None:
+        """From when on it takes one more of this kind; None: not before something changes."""
+        spare = self.limiter.limit - self.busy
+        if kind == LIVE and self.busy < self.limiter.highest:
+            return 0.0 if spare > 0 or self._in_flight[LIVE] < RESERVED else None
+        if spare <= 0:
+            return None
+        return self._pace.due() if spare == 1 < self.limiter.limit else 0.0
+
+    def take(self, turn: Turn, now: float) -> None:
+        if not self.busy:  # nobody has waited for an answer until now
+            self._answered = now
+        self._in_flight[turn.kind] += 1
+        self._pace.sent(now, turn.number, turn.work)
+
+    def leave(self, turn: Turn, now: float, *, answered: bool, more: bool) -> None:
+        """more: others would like to go there."""
+        self._in_flight[turn.kind] -= 1
+        if answered:
+            self._pace.answered(now, turn.number)
+            # Not without a backfill: live requests are small, and say nothing of how long its own will take.
+            ahead = self._pace.within(AHEAD, turn.work) if self._in_flight[BACKFILL] else 1
+            self.limiter.keep(now, min(MOST_AHEAD, ahead))
+            self.limiter.answered(now, turn.work, saturated=more)
+            self._answered = now
+            self.breaker.worked()
+        else:
+            self._pace.dropped(turn.number)
+
+    def overloaded(self, now: float, error: ServerUnavailable) -> None:
+        """It has more than it takes. If it has answered nobody for a while, or has nobody else to answer, it is away."""
+        self.limiter.overloaded(now)
+        if self.busy == 1 or now - self._answered > STALLED:
+            self.breaker.trip(error)
+
+
+class Place:
+    """One request under way, on one server. longest: tokens that every server with the embedding's model takes."""
+
+    def __init__(self, member: Member, info: ModelInfo, longest: int | None) -> None:
+        self.member = member
+        self.info = info
+        self.longest = longest
+        self.was_answered = False
+
+    @property
+    def server(self) -> EmbeddingServer:
+        return self.member.server
+
+    def answered(self) -> None:
+        self.was_answered = True
+
+    def go_on(self) -> None:
+        """Before each further part of a long request. Raises AnotherModel if the server may serve something else now."""
+        if self.member.breaker.info != self.info:
+            raise AnotherModel(f"the server at {self.server.url} may serve another model than it did")
+        self.member.heard(asyncio.get_running_loop().time())
+
+    def overloaded(self, error: ServerUnavailable) -> None:
+        self.member.overloaded(asyncio.get_running_loop().time(), error)
+
+    def failed(self, error: ServerUnavailable) -> None:
+        if self.member.breaker.info == self.info:  # or it has been asked anew since
+            self.member.breaker.trip(error)
+
+    async def vouch(self, dimensions: int) -> bool:
+        """Whether the server is to be believed when it refuses something: it serves what it did, and embeds others."""
+        return await self.member.breaker.vouch(self.info, dimensions)
+
+
+class Fleet:
+    """`start` it; then `async with fleet.place(...)` for each request."""
+
+    def __init__(
+        self,
+        servers: Iterable[EmbeddingServer],
+        *,
+        most_requests: int,
+        patience: float | None = None,
+        once: bool = False,
+        look_every: float = LOOK_EVERY,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """most_requests: in flight at once on a server. patience: seconds without any that serves an embedding, before
+        `place` raises; None for ever. once: servers of other models only are an error, and not waited for.
+        look_every: seconds between looks whether a server is still the same. changed: called when one may have failed
+        or come back."""
+        self._members = [
+            Member(server, Breaker(server, self._changed, look_every), Limiter(highest=most_requests))
+            for server in servers
+        ]
+        self._patience = patience
+        self._once = once
+        self._tell = changed
+        self._waiting: list[Turn] = []
+        self._numbers = count()
+        self._moved = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
+        self._asking_again = asyncio.Lock()
+        self._times_asked = 0
+        self._rng = random.Random()  # noqa: S311  # jitter
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        for member in self._members:
+            group.create_task(member.breaker.run())
+            group.create_task(member.breaker.watch())
+        group.create_task(self._look_first())
+
+    async def _look_first(self) -> None:
+        """Nobody goes before all have been asked what they take, but for one that hangs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                while not all(member.breaker.known or member.breaker.reason for member in self._members):
+                    self._moved.clear()
+                    await self._moved.wait()
+        self._looked.set()
+
+    def lacks(self, embedding: Embedding) -> bool:
+        """Whether those that answer cannot embed for it, and one that may does not answer."""
+        return not self.is_served(embedding) and any(member.breaker.reason is not None for member in self._members)
+
+    def mismatch(self, embedding: Embedding) -> Mismatch | None:
+        """Why no server is for this embedding; None if one is, or may be, for it has not said yet what it serves."""
+        known = [member.breaker.known for member in self._members]
+        found = [info.mismatch(embedding) for info in known if info is not None]
+        return found[0] if len(found) == len(known) and all(found) else None
+
+    @property
+    def limit(self) -> int:
+        """Requests in flight on all servers together."""
+        return sum(member.limiter.limit for member in self._members)
+
+    @asynccontextmanager
+    async def place(
+        self, embedding: Embedding, *, live: bool, work: float, besides: Iterable[Member] = ()
+    ) -> AsyncIterator[Place]:
+        """Wait for a place on a server that has the embedding's model, and hold it; say when it has `answered`.
+
+        work: what the request is worth, in bytes of text. besides: servers to leave out, as long as there are others.
+        Raises ServerUnavailable when patience ends."""
+        turn = await self._turn(LIVE if live else BACKFILL, embedding, work, frozenset(besides))
+        place, clock = turn.place.result(), asyncio.get_running_loop().time
+        try:
+            yield place
+        finally:
+            more = any(place.member.serves(other.embedding) for other in self._waiting)
+            place.member.leave(turn, clock(), answered=place.was_answered, more=more)
+            self._admit()
+
+    async def _turn(self, kind: int, embedding: Embedding, work: float, besides: frozenset[Member]) -> Turn:
+        number = next(self._numbers)
+        while True:
+            await self._served(embedding)
+            if not self.is_served(embedding, besides):
+                besides = frozenset()
+            turn = Turn(kind, number, embedding, work, besides, asyncio.get_running_loop().create_future())
+            heapq.heappush(self._waiting, turn)
+            self._admit()
+            try:
+                await turn.place
+            except Gone:
+                continue
+            except asyncio.CancelledError:
+                self._give_back(turn)
+                raise
+            return turn
+
+    def _give_back(self, turn: Turn) -> None:
+        """It may have been admitted, and will not go."""
+        if turn.place.done() and not turn.place.cancelled() and not turn.place.exception():
+            turn.place.result().member.leave(turn, 0.0, answered=False, more=False)
+            self._admit()
+
+    # Admission.
+
+    def _admit(self) -> None:
+        now = asyncio.get_running_loop().time()
+        passed_over = []
+        while self._waiting and self._is_open(self._waiting[0].kind, now):
+            turn = heapq.heappop(self._waiting)
+            if turn.place.done():
+                continue
+            member = self._best(turn, now)
+            if member is None or member.breaker.info is None:
+                passed_over.append(turn)
+                continue
+            member.take(turn, now)
+            turn.place.set_result(Place(member, member.breaker.info, self._longest(turn.embedding)))
+        for turn in passed_over:
+            heapq.heappush(self._waiting, turn)
+        self._admit_later(now)
+
+    def _is_open(self, kind: int, now: float) -> bool:
+        rooms = (member.has_room_at(kind) for member in self._members)
+        return any(room is not None and room <= now for room in rooms)
+
+    def _best(self, turn: Turn, now: float) -> Member | None:
+        fitting = [m for m in self._members if m not in turn.besides and m.serves(turn.embedding)]
+        rooms = [(member, member.has_room_at(turn.kind)) for member in fitting]
+        free = [member for member, room in rooms if room is not None and room <= now]
+        return min(free, key=lambda member: member.load, default=None)
+
+    def _longest(self, embedding: Embedding) -> int | None:
+        """What fits into one must fit into all, or the vector would depend on which one was free."""
+        fitting = (member.breaker.known for member in self._members if member.fits(embedding))
+        return min((info.longest for info in fitting if info and info.longest is not None), default=None)
+
+    def _admit_later(self, now: float) -> None:
+        """When the pace of a server allows it."""
+        if self._later:
+            self._later.cancel()
+            self._later = None
+        if self._waiting:
+            rooms = (member.has_room_at(BACKFILL) for member in self._members)
+            due = min((room for room in rooms if room is not None and room > now), default=None)
+            if due is not None:
+                self._later = asyncio.get_running_loop().call_at(due, self._admit)
+
+    def _changed(self) -> None:
+        """A server came, or went: who waits for the one that went must look for another."""
+        self._moved.set()
+        for turn in self._waiting:
+            if not turn.place.done() and not self.is_served(turn.embedding, turn.besides):
+                turn.place.set_exception(Gone)
+        self._admit()
+        self._tell()
+
+    # Which servers there are.
+
+    def is_served(self, embedding: Embedding, besides: Iterable[Member] = ()) -> bool:
+        """Whether one of the servers, besides these, has the embedding's model and answers."""
+        return any(member.serves(embedding) for member in self._members if member not in besides)
+
+    async def _served(self, embedding: Embedding) -> None:
+        """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
+        loop = asyncio.get_running_loop()
+        patience_ends = None if self._patience is None else loop.time() + self._patience
+        await self._looked.wait()
+        for attempt in count(1):
+            if self.is_served(embedding):
+                self._give_up_on_those_who_only_answer_probes(embedding)
+                return
+            if all(member.breaker.info is not None for member in self._members):
+                await self._ask_again(embedding, attempt)
+            else:
+                await self._move(patience_ends)
+
+    def _give_up_on_those_who_only_answer_probes(self, embedding: Embedding) -> None:
+        now = asyncio.get_running_loop().time()
+        breakers = [member.breaker for member in self._members if member.serves(embedding)]
+        since = [breaker.troubled_at for breaker in breakers if breaker.troubled_at is not None]
+        if self._patience is not None and len(since) == len(breakers) and now - max(since) > self._patience:
+            raise breakers[0].last_reason or ServerUnavailable("the embedding server answers nothing but probes")
+
+    async def _move(self, patience_ends: float | None) -> None:
+        self._moved.clear()
+        try:
+            async with asyncio.timeout_at(patience_ends):
+                await self._moved.wait()
+        except TimeoutError:
+            reasons = (member.breaker.reason for member in self._members)
+            raise next(filter(None, reasons), ServerUnavailable("the embedding server has not answered yet")) from None
+
+    async def _ask_again(self, embedding: Embedding, attempt: int) -> None:
+        """Every server has another model: one may be started anew with the right one. Asked once, however many wait."""
+        if self._once:
+            raise ServerUnavailable(str(self.mismatch(embedding)))
+        times_asked = self._times_asked
+        async with self._asking_again:
+            if self._times_asked != times_asked:  # somebody has asked meanwhile
+                return
+            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
+            known = [(member.breaker, member.breaker.info) for member in self._members]
+            self._times_asked += 1
+            await asyncio.gather(*(breaker.ask_again(info) for breaker, info in known if info is not None))

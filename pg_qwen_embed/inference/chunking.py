@@ -1,0 +1,103 @@
+"""Documents into chunks that the model takes: divided by chunking.py, counted by the server's own tokenizer.
+
+No chunk has more tokens than were asked for, those that the tokenizer adds included. A server that does not count
+has its tokens estimated from bytes."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pg_qwen_embed.domain.change import Change, Span
+from pg_qwen_embed.domain.errors import DocumentRefused
+from pg_qwen_embed.domain.model import Chunking
+from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.inference import batching, boundaries, truncation
+from pg_qwen_embed.inference.sglang import EmbeddingServer, ModelInfo
+
+MOST_CHUNKS = 4096  # of a document: they are written together, which an index makes slow
+Piece = tuple[int, Span]  # which text, and where in it
+
+
+@dataclass(slots=True)
+class Chunks:
+    """Those of a request's documents, and the vectors that there are so far. most: that go to the server at once."""
+
+    most: int
+    info: ModelInfo | None = None  # of the server they were divided for, and
+    longest: int | None = None  # what it took
+    changes: list[Change] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _left: list[int] = field(default_factory=list)
+    _came_further: bool = False
+
+    def begin(self, changes: Sequence[Change], spans: Sequence[Sequence[Span]], dimensions: int) -> None:
+        self.changes = [change._replace(spans=tuple(own)) for change, own in zip(changes, spans, strict=True)]
+        self.texts = [change.document[begin:end] for change in self.changes for begin, end in change.spans]
+        self.vectors = np.empty((len(self.texts), dimensions), np.float32)
+        self._left = list(range(len(self.texts)))
+
+    def next_part(self, limits: batching.Limits, density: batching.Density) -> list[int]:
+        """Positions to embed together; none when all are done."""
+        limits = replace(limits, documents=min(limits.documents, self.most))
+        lengths = [len(self.texts[n].encode()) for n in self._left[: limits.documents]]
+        return [self._left[n] for n in next(batching.pack(lengths, limits, density.bytes_per_token), ())]
+
+    def take(self, part: Sequence[int], vectors: Vectors) -> None:
+        self.vectors[part] = vectors
+        done = set(part)
+        self._left = [n for n in self._left if n not in done]
+        self._came_further = True
+
+    def came_further(self) -> bool:
+        """Whether a part was embedded since this was asked last."""
+        came_further, self._came_further = self._came_further, False
+        return came_further
+
+
+async def split(
+    server: EmbeddingServer, texts: Sequence[str], wanted: Chunking, longest: int | None
+) -> list[list[Span]]:
+    """The chunks of each text, in order; a short one is one chunk, as it stands. None is blank, if no text is.
+
+    longest: tokens the server takes. Raises DocumentRefused, ServerUnavailable."""
+    most = min(wanted.tokens, longest or wanted.tokens)
+    overlap = min(wanted.overlap, most // 2)
+    done: list[list[Span]] = [[] for _ in texts]
+    pieces: list[Piece] = [(n, (0, len(text))) for n, text in enumerate(texts)]
+    while pieces:
+        parts = [texts[n][begin:end] for n, (begin, end) in pieces]
+        over = await _too_long(server, parts, most, counts=longest is not None)
+        for position, (n, span) in enumerate(pieces):
+            if position not in over:
+                done[n].append(span)
+        if not over:
+            break
+        pieces = await asyncio.to_thread(_divided, texts, [(pieces[n], over[n]) for n in over], most, overlap)
+    ordered = [boundaries.in_order(spans) for spans in done]
+    longest_one = max(map(len, ordered), default=0)
+    if longest_one > MOST_CHUNKS:
+        raise DocumentRefused(
+            f"the document has {longest_one:,} chunks of {wanted.tokens} tokens, and at most {MOST_CHUNKS:,} are kept; "
+            "attach with more --chunk-tokens"
+        )
+    return ordered
+
+
+async def _too_long(server: EmbeddingServer, parts: Sequence[str], most: int, *, counts: bool) -> dict[int, int]:
+    """Positions of the parts that have more than `most` tokens, each with how many."""
+    if counts:
+        return {n: len(tokens) for n, tokens in (await truncation.too_long(server, parts, most)).items()}
+    estimates = [int(len(part.encode()) / batching.BYTES_PER_TOKEN) + truncation.SPECIAL_TOKENS for part in parts]
+    return {n: tokens for n, tokens in enumerate(estimates) if tokens > most}
+
+
+def _divided(texts: Sequence[str], over: Sequence[tuple[Piece, int]], most: int, overlap: int) -> list[Piece]:
+    found: list[Piece] = []
+    for (n, span), tokens in over:
+        if span[1] - span[0] < 2:
+            raise DocumentRefused(f"one character of the document has {tokens} tokens, and a chunk at most {most}")
+        found += [(n, own) for own in boundaries.divide(texts[n], span, tokens=tokens, most=most, overlap=overlap)]
+    return found

@@ -1,0 +1,71 @@
+"""Settle a declaration's model and dimensions with the server."""
+
+import asyncio
+from dataclasses import dataclass
+
+from pg_qwen_embed.domain.errors import ServerUnavailable, UsageError
+from pg_qwen_embed.domain.model import MAX_DIMENSIONS
+from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
+from pg_qwen_embed.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    model: str
+    dimensions: int
+    warning: str | None = None
+    weight_version: str | None = None
+    full_dimensions: int | None = None
+
+
+async def choose_model(settings: Settings, model: str | None, dimensions: int | None) -> Choice:
+    """What was asked for, checked against what the server serves; what was not, as the server has it.
+
+    With both given an absent server is only a warning. Raises UsageError, ServerUnavailable."""
+    wanted = model or settings.model
+    try:
+        info = await _served(settings, wanted)
+    except ServerUnavailable as error:
+        if wanted and dimensions is not None:
+            return Choice(wanted, dimensions, f"{error}; {wanted} and its {dimensions} dimensions were not checked")
+        raise
+    return Choice(
+        info.model, _dimensions(info, dimensions), weight_version=info.weight_version, full_dimensions=info.dimensions
+    )
+
+
+async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
+    """What one of the servers has: the wanted model, or the one that all have which answer."""
+    answers = await asyncio.gather(*map(_asked, settings.servers))
+    infos = [answer for answer in answers if isinstance(answer, ModelInfo)]
+    away = [answer for answer in answers if isinstance(answer, ServerUnavailable)]
+    fitting = [info for info in infos if wanted in (None, info.model)]
+    if not fitting and away:  # it may have it
+        raise away[0]
+    if not fitting:
+        served = " and ".join(f"the server at {info.url} serves {info.model}" for info in infos)
+        raise UsageError(f"{served}, not {wanted}; leave --model out, or start a server of that model")
+    if len({info.model for info in fitting}) > 1:
+        served = " and ".join(sorted({info.model for info in fitting}))
+        raise UsageError(f"the servers have different models, {served}; choose one with --model")
+    if len({info.identity for info in fitting}) > 1:
+        served = " and ".join(f"the server at {info.url} serves {info.identity}" for info in fitting)
+        raise UsageError(f"{served}: vectors of both cannot stand together; start them alike, or leave one out")
+    return fitting[0]
+
+
+async def _asked(settings: Settings) -> ModelInfo | ServerUnavailable:
+    try:
+        async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
+            return await server.model_info()
+    except ServerUnavailable as error:
+        return error
+
+
+def _dimensions(info: ModelInfo, wanted: int | None) -> int:
+    if wanted is None:
+        return min(info.dimensions, MAX_DIMENSIONS)
+    if wanted > info.dimensions:
+        raise UsageError(f"{info.model} makes vectors of {info.dimensions} dimensions, not {wanted}; "
+                         f"choose --dimensions {info.dimensions} or less")  # fmt: skip
+    return wanted

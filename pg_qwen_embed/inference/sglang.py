@@ -1,0 +1,439 @@
+"""The embedding server, spoken to as SGLang speaks (OpenAI-compatible /v1/embeddings, and SGLang's own /model_info).
+
+One adapter, no decisions: it asks, checks that the answer may be believed, and says in its errors whose fault it is.
+DocumentRefused: the input. ServerUnavailable: the server, try later. ServerFault: the server, and it answered."""
+
+import asyncio
+import io
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import numpy as np
+import orjson
+import pybase64
+
+from pg_qwen_embed.domain import vectors
+from pg_qwen_embed.domain.errors import (
+    AnotherModel,
+    DocumentRefused,
+    NotOffered,
+    ServerFault,
+    ServerOverloaded,
+    ServerUnavailable,
+    UsageError,
+)
+from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.settings import Settings
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
+ASK_TIMEOUT = 20.0  # of a command, or a query: somebody waits for it
+KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
+LOOK_EVERY = 30.0  # seconds: so often is it asked whether it still serves the same
+LARGE_BODY = 1 << 20
+_REFUSED = {400, 413, 422}
+_FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
+_OVERLOADED = {429, 503}
+_NOT_ALLOWED = {401, 403}
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Why a server's vectors may not stand among an embedding's, and what to do."""
+
+    text: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the server says it serves. `dimensions` is the length of its full vectors."""
+
+    model: str
+    dimensions: int
+    shortens: bool  # whether the server takes `dimensions` itself
+    allowed: tuple[int, ...] = ()  # the only ones it takes; empty: any up to `dimensions`
+    answers_as: str | None = None  # what its answers call it; need not be `model`
+    pools_last: bool = False  # the vector is that of the last token
+    longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
+    weight_version: str | None = None  # None: it does not say
+    urgent: int | None = None  # the priority with which a request overtakes those that wait; None: it knows none
+    url: str = ""  # where, for sentences
+
+    def mismatch(self, embedding: Embedding) -> Mismatch | None:
+        """Why it is not what the embedding was attached with; None if it is, as far as both say: then its vectors,
+        shortened here if need be, stand beside those that are there."""
+        old = embedding.generation
+        same = (
+            self.model == old.model
+            and self.dimensions >= old.dimensions
+            and old.full_dimensions in (None, self.dimensions)
+            and (None in (old.weight_version, self.weight_version) or old.weight_version == self.weight_version)
+        )
+        if same:
+            return None
+        attached = _described(old.model, old.full_dimensions or old.dimensions, old.weight_version)
+        return Mismatch(
+            f"{embedding.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
+            f"serve the old one again, or run: pg-qwen-embed detach {embedding.name}, and attach anew",
+        )
+
+    @property
+    def identity(self) -> str:
+        """What must be the same of servers whose vectors stand together."""
+        return _described(self.model, self.dimensions, self.weight_version)
+
+    def shortens_to(self, dimensions: int) -> bool:
+        """Whether the server itself gives vectors of this length, a shorter one than its own."""
+        return self.shortens and dimensions != self.dimensions and (not self.allowed or dimensions in self.allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """vectors: unit vectors, a row for each text. tokens: of all texts together, as the server counts; 0: it does not
+    say."""
+
+    vectors: Vectors
+    tokens: int
+
+
+class EmbeddingServer:
+    """`async with EmbeddingServer(settings) as server`; one pool of connections, any number of tasks."""
+
+    def __init__(self, settings: Settings, timeout: float = READ_TIMEOUT) -> None:
+        """timeout: seconds for a request, from its start to the last byte of the answer.
+
+        Raises UsageError for a CA file that cannot be used."""
+        self._settings = settings
+        self._trusted = _trusted(settings.ca_file)
+        self._timeout = timeout
+        self._proxy, self._proxy_headers = proxy_of(settings.server_url)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "EmbeddingServer":
+        key = self._settings.api_key
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
+            # How many connections is the fleet's business.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session:
+            await self._session.close()
+
+    @property
+    def url(self) -> str:
+        """For sentences: without the user and password it may hold."""
+        return self._settings.shown_server_url
+
+    async def model_info(self) -> ModelInfo:
+        """What is served. Asks for one embedding, the only sure way to learn the length of a vector.
+
+        Raises ServerUnavailable, also when it refuses that one."""
+        try:
+            return await self._model_info()
+        except DocumentRefused as error:
+            raise ServerUnavailable(f"the embedding server at {self.url} refuses a harmless text: {error}") from None
+
+    async def _model_info(self) -> ModelInfo:
+        card, info = await self._asked()
+        model = str(card["id"])
+        abilities = info.get("embedding")
+        abilities = abilities if isinstance(abilities, dict) else {}
+        allowed = abilities.get("matryoshka_dimensions")
+        about = await self.server_info()
+        longest = await self._longest_input(card.get("max_model_len"), about.get("max_req_input_len"))
+        urgent = _urgent(about)
+        full, answer = await self._embed(model, ["dimensions"], priority=urgent)
+        vectors.check(full, 1, full.shape[1])
+        return ModelInfo(
+            model=model,
+            dimensions=full.shape[1],
+            shortens=bool(abilities.get("supports_dimensions")),
+            allowed=tuple(allowed) if isinstance(allowed, list) else (),
+            answers_as=_named(answer),
+            longest=longest,
+            pools_last="ForCausalLM" in str(info.get("architectures")),
+            weight_version=_weights(info),
+            urgent=urgent,
+            url=self.url,
+        )
+
+    async def still_serves(self, info: ModelInfo) -> bool:
+        """Whether it says of its model and weights what it said then; costs no embedding. Raises as `model_info`.
+
+        Weights can be exchanged without a restart (SGLang's /update_weights_from_disk), and no answer tells."""
+        card, now = await self._asked()
+        return (str(card["id"]), _weights(now)) == (info.model, info.weight_version)
+
+    async def _asked(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The model's card of /models, and /model_info, which is empty where the server has none."""
+        listed = await self._get(f"{self._settings.server_url}/models")
+        try:
+            card = dict(listed["data"][0])
+            card["id"]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise ServerFault(
+                f"the server at {self.url} lists no model under /models: is it an embedding server?"
+            ) from None
+        return card, await self._get(f"{self._settings.server_root}/model_info", missing={})
+
+    async def _longest_input(self, context: object, fits: object) -> int | None:
+        """None when the server does not say, or cannot count: then nothing is cut.
+
+        fits: up to this an input fits the memory as well (SGLang's max_req_input_len, validate_input_length)."""
+        limits = [n - 1 for n in (context, fits) if isinstance(n, int) and n > 1]
+        try:
+            await self.detokenize(await self.tokenize(["x"], special=True))
+        except (DocumentRefused, NotOffered):  # other servers count otherwise, or behind a gateway not at all
+            return None
+        return min(limits, default=None)
+
+    async def server_info(self) -> dict[str, Any]:
+        """What it was started with, as far as it says. Raises ServerUnavailable."""
+        return await self._get(f"{self._settings.server_root}/server_info", missing={})
+
+    async def raw(self, info: ModelInfo, texts: Sequence[str]) -> Vectors:
+        """Its vectors as they come, of shape (len(texts), info.dimensions). Raises as `embed` does."""
+        found, _ = await self._embed(info.model, texts)
+        return vectors.check(found, len(texts), info.dimensions)
+
+    async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """The tokens of each text; `special`: with those that the tokenizer adds.
+
+        Raises DocumentRefused, ServerUnavailable."""
+        body = {"prompt": texts, "add_special_tokens": special}
+        tokens = (await self._post(f"{self._settings.server_root}/tokenize", body)).get("tokens")
+        if (
+            not isinstance(tokens, list)
+            or len(tokens) != len(texts)
+            or not all(isinstance(row, list) for row in tokens)
+        ):
+            raise NotOffered(f"the server at {self.url} answered /tokenize without the tokens of each text")
+        return tokens
+
+    async def detokenize(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts that these tokens write. Raises ServerUnavailable."""
+        body = {"tokens": rows, "skip_special_tokens": False}
+        texts = (await self._post(f"{self._settings.server_root}/detokenize", body)).get("text")
+        if not isinstance(texts, list) or len(texts) != len(rows) or not all(isinstance(text, str) for text in texts):
+            raise NotOffered(f"the server at {self.url} answered /detokenize without each text")
+        return texts
+
+    async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int, *, urgent: bool = False) -> Answer:
+        """Vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank. urgent: ahead of
+        those that wait, where the server knows priorities.
+
+        Raises DocumentRefused when the server refuses the request (one bad text refuses all), ServerUnavailable
+        and ServerFault when the server is to blame."""
+        native = info.shortens_to(dimensions)
+        priority = info.urgent if urgent else None
+        found, answer = await self._embed(info.model, texts, dimensions if native else None, priority)
+        if _named(answer) != info.answers_as:
+            raise AnotherModel(
+                f"the server at {self.url} answers as {_named(answer)}, and was {info.answers_as} before"
+            )
+        if native or found.shape[1] == dimensions:
+            found = vectors.unit_vectors(found, len(texts), dimensions)
+        else:
+            found = vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
+        return Answer(found, _tokens(answer))
+
+    async def _embed(
+        self, model: str, texts: Sequence[str], dimensions: int | None = None, priority: int | None = None
+    ) -> tuple[Vectors, dict[str, Any]]:
+        body: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "base64"}
+        if dimensions is not None:
+            body["dimensions"] = dimensions
+        if priority is not None:
+            body["priority"] = priority
+        answer = await self._post(f"{self._settings.server_url}/embeddings", body)
+        return _decode(answer, len(texts)), answer
+
+    async def _get(self, url: str, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+        return await self._call("GET", url, None, missing)
+
+    async def _post(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._call("POST", url, orjson.dumps(body), None)
+
+    async def _call(self, method: str, url: str, body: bytes | None, missing: dict[str, Any] | None) -> dict[str, Any]:
+        if self._session is None:
+            raise RuntimeError("use EmbeddingServer as an async context manager")
+        try:
+            # A large body goes in pieces: in one it would hold up the loop (aiohttp warns of more than 1 MiB).
+            data = io.BytesIO(body) if body and len(body) > LARGE_BODY else body
+            async with self._session.request(
+                method,
+                url,
+                data=data,
+                headers={"Content-Type": "application/json"},
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
+            ) as response:
+                content = await response.read()
+        except aiohttp.ConnectionTimeoutError:
+            raise ServerUnavailable(
+                f"the embedding server at {self.url} cannot be reached: connecting takes too long"
+            ) from None
+        except TimeoutError:
+            raise ServerFault(
+                f"the embedding server at {self.url} did not answer within {self._timeout:.0f} s"
+            ) from None
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError):
+            # Perhaps a restart, or a connection that had been idle; perhaps this very input.
+            raise ServerFault(
+                f"the embedding server at {self.url} closed the connection before it had answered"
+            ) from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ServerUnavailable(
+                f"the certificate of the embedding server at {self.url} is not trusted "
+                f"({_distrust(error.certificate_error)}); set PG_QWEN_EMBED_CA_FILE to the file of the authority that signed it"
+            ) from None
+        except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
+            raise ServerUnavailable(
+                f"the embedding server at {self.url} does not answer ({_reason(error)}); "
+                "start it, or set PG_QWEN_EMBED_SERVER_URL"
+            ) from None
+        if 400 <= response.status < 500 and missing is not None:
+            return missing  # gateways answer otherwise than 404 for what they do not let through
+        if response.status >= 400:
+            raise self._refusal(response.status, content)
+        return self._parsed(content)
+
+    def _refusal(self, status: int, content: bytes) -> Exception:
+        sentence = _sentence(content) or f"status {status}"
+        if status in _REFUSED:
+            return DocumentRefused(sentence)
+        if status in _FAILED:
+            return ServerFault(f"the embedding server at {self.url} failed: {sentence}")
+        if status in _NOT_ALLOWED:
+            return NotOffered(
+                f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
+            )
+        if status in _OVERLOADED:
+            return ServerOverloaded(f"the embedding server at {self.url} answered {status}: {sentence}")
+        if status < 500 or status == 501:
+            return NotOffered(
+                f"the embedding server at {self.url} answered {status}: {sentence}; is this its base URL, ending in /v1?"
+            )
+        return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")
+
+    def _parsed(self, content: bytes) -> dict[str, Any]:
+        try:
+            answer = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ServerFault(f"the embedding server at {self.url} answered something that is not JSON")
+        return answer
+
+
+def _named(answer: dict[str, Any]) -> str | None:
+    named = answer.get("model")
+    return named if isinstance(named, str) else None
+
+
+def _tokens(answer: dict[str, Any]) -> int:
+    usage = answer.get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else 0
+
+
+def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
+    """By what certificates are checked; True: by what the system trusts."""
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        reason = "it holds no certificate in PEM"
+    except (OSError, ValueError) as error:
+        reason = _reason(error)
+    raise UsageError(f"the CA file {ca_file} cannot be used ({reason}); see PG_QWEN_EMBED_CA_FILE") from None
+
+
+def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
+    """Of the environment, and what it is to be told; its password is not to stand in a sentence. aiohttp would look it up
+    anew for each request, in a thread."""
+    asked = urlsplit(url)
+    found = None if proxy_bypass(asked.hostname or "") else getproxies().get(asked.scheme)
+    if not found:
+        return None, {}
+    parts = urlsplit(found)
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if parts.username is None:
+        return shown, {}
+    known = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return shown, {"Proxy-Authorization": f"Basic {pybase64.b64encode(known.encode()).decode()}"}
+
+
+def _distrust(error: Exception) -> str:
+    return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
+
+
+def _urgent(about: dict[str, Any]) -> int | None:
+    """Inputs without a priority come last (SGLang, --enable-priority-scheduling)."""
+    if not about.get("enable_priority_scheduling"):
+        return None
+    return -1 if about.get("schedule_low_priority_values_first") else 1
+
+
+def _weights(info: dict[str, Any]) -> str | None:
+    version = info.get("weight_version")
+    return version if isinstance(version, str) and version else None
+
+
+def _described(model: str, dimensions: int, weight_version: str | None) -> str:
+    weights = "" if weight_version is None else f", weights {weight_version}"
+    return f"{model} ({dimensions} dimensions{weights})"
+
+
+def _decode(answer: dict[str, Any], expected: int) -> Vectors:
+    """The answer's vectors in the order of their `index`; base64 or lists of numbers, as older servers answer."""
+    try:
+        items = answer["data"]
+        if [item["index"] for item in items] != list(range(expected)):
+            items = sorted(items, key=lambda item: item["index"])
+            if [item["index"] for item in items] != list(range(expected)):
+                raise ServerFault(
+                    f"the server answered {len(items)} vectors, or not each index once, to {expected} texts"
+                )
+        if isinstance(items[0]["embedding"], str):
+            raw = b"".join([pybase64.b64decode(item["embedding"], validate=True) for item in items])
+            return np.frombuffer(raw, dtype="<f4").reshape(expected, -1)
+        return np.array([item["embedding"] for item in items], dtype=np.float32).reshape(expected, -1)
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise ServerFault("the server's answer holds no list of embeddings of one length") from None
+
+
+def _sentence(content: bytes) -> str:
+    """The server's own words, from SGLang's flat error, OpenAI's nested one, or plain text."""
+    try:
+        answer = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return " ".join(content[:200].decode(errors="replace").replace("\0", "").split())
+    if not isinstance(answer, dict):
+        return ""
+    nested = answer.get("error")
+    found = answer.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or ""
+    return str(found).replace("\0", "")
+
+
+def _reason(error: Exception) -> str:
+    os_error = getattr(error, "os_error", error)
+    return getattr(os_error, "strerror", None) or str(error) or type(error).__name__

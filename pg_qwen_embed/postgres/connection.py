@@ -1,0 +1,162 @@
+"""Connections to PostgreSQL: who we are, what for, and one clear sentence when it does not answer."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Format
+from psycopg_pool import AsyncConnectionPool
+
+from pg_qwen_embed.domain.errors import DatabaseUnavailable, UsageError
+from pg_qwen_embed.postgres.sql import statement
+
+CONNECT_TIMEOUT = 10  # seconds
+PREPARED_MAX = 500  # statements: each embedding has its own
+SEND_BUFFER = 1 << 20  # bytes
+
+MAX_IDLE = 10.0  # seconds, of a connection that is not needed
+POOL_TIMEOUT = 30.0  # seconds, for one to be free
+RECONNECT_TIMEOUT = 10.0  # seconds; the pause between attempts doubles, and the next who asks begins anew
+
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+AsyncCursor = psycopg.AsyncCursor[Any]
+
+
+class Pool(AsyncConnectionPool[AsyncConnection]):
+    """It waits for a connection by asyncio.wait_for, which before Python 3.12 loses a cancellation that comes in the moment in
+    which the connection does (https://github.com/python/cpython/issues/86296). The task would go on, and its group wait for it
+    for ever."""
+
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection:  # noqa: ASYNC109  # the pool's own
+        task = asyncio.current_task()
+        told = task.cancelling() if task else 0
+        connection = None
+        try:
+            connection = await super().getconn(timeout)
+            return connection
+        finally:
+            if task and task.cancelling() > told:
+                if connection is not None:
+                    await self.putconn(connection)
+                raise asyncio.CancelledError
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryValue:
+    """A parameter that is already in PostgreSQL's binary format; the statement's cast says of which type."""
+
+    value: bytes
+
+
+class _BinaryDumper(Dumper):
+    format = Format.BINARY
+    oid = 0
+
+    def dump(self, obj: Any) -> bytes:
+        value: bytes = obj.value
+        return value
+
+
+def take_binary_values(connection: Connection | AsyncConnection) -> None:
+    connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
+
+
+def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
+    """A connection named after its purpose in pg_stat_activity. Raises DatabaseUnavailable, UsageError."""
+    with _one_sentence(url):
+        connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit)
+        take_binary_values(connection)
+        connection.execute(statement("configure_session"))
+        if not autocommit:
+            connection.commit()
+    return connection
+
+
+async def connect_async(url: str, purpose: str) -> AsyncConnection:
+    """An autocommit connection for the worker. Raises DatabaseUnavailable, UsageError."""
+    with _one_sentence(url):
+        connection = await psycopg.AsyncConnection.connect(conninfo(url, purpose), autocommit=True)
+        try:
+            await configure_worker(connection)
+        except BaseException:  # cancelled, for instance: nobody else knows of it yet
+            await connection.close()
+            raise
+    return connection
+
+
+def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:
+    """The worker's connections for a purpose; more than the least are there only while they are needed."""
+    return Pool(
+        conninfo(url, purpose),
+        kwargs={"autocommit": True},
+        configure=configure_worker,
+        min_size=least,
+        max_size=most,
+        max_idle=MAX_IDLE,
+        timeout=POOL_TIMEOUT,
+        reconnect_timeout=RECONNECT_TIMEOUT,
+        open=False,
+    )
+
+
+async def configure_worker(connection: AsyncConnection) -> None:
+    take_binary_values(connection)
+    connection.prepare_threshold = 1
+    connection.prepared_max = PREPARED_MAX
+    await connection.execute(statement("configure_session"))
+    await connection.execute(statement("configure_worker_session"))
+    _widen(connection)
+
+
+def _widen(connection: AsyncConnection) -> None:
+    """Vectors for a write are a megabyte, and a Unix socket takes a fifth of that at a time; unlike TCP's, its buffer does not
+    grow by itself. As far as the system allows (net.core.wmem_max)."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as own:
+        if own.family == socket.AF_UNIX:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+
+def conninfo(url: str, purpose: str) -> str:
+    """The connection string with our name on it, TCP keepalives, and a bound on connecting."""
+    try:
+        given = conninfo_to_dict(url)
+        defaults: dict[str, str | int] = {"connect_timeout": CONNECT_TIMEOUT, "keepalives_idle": 10, "keepalives_interval": 5,
+                    "keepalives_count": 3, "client_encoding": "utf8"}  # fmt: skip
+        return make_conninfo(url, **{k: v for k, v in defaults.items() if k not in given}, application_name=purpose)
+    except psycopg.ProgrammingError:
+        raise UsageError(
+            "the database URL cannot be read; write it like postgresql://user@host:5432/database "
+            "in PG_QWEN_EMBED_DATABASE_URL"
+        ) from None
+
+
+@contextmanager
+def _one_sentence(url: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        reason = " ".join(str(error).split())
+        raise DatabaseUnavailable(
+            f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """The server's own sentence, without the statement around it."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return primary or str(error).partition("\n")[0] or type(error).__name__
+
+
+def as_text(query: sql.Composable) -> str:
+    """A statement as a person would paste it into psql."""
+    text = query.as_string(None).replace("%%", "%")
+    return text.split("*/ ", 1)[1] if text.startswith("/*") else text

@@ -1,0 +1,99 @@
+"""Find rows whose vector is missing, stale or orphaned, whatever made them so, and put them into the outbox.
+
+What bypasses triggers (a partition attached, a restored dump, DISABLE TRIGGER) is found by fingerprint, page by page in
+key order: no long transaction, no lock held for longer than a page."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
+from pg_qwen_embed.postgres.locks import Lock
+from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.store import by_layout
+
+PAGE = 500  # rows
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """How many keys were enqueued, and how many rows were left because the application had them locked."""
+
+    missing_or_stale: int
+    orphaned: int
+    locked: int = 0
+
+
+def repair_now(url: str, embedding: Embedding) -> Repaired:
+    """The whole of it on a connection of its own, without pauses. Raises DatabaseUnavailable."""
+
+    async def work() -> Repaired:
+        async with await connect_async(url, "pg_qwen_embed verify") as connection:
+            return await repair(connection, embedding)
+
+    return asyncio.run(work())
+
+
+async def repair(
+    connection: AsyncConnection,
+    embedding: Embedding,
+    *,
+    rows: bool = True,
+    missing: bool = True,
+    orphans: bool = True,
+    pause: float = 0.0,
+) -> Repaired:
+    """Walk the source for rows, then the store for orphans. missing: rows too that never had a vector. pause: seconds
+    between pages, to go gently."""
+    holes = fragments.holes(embedding) | fragments.page_holes(embedding)
+    holes = by_layout(embedding, holes, "stored_of_page")
+    found = [
+        await _walk(connection, embedding, _pages(page, beyond, holes), missing, pause) if wanted else (0, 0)
+        for page, beyond, wanted in (
+            ("repair_page", "beyond", rows),
+            ("repair_orphans_page", "store_beyond", orphans),
+        )
+    ]
+    return Repaired(found[0][0], found[1][0], found[0][1])
+
+
+def _pages(name: str, beyond: str, holes: fragments.Holes) -> tuple[sql.Composed, sql.Composed]:
+    """The statement for the first page, and for the pages after it."""
+    return (
+        statement(name, holes | {"beyond": fragments.TRUE}),
+        statement(name, holes | {"beyond": statement(beyond, holes)}),
+    )
+
+
+async def _walk(
+    connection: AsyncConnection,
+    embedding: Embedding,
+    pages: tuple[sql.Composed, sql.Composed],
+    missing: bool,
+    pause: float,
+) -> tuple[int, int]:
+    first, following = pages
+    enqueued, locked, after = await _page(connection, embedding, first, missing, ())
+    while after is not None:
+        await asyncio.sleep(pause)
+        more, left, after = await _page(connection, embedding, following, missing, after)
+        enqueued, locked = enqueued + more, locked + left
+    return enqueued, locked
+
+
+async def _page(
+    connection: AsyncConnection, embedding: Embedding, query: sql.Composed, missing: bool, after: Sequence[str]
+) -> tuple[int, int, Sequence[str] | None]:
+    id_ = embedding.generation.id
+    values: dict[str, Any] = {"rows": PAGE, "missing": missing}
+    values |= {f"after{n}": value for n, value in enumerate(after, 1)}
+    async with connection.transaction():
+        await connection.execute(statement("draw_transaction_id"))
+        enqueued, locked, last = await (await connection.execute(query, values)).fetchone() or (0, 0, None)
+        if enqueued:
+            await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": id_})
+    return enqueued, locked, last

@@ -1,0 +1,12 @@
+"""The advisory locks: what each number means. No statement here; sql/session.sql takes them."""
+
+from enum import IntEnum
+
+
+class Lock(IntEnum):
+    """The first half of our advisory locks; the second is the generation's id. Arbitrary, but never to change."""
+
+    LEADER = 0x51450001  # session, exclusive: who follows a generation
+    GATE = 0x51450002  # session, exclusive by a sleeping worker; transaction, shared by a writer that need not notify
+    STORE = 0x51450003  # transaction: shared to write vectors, exclusive to remove them
+    REFUSED = 0x51450004  # session, exclusive by its leader: the server serves another model than it was attached with

@@ -1,0 +1,133 @@
+"""`init`: the fixed part of the database, by Alembic, after checking that the server can carry it."""
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import psycopg
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from pg_qwen_embed.domain.errors import SetupError
+from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.connection import Connection, connect, first_line
+from pg_qwen_embed.postgres.schema import MACHINERY
+from pg_qwen_embed.postgres.sql import statement
+
+OLDEST_POSTGRES = 150000
+OLDEST_PGVECTOR = (0, 8, 0)
+SOUND_PGVECTOR = (0, 8, 4)
+
+
+def init(database_url: str) -> list[str]:
+    """Bring the database up to date; idempotent. Returns what a person should hear of. Raises SetupError."""
+    with connect(database_url, "pg_qwen_embed init") as connection:
+        check_server(connection)
+        said = ensure_extension(connection)
+    before, after = upgrade(database_url)
+    said.append(f"already at version {after}" if before == after else f"installed version {after}")
+    return said
+
+
+def check_server(connection: Connection) -> None:
+    number, version, encoding, database = connection.execute(statement("server_version")).fetchone() or (0, "", "", "")
+    if number < OLDEST_POSTGRES:
+        raise SetupError(f"PostgreSQL {version} is too old; pg_qwen_embed needs 15 or later")
+    if encoding != "UTF8":
+        raise SetupError(f"the database {database} is encoded in {encoding}; pg_qwen_embed needs UTF8")
+
+
+def ensure_extension(connection: Connection) -> list[str]:
+    """pgvector, recent enough. Raises SetupError with the line that helps; returns warnings."""
+    extension = catalog.vector_extension(connection)
+    if extension is not None and extension.version is None:
+        _create_extension(connection)
+        extension = catalog.vector_extension(connection)
+    return judge_extension(extension)
+
+
+def judge_extension(extension: catalog.Extension | None) -> list[str]:
+    """Warnings about a pgvector that will do. Raises SetupError if it will not, with the line that helps."""
+    if extension is None:
+        raise SetupError(
+            "this PostgreSQL server has no pgvector; install the package pgvector for it, then run: pg-qwen-embed init"
+        )
+    if extension.version is None:
+        raise SetupError("the extension vector is not created in this database; run: pg-qwen-embed init")
+    version = _numbers(extension.version)
+    if version < OLDEST_PGVECTOR:
+        raise SetupError(
+            f"pgvector {extension.version} is too old, 0.8.0 brought iterative scans; "
+            f"run in the database: ALTER EXTENSION vector UPDATE;  (the server has {extension.available})"
+        )
+    if version < SOUND_PGVECTOR:
+        return [
+            f"warning: pgvector {extension.version} has faults that 0.8.2 to 0.8.4 mended (overflow in parallel HNSW "
+            "builds, corruption on vacuum, unrepaired graphs); upgrade it, then run: ALTER EXTENSION vector UPDATE;"
+        ]
+    return []
+
+
+def upgrade(database_url: str, revision: str = "head") -> tuple[str | None, str | None]:
+    """Run the migrations; returns the revision before and after. Raises SetupError."""
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: connect(database_url, "pg_qwen_embed init", autocommit=False),
+        poolclass=sa.NullPool,
+    )
+    try:
+        with engine.connect() as connection:
+            before = _revision(connection)
+            command.upgrade(_config(connection), revision)
+            connection.commit()
+            return before, _revision(connection)
+    except sa.exc.DBAPIError as error:
+        reason = first_line(error.orig) if isinstance(error.orig, psycopg.Error) else str(error.orig)
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            reason += "; run init as a member of the roles that ran init and attach before, or as a superuser"
+        raise SetupError(f"the migrations stopped, and nothing was changed: {reason}") from None
+    finally:
+        engine.dispose()
+
+
+def revisions() -> list[str]:
+    """Every revision, oldest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()][::-1]
+
+
+def _create_extension(connection: Connection) -> None:
+    try:
+        connection.execute(statement("create_vector_extension"))
+    except psycopg.errors.UniqueViolation:
+        return  # somebody else has just created it: IF NOT EXISTS does not see what is not committed
+    except psycopg.errors.InsufficientPrivilege:
+        raise SetupError(
+            f"the extension vector is missing and this role may not create it; let a superuser run in the database "
+            f"{connection.info.dbname}: CREATE EXTENSION vector;"
+        ) from None
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table_schema": MACHINERY}).get_current_revision()
+
+
+def _config(connection: sa.Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _scripts() -> Path:
+    """The migrations: inside the installed package, or beside it in a checkout."""
+    package = Path(str(resources.files("pg_qwen_embed")))
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:3])

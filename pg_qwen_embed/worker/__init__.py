@@ -1,0 +1,1 @@
+"""The sync worker: follows generations, from changed rows to written vectors."""

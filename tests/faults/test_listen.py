@@ -1,0 +1,48 @@
+"""A notification sent while nobody listened is not delivered: what it was about is found by looking again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from harness import DEADLINE, Rig
+
+from pg_qwen_embed.postgres import listener
+from pg_qwen_embed.postgres.locks import Lock
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.worker import session
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # PostgreSQL has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_change_made_while_nobody_listened_is_found_once_somebody_does(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.articles("one")
+    await asyncio.to_thread(rig.ok, "attach", "articles", "--text", "body")
+    may_listen = asyncio.Event()
+
+    async def late(url: str, channel: str) -> AsyncIterator[str | None]:
+        await may_listen.wait()
+        async for payload in listener.notifications(url, channel):
+            yield payload
+
+    monkeypatch.setattr(session, "notifications", late)
+    following = session.Worker(Settings(rig.url, rig.server.url), session.Options(poll=0, ping=0))
+    task = asyncio.create_task(following.run())
+    asleep = f"""
+        SELECT 1 FROM _qwen_embed.backfill, pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE backfill.state = 'done' AND l.locktype = 'advisory' AND l.classid = {int(Lock.GATE)} AND l.granted
+          AND clock_timestamp() - a.state_change > interval '0.5 s'"""
+    try:
+        await until(lambda: rig.rows(asleep))
+        await asyncio.to_thread(rig.execute, "INSERT INTO articles VALUES (2, 'two')")
+        assert rig.count("store") == 1, "the worker sleeps, and was not told"
+        may_listen.set()
+        await until(lambda: rig.count("store") == 2)
+    finally:
+        following.stop()
+        await task

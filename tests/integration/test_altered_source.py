@@ -1,0 +1,100 @@
+"""The source is altered under an embedding: it is followed, or reported; the application never fails because of us."""
+
+import json
+
+import pytest
+from harness import Rig, both_versions, eventually
+
+
+@pytest.fixture
+def followed(rig: Rig) -> Rig:
+    rig.execute("CREATE TABLE articles (unused int, id bigint PRIMARY KEY, title text, body text)")
+    rig.execute("INSERT INTO articles VALUES (0, 1, 'one', 'first'), (0, 2, 'two', 'second')")
+    rig.ok("attach", "articles", "--template", "{title}: {body}")
+    rig.worker("--poll", "0.2")
+    eventually(rig.settled)
+    return rig
+
+
+@both_versions
+@pytest.mark.parametrize(
+    ("alteration", "table", "key", "document"),
+    [
+        ("ALTER TABLE articles RENAME COLUMN id TO number", "articles", "number", "concat(title, ': ', body)"),
+        ("ALTER TABLE articles RENAME COLUMN body TO content", "articles", "id", "concat(title, ': ', content)"),
+        ("ALTER TABLE articles RENAME TO papers", "papers", "id", "concat(title, ': ', body)"),
+        ("CREATE SCHEMA app; ALTER TABLE articles SET SCHEMA app", "app.articles", "id", "concat(title, ': ', body)"),
+        (
+            "ALTER TABLE articles DROP COLUMN unused CASCADE, ADD extra text",
+            "articles",
+            "id",
+            "concat(title, ': ', body)",
+        ),
+    ],
+    ids=["key renamed", "text renamed", "table renamed", "schema changed", "columns dropped and added"],
+)
+def test_source_that_is_renamed_or_gets_other_columns_is_followed(
+    followed: Rig, alteration: str, table: str, key: str, document: str
+) -> None:
+    keeps_view = "CASCADE" not in alteration
+    for statement in alteration.split("; "):
+        followed.execute(statement)
+    body = "content" if "content" in document else "body"
+    followed.execute(f"INSERT INTO {table} ({key}, title, {body}) VALUES (3, 'three', 'third')")
+    followed.execute(f"UPDATE {table} SET title = 'changed' WHERE {key} = 1")
+    followed.execute(f"UPDATE {table} SET {key} = 20 WHERE {key} = 2")
+    followed.execute(f"DELETE FROM {table} WHERE {key} = 3")
+    expected = {(1, "changed: first"), (20, "two: second")}
+    assert set(followed.rows(f"SELECT {key}, {document} FROM {table}")) == expected
+    eventually(lambda: "changed: first" in followed.server.texts and followed.settled())
+    assert followed.drift()[0] == 0
+    if keeps_view:
+        followed.execute(f"TRUNCATE {table}")
+        eventually(followed.settled)
+        assert followed.count("store") == 0
+
+
+def test_search_goes_on_after_a_column_was_added_or_renamed(followed: Rig) -> None:
+    followed.execute("ALTER TABLE articles ADD COLUMN extra int DEFAULT 5")
+    followed.execute("ALTER TABLE articles RENAME COLUMN title TO heading")
+    (hit,) = json.loads(followed.ok("search", "articles", "one: first", "--limit", "1", "--json"))
+    assert hit["row"]["id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("alteration", "reason"),
+    [
+        ("DROP TABLE articles CASCADE", "its table was dropped"),
+        ("ALTER TABLE articles DROP COLUMN body CASCADE", "a column it embeds was dropped from public.articles"),
+    ],
+)
+def test_source_that_lost_what_is_embedded_is_reported_and_can_be_detached(
+    followed: Rig, alteration: str, reason: str
+) -> None:
+    followed.execute(alteration)
+    if "DROP TABLE" not in alteration:
+        followed.execute("INSERT INTO articles (id, title) VALUES (9, 'the application goes on')")
+    assert reason in followed.ok("status", "articles")
+    said = followed.refused("verify", "articles")
+    assert said == f"articles: {reason}; run: pg-qwen-embed detach articles, and attach again"
+    followed.ok("detach", "articles", "--yes")
+    assert (
+        followed.rows(
+            "SELECT relname FROM pg_class WHERE relname ~ '_1$' AND relnamespace = '_qwen_embed'::regnamespace"
+        )
+        == []
+    )
+    assert (
+        followed.rows(
+            "SELECT proname FROM pg_proc WHERE pronamespace = '_qwen_embed'::regnamespace AND proname ~ '_1$'"
+        )
+        == []
+    )
+
+
+def test_trouble_of_one_source_does_not_stop_the_others(followed: Rig) -> None:
+    followed.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+    followed.ok("attach", "others", "--text", "body")
+    followed.execute("ALTER TABLE articles DROP COLUMN body CASCADE")
+    followed.execute("INSERT INTO others VALUES (1, 'still followed')")
+    eventually(lambda: followed.value("SELECT count(*) FROM qwen_embed.others") == 1)

@@ -1,0 +1,183 @@
+"""What bypassed the triggers is found by its fingerprint and mended."""
+
+import asyncio
+import re
+import threading
+
+import pytest
+from harness import Rig, both_versions, eventually
+
+from pg_qwen_embed.admin import status
+from pg_qwen_embed.postgres.connection import connect_async
+from pg_qwen_embed.postgres.store import Store
+
+
+@pytest.fixture
+def drifted(rig: Rig, request: pytest.FixtureRequest) -> Rig:
+    """Of 1,200 rows one vector is missing, one stale and one orphaned; a blank row is as it should be."""
+    rig.execute("CREATE TABLE articles (lang text, id int, body text, PRIMARY KEY (lang, id))")
+    rig.execute("INSERT INTO articles SELECT 'de', n, 'text ' || n FROM generate_series(1, 1200) n")
+    rig.ok("attach", "articles", "--text", "body", "--store", getattr(request, "param", "table"))
+    rig.once()
+    rig.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    rig.execute("INSERT INTO articles VALUES ('zh', 1, 'new'), ('zh', 2, ' ')")
+    rig.execute("UPDATE articles SET body = 'other' WHERE id = 700")
+    rig.execute("DELETE FROM articles WHERE id = 1100")
+    rig.execute("ALTER TABLE articles ENABLE TRIGGER USER")
+    return rig
+
+
+@both_versions
+@pytest.mark.parametrize("drifted", ["table", "column"], indirect=True)
+def test_verify_repair_enqueues_exactly_what_has_drifted(drifted: Rig) -> None:
+    assert drifted.drift() == (1, {"missing": 1, "stale": 1, "orphaned": 1})
+    said = drifted.ok("verify", "articles", "--repair")
+    assert said == "articles: 1 missing, 1 stale, 1 orphaned\nenqueued: 2 missing or stale, 1 orphaned\n"
+    assert drifted.count("outbox") == 3
+    asked = len(drifted.server.texts)
+    drifted.once()
+    assert sorted(drifted.server.texts[asked:]) == ["new", "other"]
+    drifted.assert_in_step()
+    assert drifted.ok("verify", "articles", "--repair").endswith("enqueued: 0 missing or stale, 0 orphaned\n")
+
+
+def test_sleeping_worker_is_woken_by_a_repair(drifted: Rig) -> None:
+    drifted.worker("--poll", "0")
+    eventually(lambda: "leader pg_qwen" in drifted.ok("status", "articles"))
+    drifted.ok("verify", "articles", "--repair")
+    eventually(lambda: drifted.drift()[0] == 0)
+
+
+def test_worker_repairs_by_itself_when_asked_to(drifted: Rig) -> None:
+    drifted.worker("--poll", "0", "--verify-every", "0.1")
+    eventually(lambda: drifted.drift()[0] == 0, deadline=30)
+
+
+def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Rig) -> None:
+    """An entry drawn while a writer is in flight could outrank the change that commits after it."""
+    with drifted.connect(autocommit=False) as writer:
+        writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
+        said = drifted.cli("verify", "articles", "--repair")
+        assert "enqueued: 1 missing or stale, 1 orphaned" in said.stdout
+        assert (said.exit_code, "1 rows are locked" in said.stderr) == (1, True)
+        drifted.once()
+        writer.commit()
+    drifted.once()
+    drifted.assert_in_step()
+
+
+def test_row_that_is_locked_and_not_changed_is_found_by_the_next_look(drifted: Rig) -> None:
+    with drifted.connect(autocommit=False) as writer:
+        writer.execute("SELECT FROM articles WHERE id = 700 FOR UPDATE")
+        assert drifted.cli("verify", "articles", "--repair").exit_code == 1
+    drifted.ok("verify", "articles", "--repair")
+    drifted.once()
+    drifted.assert_in_step()
+
+
+def test_repair_beside_writers_leaves_everything_in_step(drifted: Rig) -> None:
+    drifted.worker("--poll", "0.2")
+
+    def write() -> None:
+        with drifted.connect() as writer:
+            for n in range(200):
+                writer.execute("UPDATE articles SET body = %s WHERE id = %s", (f"changed {n}", 1 + n % 50))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for _ in range(3):
+        drifted.cli("verify", "articles", "--repair")
+    writer.join()
+    eventually(lambda: drifted.settled() and drifted.drift()[0] == 0)
+    drifted.assert_in_step()
+
+
+def test_refused_documents_are_not_enqueued_again_by_a_repair(rig: Rig) -> None:
+    rig.articles("one", "POISON")
+    rig.server.poison = "POISON"
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    assert "enqueued: 0 missing or stale" in rig.ok("verify", "articles", "--repair")
+
+
+@both_versions
+@pytest.mark.parametrize(
+    ("harm", "missing"),
+    [
+        ("ALTER TABLE articles DISABLE TRIGGER USER", 5),
+        ("ALTER TABLE articles ENABLE REPLICA TRIGGER qwen_embed_update_1", 1),
+        ("DROP TRIGGER qwen_embed_delete_1 ON articles", 1),
+        (
+            "CREATE OR REPLACE FUNCTION _qwen_embed.follow_update_1() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN RETURN NULL; END'",
+            1,
+        ),
+    ],
+)
+def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(rig: Rig, harm: str, missing: int) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    before = sorted(row for row in rig.catalog() if row[0] == "trigger")
+    rig.execute(harm)
+    assert f"warning: {missing} of its 5 triggers are missing, disabled or out of date" in rig.ok("status", "articles")
+    rig.ok("verify", "articles", "--repair")
+    assert "warning" not in rig.ok("status", "articles")
+    assert sorted(row for row in rig.catalog() if row[0] == "trigger") == before
+    rig.execute("UPDATE articles SET body = 'two'")
+    rig.execute("INSERT INTO articles VALUES (2, 'three')")
+    rig.once()
+    rig.assert_in_step()
+
+
+def test_before_trigger_added_later_is_reported_by_status_and_followed_after_a_repair(rig: Rig) -> None:
+    rig.articles("text")
+    rig.ok("attach", "articles", "--text", "body")
+    rig.once()
+    rig.execute("CREATE FUNCTION count_views() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN NEW.body := 'seen ' || NEW.views; RETURN NEW; END $$")  # fmt: skip
+    rig.execute("CREATE TRIGGER t BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION count_views()")
+    assert "warning: 2 of its 5 triggers are missing, disabled or out of date" in rig.ok("status", "articles")
+    rig.ok("verify", "articles", "--repair")
+    assert "warning" not in rig.ok("status", "articles")
+    rig.execute("UPDATE articles SET views = 7")
+    rig.once()
+    assert [text for text, _ in rig.vectors()] == ["seen 7"]
+
+
+def test_old_transaction_that_holds_vacuum_back_is_named_by_status(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.articles("one")
+    rig.ok("attach", "articles", "--text", "body")
+    with rig.connect(autocommit=False, application_name="a report") as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("TABLE articles")
+        assert "warning" not in rig.ok("status", "articles")
+        monkeypatch.setattr(status, "OLD_TRANSACTION", 0.0)
+        said = rig.ok("status", "articles")
+        assert re.search(r"\(a report\), in a transaction for \d+ s, keeps vacuum from the outbox", said)
+
+
+@pytest.mark.parametrize("store", ["table", "column"])
+def test_orphan_whose_row_comes_back_while_it_is_removed_keeps_its_new_vector(rig: Rig, store: str) -> None:
+    """The repair's entry is drawn after the writer's, and read before the writer commits."""
+    rig.articles("one", "two")
+    rig.ok("attach", "articles", "--text", "body", "--store", store)
+    rig.once()
+    rig.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    rig.execute("DELETE FROM articles WHERE id = 2")
+    rig.execute("ALTER TABLE articles ENABLE TRIGGER USER")
+    with rig.connect(autocommit=False) as writer:
+        writer.execute("INSERT INTO articles (id, body) VALUES (2, 'back again')")
+        rig.ok("verify", "articles", "--repair")
+        following = Store(rig.embedding(), rig.value("SELECT 'halfvec'::regtype::oid::int"))
+
+        async def follow_too_early() -> None:
+            async with await connect_async(rig.url, "test") as connection:
+                page = await following.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)
+                assert [(change.key, change.here) for change in page.changes] == [((2,), False)]
+                writer.commit()
+                await following.clear(connection, page.changes)
+
+        asyncio.run(follow_too_early())
+    rig.once()
+    rig.assert_in_step()

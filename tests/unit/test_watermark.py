@@ -1,0 +1,131 @@
+"""The floor, checked against simulated transactions that draw numbers, and commit in any order."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pg_qwen_embed.worker.watermark import Floor
+
+
+@dataclass
+class Transaction:
+    xid: int
+    drawn: list[int] = field(default_factory=list)
+
+
+@dataclass
+class World:
+    """A database with an outbox, and a reader that goes by the floor: it never deletes, it only sees."""
+
+    floor: Floor = field(default_factory=Floor)
+    next_xid: int = 100
+    next_seq: int = 1
+    open: list[Transaction] = field(default_factory=list)
+    visible: set[int] = field(default_factory=set)
+    seen: set[int] = field(default_factory=set)
+
+    def write(self) -> None:
+        """A transaction has its id before it draws a number."""
+        self.open.append(Transaction(self.next_xid))
+        self.next_xid += 1
+        self.draw(-1)
+
+    def draw(self, which: int) -> None:
+        if self.open:
+            self.open[which % len(self.open)].drawn.append(self.next_seq)
+            self.next_seq += 1
+
+    def end(self, which: int, commits: bool) -> None:
+        if self.open:
+            transaction = self.open.pop(which % len(self.open))
+            self.visible |= set(transaction.drawn) if commits else set()
+
+    def xmin(self) -> int:
+        return min((transaction.xid for transaction in self.open), default=self.next_xid)
+
+    def read(self, after: int, limit: int) -> tuple[int, bool]:
+        """The highest number of a page, and whether the page was full; what is in flight is left out."""
+        page = sorted(seq for seq in self.visible - self.seen if seq > after)[:limit]
+        self.seen |= set(page)
+        return (page[-1] if page else after), len(page) == limit
+
+    def look(self, limit: int) -> None:
+        highest, _ = self.read(self.floor.cursor, limit)
+        self.floor.read(highest)
+
+    def sweep(self, limit: int, between: int) -> None:
+        """As sync.py does it: the snapshot's xmin and a new transaction id first, then the mark, then the read."""
+        xmin = self.xmin()
+        transaction_id = self.next_xid
+        self.next_xid += 1
+        self.end(between, commits=True)  # what commits in between may be seen already: never the other way round
+        self.floor.mark(transaction_id)
+        highest, full = self.read(self.floor.floor, limit)
+        self.floor.swept(xmin, highest if full else None)
+
+    def check(self) -> None:
+        drawn = {seq for transaction in self.open for seq in transaction.drawn}
+        missed = {seq for seq in (self.visible - self.seen) | drawn if seq <= self.floor.floor}
+        assert not missed, f"below the floor {self.floor.floor} and not read: {missed}"
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write")),
+        st.tuples(st.just("draw"), st.integers(0, 3)),
+        st.tuples(st.just("end"), st.integers(0, 3), st.booleans()),
+        st.tuples(st.just("look"), st.integers(1, 4)),
+        st.tuples(st.just("sweep"), st.integers(1, 4), st.integers(0, 3)),
+    ),
+    min_size=10,
+    max_size=50,
+)
+thoroughly = settings(max_examples=500)
+
+
+@thoroughly
+@given(steps)
+def test_nothing_below_the_floor_is_unread_or_can_still_appear(steps: list[tuple[object, ...]]) -> None:
+    world = World()
+    for name, *arguments in steps:
+        getattr(world, str(name))(*arguments)
+        world.check()
+
+
+@thoroughly
+@given(steps)
+def test_once_all_transactions_have_ended_sweeps_find_everything(steps: list[tuple[object, ...]]) -> None:
+    world = World()
+    for name, *arguments in steps:
+        getattr(world, str(name))(*arguments)
+    while world.open:
+        world.end(0, commits=True)
+    for _ in range(len(world.visible) + 1):
+        world.look(3)
+        world.sweep(3, 0)
+        world.check()
+    assert world.seen == world.visible
+
+
+def test_the_floor_follows_when_nothing_is_in_flight() -> None:
+    world = World()
+    for _ in range(3):
+        world.write()
+        world.end(0, commits=True)
+        world.look(10)
+        world.sweep(10, 0)
+        world.sweep(10, 0)
+    assert world.floor.floor == world.floor.cursor == 3
+
+
+def test_rewinding_reads_everything_again() -> None:
+    floor = Floor()
+    floor.read(7)
+    floor.mark(100)
+    floor.swept(100)
+    assert (floor.cursor, floor.floor) == (7, 7)
+    floor.rewind()
+    assert (floor.cursor, floor.floor) == (0, 0)
+    floor.swept(1000)
+    assert floor.floor == 0
