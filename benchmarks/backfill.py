@@ -31,7 +31,7 @@ from record import Figure, Goal, Label
 from pg_qwen_embed.postgres import embedded
 from pg_qwen_embed.worker.pipeline import WRITERS
 
-FLOOR = str(Path(__file__).parent / "floor.py")
+BASELINE = str(Path(__file__).parent / "floor.py")
 GOALS = {"rows/s as a share of the floor's": Goal(">=", 0.75), "rows/s as times the peer's": Goal(">=", 15.0)}
 RESOURCE_GOALS = {"CPU ms/row": Goal("<=", 0.05), "memory MB": Goal("<=", 200)}
 
@@ -74,7 +74,7 @@ class Bench:
         self._used("worker", ended)
         return self.rows / seconds
 
-    def floor(self) -> float:
+    def baseline(self) -> float:
         return self.rows / self.script("fewest_steps", self.rows)
 
     def copy(self) -> float:
@@ -93,7 +93,7 @@ class Bench:
 
     def script(self, what: str, rows: int) -> float:
         """Seconds."""
-        command = [sys.executable, FLOOR, what, self.url, self.server_url, str(rows), str(self.dimensions)]
+        command = [sys.executable, BASELINE, what, self.url, self.server_url, str(rows), str(self.dimensions)]
         return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
     def _used(self, whose: str, ended: harness.Ended) -> None:
@@ -145,7 +145,7 @@ def _when(connection: psycopg.Connection, state: str) -> float:
 
 
 def without_index(bench: Bench, rounds: int) -> list[Figure]:
-    turns: dict[str, Callable[[], float]] = {"worker": bench.worker, "floor": bench.floor, "copy": bench.copy}
+    turns: dict[str, Callable[[], float]] = {"worker": bench.worker, "floor": bench.baseline, "copy": bench.copy}
     if peer.installed():
         peer.init(bench.url)
         turns["peer"] = bench.peer

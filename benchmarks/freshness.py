@@ -75,7 +75,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Waiter:
     took: list[float]  # milliseconds from commit to visible
     rate: float  # changes a second
 
@@ -99,14 +99,14 @@ class Bench:
     def attach(self, table: str) -> None:
         self.run("attach", table, "--text", "body", "--dimensions", str(self.dimensions))
 
-    def turn(self, load: Load) -> Turn:
+    def turn(self, load: Load) -> Waiter:
         self.connection.execute("CHECKPOINT")
         with self._beside(load):
             keys = self.rng.sample(range(1, self._value(f"SELECT max(id) FROM {load.table}") + 1), load.changes)
             rate = self._change(load, keys)
             if load.backfill and self._value(harness.BACKFILL_STATE) != "running":
                 raise SystemExit("the backfill ended before the changes did; it takes more --rows, or fewer --changes")
-            return Turn(self._took(load, keys), rate)
+            return Waiter(self._took(load, keys), rate)
 
     def _beside(self, load: Load) -> AbstractContextManager[Any]:
         if load.backfill:
@@ -161,11 +161,11 @@ def loads(changes: int) -> list[Load]:
     ]
 
 
-def figures(load: Load, turns: Sequence[Turn]) -> Iterator[Figure]:
+def figures(load: Load, turns: Sequence[Waiter]) -> Iterator[Figure]:
     labels: dict[str, Label] = {"load": load.name, "worker": load.worker}
-    cuts = [statistics.quantiles(turn.took, n=100, method="inclusive") for turn in turns]
+    truncated = [statistics.quantiles(turn.took, n=100, method="inclusive") for turn in turns]
     for what, percent in PERCENTILES.items():
-        yield Figure(what, labels, [cut[percent - 1] for cut in cuts], load.goals.get(what))
+        yield Figure(what, labels, [cut[percent - 1] for cut in truncated], load.goals.get(what))
     if load.rate:
         yield Figure("writes/s", labels, [turn.rate for turn in turns], Goal(">=", KEPT_UP * load.rate))
 

@@ -46,7 +46,7 @@ class Gpu:
     first: float = 0.0
     last: float = 0.0
     log: list[tuple[float, int]] = field(default_factory=list)
-    under_way: dict[int, web.Request] = field(default_factory=dict)
+    active: dict[int, web.Request] = field(default_factory=dict)
     away_until: float = 0.0
     away_status: int = 0
 
@@ -83,11 +83,11 @@ class Gpu:
                            "code": 503}  # fmt: skip
                 return web.json_response(message, status=self.away_status)
             _close(request)
-        self.under_way[id(request)] = request
+        self.active[id(request)] = request
         try:
             answer: web.StreamResponse = await handler(request)
         finally:
-            del self.under_way[id(request)]
+            del self.active[id(request)]
         return answer
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
@@ -132,7 +132,7 @@ class Gpu:
         asked = json.loads(await request.read())
         self.away_until, self.away_status = time.perf_counter() + asked["seconds"], asked.get("status", 0)
         if not self.away_status:
-            for other in list(self.under_way.values()):
+            for other in list(self.active.values()):
                 _close(other)
         return web.json_response({})
 

@@ -46,13 +46,13 @@ INDEX = "hnsw"
 PLANS = {"_hnsw": "index", "Function Scan": "function"}
 AS_FAST = Goal("<=", 1.03)
 
-BY_HAND: LiteralString = """SELECT t.id, t.body FROM documents t JOIN _qwen_embed.store_1 s ON s.k1 = t.id
+PLAIN_SQL: LiteralString = """SELECT t.id, t.body FROM documents t JOIN _qwen_embed.store_1 s ON s.k1 = t.id
 ORDER BY s.embedding <=> %(vector)s::halfvec LIMIT 10"""
-BY_HAND_FILTERED: LiteralString = BY_HAND.replace("ORDER", "WHERE t.category = %(category)s ORDER")
+PLAIN_SQL_FILTERED: LiteralString = PLAIN_SQL.replace("ORDER", "WHERE t.category = %(category)s ORDER")
 VIEW: LiteralString = "SELECT id, body FROM qwen_embed.documents ORDER BY embedding <=> %(vector)s::halfvec LIMIT 10"
 VIEW_FILTERED: LiteralString = VIEW.replace("ORDER", "WHERE category = %(category)s ORDER")
 VIEW_STALE: LiteralString = VIEW.replace("body", "body, stale")
-CHUNKS_BY_HAND: LiteralString = """SELECT a.id, a.body, a.chunk, a.chunk_text, a.stale FROM (
+PLAIN_SQL_CHUNKS: LiteralString = """SELECT a.id, a.body, a.chunk, a.chunk_text, a.stale FROM (
     SELECT k1, chunk, distance FROM (
         SELECT DISTINCT ON (k1) k1, chunk, distance FROM (
             SELECT k1, chunk, embedding <=> %(vector)s::halfvec AS distance
@@ -73,7 +73,7 @@ class Variant:
     ef_search: int = 40
     iterative_scan: str = "off"
     prepare: bool | None = None  # None: after five times
-    by_hand: "Variant | None" = None
+    plain_sql: "Variant | None" = None
     goal: Goal | None = None
 
     @property
@@ -87,23 +87,23 @@ class Variant:
 
 
 def variants() -> list[Variant]:
-    hand = Variant("by hand", BY_HAND)
-    anew = Variant("by hand, planned each time", BY_HAND, prepare=False)
-    filtered = Variant("by hand, filter", BY_HAND_FILTERED, "filtered", iterative_scan="strict_order")
-    chunks = Variant("by hand, chunks", CHUNKS_BY_HAND, "articles")
+    hand = Variant("by hand", PLAIN_SQL)
+    anew = Variant("by hand, planned each time", PLAIN_SQL, prepare=False)
+    filtered = Variant("by hand, filter", PLAIN_SQL_FILTERED, "filtered", iterative_scan="strict_order")
+    chunks = Variant("by hand, chunks", PLAIN_SQL_CHUNKS, "articles")
     return [
         hand,
-        Variant("by hand", BY_HAND, ef_search=100),
-        Variant("by hand", BY_HAND, ef_search=200),
-        Variant("view", VIEW, by_hand=hand, goal=AS_FAST),
-        Variant("view with stale", VIEW_STALE, by_hand=hand),
+        Variant("by hand", PLAIN_SQL, ef_search=100),
+        Variant("by hand", PLAIN_SQL, ef_search=200),
+        Variant("view", VIEW, plain_sql=hand, goal=AS_FAST),
+        Variant("view with stale", VIEW_STALE, plain_sql=hand),
         anew,
-        Variant("view, planned each time", VIEW, prepare=False, by_hand=anew, goal=AS_FAST),
+        Variant("view, planned each time", VIEW, prepare=False, plain_sql=anew, goal=AS_FAST),
         filtered,
-        Variant("by hand, filter, no iterative scan", BY_HAND_FILTERED, "filtered"),
-        Variant("view, filter", VIEW_FILTERED, "filtered", iterative_scan="strict_order", by_hand=filtered, goal=AS_FAST),
+        Variant("by hand, filter, no iterative scan", PLAIN_SQL_FILTERED, "filtered"),
+        Variant("view, filter", VIEW_FILTERED, "filtered", iterative_scan="strict_order", plain_sql=filtered, goal=AS_FAST),
         chunks,
-        Variant("function, chunks", FUNCTION, "articles", by_hand=chunks, goal=AS_FAST),
+        Variant("function, chunks", FUNCTION, "articles", plain_sql=chunks, goal=AS_FAST),
     ]  # fmt: skip
 
 
@@ -198,7 +198,7 @@ class Bench:
     def check(self) -> None:
         """That PostgreSQL finds the same without the index."""
         self.connection.execute("SET enable_indexscan = off")
-        for variant in (Variant("", BY_HAND), Variant("", BY_HAND_FILTERED, "filtered")):
+        for variant in (Variant("", PLAIN_SQL), Variant("", PLAIN_SQL_FILTERED, "filtered")):
             for number in range(CHECKED):
                 assert self.ask(variant, number)[1] == self.answers[variant.exact][number]
         self.connection.execute("RESET enable_indexscan")
@@ -226,8 +226,8 @@ class Bench:
                 self.found.add("recall@10", recalled[variant], labels[variant])
                 self.found.add("ms, median", statistics.median(times), labels[variant])
                 self.found.add("ms, p95", statistics.quantiles(times, n=20)[-1], labels[variant])
-                if variant.by_hand:
-                    ratio = statistics.median(a / b for a, b in zip(times, took[variant.by_hand], strict=True))
+                if variant.plain_sql:
+                    ratio = statistics.median(a / b for a, b in zip(times, took[variant.plain_sql], strict=True))
                     self.found.add("times by hand", ratio, labels[variant], variant.goal)
 
 

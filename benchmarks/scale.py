@@ -88,7 +88,7 @@ class Bench:
     @contextmanager
     def attached(self, tables: Sequence[str]) -> Iterator[list[int]]:
         """Their generations; detached at the end."""
-        chosen = asyncio.run(resolve_model.choose_model(resolve(self.environment), None, self.dimensions))
+        chosen = asyncio.run(resolve_model.resolve_model(resolve(self.environment), None, self.dimensions))
         declarations = [
             Declaration(table, from_columns(("body",)), chosen.model, chosen.dimensions,
                         weight_version=chosen.weight_version, full_dimensions=chosen.full_dimensions)

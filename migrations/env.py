@@ -1,9 +1,9 @@
-"""Alembic's environment. `pg-qwen-embed init` runs it with a connection of its own (see pg_qwen_embed/postgres/migrate.py)."""
+"""Alembic's environment. `pg-qwen-embed init` runs it with a connection of its own (see postgres/migrate.py)."""
 
 from alembic import context
 from sqlalchemy import Connection, text
 
-from pg_qwen_embed.postgres.schema import MACHINERY, metadata
+from pg_qwen_embed.postgres.schema import INTERNAL_SCHEMA, metadata
 
 ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are committed
 
@@ -11,8 +11,8 @@ ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are
 def run(connection: Connection) -> None:
     connection.execute(text(f"SELECT pg_advisory_xact_lock({ONE_AT_A_TIME})"))
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # who waits for a lock holds up those who come after
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {MACHINERY}"))  # Alembic's own table lives in it
-    context.configure(connection=connection, target_metadata=metadata, version_table_schema=MACHINERY)
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL_SCHEMA}"))  # Alembic's own table lives in it
+    context.configure(connection=connection, target_metadata=metadata, version_table_schema=INTERNAL_SCHEMA)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -10,8 +10,8 @@ from types import FrameType
 
 import hypothesis
 import pytest
-from fake_sglang import StandIn
-from harness import Cluster, Rig, cluster
+from fake_sglang import FakeSGLang
+from harness import Cluster, Harness, cluster
 
 NEWEST = 18
 collect_ignore = [] if "SGLANG_PYTHON" in os.environ else ["contract"]  # see `make test-sglang`
@@ -48,10 +48,10 @@ def postgres(clusters: Callable[[int], Cluster], postgres_version: int) -> Clust
 
 
 @pytest.fixture
-def rig(postgres: Cluster, tmp_path: Path) -> Iterator[Rig]:
+def harness(postgres: Cluster, tmp_path: Path) -> Iterator[Harness]:
     """A database on which `init` has run, and an embedding server."""
-    with postgres.database() as url, StandIn().running() as server, ExitStack() as stack:
-        yield Rig(url, server, tmp_path, stack)
+    with postgres.database() as url, FakeSGLang().running() as server, ExitStack() as stack:
+        yield Harness(url, server, tmp_path, stack)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def bare_database(postgres: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def bare(bare_database: str, tmp_path: Path) -> Iterator[Rig]:
+def bare(bare_database: str, tmp_path: Path) -> Iterator[Harness]:
     """The same with an embedding server and the command line."""
-    with StandIn().running() as server, ExitStack() as stack:
-        yield Rig(bare_database, server, tmp_path, stack)
+    with FakeSGLang().running() as server, ExitStack() as stack:
+        yield Harness(bare_database, server, tmp_path, stack)

@@ -19,17 +19,17 @@ LIMITS = Limits()
 
 def packed(documents: list[str], model: str, tokens: int) -> list[bytes]:
     """The bodies of the requests. tokens: of all documents together."""
-    density = batching.Density()
+    token_ratio = batching.TokenRatio()
     for _ in range(100):  # as after many answers
-        density.counted(sum(len(text.encode()) for text in documents), len(documents), tokens)
-    requests = _requests(documents, density.bytes_per_token)
+        token_ratio.counted(sum(len(text.encode()) for text in documents), len(documents), tokens)
+    requests = _requests(documents, token_ratio.bytes_per_token)
     return [orjson.dumps({"model": model, "input": texts, "encoding_format": "base64"}) for texts in requests]
 
 
-def _requests(documents: list[str], density: float) -> Iterator[list[str]]:
+def _requests(documents: list[str], token_ratio: float) -> Iterator[list[str]]:
     for begin in range(0, len(documents), LIMITS.backfill_rows):
         page = documents[begin : begin + LIMITS.backfill_rows]
-        for positions in batching.pack([len(text.encode()) for text in page], LIMITS.request, density):
+        for positions in batching.pack([len(text.encode()) for text in page], LIMITS.request, token_ratio):
             yield [page[n] for n in positions]
 
 

@@ -39,7 +39,7 @@ from pg_qwen_embed.postgres import embedded
 
 ROWS = {"tiny": 768, "0.6B": 20_000, "4B": 6_000}
 LONGEST = {"tiny": 400}  # characters of a document, where the context is short
-WALK = """SELECT b.state, extract(epoch FROM clock_timestamp() - b.started_at)::float
+SCAN = """SELECT b.state, extract(epoch FROM clock_timestamp() - b.started_at)::float
 FROM _qwen_embed.backfill b ORDER BY b.generation_id DESC LIMIT 1"""
 
 
@@ -72,7 +72,7 @@ class Bench:
         """(b): embeddings a second."""
         with self.attached("documents", self.unseen()), self.connected() as connection:
             with harness.started(["worker"], self.environment, "connected"):
-                taken = walked(connection)
+                taken = scanned(connection)
             found = connection.execute("SELECT count(embedding) FROM qwen_embed.documents").fetchone()
             assert found == (len(self.documents),), f"{found} vectors of {len(self.documents)} documents"
         return len(self.documents) / taken
@@ -111,17 +111,17 @@ class Bench:
         assert harness.run(list(arguments), self.environment).status == 0, arguments
 
 
-def walked(connection: psycopg.Connection) -> float:
+def scanned(connection: psycopg.Connection) -> float:
     """Seconds of the newest backfill, when its last vector is written; the index comes after that."""
     while True:
-        state, taken = connection.execute(WALK).fetchone() or ("none", None)
+        state, taken = connection.execute(SCAN).fetchone() or ("none", None)
         if state not in ("pending", "running"):
             return float(taken or 0)
         time.sleep(0.01)
 
 
 def walking(connection: psycopg.Connection) -> bool:
-    row = connection.execute(WALK).fetchone()
+    row = connection.execute(SCAN).fetchone()
     return row is not None and bool(row[0] == "running")
 
 

@@ -144,7 +144,7 @@ def dry_run(connection: Connection, declaration: Declaration) -> str:
     _, embedding = plan(connection, declaration)
     source, generation = embedding.source.table, embedding.generation
     commands = ";\n\n".join(as_text(command) for command in ddl(embedding))
-    view, store = as_text(fragments.face(embedding)), as_text(fragments.machinery("store", generation))
+    view, store = as_text(fragments.public_view(embedding)), as_text(fragments.internal("store", generation))
     return (
         f"-- For reading: attach runs this in one transaction with lock_timeout {LOCK_TIMEOUT}, and writes the registry as well.\n"
         f"-- attach {source} as {embedding.name}\n"
@@ -188,16 +188,16 @@ def restore_triggers(connection: Connection, embedding: Embedding) -> None:
             f"{embedding.name}: a column it embeds was renamed, so its triggers cannot be made anew; "
             f"run: pg-qwen-embed detach {embedding.name}, and attach again"
         )
-    holes = fragments.holes(embedding) | fragments.ddl_holes(embedding)
+    placeholders = fragments.placeholders(embedding) | fragments.ddl_placeholders(embedding)
 
     def restore() -> None:
         with connection.transaction():
             connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
             for trigger in triggers(embedding):
-                own = holes | trigger.names(embedding)
+                own = placeholders | trigger.names(embedding)
                 for command in (statement("drop_trigger", own), statement("drop_function", own)):
                     connection.execute(command, {})
-                for command in trigger.ddl(embedding, holes):
+                for command in trigger.ddl(embedding, placeholders):
                     connection.execute(command, {})
 
     _patiently(restore, f"{embedding.source.table} stayed locked; its triggers are as they were: try again later")
@@ -205,58 +205,58 @@ def restore_triggers(connection: Connection, embedding: Embedding) -> None:
 
 def ddl(embedding: Embedding) -> Iterator[sql.Composed]:
     """Every statement of attach after the registry's, in order."""
-    holes = fragments.holes(embedding) | fragments.ddl_holes(embedding)
+    placeholders = fragments.placeholders(embedding) | fragments.ddl_placeholders(embedding)
     for kind in ("outbox", "store", "failure"):
         creation = _creation(kind, embedding)
-        yield statement(creation, holes)
-        yield statement(f"comment_{kind}", holes | fragments.comment(embedding, _PURPOSE[kind]))
+        yield statement(creation, placeholders)
+        yield statement(f"comment_{kind}", placeholders | fragments.comment(embedding, _PURPOSE[kind]))
     if _in_column(embedding):
-        yield statement("add_source_column", holes)
-        yield statement("comment_source_column", holes | fragments.comment(embedding, "vectors"))
+        yield statement("add_source_column", placeholders)
+        yield statement("comment_source_column", placeholders | fragments.comment(embedding, "vectors"))
     else:
-        yield statement("set_store_storage", holes)
-    yield from _row_functions(embedding, holes)
-    yield statement(f"create_view_on_{embedding.generation.layout}", holes)
+        yield statement("set_store_storage", placeholders)
+    yield from _row_functions(embedding, placeholders)
+    yield statement(f"create_view_on_{embedding.generation.layout}", placeholders)
     yield statement(
-        "comment_view", holes | fragments.comment(embedding, "rows with their vectors; what applications query")
+        "comment_view", placeholders | fragments.comment(embedding, "rows with their vectors; what applications query")
     )
     if embedding.generation.chunking:
-        body = sql.Literal(as_text(statement("search_body", holes)))
-        yield statement("create_search_function", holes | {"body": body})
+        body = sql.Literal(as_text(statement("search_body", placeholders)))
+        yield statement("create_search_function", placeholders | {"body": body})
         note = fragments.comment(embedding, "the rows nearest to a query, each with its best chunk, nearest first")
-        yield statement("comment_search_function", holes | note)
+        yield statement("comment_search_function", placeholders | note)
     for trigger in triggers(embedding):
-        yield from trigger.ddl(embedding, holes)
+        yield from trigger.ddl(embedding, placeholders)
 
 
 def removal(embedding: Embedding) -> Iterator[sql.Composed]:
     """Every statement of detach before the registry's. The triggers go first: writers stop appending."""
-    holes = fragments.holes(embedding)
+    placeholders = fragments.placeholders(embedding)
     has_source = bool(embedding.source.columns)  # a dropped table took its triggers with it
     for trigger in triggers(embedding) if has_source else ():
-        yield statement("drop_trigger", holes | trigger.names(embedding))
+        yield statement("drop_trigger", placeholders | trigger.names(embedding))
     if embedding.generation.chunking:
-        yield statement("drop_search_function", holes)
-    yield statement("drop_view", holes)
+        yield statement("drop_search_function", placeholders)
+    yield statement("drop_view", placeholders)
     for trigger in triggers(embedding):
         yield statement("drop_function", trigger.names(embedding))
-    for function in (holes["document_function"], *_key_functions(embedding)):
+    for function in (placeholders["document_function"], *_key_functions(embedding)):
         yield statement("drop_row_function", {"function": function})
     for kind in ("outbox", "store", "failure"):
-        yield statement("drop_table", {"table": holes[kind]})
+        yield statement("drop_table", {"table": placeholders[kind]})
     if has_source and _in_column(embedding):
-        yield statement("drop_source_column", holes)
+        yield statement("drop_source_column", placeholders)
 
 
-def _row_functions(embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
-    yield statement("create_document_function", holes)
+def _row_functions(embedding: Embedding, placeholders: fragments.Placeholders) -> Iterator[sql.Composed]:
+    yield statement("create_document_function", placeholders)
     note = fragments.comment(embedding, "the document of a row")
-    yield statement("comment_row_function", holes | note | {"function": holes["document_function"]})
+    yield statement("comment_row_function", placeholders | note | {"function": placeholders["document_function"]})
     for column, function in zip(embedding.source.key, _key_functions(embedding), strict=True):
         own = {"key_function": function, "type": sql.SQL(column.type), "t_column": sql.Identifier("t", column.name)}
-        yield statement("create_key_function", holes | own)
+        yield statement("create_key_function", placeholders | own)
         note = fragments.comment(embedding, "a key column of a row")
-        yield statement("comment_row_function", holes | note | {"function": function})
+        yield statement("comment_row_function", placeholders | note | {"function": function})
 
 
 def _key_functions(embedding: Embedding) -> list[sql.Identifier]:

@@ -17,8 +17,8 @@ def listing(connection: Connection, name: str) -> list[Failure]:
     """Every failure, the latest first. Raises UsageError."""
     embedding = catalog.embedding(connection, name)
     columns = [column.name for column in embedding.source.key]
-    holes = fragments.holes(embedding) | {"chosen": fragments.TRUE}
-    rows = connection.execute(statement("list_failures", holes), {}).fetchall()
+    placeholders = fragments.placeholders(embedding) | {"chosen": fragments.TRUE}
+    rows = connection.execute(statement("list_failures", placeholders), {}).fetchall()
     return [Failure(dict(zip(columns, row[5:], strict=True)), *row[:5]) for row in rows]
 
 
@@ -36,8 +36,8 @@ def _change(connection: Connection, query: str, name: str, key: Key) -> int:
     embedding = catalog.embedding(connection, name)
     values: dict[str, Any] = {f"after{n}": part for n, part in enumerate(key, 1)}
     values["id"] = embedding.generation.id
-    holes = fragments.holes(embedding) | {"chosen": _chosen(embedding, key)}
-    row = connection.execute(statement(query, holes), values).fetchone()
+    placeholders = fragments.placeholders(embedding) | {"chosen": _chosen(embedding, key)}
+    row = connection.execute(statement(query, placeholders), values).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -25,7 +25,9 @@ def drift(connection: Connection, embedding: Embedding) -> Drift:
     with connection.transaction():
         connection.execute(statement("see_every_row"))
         row = connection.execute(
-            statement("count_drift", by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")),
+            statement(
+                "count_drift", by_layout(embedding, fragments.placeholders(embedding), "stored", "stored_by_row")
+            ),
             {},
         ).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
@@ -36,14 +38,14 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
     if embedding.source.problem:
         return Status(
             name=embedding.name, source=str(embedding.source.table), model=generation.model,
-            dimensions=generation.dimensions, rows=0, vectors=0, cut=0, pending=0, lag_seconds=0.0, failures=0,
+            dimensions=generation.dimensions, rows=0, vectors=0, truncated=0, pending=0, lag_seconds=0.0, failures=0,
             backfill=BackfillProgress("none", 0, 0), index="none", problem=embedding.source.problem,
         )  # fmt: skip
     expected = triggers(embedding)
     values = {
         "id": generation.id,
         "leader_lock": int(Lock.LEADER),
-        "refused_lock": int(Lock.REFUSED),
+        "mismatch_lock": int(Lock.MODEL_MISMATCH),
         "old": OLD_TRANSACTION,
         "triggers": [trigger.name(embedding) for trigger in expected],
         "bodies": [trigger.body(embedding) for trigger in expected],
@@ -52,7 +54,9 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
     with connection.cursor(row_factory=dict_row) as cursor:
         row = (
             cursor.execute(
-                statement("read_status", by_layout(embedding, fragments.holes(embedding), "stored", "stored_by_row")),
+                statement(
+                    "read_status", by_layout(embedding, fragments.placeholders(embedding), "stored", "stored_by_row")
+                ),
                 values,
             ).fetchone()
             or {}
@@ -66,7 +70,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         dimensions=generation.dimensions,
         rows=row["rows"],
         vectors=row["vectors"],
-        cut=row["cut"],
+        truncated=row["cut"],
         chunks=row["chunks"],
         pending=row["pending"],
         lag_seconds=row["lag_seconds"],
@@ -76,7 +80,7 @@ def _status(connection: Connection, embedding: Embedding) -> Status:
         ),
         index=index_state,
         leader=row["leader"],
-        triggers_amiss=len(expected) - row["triggers"],
-        held_back_by=row["held_back_by"],
-        another_model=row["another_model"],
+        broken_triggers=len(expected) - row["triggers"],
+        vacuum_blocked_by=row["vacuum_blocked_by"],
+        model_mismatch=row["model_mismatch"],
     )

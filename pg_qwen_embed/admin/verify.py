@@ -15,11 +15,11 @@ class Verified:
     enqueued: Repaired | None = None
 
 
-def verify(database_url: str, name: str, *, mend: bool) -> Verified:
+def verify(database_url: str, name: str, *, repair: bool) -> Verified:
     """With `mend` missing triggers are made anew, and what has drifted is enqueued. Raises UsageError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
         embedding = catalog.embedding(connection, name)
-        if mend and status.status(connection, name)[0].triggers_amiss:
+        if repair and status.status(connection, name)[0].broken_triggers:
             attach.restore_triggers(connection, embedding)
         found = status.drift(connection, embedding)
-    return Verified(found, repair_now(database_url, embedding) if mend else None)
+    return Verified(found, repair_now(database_url, embedding) if repair else None)

@@ -34,7 +34,10 @@ from pg_qwen_embed.settings import Settings
     help="How queries are put.  [default: by the model's name]",
 )
 @click.option(
-    "--distance", type=click.Choice([distance.value for distance in Distance]), default="cosine", show_default=True
+    "--distance",
+    type=click.Choice([distance.value for distance in Distance]),
+    default="cosine",
+    show_default=True,
 )
 @click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), default="table", show_default=True,
               help="Keep vectors in a table of their own, or in a column of TABLE (see the README for its costs).")  # fmt: skip
@@ -76,7 +79,7 @@ def attach(
 
     The running worker fills it, and keeps it, without another command.
     """
-    chosen = asyncio.run(resolve_model.choose_model(settings, model, dimensions))
+    chosen = asyncio.run(resolve_model.resolve_model(settings, model, dimensions))
     if chosen.warning:
         click.echo(f"warning: {chosen.warning}", err=True)
     declaration = attaching.Declaration(

@@ -69,7 +69,7 @@ def demo(keep: bool) -> None:
 
 
 def _attach(settings: Settings, connection: Connection) -> None:
-    chosen = asyncio.run(resolve_model.choose_model(settings, None, None))
+    chosen = asyncio.run(resolve_model.resolve_model(settings, None, None))
     embedding = attach.attach(
         connection,
         attach.Declaration(

@@ -33,11 +33,11 @@ def _report(one: Status) -> str:
     backfill = one.backfill.state
     if backfill == "running":
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
-    cut = f" ({one.cut:,} of documents that were cut)" if one.cut else ""
+    truncated = f" ({one.truncated:,} of documents that were cut)" if one.truncated else ""
     chunks = "" if one.chunks is None else f" in {one.chunks:,} chunks"
     return (
         f"{one.name}  {one.source}, {one.model}, {one.dimensions} dimensions\n"
-        f"  rows {one.rows:,}  vectors {one.vectors:,}{chunks}{cut}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
+        f"  rows {one.rows:,}  vectors {one.vectors:,}{chunks}{truncated}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
         f"failures {one.failures:,}\n"
         f"{_warnings(one)}"
         f"  backfill {backfill}  index {one.index}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
@@ -46,12 +46,12 @@ def _report(one: Status) -> str:
 
 def _warnings(one: Status) -> str:
     found = ""
-    if one.triggers_amiss:
-        found += f"  warning: {one.triggers_amiss} of its 5 triggers are missing, disabled or out of date; "
+    if one.broken_triggers:
+        found += f"  warning: {one.broken_triggers} of its 5 triggers are missing, disabled or out of date; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"
-    if one.another_model:
+    if one.model_mismatch:
         found += "  warning: the embedding server serves another model, or other weights, than it was attached with, and gets "
         found += "no documents; see: pg-qwen-embed doctor\n"
-    if one.held_back_by:
-        found += f"  warning: {one.held_back_by}, keeps vacuum from the outbox and slows the worker down\n"
+    if one.vacuum_blocked_by:
+        found += f"  warning: {one.vacuum_blocked_by}, keeps vacuum from the outbox and slows the worker down\n"
     return found

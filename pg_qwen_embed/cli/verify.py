@@ -22,7 +22,7 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     Changes that the worker has not come to yet count: see `status` for those. With --repair the exit status is 0 when
     all that was found is enqueued, and 1 when rows were locked; documents the server refuses stay failures.
     """
-    verified = verifying.verify(settings.database_url, name, mend=repair)
+    verified = verifying.verify(settings.database_url, name, repair=repair)
     found, done = verified.drift, verified.enqueued
     if as_json:
         print_json(dataclasses.asdict(found) | ({"enqueued": dataclasses.asdict(done)} if done else {}))

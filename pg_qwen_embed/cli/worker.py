@@ -12,7 +12,7 @@ from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker import session as working
 from pg_qwen_embed.worker.options import MOST_REQUESTS, Options
 
-ONCE_PATIENCE = 15.0
+ONCE_OUTAGE_TIMEOUT = 15.0
 
 
 @click.command()
@@ -70,7 +70,7 @@ def worker(
     options = Options(
         once=once,
         poll=poll,
-        patience=ONCE_PATIENCE if once else None,
+        outage_timeout=ONCE_OUTAGE_TIMEOUT if once else None,
         request_timeout=request_timeout,
         verify_every=verify_every,
         most_requests=max_requests,

@@ -24,7 +24,7 @@ class Change(NamedTuple):  # there is one for each row: a dataclass takes three 
     here: bool = True  # whether the row was there; blank if so, and gone if not
     attempts: int = 0  # how often the server has refused this version
     spans: tuple[Span, ...] = ()  # of its chunks, when it is divided: each has a vector
-    cut: bool = False  # the vector is that of the document's beginning: it is longer than the model takes
+    truncated: bool = False  # the vector is that of the document's beginning: it is longer than the model takes
 
 
 def change_of(

@@ -23,11 +23,11 @@ class ServerUnavailable(Error):
     """The embedding server is down, overloaded or too slow: nothing is wrong with the documents."""
 
 
-class AnotherModel(ServerUnavailable):
+class ModelMismatch(ServerUnavailable):
     """The embedding server answers as another model than it did when it was asked what it serves."""
 
 
-class NotOffered(ServerUnavailable):
+class ProtocolError(ServerUnavailable):
     """The embedding server has no such path, or does not let us use it (4xx but for what means the input or overload; 501)."""
 
 
@@ -40,5 +40,5 @@ class ServerFault(ServerUnavailable):
     nothing in time. When it answers others, it may be this input that does it."""
 
 
-class DocumentRefused(Error):
+class DocumentRejected(Error):
     """The embedding server refuses the input itself (4xx): asking again with the same text is of no use."""

@@ -133,16 +133,16 @@ class Status:
     dimensions: int
     rows: int
     vectors: int  # rows that have one, or have chunks
-    cut: int  # of the vectors, those of documents longer than the model takes: only their beginning is embedded
+    truncated: int  # of the vectors, those of documents longer than the model takes: only their beginning is embedded
     pending: int
     lag_seconds: float
     failures: int
     backfill: BackfillProgress
     index: str  # none | building | valid | invalid
     leader: str | None = None
-    triggers_amiss: int = 0  # of five: dropped, disabled, altered, or blind to a BEFORE trigger that was added
-    held_back_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
-    another_model: bool = False  # the server serves another one than it was attached with, and gets no documents
+    broken_triggers: int = 0  # of five: dropped, disabled, altered, or blind to a BEFORE trigger that was added
+    vacuum_blocked_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
+    model_mismatch: bool = False  # the server serves another one than it was attached with, and gets no documents
     problem: str | None = None
     chunks: int | None = None  # None: its documents are not divided
 

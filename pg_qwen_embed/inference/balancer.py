@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from pg_qwen_embed.domain import retry
-from pg_qwen_embed.domain.errors import AnotherModel, ServerUnavailable
+from pg_qwen_embed.domain.errors import ModelMismatch, ServerUnavailable
 from pg_qwen_embed.domain.model import Embedding
 from pg_qwen_embed.inference.breaker import Breaker
 from pg_qwen_embed.inference.limiter import Limiter
 from pg_qwen_embed.inference.pacing import Pace
-from pg_qwen_embed.inference.sglang import LOOK_EVERY, EmbeddingServer, Mismatch, ModelInfo
+from pg_qwen_embed.inference.sglang import IDENTITY_CHECK_INTERVAL, EmbeddingServer, Mismatch, ModelInfo
 
 AHEAD = 0.02  # seconds of a backfill's work that a server has at least: one that is quicker than we look at it would be idle
 MOST_AHEAD = 8  # requests for that
@@ -29,23 +29,23 @@ FIRST_LOOK = 5.0  # seconds
 LIVE, BACKFILL = 0, 1  # which requests go first
 
 
-class Gone(Exception):  # not an error: wait for another one
+class UpstreamGone(Exception):  # not an error: wait for another one
     """The last server that could have taken a waiting request has failed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Turn:
+class Waiter:
     """A request that waits for a place."""
 
     kind: int
     number: int
     embedding: Embedding = field(compare=False)
     work: float = field(compare=False)
-    besides: "frozenset[Member]" = field(compare=False)
-    place: "asyncio.Future[Place]" = field(compare=False)
+    excluding: "frozenset[Upstream]" = field(compare=False)
+    lease: "asyncio.Future[Lease]" = field(compare=False)
 
 
-class Member:
+class Upstream:
     """One server: whether it answers and what it serves, and what it has of ours in flight."""
 
     def __init__(self, server: EmbeddingServer, breaker: Breaker, limiter: Limiter) -> None:
@@ -91,68 +91,68 @@ class Member:
             return None
         return self._pace.due() if spare == 1 < self.limiter.limit else 0.0
 
-    def take(self, turn: Turn, now: float) -> None:
+    def take(self, waiter: Waiter, now: float) -> None:
         if not self.busy:  # nobody has waited for an answer until now
             self._answered = now
-        self._in_flight[turn.kind] += 1
-        self._pace.sent(now, turn.number, turn.work)
+        self._in_flight[waiter.kind] += 1
+        self._pace.sent(now, waiter.number, waiter.work)
 
-    def leave(self, turn: Turn, now: float, *, answered: bool, more: bool) -> None:
+    def leave(self, waiter: Waiter, now: float, *, answered: bool, more: bool) -> None:
         """more: others would like to go there."""
-        self._in_flight[turn.kind] -= 1
+        self._in_flight[waiter.kind] -= 1
         if answered:
-            self._pace.answered(now, turn.number)
+            self._pace.answered(now, waiter.number)
             # Not without a backfill: live requests are small, and say nothing of how long its own will take.
-            ahead = self._pace.within(AHEAD, turn.work) if self._in_flight[BACKFILL] else 1
+            ahead = self._pace.within(AHEAD, waiter.work) if self._in_flight[BACKFILL] else 1
             self.limiter.keep(now, min(MOST_AHEAD, ahead))
-            self.limiter.answered(now, turn.work, saturated=more)
+            self.limiter.answered(now, waiter.work, saturated=more)
             self._answered = now
             self.breaker.worked()
         else:
-            self._pace.dropped(turn.number)
+            self._pace.dropped(waiter.number)
 
     def overloaded(self, now: float, error: ServerUnavailable) -> None:
         """It has more than it takes. If it has answered nobody for a while, or has nobody else to answer, it is away."""
         self.limiter.overloaded(now)
         if self.busy == 1 or now - self._answered > STALLED:
-            self.breaker.trip(error)
+            self.breaker.open(error)
 
 
-class Place:
+class Lease:
     """One request under way, on one server. longest: tokens that every server with the embedding's model takes."""
 
-    def __init__(self, member: Member, info: ModelInfo, longest: int | None) -> None:
-        self.member = member
+    def __init__(self, upstream: Upstream, info: ModelInfo, longest: int | None) -> None:
+        self.upstream = upstream
         self.info = info
         self.longest = longest
         self.was_answered = False
 
     @property
     def server(self) -> EmbeddingServer:
-        return self.member.server
+        return self.upstream.server
 
     def answered(self) -> None:
         self.was_answered = True
 
     def go_on(self) -> None:
         """Before each further part of a long request. Raises AnotherModel if the server may serve something else now."""
-        if self.member.breaker.info != self.info:
-            raise AnotherModel(f"the server at {self.server.url} may serve another model than it did")
-        self.member.heard(asyncio.get_running_loop().time())
+        if self.upstream.breaker.info != self.info:
+            raise ModelMismatch(f"the server at {self.server.url} may serve another model than it did")
+        self.upstream.heard(asyncio.get_running_loop().time())
 
     def overloaded(self, error: ServerUnavailable) -> None:
-        self.member.overloaded(asyncio.get_running_loop().time(), error)
+        self.upstream.overloaded(asyncio.get_running_loop().time(), error)
 
     def failed(self, error: ServerUnavailable) -> None:
-        if self.member.breaker.info == self.info:  # or it has been asked anew since
-            self.member.breaker.trip(error)
+        if self.upstream.breaker.info == self.info:  # or it has been asked anew since
+            self.upstream.breaker.open(error)
 
-    async def vouch(self, dimensions: int) -> bool:
+    async def confirm(self, dimensions: int) -> bool:
         """Whether the server is to be believed when it refuses something: it serves what it did, and embeds others."""
-        return await self.member.breaker.vouch(self.info, dimensions)
+        return await self.upstream.breaker.confirm(self.info, dimensions)
 
 
-class Fleet:
+class Balancer:
     """`start` it; then `async with fleet.place(...)` for each request."""
 
     def __init__(
@@ -160,23 +160,23 @@ class Fleet:
         servers: Iterable[EmbeddingServer],
         *,
         most_requests: int,
-        patience: float | None = None,
+        outage_timeout: float | None = None,
         once: bool = False,
-        look_every: float = LOOK_EVERY,
+        identity_check_interval: float = IDENTITY_CHECK_INTERVAL,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """most_requests: in flight at once on a server. patience: seconds without any that serves an embedding, before
         `place` raises; None for ever. once: servers of other models only are an error, and not waited for.
         look_every: seconds between looks whether a server is still the same. changed: called when one may have failed
         or come back."""
-        self._members = [
-            Member(server, Breaker(server, self._changed, look_every), Limiter(highest=most_requests))
+        self._upstreams = [
+            Upstream(server, Breaker(server, self._changed, identity_check_interval), Limiter(highest=most_requests))
             for server in servers
         ]
-        self._patience = patience
+        self._outage_timeout = outage_timeout
         self._once = once
         self._tell = changed
-        self._waiting: list[Turn] = []
+        self._waiting: list[Waiter] = []
         self._numbers = count()
         self._moved = asyncio.Event()
         self._looked = asyncio.Event()
@@ -186,74 +186,76 @@ class Fleet:
         self._rng = random.Random()  # noqa: S311  # jitter
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        for member in self._members:
-            group.create_task(member.breaker.run())
-            group.create_task(member.breaker.watch())
+        for upstream in self._upstreams:
+            group.create_task(upstream.breaker.run())
+            group.create_task(upstream.breaker.watch())
         group.create_task(self._look_first())
 
     async def _look_first(self) -> None:
         """Nobody goes before all have been asked what they take, but for one that hangs."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
-                while not all(member.breaker.known or member.breaker.reason for member in self._members):
+                while not all(upstream.breaker.known or upstream.breaker.reason for upstream in self._upstreams):
                     self._moved.clear()
                     await self._moved.wait()
         self._looked.set()
 
     def lacks(self, embedding: Embedding) -> bool:
         """Whether those that answer cannot embed for it, and one that may does not answer."""
-        return not self.is_served(embedding) and any(member.breaker.reason is not None for member in self._members)
+        return not self.is_served(embedding) and any(
+            upstream.breaker.reason is not None for upstream in self._upstreams
+        )
 
     def mismatch(self, embedding: Embedding) -> Mismatch | None:
         """Why no server is for this embedding; None if one is, or may be, for it has not said yet what it serves."""
-        known = [member.breaker.known for member in self._members]
+        known = [upstream.breaker.known for upstream in self._upstreams]
         found = [info.mismatch(embedding) for info in known if info is not None]
         return found[0] if len(found) == len(known) and all(found) else None
 
     @property
     def limit(self) -> int:
         """Requests in flight on all servers together."""
-        return sum(member.limiter.limit for member in self._members)
+        return sum(upstream.limiter.limit for upstream in self._upstreams)
 
     @asynccontextmanager
-    async def place(
-        self, embedding: Embedding, *, live: bool, work: float, besides: Iterable[Member] = ()
-    ) -> AsyncIterator[Place]:
+    async def lease(
+        self, embedding: Embedding, *, live: bool, work: float, excluding: Iterable[Upstream] = ()
+    ) -> AsyncIterator[Lease]:
         """Wait for a place on a server that has the embedding's model, and hold it; say when it has `answered`.
 
         work: what the request is worth, in bytes of text. besides: servers to leave out, as long as there are others.
         Raises ServerUnavailable when patience ends."""
-        turn = await self._turn(LIVE if live else BACKFILL, embedding, work, frozenset(besides))
-        place, clock = turn.place.result(), asyncio.get_running_loop().time
+        waiter = await self._wait(LIVE if live else BACKFILL, embedding, work, frozenset(excluding))
+        lease, clock = waiter.lease.result(), asyncio.get_running_loop().time
         try:
-            yield place
+            yield lease
         finally:
-            more = any(place.member.serves(other.embedding) for other in self._waiting)
-            place.member.leave(turn, clock(), answered=place.was_answered, more=more)
+            more = any(lease.upstream.serves(other.embedding) for other in self._waiting)
+            lease.upstream.leave(waiter, clock(), answered=lease.was_answered, more=more)
             self._admit()
 
-    async def _turn(self, kind: int, embedding: Embedding, work: float, besides: frozenset[Member]) -> Turn:
+    async def _wait(self, kind: int, embedding: Embedding, work: float, excluding: frozenset[Upstream]) -> Waiter:
         number = next(self._numbers)
         while True:
             await self._served(embedding)
-            if not self.is_served(embedding, besides):
-                besides = frozenset()
-            turn = Turn(kind, number, embedding, work, besides, asyncio.get_running_loop().create_future())
-            heapq.heappush(self._waiting, turn)
+            if not self.is_served(embedding, excluding):
+                excluding = frozenset()
+            waiter = Waiter(kind, number, embedding, work, excluding, asyncio.get_running_loop().create_future())
+            heapq.heappush(self._waiting, waiter)
             self._admit()
             try:
-                await turn.place
-            except Gone:
+                await waiter.lease
+            except UpstreamGone:
                 continue
             except asyncio.CancelledError:
-                self._give_back(turn)
+                self._give_back(waiter)
                 raise
-            return turn
+            return waiter
 
-    def _give_back(self, turn: Turn) -> None:
+    def _give_back(self, waiter: Waiter) -> None:
         """It may have been admitted, and will not go."""
-        if turn.place.done() and not turn.place.cancelled() and not turn.place.exception():
-            turn.place.result().member.leave(turn, 0.0, answered=False, more=False)
+        if waiter.lease.done() and not waiter.lease.cancelled() and not waiter.lease.exception():
+            waiter.lease.result().upstream.leave(waiter, 0.0, answered=False, more=False)
             self._admit()
 
     # Admission.
@@ -262,32 +264,32 @@ class Fleet:
         now = asyncio.get_running_loop().time()
         passed_over = []
         while self._waiting and self._is_open(self._waiting[0].kind, now):
-            turn = heapq.heappop(self._waiting)
-            if turn.place.done():
+            waiter = heapq.heappop(self._waiting)
+            if waiter.lease.done():
                 continue
-            member = self._best(turn, now)
-            if member is None or member.breaker.info is None:
-                passed_over.append(turn)
+            upstream = self._best(waiter, now)
+            if upstream is None or upstream.breaker.info is None:
+                passed_over.append(waiter)
                 continue
-            member.take(turn, now)
-            turn.place.set_result(Place(member, member.breaker.info, self._longest(turn.embedding)))
-        for turn in passed_over:
-            heapq.heappush(self._waiting, turn)
+            upstream.take(waiter, now)
+            waiter.lease.set_result(Lease(upstream, upstream.breaker.info, self._longest(waiter.embedding)))
+        for waiter in passed_over:
+            heapq.heappush(self._waiting, waiter)
         self._admit_later(now)
 
     def _is_open(self, kind: int, now: float) -> bool:
-        rooms = (member.has_room_at(kind) for member in self._members)
+        rooms = (upstream.has_room_at(kind) for upstream in self._upstreams)
         return any(room is not None and room <= now for room in rooms)
 
-    def _best(self, turn: Turn, now: float) -> Member | None:
-        fitting = [m for m in self._members if m not in turn.besides and m.serves(turn.embedding)]
-        rooms = [(member, member.has_room_at(turn.kind)) for member in fitting]
-        free = [member for member, room in rooms if room is not None and room <= now]
-        return min(free, key=lambda member: member.load, default=None)
+    def _best(self, waiter: Waiter, now: float) -> Upstream | None:
+        fitting = [m for m in self._upstreams if m not in waiter.excluding and m.serves(waiter.embedding)]
+        rooms = [(upstream, upstream.has_room_at(waiter.kind)) for upstream in fitting]
+        free = [upstream for upstream, room in rooms if room is not None and room <= now]
+        return min(free, key=lambda upstream: upstream.load, default=None)
 
     def _longest(self, embedding: Embedding) -> int | None:
         """What fits into one must fit into all, or the vector would depend on which one was free."""
-        fitting = (member.breaker.known for member in self._members if member.fits(embedding))
+        fitting = (upstream.breaker.known for upstream in self._upstreams if upstream.fits(embedding))
         return min((info.longest for info in fitting if info and info.longest is not None), default=None)
 
     def _admit_later(self, now: float) -> None:
@@ -296,7 +298,7 @@ class Fleet:
             self._later.cancel()
             self._later = None
         if self._waiting:
-            rooms = (member.has_room_at(BACKFILL) for member in self._members)
+            rooms = (upstream.has_room_at(BACKFILL) for upstream in self._upstreams)
             due = min((room for room in rooms if room is not None and room > now), default=None)
             if due is not None:
                 self._later = asyncio.get_running_loop().call_at(due, self._admit)
@@ -304,46 +306,46 @@ class Fleet:
     def _changed(self) -> None:
         """A server came, or went: who waits for the one that went must look for another."""
         self._moved.set()
-        for turn in self._waiting:
-            if not turn.place.done() and not self.is_served(turn.embedding, turn.besides):
-                turn.place.set_exception(Gone)
+        for waiter in self._waiting:
+            if not waiter.lease.done() and not self.is_served(waiter.embedding, waiter.excluding):
+                waiter.lease.set_exception(UpstreamGone)
         self._admit()
         self._tell()
 
     # Which servers there are.
 
-    def is_served(self, embedding: Embedding, besides: Iterable[Member] = ()) -> bool:
+    def is_served(self, embedding: Embedding, excluding: Iterable[Upstream] = ()) -> bool:
         """Whether one of the servers, besides these, has the embedding's model and answers."""
-        return any(member.serves(embedding) for member in self._members if member not in besides)
+        return any(upstream.serves(embedding) for upstream in self._upstreams if upstream not in excluding)
 
     async def _served(self, embedding: Embedding) -> None:
         """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
         loop = asyncio.get_running_loop()
-        patience_ends = None if self._patience is None else loop.time() + self._patience
+        outage_ends = None if self._outage_timeout is None else loop.time() + self._outage_timeout
         await self._looked.wait()
         for attempt in count(1):
             if self.is_served(embedding):
                 self._give_up_on_those_who_only_answer_probes(embedding)
                 return
-            if all(member.breaker.info is not None for member in self._members):
+            if all(upstream.breaker.info is not None for upstream in self._upstreams):
                 await self._ask_again(embedding, attempt)
             else:
-                await self._move(patience_ends)
+                await self._move(outage_ends)
 
     def _give_up_on_those_who_only_answer_probes(self, embedding: Embedding) -> None:
         now = asyncio.get_running_loop().time()
-        breakers = [member.breaker for member in self._members if member.serves(embedding)]
+        breakers = [upstream.breaker for upstream in self._upstreams if upstream.serves(embedding)]
         since = [breaker.troubled_at for breaker in breakers if breaker.troubled_at is not None]
-        if self._patience is not None and len(since) == len(breakers) and now - max(since) > self._patience:
+        if self._outage_timeout is not None and len(since) == len(breakers) and now - max(since) > self._outage_timeout:
             raise breakers[0].last_reason or ServerUnavailable("the embedding server answers nothing but probes")
 
-    async def _move(self, patience_ends: float | None) -> None:
+    async def _move(self, outage_ends: float | None) -> None:
         self._moved.clear()
         try:
-            async with asyncio.timeout_at(patience_ends):
+            async with asyncio.timeout_at(outage_ends):
                 await self._moved.wait()
         except TimeoutError:
-            reasons = (member.breaker.reason for member in self._members)
+            reasons = (upstream.breaker.reason for upstream in self._upstreams)
             raise next(filter(None, reasons), ServerUnavailable("the embedding server has not answered yet")) from None
 
     async def _ask_again(self, embedding: Embedding, attempt: int) -> None:
@@ -355,6 +357,6 @@ class Fleet:
             if self._times_asked != times_asked:  # somebody has asked meanwhile
                 return
             await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
-            known = [(member.breaker, member.breaker.info) for member in self._members]
+            known = [(upstream.breaker, upstream.breaker.info) for upstream in self._upstreams]
             self._times_asked += 1
             await asyncio.gather(*(breaker.ask_again(info) for breaker, info in known if info is not None))

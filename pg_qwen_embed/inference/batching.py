@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 BYTES_PER_TOKEN = 3.0  # a cautious guess, for Chinese as for English, where the server does not count
 WRITE_TIME = 0.1  # seconds
-SMALLEST_PORTION = 64  # rows
+SMALLEST_BATCH = 64  # rows
 SHARE = 0.1  # of each answer in the estimate
 FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # of a token, whatever a server counts
 
@@ -21,7 +21,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Density:
+class TokenRatio:
     """How many bytes a token stands for, as the server counts them."""
 
     bytes_per_token: float = BYTES_PER_TOKEN
@@ -34,7 +34,7 @@ class Density:
 
 
 @dataclass(slots=True)
-class Portion:
+class BatchSizer:
     """How many rows to write at once: what takes WRITE_TIME. Where an index is there, a row takes milliseconds, and a
     change would wait long behind many. But never only a few: where each write takes long, however small, many are the cure."""
 
@@ -46,7 +46,7 @@ class Portion:
 
     def written(self, rows: int, seconds: float) -> None:
         if rows:
-            self.rows = min(self.most, max(SMALLEST_PORTION, int(rows * WRITE_TIME / max(seconds, 0.001))))
+            self.rows = min(self.most, max(SMALLEST_BATCH, int(rows * WRITE_TIME / max(seconds, 0.001))))
 
 
 def pack(lengths: Sequence[int], limits: Limits, bytes_per_token: float) -> Iterator[list[int]]:

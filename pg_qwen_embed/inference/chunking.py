@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pg_qwen_embed.domain.change import Change, Span
-from pg_qwen_embed.domain.errors import DocumentRefused
+from pg_qwen_embed.domain.errors import DocumentRejected
 from pg_qwen_embed.domain.model import Chunking
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference import batching, boundaries, truncation
@@ -39,11 +39,11 @@ class Chunks:
         self.vectors = np.empty((len(self.texts), dimensions), np.float32)
         self._left = list(range(len(self.texts)))
 
-    def next_part(self, limits: batching.Limits, density: batching.Density) -> list[int]:
+    def next_part(self, limits: batching.Limits, token_ratio: batching.TokenRatio) -> list[int]:
         """Positions to embed together; none when all are done."""
         limits = replace(limits, documents=min(limits.documents, self.most))
         lengths = [len(self.texts[n].encode()) for n in self._left[: limits.documents]]
-        return [self._left[n] for n in next(batching.pack(lengths, limits, density.bytes_per_token), ())]
+        return [self._left[n] for n in next(batching.pack(lengths, limits, token_ratio.bytes_per_token), ())]
 
     def take(self, part: Sequence[int], vectors: Vectors) -> None:
         self.vectors[part] = vectors
@@ -79,7 +79,7 @@ async def split(
     ordered = [boundaries.in_order(spans) for spans in done]
     longest_one = max(map(len, ordered), default=0)
     if longest_one > MOST_CHUNKS:
-        raise DocumentRefused(
+        raise DocumentRejected(
             f"the document has {longest_one:,} chunks of {wanted.tokens} tokens, and at most {MOST_CHUNKS:,} are kept; "
             "attach with more --chunk-tokens"
         )
@@ -98,6 +98,6 @@ def _divided(texts: Sequence[str], over: Sequence[tuple[Piece, int]], most: int,
     found: list[Piece] = []
     for (n, span), tokens in over:
         if span[1] - span[0] < 2:
-            raise DocumentRefused(f"one character of the document has {tokens} tokens, and a chunk at most {most}")
+            raise DocumentRejected(f"one character of the document has {tokens} tokens, and a chunk at most {most}")
         found += [(n, own) for own in boundaries.divide(texts[n], span, tokens=tokens, most=most, overlap=overlap)]
     return found

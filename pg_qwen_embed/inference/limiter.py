@@ -17,8 +17,10 @@ LOSS = 0.99  # less than this makes a lower number a loss
 STEP, LEAP = 1.5, 2.0  # of the climb; the leap while throughput grows with the number
 LINEAR = 0.9  # of that proportion
 SHORTEST = 0.2  # seconds of a stretch
-PATIENCE = 4  # stretches before the first trial, once it has settled; twice as many after each that was in vain, up to
-LONGEST_PATIENCE = 32
+TRIAL_WAIT = (
+    4  # stretches before the first trial, once it has settled; twice as many after each that was in vain, up to
+)
+LONGEST_TRIAL_WAIT = 32
 CHANGED = 0.8  # a throughput below this share of what was known, or above its inverse: another server
 DRIFT = 0.1  # of the throughput, that makes it worth trying again
 COOLING = 1.0  # seconds after an overload before it is raised again; twice as many when that was too soon, up to
@@ -53,7 +55,7 @@ class Limiter:
     _answers: int = 0
     _left_out: int = 0
     _stretches: int = 0
-    _patience: int = PATIENCE
+    _trial_wait: int = TRIAL_WAIT
     _up_next: bool = True
     _odd: int = 0
     _overloaded: bool = False  # and not raised again since
@@ -115,7 +117,7 @@ class Limiter:
             self._cooling = COOLING if calm else min(LONGEST_COOLING, 2 * self._cooling)
         self._overloaded, self._lowered_at = True, now
         fewer = self._found if self.limit == self._lowest > 1 else self.limit // 2
-        self._throughput, self._patience, self._lowest = 0.0, PATIENCE, 1
+        self._throughput, self._trial_wait, self._lowest = 0.0, TRIAL_WAIT, 1
         self._settle(fewer)
 
     def _begin(self, now: float | None) -> None:
@@ -154,7 +156,7 @@ class Limiter:
         in_proportion = self._throughput * self.limit / self._settled
         step = LEAP if throughput > LINEAR * in_proportion else STEP
         self._phase, self._settled, self._throughput, self._odd = Phase.CLIMBING, self.limit, throughput, 0
-        self._patience = PATIENCE
+        self._trial_wait = TRIAL_WAIT
         self._go_to(max(self.limit + 1, int(self.limit * step)))
 
     def _stay(self, now: float, throughput: float) -> None:
@@ -172,7 +174,7 @@ class Limiter:
             if now >= self._lowered_at + self._cooling:
                 self._overloaded = False
                 self._go_up(throughput)
-        elif self._stretches >= self._patience:
+        elif self._stretches >= self._trial_wait:
             self._try()
 
     def _begin_again(self, throughput: float) -> None:
@@ -180,14 +182,14 @@ class Limiter:
         if throughput > self._throughput or self.limit == self._lowest:
             self._go_up(throughput)
         else:
-            self._throughput, self._patience = throughput, PATIENCE
+            self._throughput, self._trial_wait = throughput, TRIAL_WAIT
             self._settle(self.limit)
             self._try_step(-1)
 
     def _notice_drift(self) -> None:
         """Another throughput than at the last trial makes that trial's result doubtful."""
         if abs(self._throughput - self._tried_at) > DRIFT * self._tried_at:
-            self._tried_at, self._patience = self._throughput, PATIENCE
+            self._tried_at, self._trial_wait = self._throughput, TRIAL_WAIT
 
     def _try(self) -> None:
         self._tried_at = self._throughput
@@ -206,7 +208,7 @@ class Limiter:
     def _choose(self, throughput: float) -> None:
         higher = self.limit > self._settled
         if throughput <= (GAIN if higher else LOSS) * self._throughput:
-            self._patience = min(LONGEST_PATIENCE, self._patience * 2)
+            self._trial_wait = min(LONGEST_TRIAL_WAIT, self._trial_wait * 2)
             self._settle(self._settled)
         elif higher:
             self._go_up(throughput)

@@ -10,7 +10,7 @@ from pg_qwen_embed.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ResolvedModel:
     model: str
     dimensions: int
     warning: str | None = None
@@ -18,7 +18,7 @@ class Choice:
     full_dimensions: int | None = None
 
 
-async def choose_model(settings: Settings, model: str | None, dimensions: int | None) -> Choice:
+async def resolve_model(settings: Settings, model: str | None, dimensions: int | None) -> ResolvedModel:
     """What was asked for, checked against what the server serves; what was not, as the server has it.
 
     With both given an absent server is only a warning. Raises UsageError, ServerUnavailable."""
@@ -27,16 +27,18 @@ async def choose_model(settings: Settings, model: str | None, dimensions: int | 
         info = await _served(settings, wanted)
     except ServerUnavailable as error:
         if wanted and dimensions is not None:
-            return Choice(wanted, dimensions, f"{error}; {wanted} and its {dimensions} dimensions were not checked")
+            return ResolvedModel(
+                wanted, dimensions, f"{error}; {wanted} and its {dimensions} dimensions were not checked"
+            )
         raise
-    return Choice(
+    return ResolvedModel(
         info.model, _dimensions(info, dimensions), weight_version=info.weight_version, full_dimensions=info.dimensions
     )
 
 
 async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
     """What one of the servers has: the wanted model, or the one that all have which answer."""
-    answers = await asyncio.gather(*map(_asked, settings.servers))
+    answers = await asyncio.gather(*map(_ask, settings.servers))
     infos = [answer for answer in answers if isinstance(answer, ModelInfo)]
     away = [answer for answer in answers if isinstance(answer, ServerUnavailable)]
     fitting = [info for info in infos if wanted in (None, info.model)]
@@ -54,7 +56,7 @@ async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
     return fitting[0]
 
 
-async def _asked(settings: Settings) -> ModelInfo | ServerUnavailable:
+async def _ask(settings: Settings) -> ModelInfo | ServerUnavailable:
     try:
         async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
             return await server.model_info()

@@ -20,9 +20,9 @@ import pybase64
 
 from pg_qwen_embed.domain import vectors
 from pg_qwen_embed.domain.errors import (
-    AnotherModel,
-    DocumentRefused,
-    NotOffered,
+    DocumentRejected,
+    ModelMismatch,
+    ProtocolError,
     ServerFault,
     ServerOverloaded,
     ServerUnavailable,
@@ -36,9 +36,9 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
 ASK_TIMEOUT = 20.0  # of a command, or a query: somebody waits for it
 KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
-LOOK_EVERY = 30.0  # seconds: so often is it asked whether it still serves the same
+IDENTITY_CHECK_INTERVAL = 30.0  # seconds: so often is it asked whether it still serves the same
 LARGE_BODY = 1 << 20
-_REFUSED = {400, 413, 422}
+_REJECTED = {400, 413, 422}
 _FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
 _OVERLOADED = {429, 503}
 _NOT_ALLOWED = {401, 403}
@@ -147,11 +147,11 @@ class EmbeddingServer:
         Raises ServerUnavailable, also when it refuses that one."""
         try:
             return await self._model_info()
-        except DocumentRefused as error:
+        except DocumentRejected as error:
             raise ServerUnavailable(f"the embedding server at {self.url} refuses a harmless text: {error}") from None
 
     async def _model_info(self) -> ModelInfo:
-        card, info = await self._asked()
+        card, info = await self._identity()
         model = str(card["id"])
         abilities = info.get("embedding")
         abilities = abilities if isinstance(abilities, dict) else {}
@@ -178,10 +178,10 @@ class EmbeddingServer:
         """Whether it says of its model and weights what it said then; costs no embedding. Raises as `model_info`.
 
         Weights can be exchanged without a restart (SGLang's /update_weights_from_disk), and no answer tells."""
-        card, now = await self._asked()
+        card, now = await self._identity()
         return (str(card["id"]), _weights(now)) == (info.model, info.weight_version)
 
-    async def _asked(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The model's card of /models, and /model_info, which is empty where the server has none."""
         listed = await self._get(f"{self._settings.server_url}/models")
         try:
@@ -200,7 +200,7 @@ class EmbeddingServer:
         limits = [n - 1 for n in (context, fits) if isinstance(n, int) and n > 1]
         try:
             await self.detokenize(await self.tokenize(["x"], special=True))
-        except (DocumentRefused, NotOffered):  # other servers count otherwise, or behind a gateway not at all
+        except (DocumentRejected, ProtocolError):  # other servers count otherwise, or behind a gateway not at all
             return None
         return min(limits, default=None)
 
@@ -224,7 +224,7 @@ class EmbeddingServer:
             or len(tokens) != len(texts)
             or not all(isinstance(row, list) for row in tokens)
         ):
-            raise NotOffered(f"the server at {self.url} answered /tokenize without the tokens of each text")
+            raise ProtocolError(f"the server at {self.url} answered /tokenize without the tokens of each text")
         return tokens
 
     async def detokenize(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -232,7 +232,7 @@ class EmbeddingServer:
         body = {"tokens": rows, "skip_special_tokens": False}
         texts = (await self._post(f"{self._settings.server_root}/detokenize", body)).get("text")
         if not isinstance(texts, list) or len(texts) != len(rows) or not all(isinstance(text, str) for text in texts):
-            raise NotOffered(f"the server at {self.url} answered /detokenize without each text")
+            raise ProtocolError(f"the server at {self.url} answered /detokenize without each text")
         return texts
 
     async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int, *, urgent: bool = False) -> Answer:
@@ -245,7 +245,7 @@ class EmbeddingServer:
         priority = info.urgent if urgent else None
         found, answer = await self._embed(info.model, texts, dimensions if native else None, priority)
         if _named(answer) != info.answers_as:
-            raise AnotherModel(
+            raise ModelMismatch(
                 f"the server at {self.url} answers as {_named(answer)}, and was {info.answers_as} before"
             )
         if native or found.shape[1] == dimensions:
@@ -312,23 +312,23 @@ class EmbeddingServer:
         if 400 <= response.status < 500 and missing is not None:
             return missing  # gateways answer otherwise than 404 for what they do not let through
         if response.status >= 400:
-            raise self._refusal(response.status, content)
+            raise self._rejection(response.status, content)
         return self._parsed(content)
 
-    def _refusal(self, status: int, content: bytes) -> Exception:
+    def _rejection(self, status: int, content: bytes) -> Exception:
         sentence = _sentence(content) or f"status {status}"
-        if status in _REFUSED:
-            return DocumentRefused(sentence)
+        if status in _REJECTED:
+            return DocumentRejected(sentence)
         if status in _FAILED:
             return ServerFault(f"the embedding server at {self.url} failed: {sentence}")
         if status in _NOT_ALLOWED:
-            return NotOffered(
+            return ProtocolError(
                 f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
             )
         if status in _OVERLOADED:
             return ServerOverloaded(f"the embedding server at {self.url} answered {status}: {sentence}")
         if status < 500 or status == 501:
-            return NotOffered(
+            return ProtocolError(
                 f"the embedding server at {self.url} answered {status}: {sentence}; is this its base URL, ending in /v1?"
             )
         return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")

@@ -7,7 +7,7 @@ there for ever. So the document is cut by the server's own tokenizer to what fit
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from pg_qwen_embed.domain.errors import DocumentRefused
+from pg_qwen_embed.domain.errors import DocumentRejected
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
 SPECIAL_TOKENS = 2  # at most, that a tokenizer adds to a text
@@ -29,7 +29,7 @@ async def too_long(server: EmbeddingServer, texts: Sequence[str], longest: int |
     return {n: tokens for n, tokens in zip(doubtful, found, strict=True) if len(tokens) > longest}
 
 
-async def cut(
+async def truncate(
     server: EmbeddingServer, texts: Sequence[str], too_long: Mapping[int, Tokens], longest: int
 ) -> dict[int, str]:
     """The beginnings of the texts that are too long, by position: as much of each as fits into so many tokens.
@@ -42,7 +42,7 @@ async def cut(
     found: dict[int, str] = {}
     while positions:
         if min(room[n] for n in positions) <= 0:
-            raise DocumentRefused(f"the document cannot be cut to {longest:,} tokens")
+            raise DocumentRejected(f"the document cannot be cut to {longest:,} tokens")
         decoded = await server.detokenize([tokens[n][: room[n]] for n in positions])
         for n, text in zip(positions, decoded, strict=True):
             found[n] = _beginning(texts[n], text, room[n] / len(tokens[n]))
@@ -52,7 +52,7 @@ async def cut(
         positions = list(over)
         room |= {n: room[n] - many for n, many in over.items()}
     if not all(text.strip() for text in found.values()):
-        raise DocumentRefused(f"the first {longest:,} tokens of the document are blank")
+        raise DocumentRejected(f"the first {longest:,} tokens of the document are blank")
     return found
 
 

@@ -49,10 +49,10 @@ async def repair(
 ) -> Repaired:
     """Walk the source for rows, then the store for orphans. missing: rows too that never had a vector. pause: seconds
     between pages, to go gently."""
-    holes = fragments.holes(embedding) | fragments.page_holes(embedding)
-    holes = by_layout(embedding, holes, "stored_of_page")
+    placeholders = fragments.placeholders(embedding) | fragments.page_placeholders(embedding)
+    placeholders = by_layout(embedding, placeholders, "stored_of_page")
     found = [
-        await _walk(connection, embedding, _pages(page, beyond, holes), missing, pause) if wanted else (0, 0)
+        await _scan(connection, embedding, _pages(page, beyond, placeholders), missing, pause) if wanted else (0, 0)
         for page, beyond, wanted in (
             ("repair_page", "beyond", rows),
             ("repair_orphans_page", "store_beyond", orphans),
@@ -61,15 +61,15 @@ async def repair(
     return Repaired(found[0][0], found[1][0], found[0][1])
 
 
-def _pages(name: str, beyond: str, holes: fragments.Holes) -> tuple[sql.Composed, sql.Composed]:
+def _pages(name: str, beyond: str, placeholders: fragments.Placeholders) -> tuple[sql.Composed, sql.Composed]:
     """The statement for the first page, and for the pages after it."""
     return (
-        statement(name, holes | {"beyond": fragments.TRUE}),
-        statement(name, holes | {"beyond": statement(beyond, holes)}),
+        statement(name, placeholders | {"beyond": fragments.TRUE}),
+        statement(name, placeholders | {"beyond": statement(beyond, placeholders)}),
     )
 
 
-async def _walk(
+async def _scan(
     connection: AsyncConnection,
     embedding: Embedding,
     pages: tuple[sql.Composed, sql.Composed],

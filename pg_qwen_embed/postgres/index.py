@@ -47,18 +47,18 @@ async def _build(connection: AsyncConnection, embedding: Embedding) -> None:
 async def _create(connection: AsyncConnection, embedding: Embedding, workers: int) -> None:
     name = fragments.index_name(embedding)
     comment = f"pg_qwen_embed {embedding.name} (generation {embedding.generation.id}): nearest neighbours"
-    holes = fragments.holes(embedding) | {
+    placeholders = fragments.placeholders(embedding) | {
         "index": sql.Identifier(name.name),
         "index_in_schema": fragments.identifier(name),
         "comment": sql.Literal(comment),
     }
     await connection.execute(statement("prepare_index_session"), {"memory": MEMORY, "workers": str(workers)})
-    await connection.execute(statement("drop_index", holes), {})
-    await connection.execute(statement(f"create_index_on_{embedding.generation.store}", holes), {})
-    await connection.execute(statement("comment_index", holes), {})
+    await connection.execute(statement("drop_index", placeholders), {})
+    await connection.execute(statement(f"create_index_on_{embedding.generation.store}", placeholders), {})
+    await connection.execute(statement("comment_index", placeholders), {})
 
 
 def _indexed(embedding: Embedding) -> sql.Identifier:
     if embedding.generation.store is StoreKind.COLUMN:
         return fragments.identifier(embedding.source.table)
-    return fragments.machinery("store", embedding.generation)
+    return fragments.internal("store", embedding.generation)

@@ -9,4 +9,6 @@ class Lock(IntEnum):
     LEADER = 0x51450001  # session, exclusive: who follows a generation
     GATE = 0x51450002  # session, exclusive by a sleeping worker; transaction, shared by a writer that need not notify
     STORE = 0x51450003  # transaction: shared to write vectors, exclusive to remove them
-    REFUSED = 0x51450004  # session, exclusive by its leader: the server serves another model than it was attached with
+    MODEL_MISMATCH = (
+        0x51450004  # session, exclusive by its leader: the server serves another model than it was attached with
+    )

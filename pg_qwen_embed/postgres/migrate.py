@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
-from pg_qwen_embed.postgres.schema import MACHINERY
+from pg_qwen_embed.postgres.schema import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 OLDEST_POSTGRES = 150000
@@ -111,7 +111,7 @@ def _create_extension(connection: Connection) -> None:
 
 
 def _revision(connection: sa.Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table_schema": MACHINERY}).get_current_revision()
+    return MigrationContext.configure(connection, opts={"version_table_schema": INTERNAL_SCHEMA}).get_current_revision()
 
 
 def _config(connection: sa.Connection | None) -> Config:

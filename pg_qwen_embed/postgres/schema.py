@@ -5,9 +5,9 @@ The tables of a generation are not here: attach makes them, typed after their so
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID, REGCLASS
 
-MACHINERY = "_qwen_embed"
+INTERNAL_SCHEMA = "_qwen_embed"
 
-metadata = sa.MetaData(schema=MACHINERY)
+metadata = sa.MetaData(schema=INTERNAL_SCHEMA)
 
 _NOW = sa.func.now()
 

@@ -31,9 +31,9 @@ class Page:
     has as many keys as were asked for."""
 
     changes: list[Change]
-    truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
+    source_truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
     end: int
-    cut: bool
+    partial: bool
     full: bool = False
 
 
@@ -54,21 +54,21 @@ class Store:
         self._lock_exclusive = _composed("lock_store_exclusive")
         self._id = embedding.generation.id
         self._integer_keys = [fragments.is_integer(column) for column in embedding.source.key]
-        holes = fragments.holes(embedding)
+        placeholders = fragments.placeholders(embedding)
         layout = embedding.generation.layout
         self._in_column = embedding.generation.store is StoreKind.COLUMN
         self._chunked = embedding.generation.chunking is not None
-        self._read_outbox = _composed("read_outbox", holes)
-        self.has_work = statement("has_work", holes)
-        self._first_page = _composed("read_backfill", holes | {"beyond": fragments.TRUE})
-        self._next_page = _composed("read_backfill", holes | {"beyond": statement("beyond", holes)})
-        self._start_backfill = statement("start_backfill", holes)
-        self._write = _composed(f"write_{layout}", holes)
-        self._clear = _composed(f"clear_{layout}", holes)
-        self._clear_truncated = _composed("clear_truncated", holes)
-        self._vacuum = statement("vacuum_outbox", holes)
-        self._read_failures = _composed("read_failures", holes)
-        self._record_failures = _composed("record_failures", holes)
+        self._read_outbox = _composed("read_outbox", placeholders)
+        self.has_work = statement("has_work", placeholders)
+        self._first_page = _composed("read_backfill", placeholders | {"beyond": fragments.TRUE})
+        self._next_page = _composed("read_backfill", placeholders | {"beyond": statement("beyond", placeholders)})
+        self._start_backfill = statement("start_backfill", placeholders)
+        self._write = _composed(f"write_{layout}", placeholders)
+        self._clear = _composed(f"clear_{layout}", placeholders)
+        self._clear_source_truncated = _composed("clear_source_truncated", placeholders)
+        self._vacuum = statement("vacuum_outbox", placeholders)
+        self._read_failures = _composed("read_failures", placeholders)
+        self._record_failures = _composed("record_failures", placeholders)
 
     async def read_outbox(
         self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
@@ -81,16 +81,16 @@ class Store:
             "longest": LONGEST_DOCUMENT + 1,
         }
         rows = await _fetched(connection, self._read_outbox, values)
-        truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
+        source_truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
         changes = [
             change_of(tuple(key), version, seqs, known, document, here)
             for version, _, seqs, known, document, here, *key in rows
             if key[0] is not None
         ]
         if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
-            return Page(changes, truncated, rows[-1][1], cut=True, full=True)
+            return Page(changes, source_truncated, rows[-1][1], partial=True, full=True)
         end = max((row[0] for row in rows), default=after)
-        return Page(changes, truncated, end, cut=sum(len(row[2]) for row in rows) == entries)
+        return Page(changes, source_truncated, end, partial=sum(len(row[2]) for row in rows) == entries)
 
     async def read_snapshot(self, connection: AsyncConnection) -> tuple[int, int]:
         """The xmin of a snapshot older than the next read, and a transaction id newer than the last."""
@@ -120,7 +120,7 @@ class Store:
         values["fingerprints"] = BinaryValue(binary.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(binary.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._entries(changes)
-        values |= _chunks(changes) if self._chunked else _cuts(changes)
+        values |= _chunks(changes) if self._chunked else _truncated(changes)
         lock = self._lock_exclusive if self._chunked else self._lock_shared
         cursor = await self._locked(connection, lock, self._write, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
@@ -135,9 +135,9 @@ class Store:
         cursor = await self._locked(connection, self._lock_exclusive, self._clear, values)
         return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
 
-    async def clear_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
+    async def clear_source_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
         values = {"version": version, "seqs": BinaryValue(binary.int8_array(seqs))}
-        await self._locked(connection, self._lock_exclusive, self._clear_truncated, values)
+        await self._locked(connection, self._lock_exclusive, self._clear_source_truncated, values)
 
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
         found = await _fetched(connection, self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1})
@@ -241,13 +241,13 @@ async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, 
         raise psycopg.DataError(f"a document holds bytes that are not UTF-8 ({error.reason})") from None
 
 
-def _composed(name: str, holes: fragments.Holes | None = None) -> bytes:
+def _composed(name: str, placeholders: fragments.Placeholders | None = None) -> bytes:
     """As it is sent: psycopg would put the pieces together for each execution."""
-    return statement(name, holes).as_bytes(None)
+    return statement(name, placeholders).as_bytes(None)
 
 
-def _cuts(changes: Sequence[Change]) -> dict[str, BinaryValue]:
-    return {"cuts": BinaryValue(binary.bool_array([change.cut for change in changes]))}
+def _truncated(changes: Sequence[Change]) -> dict[str, BinaryValue]:
+    return {"truncated": BinaryValue(binary.bool_array([change.truncated for change in changes]))}
 
 
 def _chunks(changes: Sequence[Change]) -> dict[str, BinaryValue]:
@@ -258,8 +258,8 @@ def _chunks(changes: Sequence[Change]) -> dict[str, BinaryValue]:
     return {name: BinaryValue(binary.int8_array(column)) for name, column in columns.items()}
 
 
-def by_layout(embedding: Embedding, holes: fragments.Holes, *names: str) -> fragments.Holes:
+def by_layout(embedding: Embedding, placeholders: fragments.Placeholders, *names: str) -> fragments.Placeholders:
     """With the parts of statements that are others where a row has several vectors."""
     which = 1 if embedding.generation.chunking else 0
-    holes = holes | {"all_chunks": statement("all_chunks")}
-    return holes | {name: statement(_BY_LAYOUT[name][which], holes) for name in names}
+    placeholders = placeholders | {"all_chunks": statement("all_chunks")}
+    return placeholders | {name: statement(_BY_LAYOUT[name][which], placeholders) for name in names}

@@ -18,34 +18,34 @@ class Trigger:
     creation: str  # the statement that creates the trigger
     append: str  # the statement by which its function appends to the outbox
 
-    def names(self, embedding: Embedding) -> fragments.Holes:
+    def names(self, embedding: Embedding) -> fragments.Placeholders:
         return {
-            "function": sql.Identifier(fragments.MACHINERY, f"follow_{self.event}_{embedding.generation.id}"),
+            "function": sql.Identifier(fragments.INTERNAL_SCHEMA, f"follow_{self.event}_{embedding.generation.id}"),
             "trigger": sql.Identifier(self.name(embedding)),
         }
 
     def name(self, embedding: Embedding) -> str:
         return f"qwen_embed_{self.event}_{embedding.generation.id}"
 
-    def ddl(self, embedding: Embedding, holes: fragments.Holes) -> Iterator[sql.Composed]:
-        holes = holes | self.names(embedding)
+    def ddl(self, embedding: Embedding, placeholders: fragments.Placeholders) -> Iterator[sql.Composed]:
+        placeholders = placeholders | self.names(embedding)
         what = {"truncate": "an entry without a key", "key_change": "both keys"}.get(self.event, "the row's key")
         note = fragments.comment(embedding, f"after {self.event.replace('_', ' ')}: appends {what} to the outbox")
-        yield statement("create_follow_function", holes | {"body": sql.Literal(self.body(embedding))})
-        yield statement("revoke_function", holes)
-        yield statement("comment_function", holes | note)
-        yield statement(self.creation, holes | {"of_columns": self._of_columns(embedding)})
-        yield statement("enable_trigger_always", holes)
-        yield statement("comment_trigger", holes | note)
+        yield statement("create_follow_function", placeholders | {"body": sql.Literal(self.body(embedding))})
+        yield statement("revoke_function", placeholders)
+        yield statement("comment_function", placeholders | note)
+        yield statement(self.creation, placeholders | {"of_columns": self._of_columns(embedding)})
+        yield statement("enable_trigger_always", placeholders)
+        yield statement("comment_trigger", placeholders | note)
 
     def body(self, embedding: Embedding) -> str:
         """The source of its function."""
-        holes = fragments.holes(embedding) | {
+        placeholders = fragments.placeholders(embedding) | {
             "r_key": fragments.keys_of(embedding, fragments.TRANSITION_ROW),
             "new_key": fragments.keys_of(embedding, sql.SQL("new")),
             "old_key": fragments.keys_of(embedding, sql.SQL("old")),
         }
-        return as_text(statement("follow_body", holes | {"append": statement(self.append, holes)}))
+        return as_text(statement("follow_body", placeholders | {"append": statement(self.append, placeholders)}))
 
     def columns(self, embedding: Embedding) -> tuple[str, ...]:
         """The columns that an UPDATE must name to fire it; none: whatever it names."""

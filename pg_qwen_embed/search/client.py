@@ -12,10 +12,10 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.domain.errors import AnotherModel, DatabaseUnavailable, ServerUnavailable, UsageError
+from pg_qwen_embed.domain.errors import DatabaseUnavailable, ModelMismatch, ServerUnavailable, UsageError
 from pg_qwen_embed.domain.model import Embedding, Hit
 from pg_qwen_embed.domain.prompt import PromptStyle, query_prompt
-from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, LOOK_EVERY, EmbeddingServer, ModelInfo
+from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer, ModelInfo
 from pg_qwen_embed.postgres import binary, catalog
 from pg_qwen_embed.postgres.connection import BinaryValue, Connection, connect
 from pg_qwen_embed.postgres.sql import fragments, statement
@@ -24,7 +24,7 @@ from pg_qwen_embed.settings import Settings, resolve
 T = TypeVar("T")
 
 
-class Asked:
+class ServerHandle:
     """A server, and what it said it serves, half a minute ago at most."""
 
     def __init__(self, server: EmbeddingServer) -> None:
@@ -37,7 +37,7 @@ class Asked:
         dimensions = embedding.generation.dimensions
         try:
             found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
-        except AnotherModel:  # since it was asked what it serves: ask again
+        except ModelMismatch:  # since it was asked what it serves: ask again
             self.forget()
             found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
         query: NDArray[np.float32] = found.vectors[0]
@@ -56,7 +56,7 @@ class Asked:
 
     async def _current(self) -> ModelInfo:
         info, now = self._info, asyncio.get_running_loop().time()
-        fresh = info is not None and now - self._looked < LOOK_EVERY
+        fresh = info is not None and now - self._looked < IDENTITY_CHECK_INTERVAL
         if info is None or not (fresh or await self.server.still_serves(info)):
             info = await self.server.model_info()
         if not fresh:
@@ -84,15 +84,15 @@ class Client:
         options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
         # The one that failed last comes last.
-        self._servers = [Asked(EmbeddingServer(one, ASK_TIMEOUT)) for one in self._settings.servers]
+        self._servers = [ServerHandle(EmbeddingServer(one, ASK_TIMEOUT)) for one in self._settings.servers]
         self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pg_qwen_embed client", daemon=True)
         self._thread.start()
-        for asked in self._servers:
-            self._run(asked.server.__aenter__())
+        for handle in self._servers:
+            self._run(handle.server.__aenter__())
 
     def __enter__(self) -> "Client":
         return self
@@ -106,8 +106,8 @@ class Client:
         """Close the connections; safe to call twice."""
         if self._loop.is_closed():
             return
-        for asked in self._servers:
-            self._run(asked.server.__aexit__(None, None, None))
+        for handle in self._servers:
+            self._run(handle.server.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -143,12 +143,12 @@ class Client:
                 return self._search(embedding, query, limit)  # on a new connection
 
     def _search(self, embedding: Embedding, query: NDArray[np.float32], limit: int) -> list[Hit]:
-        holes = fragments.holes(embedding)
+        placeholders = fragments.placeholders(embedding)
         payload = BinaryValue(binary.halfvec(query))
         connection = self._database()
         with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(statement("configure_search"))
-            search = statement("search_chunks" if embedding.generation.chunking else "search", holes)
+            search = statement("search_chunks" if embedding.generation.chunking else "search", placeholders)
             rows = cursor.execute(search, {"query": payload, "limit": limit}).fetchall()
         for row in rows:
             del row[embedding.column], row["stale"]
@@ -158,16 +158,16 @@ class Client:
     async def _embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
         """From the first server that has the model and answers."""
         problems: list[ServerUnavailable | UsageError] = []
-        for asked in list(self._servers):
+        for handle in list(self._servers):
             try:
-                return await asked.embed(embedding, prompt)
+                return await handle.embed(embedding, prompt)
             except UsageError as error:
                 problems.append(error)
             except ServerUnavailable as error:
                 problems.insert(0, error)
-                self._servers.sort(key=lambda other: other is asked)
-        for asked in self._servers:  # one may be put right
-            asked.forget()
+                self._servers.sort(key=lambda other: other is handle)
+        for handle in self._servers:  # one may be put right
+            handle.forget()
         raise problems[0]
 
     def _embedding(self, name: str) -> Embedding:

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pg_qwen_embed.domain.change import Change
-from pg_qwen_embed.worker.work import Embedded, Outcome, Refused, Request, WalkPage, pieces_of
+from pg_qwen_embed.worker.work import Embedded, Outcome, Rejected, Request, ScanPage, pieces_of
 
-Twin = tuple[Change, WalkPage | None]
-Waiting = dict[bytes | None, list[Twin] | None]
+Duplicate = tuple[Change, ScanPage | None]
+Waiting = dict[bytes | None, list[Duplicate] | None]
 
 
 @dataclass(slots=True)
-class Twins:
+class Deduplicator:
     """What waits for an outcome, by fingerprint; most have none. A live change waits for another live one only: a backfill's may
     be late."""
 
     _live: Waiting = field(default_factory=dict)
-    _walked: Waiting = field(default_factory=dict)
+    _backfill: Waiting = field(default_factory=dict)
 
-    def first(self, changes: Sequence[Change], page: WalkPage | None) -> list[Change]:
+    def first(self, changes: Sequence[Change], page: ScanPage | None) -> list[Change]:
         """Those whose document is not under way; it is now. The others will be in what `settled` returns."""
         waiting = self._of(page)
         found = []
@@ -27,30 +27,30 @@ class Twins:
             if document not in waiting:
                 waiting[document] = None
                 found.append(change)
-            elif (twins := waiting[document]) is None:
+            elif (duplicates := waiting[document]) is None:
                 waiting[document] = [(change, page)]
             else:
-                twins.append((change, page))
+                duplicates.append((change, page))
         return found
 
-    def settled(self, outcome: Embedded | Refused) -> list[Outcome]:
+    def settled(self, outcome: Embedded | Rejected) -> list[Outcome]:
         """This outcome, and the same one for each twin."""
         waiting = self._of(outcome.request.page)
-        twins = [waiting.pop(change.fingerprint, None) for change in outcome.request.changes]
-        if not any(twins):
+        duplicates = [waiting.pop(change.fingerprint, None) for change in outcome.request.changes]
+        if not any(duplicates):
             return [outcome]
-        pieces = zip(pieces_of(outcome), twins, strict=True)
-        return [outcome, *(_of_twin(piece, *twin) for piece, own in pieces for twin in own or ())]
+        pieces = zip(pieces_of(outcome), duplicates, strict=True)
+        return [outcome, *(_of_duplicate(piece, *duplicate) for piece, own in pieces for duplicate in own or ())]
 
-    def _of(self, page: WalkPage | None) -> Waiting:
-        return self._live if page is None else self._walked
+    def _of(self, page: ScanPage | None) -> Waiting:
+        return self._live if page is None else self._backfill
 
 
-def _of_twin(piece: Outcome, change: Change, page: WalkPage | None) -> Outcome:
+def _of_duplicate(piece: Outcome, change: Change, page: ScanPage | None) -> Outcome:
     match piece:
         case Embedded(Request([done]), embeddings):
-            return Embedded(Request([change._replace(cut=done.cut, spans=done.spans)], page), embeddings)
-        case Refused(_, sentence):
-            return Refused(Request([change], page), sentence)
+            return Embedded(Request([change._replace(truncated=done.truncated, spans=done.spans)], page), embeddings)
+        case Rejected(_, sentence):
+            return Rejected(Request([change], page), sentence)
         case _:
             raise AssertionError("only what was sent has twins")

@@ -13,7 +13,7 @@ from pg_qwen_embed.domain.model import Embedding
 from pg_qwen_embed.postgres import drift, index
 from pg_qwen_embed.postgres.connection import Pool, connect_async, first_line
 from pg_qwen_embed.worker.options import Options
-from pg_qwen_embed.worker.pipeline import Feed
+from pg_qwen_embed.worker.pipeline import Pipeline
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
@@ -21,7 +21,7 @@ VERIFIER_NAME = "pg_qwen_embed worker: verify"
 GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
-class Housekeeping:
+class Maintenance:
     """`start` it once; ask for chores; `leave` a generation that is no longer followed."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Housekeeping:
         url: str,
         pool: Pool,
         group: asyncio.TaskGroup,
-        feeds: Mapping[int, Feed],
+        pipelines: Mapping[int, Pipeline],
         options: Options,
         done: Callable[[], None],
     ) -> None:
@@ -37,10 +37,10 @@ class Housekeeping:
         self._url = url
         self._pool = pool
         self._group = group
-        self._feeds = feeds
+        self._pipelines = pipelines
         self._options = options
         self._done = done
-        self._chores: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def start(self) -> None:
         self._group.create_task(self._vacuum_now_and_then())
@@ -48,32 +48,32 @@ class Housekeeping:
 
     @property
     def busy(self) -> bool:
-        return bool(self._chores)
+        return bool(self._tasks)
 
-    def build_index(self, feed: Feed) -> None:
+    def build_index(self, pipeline: Pipeline) -> None:
         """Searches go on without it, slower; so it is tried until it is there."""
-        id_ = feed.embedding.generation.id
-        if ("index", id_) not in self._chores:
-            self._chores["index", id_] = self._group.create_task(self._ensure_index(id_, feed))
+        id_ = pipeline.embedding.generation.id
+        if ("index", id_) not in self._tasks:
+            self._tasks["index", id_] = self._group.create_task(self._ensure_index(id_, pipeline))
 
-    def follow_partitions(self, embedding: Embedding, feed: Feed) -> None:
+    def follow_partitions(self, embedding: Embedding, pipeline: Pipeline) -> None:
         """Rows that came or went with their partition fired no trigger: look for them. A backfill finds them itself."""
         id_ = embedding.generation.id
         if (
             embedding.clones == embedding.generation.partitions
-            or feed.walker.under_way
-            or ("partitions", id_) in self._chores
+            or pipeline.scanner.active
+            or ("partitions", id_) in self._tasks
         ):
             return
-        self._chores["partitions", id_] = self._group.create_task(self._look_into_partitions(id_, embedding, feed))
+        self._tasks["partitions", id_] = self._group.create_task(self._look_into_partitions(id_, embedding, pipeline))
 
     def leave(self, id_: int) -> None:
-        for key in [key for key in self._chores if key[1] == id_]:
-            self._chores.pop(key).cancel()
+        for key in [key for key in self._tasks if key[1] == id_]:
+            self._tasks.pop(key).cancel()
 
     def _end(self, kind: str, id_: int) -> None:
-        if self._chores.get((kind, id_)) is asyncio.current_task():
-            del self._chores[kind, id_]
+        if self._tasks.get((kind, id_)) is asyncio.current_task():
+            del self._tasks[kind, id_]
         self._done()
 
     # Vacuum and drift.
@@ -81,19 +81,19 @@ class Housekeeping:
     async def _vacuum_now_and_then(self) -> None:
         """Of outboxes that have seen much, on a connection of the pool."""
         while True:
-            await asyncio.sleep(self._options.tidy)
-            for feed in [feed for feed in self._feeds.values() if feed.wants_vacuum()]:
+            await asyncio.sleep(self._options.vacuum_interval)
+            for pipeline in [pipeline for pipeline in self._pipelines.values() if pipeline.wants_vacuum()]:
                 try:
                     async with self._pool.connection() as connection:
-                        await feed.store.vacuum(connection)
+                        await pipeline.store.vacuum(connection)
                 except psycopg.Error as error:
-                    log.warning("vacuum_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
+                    log.warning("vacuum_failed embedding=%s reason=%s", pipeline.embedding.name, first_line(error))
 
     async def _verify_now_and_then(self) -> None:
         """Where nothing else is going on."""
         while self._options.verify_every:
             await asyncio.sleep(self._options.verify_every)
-            for embedding in [feed.embedding for feed in self._feeds.values() if feed.idle]:
+            for embedding in [pipeline.embedding for pipeline in self._pipelines.values() if pipeline.idle]:
                 await self._repair(embedding, rows=True, missing=True, orphans=True)
 
     async def _repair(self, embedding: Embedding, *, rows: bool, missing: bool, orphans: bool) -> bool:
@@ -113,22 +113,22 @@ class Housekeeping:
 
     # Partitions.
 
-    async def _look_into_partitions(self, id_: int, embedding: Embedding, feed: Feed) -> None:
+    async def _look_into_partitions(self, id_: int, embedding: Embedding, pipeline: Pipeline) -> None:
         try:
             known, now = {*(embedding.generation.partitions or ())}, {*(embedding.clones or ())}
             log.info(
                 "partitions_changed embedding=%s came=%d went=%d", embedding.name, len(now - known), len(known - now)
             )
             async with self._pool.connection() as connection:
-                state, _ = await feed.store.read_backfill_state(connection)
-                filled = any([await feed.store.has_rows(connection, oid) for oid in now - known])
+                state, _ = await pipeline.store.read_backfill_state(connection)
+                filled = any([await pipeline.store.has_rows(connection, oid) for oid in now - known])
             gone = bool(known - now) or embedding.generation.partitions is None
             looked = not (filled or gone) or await self._repair(
                 embedding, rows=filled, missing=state != "none", orphans=gone
             )
             if looked:
                 async with self._pool.connection() as connection:
-                    await feed.store.note_partitions(connection, embedding.clones)
+                    await pipeline.store.note_partitions(connection, embedding.clones)
         except psycopg.Error as error:
             log.warning("partitions_not_followed embedding=%s reason=%s", embedding.name, first_line(error))
         finally:
@@ -136,25 +136,25 @@ class Housekeeping:
 
     # Indexes.
 
-    async def _ensure_index(self, id_: int, feed: Feed) -> None:
+    async def _ensure_index(self, id_: int, pipeline: Pipeline) -> None:
         try:
             while True:
-                if await self._index_built(feed):
+                if await self._index_built(pipeline):
                     break
                 await asyncio.sleep(self._options.index_pause)
-            log.info("index_ready embedding=%s", feed.embedding.name)
+            log.info("index_ready embedding=%s", pipeline.embedding.name)
         finally:
             self._end("index", id_)
 
-    async def _index_built(self, feed: Feed) -> bool:
+    async def _index_built(self, pipeline: Pipeline) -> bool:
         try:
-            if not await index.ensure(self._url, feed.embedding):
+            if not await index.ensure(self._url, pipeline.embedding):
                 return False
             async with self._pool.connection() as connection:
-                await feed.store.finish_backfill(connection, "done", after="indexing")
+                await pipeline.store.finish_backfill(connection, "done", after="indexing")
         except (psycopg.Error, DatabaseUnavailable) as error:
             if self._options.once:
                 raise
-            log.warning("index_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
+            log.warning("index_failed embedding=%s reason=%s", pipeline.embedding.name, first_line(error))
             return False
         return True

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pg_qwen_embed.inference.sglang import LOOK_EVERY, READ_TIMEOUT
+from pg_qwen_embed.inference.sglang import IDENTITY_CHECK_INTERVAL, READ_TIMEOUT
 from pg_qwen_embed.worker.pipeline import Limits
 
 MOST_REQUESTS = 64
@@ -15,16 +15,16 @@ class Options:
     once: bool = False
     poll: float = 5.0  # the safety net: how long the worker sleeps at most; 0 trusts NOTIFY alone
     linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
-    blink: float = 0.005  # the pause between looks while awake
+    spin_interval: float = 0.005  # the pause between looks while awake
     sweep: float = 1.0
     index_pause: float = 10.0  # after an index build that failed, or while another is at it
-    excuse: float = 2.0  # how long a feed rests that could not read
+    error_pause: float = 2.0  # how long a feed rests that could not read
     ping: float = 10.0  # how often, and how long an answer may take; 0 for never
-    tidy: float = 5.0
+    vacuum_interval: float = 5.0
     verify_every: float = 0.0  # 0 for never
     request_timeout: float = READ_TIMEOUT
-    look_every: float = LOOK_EVERY  # whether the server still serves the same
-    grace: float = 10.0  # for what is in flight when told to stop
-    patience: float | None = None  # how long an absent server is borne; None for ever
+    identity_check_interval: float = IDENTITY_CHECK_INTERVAL  # whether the server still serves the same
+    shutdown_timeout: float = 10.0  # for what is in flight when told to stop
+    outage_timeout: float | None = None  # how long an absent server is borne; None for ever
     most_requests: int = MOST_REQUESTS  # with documents, in flight at once, for all embeddings together, on each server
     limits: Limits = field(default_factory=Limits)

@@ -18,21 +18,21 @@ from pg_qwen_embed.domain import retry
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
 from pg_qwen_embed.inference import batching
-from pg_qwen_embed.inference.balancer import Fleet
+from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
 from pg_qwen_embed.postgres.store import Store
-from pg_qwen_embed.worker.dispatcher import Sender
-from pg_qwen_embed.worker.scanner import Walker
-from pg_qwen_embed.worker.watermark import Floor
+from pg_qwen_embed.worker.dispatcher import Dispatcher
+from pg_qwen_embed.worker.scanner import BackfillScanner
+from pg_qwen_embed.worker.watermark import Watermark
 from pg_qwen_embed.worker.work import (
     Cleared,
     Embedded,
-    InFlight,
+    Ledger,
     Outcome,
-    Refused,
+    Rejected,
     Request,
-    Truncated,
-    WalkPage,
+    ScanPage,
+    SourceTruncated,
     of_backfill,
     pieces_of,
     rows_of,
@@ -67,7 +67,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class WriteQueue:
     """What is to be written, and the connections for it."""
 
     pool: Pool
@@ -76,16 +76,16 @@ class Line:
     taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Feed:
+class Pipeline:
     """`start` it in a task group, call `read` from the worker's loop, `stop` it. `moved` is called when there is room again for
     changes that there was none for, and when everything is settled."""
 
     def __init__(
         self,
         store: Store,
-        fleet: Fleet,
+        balancer: Balancer,
         pool: Pool,
-        walk_pool: Pool,
+        backfill_pool: Pool,
         *,
         limits: Limits,
         moved: Callable[[], None],
@@ -96,56 +96,56 @@ class Feed:
         self.store = store
         self.embedding = store.embedding
         self._limits = limits
-        self._fleet = fleet
+        self._balancer = balancer
         self._moved = moved
         self._altered = altered
         self._once = once
-        self._floor = Floor()
+        self._watermark = Watermark()
         self._entries = limits.page_entries  # to read at once
         self._lacked_room = False  # changes were not read for want of it: they are late
-        self._in_flight = InFlight()
+        self._ledger = Ledger()
         self._vacuumed_at = 0  # of the entries settled
         # A change waits for no backfill: each kind has writers and connections of its own.
-        self._live = Line(pool)
-        self._walked = Line(walk_pool)
-        self.walker = Walker(
+        self._live = WriteQueue(pool)
+        self._backfill = WriteQueue(backfill_pool)
+        self.scanner = BackfillScanner(
             store,
-            walk_pool,
+            backfill_pool,
             limits.backfill_rows,
             limits.size // 4,
             has_room=self._has_room,
             take=self._take,
             moved=moved,
         )
-        self._sender = Sender(self.embedding, fleet, limits.request, self._settled)
+        self._dispatcher = Dispatcher(self.embedding, balancer, limits.request, self._settled)
         self._alone: deque[Outcome] = deque()  # to be written one by one
         # Writes of chunks lock each other out: rather here than in the database, where the waiting one holds a connection.
         self._one_at_a_time = asyncio.Lock() if self.embedding.generation.chunking else nullcontext()
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
-        self._portion = batching.Portion(limits.write_rows)
+        self._sizer = batching.BatchSizer(limits.write_rows)
         self.written = 0
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        self._sender.start(group)
+        self._dispatcher.start(group)
         self._settling = [
-            group.create_task(self._settle(line)) for line in (self._live, self._walked) for _ in range(WRITERS)
+            group.create_task(self._settle(queue)) for queue in (self._live, self._backfill) for _ in range(WRITERS)
         ]
 
     def stop(self) -> None:
-        self.walker.stop()
-        self._sender.stop()
+        self.scanner.stop()
+        self._dispatcher.stop()
         for task in self._settling:
             task.cancel()
 
     @property
     def idle(self) -> bool:
         """Nothing read is unsettled, and no backfill is under way."""
-        return self.settled and not self.walker.under_way
+        return self.settled and not self.scanner.active
 
     @property
     def settled(self) -> bool:
-        return self._in_flight.empty
+        return self._ledger.empty
 
     def pause(self, seconds: float) -> None:
         """Read nothing for so long: the last read failed."""
@@ -158,36 +158,36 @@ class Feed:
     @property
     def takes_changes(self) -> bool:
         """Whether there is room for live changes, whatever a backfill has in hand."""
-        held = self._in_flight
+        held = self._ledger
         return not self.paused and held.live < self._room and held.live_size < self._limits.size
 
     def _has_room(self) -> bool:
         """Whether a backfill may read on: it fills what the live changes leave."""
-        held = self._in_flight
+        held = self._ledger
         return held.documents < self._room and held.size < self._limits.size
 
     @property
     def _room(self) -> int:
-        return max(self._limits.documents, 4 * self._fleet.limit * self._limits.request.documents)
+        return max(self._limits.documents, 4 * self._balancer.limit * self._limits.request.documents)
 
     # Reading: called from the worker's loop, on its connection.
 
     async def read(self, reader: AsyncConnection) -> bool:
         """Take the next page of changes. True if there was one."""
-        return await self._read_changes(reader, self._floor.cursor)
+        return await self._read_changes(reader, self._watermark.read_position)
 
     async def sweep(self, reader: AsyncConnection) -> bool:
         """Look again from the floor for entries that became visible late, and move the floor up."""
-        if self._floor.complete:
+        if self._watermark.complete:
             return await self._read_failures(reader)
         xmin, transaction_id = await self.store.read_snapshot(reader)
-        self._floor.mark(transaction_id)
-        found = await self._read_changes(reader, self._floor.floor, sweep_xmin=xmin)
+        self._watermark.mark(transaction_id)
+        found = await self._read_changes(reader, self._watermark.low, sweep_xmin=xmin)
         return await self._read_failures(reader) or found
 
     async def rescan(self, reader: AsyncConnection) -> bool:
         """Look again from the very beginning, as before sleeping."""
-        self._floor.rewind()
+        self._watermark.rewind()
         found = await self._read_changes(reader, 0)
         return await self._read_failures(reader) or found
 
@@ -196,8 +196,8 @@ class Feed:
         if not self.takes_changes:
             return False
         due = await self.store.read_failures(reader, rows=self._limits.page_keys)
-        due = [change for change in due if change.key not in self._in_flight.retrying]
-        self._in_flight.retrying.update(change.key for change in due)
+        due = [change for change in due if change.key not in self._ledger.retrying]
+        self._ledger.retrying.update(change.key for change in due)
         self._take(due, None)
         return bool(due)
 
@@ -206,26 +206,26 @@ class Feed:
             self._lacked_room = True
             return False
         page = await self.store.read_outbox(
-            reader, after=after, in_flight=self._in_flight.seqs,
+            reader, after=after, in_flight=self._ledger.seqs,
             entries=self._entries, keys=self._limits.page_keys,
         )  # fmt: skip
         self._entries = self._limits.page_keys * 4 if page.full else self._limits.page_entries
         if sweep_xmin is None:
-            self._floor.read(page.end)
+            self._watermark.read(page.end)
         else:
-            self._floor.swept(sweep_xmin, page.end if page.cut else None)
-        for version, seqs in page.truncated:
-            self._in_flight.seqs.update(seqs)
-            self._settled(Truncated(version, seqs))
+            self._watermark.swept(sweep_xmin, page.end if page.partial else None)
+        for version, seqs in page.source_truncated:
+            self._ledger.seqs.update(seqs)
+            self._settled(SourceTruncated(version, seqs))
         self._take(page.changes, None)
-        found = bool(page.changes or page.truncated)
-        if page.cut and sweep_xmin is not None:  # what came late is more than a page
+        found = bool(page.changes or page.source_truncated)
+        if page.partial and sweep_xmin is not None:  # what came late is more than a page
             await self._read_changes(reader, page.end, sweep_xmin)
         return found
 
-    def _take(self, changes: list[Change], page: WalkPage | None) -> None:
-        self._in_flight.take(changes, page)
-        self._sender.put([change for change in changes if change.fingerprint is not None], page)
+    def _take(self, changes: list[Change], page: ScanPage | None) -> None:
+        self._ledger.take(changes, page)
+        self._dispatcher.put([change for change in changes if change.fingerprint is not None], page)
         blank = [change for change in changes if change.fingerprint is None]
         if blank or (page is not None and not changes):  # nothing to write, but the walk has come further
             self._settled(Cleared(blank))
@@ -233,27 +233,27 @@ class Feed:
     # Writing: WRITERS tasks for each line, on connections of its pool.
 
     def _settled(self, outcome: Outcome) -> None:
-        (self._walked if of_backfill(outcome) else self._live).outcomes.put_nowait(outcome)
+        (self._backfill if of_backfill(outcome) else self._live).outcomes.put_nowait(outcome)
 
-    async def _settle(self, line: Line) -> None:
+    async def _settle(self, queue: WriteQueue) -> None:
         while True:
-            await self._write_until_done(await self._next_group(line), line.pool)
+            await self._write_until_done(await self._next_group(queue), queue.pool)
             while self._alone:
-                await self._write_until_done([self._alone.popleft()], line.pool)
-            self.walker.room()
-            if self.settled or self.walker.finished or (self._lacked_room and self.takes_changes):
+                await self._write_until_done([self._alone.popleft()], queue.pool)
+            self.scanner.room()
+            if self.settled or self.scanner.finished or (self._lacked_room and self.takes_changes):
                 self._lacked_room = False
                 self._moved()
 
-    async def _next_group(self, line: Line) -> list[Outcome]:
+    async def _next_group(self, queue: WriteQueue) -> list[Outcome]:
         """What there is to write, up to a portion. Changes that are late already wait for others."""
-        outcomes = line.outcomes
-        async with line.taking:
+        outcomes = queue.outcomes
+        async with queue.taking:
             group = [await outcomes.get()]
-            rows, most = rows_of(group[0]), self._portion.rows
-            late = line is self._live and self._lacked_room
+            rows, most = rows_of(group[0]), self._sizer.rows
+            late = queue is self._live and self._lacked_room
             if late:
-                most = min(most, self._in_flight.live // 2)  # the others keep the server busy meanwhile
+                most = min(most, self._ledger.live // 2)  # the others keep the server busy meanwhile
             with suppress(asyncio.QueueEmpty, TimeoutError):
                 async with asyncio.timeout(GATHER if late else None):
                     while rows < most:
@@ -269,12 +269,12 @@ class Feed:
                 async with self._one_at_a_time, asyncio.timeout(WRITE_TIMEOUT), pool.connection() as connection:
                     began = clock()
                     await self._write(connection, group)
-                    self._portion.written(rows, clock() - began)
+                    self._sizer.written(rows, clock() - began)
             except (psycopg.Error, TimeoutError) as error:
                 reason = first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
                 log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
                 if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ROWS_OWN_FAULT:
-                    self._part(group, reason)
+                    self._split(group, reason)
                     return
                 if isinstance(
                     error, psycopg.ProgrammingError
@@ -286,14 +286,14 @@ class Feed:
             else:
                 return
 
-    def _part(self, group: list[Outcome], reason: str) -> None:
+    def _split(self, group: list[Outcome], reason: str) -> None:
         """A row of this group cannot be written: write each on its own, and the one that still cannot is a failure."""
         pieces = [piece for outcome in group for piece in pieces_of(outcome)]
         match pieces:
             case [Embedded(request, _)]:
-                self._settled(Refused(request, f"PostgreSQL: {reason}"))
+                self._settled(Rejected(request, f"PostgreSQL: {reason}"))
             case [Cleared([change])]:
-                self._settled(Refused(Request([change], None), f"PostgreSQL: {reason}"))
+                self._settled(Rejected(Request([change], None), f"PostgreSQL: {reason}"))
             case [other]:
                 self._later(other)
             case _:
@@ -307,26 +307,26 @@ class Feed:
             locked = await self.store.write(connection, changes, [outcome.embeddings for outcome in embedded])
             group[:] = [outcome for outcome in group if not isinstance(outcome, Embedded)]
             self._written(embedded, set(locked))
-        refused = [outcome for outcome in group if isinstance(outcome, Refused)]
+        refused = [outcome for outcome in group if isinstance(outcome, Rejected)]
         if refused:
             await self._record_failures(connection, refused)
-            group[:] = [outcome for outcome in group if not isinstance(outcome, Refused)]
+            group[:] = [outcome for outcome in group if not isinstance(outcome, Rejected)]
             for outcome in refused:
-                self._in_flight.settle(outcome.request.changes, outcome.request.page)
+                self._ledger.settle(outcome.request.changes, outcome.request.page)
         while group:
             match group[-1]:
                 case Cleared(changes):
                     undone = await self.store.clear(connection, changes) if changes else []
-                    self._in_flight.settle([change for n, change in enumerate(changes) if n not in undone], None)
+                    self._ledger.settle([change for n, change in enumerate(changes) if n not in undone], None)
                     if undone:
                         self._later(Cleared([changes[n] for n in undone]))
-                case Truncated(version, seqs):
-                    await self.store.clear_truncated(connection, version, seqs)
-                    self._in_flight.settle_entries(seqs)
+                case SourceTruncated(version, seqs):
+                    await self.store.clear_source_truncated(connection, version, seqs)
+                    self._ledger.settle_entries(seqs)
             group.pop()
-        await self.walker.advance(connection)
+        await self.scanner.advance(connection)
 
-    async def _record_failures(self, connection: AsyncConnection, refused: Sequence[Refused]) -> None:
+    async def _record_failures(self, connection: AsyncConnection, refused: Sequence[Rejected]) -> None:
         changes = [change for outcome in refused for change in outcome.request.changes]  # one each
         sentences = [outcome.sentence for outcome in refused]
         for sentence, rows in Counter(sentences).items():
@@ -355,7 +355,7 @@ class Feed:
                         done += one.request.changes
             position += len(outcome.request.changes)
             self.written += len(done)
-            self._in_flight.settle(done, outcome.request.page)
+            self._ledger.settle(done, outcome.request.page)
 
     def _later(self, outcome: Outcome) -> None:
         """The application has a row locked: its vector waits here, and the worker does not wait for the lock."""
@@ -363,7 +363,7 @@ class Feed:
 
     def wants_vacuum(self) -> bool:
         """Whether so many entries were settled since it last said so that their outbox should be vacuumed."""
-        if self._in_flight.settled_entries < self._vacuumed_at + VACUUM_AFTER:
+        if self._ledger.settled_entries < self._vacuumed_at + VACUUM_AFTER:
             return False
-        self._vacuumed_at = self._in_flight.settled_entries
+        self._vacuumed_at = self._ledger.settled_entries
         return True

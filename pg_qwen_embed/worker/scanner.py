@@ -10,7 +10,7 @@ import psycopg
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.postgres.connection import AsyncConnection, Pool
 from pg_qwen_embed.postgres.store import Store
-from pg_qwen_embed.worker.work import Walk, WalkPage
+from pg_qwen_embed.worker.work import Scan, ScanPage
 
 ADVANCE_EVERY = 0.2  # seconds, while pages are written
 WAKE_EVERY = 0.2  # seconds; a rest ends without an event
@@ -18,7 +18,7 @@ READ_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 FIRST_PAGE, SMALLEST_PAGE = 128, 16  # rows
 
 
-class Walker:
+class BackfillScanner:
     """`begin` a walk; say when there may be `room`; when it is `finished`, `end` it."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Walker:
         size: int,
         *,
         has_room: Callable[[], bool],
-        take: Callable[[list[Change], WalkPage], None],
+        take: Callable[[list[Change], ScanPage], None],
         moved: Callable[[], None],
     ) -> None:
         """rows, size (bytes): of a page, about. has_room: whether another may be read. take: is given each page. moved: called
@@ -42,7 +42,7 @@ class Walker:
         self._take = take
         self._moved = moved
         self._rows = min(rows, FIRST_PAGE)
-        self._walk: Walk | None = None
+        self._scan: Scan | None = None
         self._reading: asyncio.Task[None] | None = None
         self._error: psycopg.Error | None = None
         self._rests_until = 0.0
@@ -51,8 +51,8 @@ class Walker:
         self._advance_at = 0.0
 
     def begin(self, group: asyncio.TaskGroup, after: Sequence[str] | None) -> None:
-        self._walk = Walk(after)
-        self._reading = group.create_task(self._read(self._walk))
+        self._scan = Scan(after)
+        self._reading = group.create_task(self._read(self._scan))
 
     def stop(self) -> None:
         """Read no further."""
@@ -60,16 +60,16 @@ class Walker:
             self._reading.cancel()
 
     def end(self) -> None:
-        self._walk = None
+        self._scan = None
 
     @property
-    def under_way(self) -> bool:
-        return self._walk is not None
+    def active(self) -> bool:
+        return self._scan is not None
 
     @property
     def finished(self) -> bool:
         """Every row of the source has its vector."""
-        return self._walk is not None and self._walk.finished
+        return self._scan is not None and self._scan.finished
 
     def room(self) -> None:
         """There may be."""
@@ -82,12 +82,12 @@ class Walker:
             self._rests_until = asyncio.get_running_loop().time() + rest
         return error
 
-    async def _read(self, walk: Walk) -> None:
-        while not walk.exhausted:
+    async def _read(self, scan: Scan) -> None:
+        while not scan.exhausted:
             while not self._may_read():
                 await self._wait()
             try:
-                await self._read_page(walk)
+                await self._read_page(scan)
             except psycopg.Error as error:
                 self._give_up(error)
             except TimeoutError:
@@ -98,13 +98,13 @@ class Walker:
         resting = asyncio.get_running_loop().time() < self._rests_until
         return self._error is None and not resting and self._has_room()
 
-    async def _read_page(self, walk: Walk) -> None:
+    async def _read_page(self, scan: Scan) -> None:
         rows = self._rows
         async with asyncio.timeout(READ_TIMEOUT), self._pool.connection() as connection:
-            page = await self._store.read_backfill(connection, after=walk.after, rows=rows)
-        walk.exhausted = page.rows < rows
+            page = await self._store.read_backfill(connection, after=scan.after, rows=rows)
+        scan.exhausted = page.rows < rows
         if page.last is not None:
-            self._take(page.changes, walk.add(page.last, page.rows, left=len(page.changes)))
+            self._take(page.changes, scan.add(page.last, page.rows, left=len(page.changes)))
         if page.changes:
             size = sum(change.size for change in page.changes) // len(page.changes)
             self._rows = min(self._most, max(SMALLEST_PAGE, self._size // max(1, size)))
@@ -125,8 +125,8 @@ class Walker:
         """Record what is written, now and then: after a crash some rows are looked at again that have their vector."""
         now = asyncio.get_running_loop().time()
         async with self._advancing:
-            walk = self._walk
-            if walk and (pages := walk.written()) and (now >= self._advance_at or len(pages) == walk.unfinished):
+            scan = self._scan
+            if scan and (pages := scan.written()) and (now >= self._advance_at or len(pages) == scan.unfinished):
                 await self._store.advance_backfill(connection, pages[-1].last, sum(page.rows for page in pages))
-                walk.drop(pages)
+                scan.drop(pages)
                 self._advance_at = now + ADVANCE_EVERY

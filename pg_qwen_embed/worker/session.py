@@ -16,7 +16,7 @@ import psycopg
 from pg_qwen_embed.domain import retry
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, Error
 from pg_qwen_embed.domain.model import Embedding
-from pg_qwen_embed.inference.balancer import Fleet
+from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async, first_line, pool
@@ -25,19 +25,19 @@ from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.sql import fragments, statement
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.worker.maintenance import Housekeeping
+from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
-from pg_qwen_embed.worker.pipeline import WRITERS, Feed
+from pg_qwen_embed.worker.pipeline import WRITERS, Pipeline
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
 READER_NAME = "pg_qwen_embed worker: lead and read"
 AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 WRITER_NAME = "pg_qwen_embed worker: write"
-WALKER_NAME = "pg_qwen_embed worker: backfill"
+SCANNER_NAME = "pg_qwen_embed worker: backfill"
 LONGEST_STATEMENT = 60.0  # seconds
 STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
-LONGEST_BLINK = 0.05
+LONGEST_SPIN = 0.05
 
 
 class Stopped(Exception):  # not an error: it ends the task group
@@ -90,21 +90,21 @@ class Session:
         self._url = url
         self._options = options
         self._stopping = stopping
-        self._feeds: dict[int, Feed] = {}
+        self._pipelines: dict[int, Pipeline] = {}
         self._doorbell = asyncio.Event()
-        self._fleet = Fleet(
-            servers, most_requests=options.most_requests, patience=options.patience, once=options.once,
-            look_every=options.look_every, changed=self._server_changed,
+        self._balancer = Balancer(
+            servers, most_requests=options.most_requests, outage_timeout=options.outage_timeout, once=options.once,
+            identity_check_interval=options.identity_check_interval, changed=self._server_changed,
         )  # fmt: skip
         self._name = READER_NAME
-        self._refused: dict[int, str] = {}  # generations that no server has the model of, and the sentence
+        self._mismatched: dict[int, str] = {}  # generations that no server has the model of, and the sentence
         self._standing_by = False
-        self._blink = options.blink
+        self._spin = options.spin_interval
         self._pinged = asyncio.Event()
         self._channel = ""
         self._registry_changed = True
         self._halfvec_oid = 0
-        self._asked: Sequence[Feed] = ()
+        self._asked: Sequence[Pipeline] = ()
         self._has_work = b""  # of those
         self.opened = False
 
@@ -114,19 +114,19 @@ class Session:
             async with (
                 await connect_async(self._url, READER_NAME) as self._reader,
                 pool(self._url, WRITER_NAME, least=1, most=WRITERS) as self._pool,
-                pool(self._url, WALKER_NAME, least=0, most=1 + WRITERS) as self._walk_pool,
+                pool(self._url, SCANNER_NAME, least=0, most=1 + WRITERS) as self._backfill_pool,
                 asyncio.TaskGroup() as self._group,
             ):
                 self.opened = True
                 self._channel = f"qwen_embed_{self._reader.info.backend_pid}"
                 log.info("connected database=%s pid=%d", self._reader.info.dbname, self._reader.info.backend_pid)
-                self._fleet.start(self._group)
+                self._balancer.start(self._group)
                 self._group.create_task(self._listen())
                 self._group.create_task(self._ping())
-                self._chores = Housekeeping(
-                    self._url, self._pool, self._group, self._feeds, self._options, self._doorbell.set
+                self._maintenance = Maintenance(
+                    self._url, self._pool, self._group, self._pipelines, self._options, self._doorbell.set
                 )
-                self._chores.start()
+                self._maintenance.start()
                 self._group.create_task(self._ring_when_stopping())
                 self._group.create_task(self._follow())
         except psycopg.Error as error:
@@ -191,7 +191,7 @@ class Session:
 
     def _say_whether_one_is_away(self) -> None:
         """Where `status` looks: in the name of the session that leads."""
-        lacking = any(self._fleet.lacks(feed.embedding) for feed in self._feeds.values())
+        lacking = any(self._balancer.lacks(pipeline.embedding) for pipeline in self._pipelines.values())
         name = AWAY_NAME if lacking else READER_NAME
         if name != self._name:
             self._name = name
@@ -211,19 +211,19 @@ class Session:
             if self._registry_changed or clock() - looked >= (self._options.poll or STANDBY_POLL):
                 await self._read_registry()
                 looked = clock()
-            self._excuse_walkers()
-            feeds = await self._with_work()
-            found = await self._look(Feed.read, feeds)
+            self._report_scan_errors()
+            pipelines = await self._with_work()
+            found = await self._look(Pipeline.read, pipelines)
             if clock() - swept >= self._options.sweep:
-                found |= await self._look(Feed.sweep, feeds)
+                found |= await self._look(Pipeline.sweep, pipelines)
                 swept = clock()
-            await self._finish_walks()
+            await self._finish_scans()
             if found:
                 active = clock()
             elif self._options.once and await self._drained():
                 break
             elif clock() - active < self._options.linger:
-                await self._heard(self._options.blink)
+                await self._heard(self._options.spin_interval)
             else:
                 await self._sleep()
         await self._drain()
@@ -231,91 +231,93 @@ class Session:
 
     async def _sleep(self) -> None:
         """Close the gates, look once more from the beginning, then wait to be told."""
-        feeds = [feed for feed in self._feeds.values() if feed.takes_changes]
-        closed = await self._close_gates(feeds)
+        pipelines = [pipeline for pipeline in self._pipelines.values() if pipeline.takes_changes]
+        closed = await self._close_gates(pipelines)
         try:
-            if await self._look(Feed.rescan, await self._with_work()):
+            if await self._look(Pipeline.rescan, await self._with_work()):
                 return
             # A writer that found its gate open will not notify: until it is done, keep looking.
-            await self._heard(self._longest_sleep() if len(closed) == len(feeds) else self._next_blink())
+            await self._heard(self._longest_sleep() if len(closed) == len(pipelines) else self._next_spin())
         finally:
             await self._open_gates(closed)
 
     def _longest_sleep(self) -> float | None:
-        self._blink = self._options.blink
-        if any(feed.paused for feed in self._feeds.values()):
-            return self._options.excuse
+        self._spin = self._options.spin_interval
+        if any(pipeline.paused for pipeline in self._pipelines.values()):
+            return self._options.error_pause
         if self._standing_by:
             return self._options.poll or STANDBY_POLL
         return self._options.poll or None
 
-    def _next_blink(self) -> float:
+    def _next_spin(self) -> float:
         """A transaction that keeps its gate open may last: look less and less often."""
-        self._blink = min(self._blink * 1.5, LONGEST_BLINK)
-        return self._blink
+        self._spin = min(self._spin * 1.5, LONGEST_SPIN)
+        return self._spin
 
     async def _drain(self) -> None:
         """Let what is in flight be written, but not for ever."""
-        for feed in self._feeds.values():
-            feed.walker.stop()
+        for pipeline in self._pipelines.values():
+            pipeline.scanner.stop()
         try:
-            async with asyncio.timeout(self._options.grace):
-                while not all(feed.settled for feed in self._feeds.values()):
+            async with asyncio.timeout(self._options.shutdown_timeout):
+                while not all(pipeline.settled for pipeline in self._pipelines.values()):
                     self._doorbell.clear()
                     await self._heard(0.1)
         except TimeoutError:
-            log.warning("stopped_early reason=requests still in flight after %s s", self._options.grace)
-        log.info("stopped written=%d", sum(feed.written for feed in self._feeds.values()))
+            log.warning("stopped_early reason=requests still in flight after %s s", self._options.shutdown_timeout)
+        log.info("stopped written=%d", sum(pipeline.written for pipeline in self._pipelines.values()))
 
     async def _drained(self) -> bool:
         """Nothing in flight, nothing being built, and the outboxes are empty from the very beginning."""
-        if self._chores.busy or not all(feed.idle for feed in self._feeds.values()):
+        if self._maintenance.busy or not all(pipeline.idle for pipeline in self._pipelines.values()):
             return False
-        return not await self._look(Feed.rescan, list(self._feeds.values()))
+        return not await self._look(Pipeline.rescan, list(self._pipelines.values()))
 
-    async def _with_work(self) -> list[Feed]:
+    async def _with_work(self) -> list[Pipeline]:
         """The feeds that would find something, or may: of many embeddings only a few change at a time."""
-        feeds = [feed for feed in self._feeds.values() if not feed.paused]  # they may be locked
-        if len(feeds) < 2:
-            return feeds
+        pipelines = [pipeline for pipeline in self._pipelines.values() if not pipeline.paused]  # they may be locked
+        if len(pipelines) < 2:
+            return pipelines
         try:
-            cursor = await self._reader.execute(self._have_work(feeds))
+            cursor = await self._reader.execute(self._have_work(pipelines))
             ids = {row[0] for row in await cursor.fetchall()}
         except psycopg.Error:
             if self._reader.closed:
                 raise
-            return feeds  # one of them cannot be read: it is found by looking at each
-        return [feed for feed in feeds if feed.embedding.generation.id in ids]
+            return pipelines  # one of them cannot be read: it is found by looking at each
+        return [pipeline for pipeline in pipelines if pipeline.embedding.generation.id in ids]
 
-    def _have_work(self, feeds: Sequence[Feed]) -> bytes:
-        if feeds != self._asked:
-            self._asked = feeds
-            self._has_work = fragments.union(feed.store.has_work for feed in feeds).as_bytes(None)
+    def _have_work(self, pipelines: Sequence[Pipeline]) -> bytes:
+        if pipelines != self._asked:
+            self._asked = pipelines
+            self._has_work = fragments.union(pipeline.store.has_work for pipeline in pipelines).as_bytes(None)
         return self._has_work
 
-    async def _look(self, how: Callable[[Feed, AsyncConnection], Awaitable[bool]], feeds: Iterable[Feed]) -> bool:
+    async def _look(
+        self, how: Callable[[Pipeline, AsyncConnection], Awaitable[bool]], pipelines: Iterable[Pipeline]
+    ) -> bool:
         """Let these feeds look; True if one found something. One that cannot rests a while, and the others go on."""
         found = False
-        for feed in feeds:
+        for pipeline in pipelines:
             try:
-                found |= await how(feed, self._reader)
+                found |= await how(pipeline, self._reader)
             except psycopg.Error as error:
                 if self._reader.closed:
                     raise
-                self._excuse(feed, error)
-                feed.pause(self._options.excuse)
+                self._report_read_error(pipeline, error)
+                pipeline.pause(self._options.error_pause)
         return found
 
-    def _excuse_walkers(self) -> None:
-        for feed in self._feeds.values():
-            if error := feed.walker.take_error(rest=self._options.excuse):
-                self._excuse(feed, error)
+    def _report_scan_errors(self) -> None:
+        for pipeline in self._pipelines.values():
+            if error := pipeline.scanner.take_error(rest=self._options.error_pause):
+                self._report_read_error(pipeline, error)
 
-    def _excuse(self, feed: Feed, error: psycopg.Error) -> None:
-        sentence = f"{feed.embedding.name} cannot be read: {first_line(error)}"
+    def _report_read_error(self, pipeline: Pipeline, error: psycopg.Error) -> None:
+        sentence = f"{pipeline.embedding.name} cannot be read: {first_line(error)}"
         if self._options.once and not isinstance(error, psycopg.OperationalError):  # those pass: a lock, a time-out
             raise DatabaseUnavailable(sentence) from None
-        log.warning("read_failed embedding=%s reason=%s", feed.embedding.name, first_line(error))
+        log.warning("read_failed embedding=%s reason=%s", pipeline.embedding.name, first_line(error))
         self._read_registry_again()
 
     def _read_registry_again(self) -> None:
@@ -334,20 +336,20 @@ class Session:
         """Follow what was attached, leave what was detached or looks different now."""
         self._registry_changed = False
         current = {e.generation.id: e for e in await catalog.embeddings_async(self._reader) if not e.source.problem}
-        for id_, feed in list(self._feeds.items()):
-            if current.get(id_) != feed.embedding:
+        for id_, pipeline in list(self._pipelines.items()):
+            if current.get(id_) != pipeline.embedding:
                 await self._leave(id_)
-        wanted = [id_ for id_ in current if id_ not in self._feeds]
+        wanted = [id_ for id_ in current if id_ not in self._pipelines]
         for id_ in await self._try_lead(wanted):
             await self._try_take_on(current[id_])
-        self._standing_by = any(id_ not in self._feeds for id_ in current)
+        self._standing_by = any(id_ not in self._pipelines for id_ in current)
         await self._restart_backfills()
-        await self._say_what_is_refused()
+        await self._report_model_mismatches()
         self._say_whether_one_is_away()
-        for id_, feed in self._feeds.items():
-            self._chores.follow_partitions(current[id_], feed)
+        for id_, pipeline in self._pipelines.items():
+            self._maintenance.follow_partitions(current[id_], pipeline)
         if self._options.once:
-            for id_ in set(wanted) - set(self._feeds):
+            for id_ in set(wanted) - set(self._pipelines):
                 log.info("led_elsewhere embedding=%s", current[id_].name)
 
     async def _try_take_on(self, embedding: Embedding) -> None:
@@ -361,67 +363,67 @@ class Session:
             await self._leave(embedding.generation.id)
 
     async def _take_on(self, embedding: Embedding) -> None:
-        feed = Feed(
-            Store(embedding, self._halfvec_oid), self._fleet, self._pool, self._walk_pool,
+        pipeline = Pipeline(
+            Store(embedding, self._halfvec_oid), self._balancer, self._pool, self._backfill_pool,
             limits=self._options.limits, moved=self._doorbell.set, altered=self._read_registry_again,
             once=self._options.once,
         )  # fmt: skip
-        self._feeds[embedding.generation.id] = feed
-        feed.start(self._group)
-        state, cursor = await feed.store.read_backfill_state(self._reader)
+        self._pipelines[embedding.generation.id] = pipeline
+        pipeline.start(self._group)
+        state, cursor = await pipeline.store.read_backfill_state(self._reader)
         log.info("following embedding=%s generation=%d backfill=%s", embedding.name, embedding.generation.id, state)
-        await self._continue_backfill(feed, state, cursor)
+        await self._continue_backfill(pipeline, state, cursor)
 
-    async def _continue_backfill(self, feed: Feed, state: str, cursor: list[str] | None) -> None:
+    async def _continue_backfill(self, pipeline: Pipeline, state: str, cursor: list[str] | None) -> None:
         if state in ("pending", "running"):
-            await feed.store.start_backfill(self._reader)
-            feed.walker.begin(self._group, cursor)
+            await pipeline.store.start_backfill(self._reader)
+            pipeline.scanner.begin(self._group, cursor)
         else:
-            self._chores.build_index(feed)
+            self._maintenance.build_index(pipeline)
 
     async def _restart_backfills(self) -> None:
         """Backfills asked for while their generation is being followed."""
-        cursor = await self._reader.execute(statement("pending_backfills"), {"ids": list(self._feeds)})
+        cursor = await self._reader.execute(statement("pending_backfills"), {"ids": list(self._pipelines)})
         for (id_,) in await cursor.fetchall():
-            feed = self._feeds[id_]
-            if not feed.walker.under_way:
-                await self._continue_backfill(feed, "pending", None)
+            pipeline = self._pipelines[id_]
+            if not pipeline.scanner.active:
+                await self._continue_backfill(pipeline, "pending", None)
 
-    async def _say_what_is_refused(self) -> None:
+    async def _report_model_mismatches(self) -> None:
         """Embeddings that what is served is not for: in the log, and by a lock, where `status` looks."""
-        found = {id_: self._fleet.mismatch(feed.embedding) for id_, feed in self._feeds.items()}
+        found = {id_: self._balancer.mismatch(pipeline.embedding) for id_, pipeline in self._pipelines.items()}
         refused = {id_: str(mismatch) for id_, mismatch in found.items() if mismatch}
-        for id_ in self._refused.keys() - refused.keys():
-            await self._unlock(Lock.REFUSED, id_)
-        await self._lock("try_lead", Lock.REFUSED, list(refused.keys() - self._refused.keys()))
+        for id_ in self._mismatched.keys() - refused.keys():
+            await self._unlock(Lock.MODEL_MISMATCH, id_)
+        await self._lock("try_lead", Lock.MODEL_MISMATCH, list(refused.keys() - self._mismatched.keys()))
         for id_, sentence in refused.items():
-            if self._refused.get(id_) != sentence:
+            if self._mismatched.get(id_) != sentence:
                 log.warning("wrong_model reason=%s", sentence)
-        self._refused = refused
+        self._mismatched = refused
 
     async def _leave(self, id_: int) -> None:
-        feed = self._feeds.pop(id_)
-        feed.stop()
-        self._chores.leave(id_)
+        pipeline = self._pipelines.pop(id_)
+        pipeline.stop()
+        self._maintenance.leave(id_)
         await self._unlock(Lock.LEADER, id_)
-        log.info("left embedding=%s generation=%d", feed.embedding.name, id_)
+        log.info("left embedding=%s generation=%d", pipeline.embedding.name, id_)
 
     async def _try_lead(self, ids: list[int]) -> list[int]:
         return await self._lock("try_lead", Lock.LEADER, ids)
 
     # Backfills that have come to their end.
 
-    async def _finish_walks(self) -> None:
-        for feed in self._feeds.values():
-            if feed.walker.finished:
-                feed.walker.end()
-                await feed.store.finish_backfill(self._reader, "indexing", after="running")
-                self._chores.build_index(feed)
+    async def _finish_scans(self) -> None:
+        for pipeline in self._pipelines.values():
+            if pipeline.scanner.finished:
+                pipeline.scanner.end()
+                await pipeline.store.finish_backfill(self._reader, "indexing", after="running")
+                self._maintenance.build_index(pipeline)
 
     # The gates.
 
-    async def _close_gates(self, feeds: Iterable[Feed]) -> list[int]:
-        return await self._lock("close_gates", Lock.GATE, [feed.embedding.generation.id for feed in feeds])
+    async def _close_gates(self, pipelines: Iterable[Pipeline]) -> list[int]:
+        return await self._lock("close_gates", Lock.GATE, [pipeline.embedding.generation.id for pipeline in pipelines])
 
     async def _open_gates(self, ids: list[int]) -> None:
         if ids:

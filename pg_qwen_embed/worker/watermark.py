@@ -13,36 +13,36 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Floor:
-    cursor: int = 0
-    floor: int = 0
+class Watermark:
+    read_position: int = 0
+    low: int = 0
     _marks: deque[tuple[int, int]] = field(default_factory=deque)
 
     @property
     def complete(self) -> bool:
         """Nothing that was read can have an entry beneath it that became visible late."""
-        return self.cursor == self.floor
+        return self.read_position == self.low
 
     def read(self, highest: int) -> None:
         """A read from the cursor saw entries up to this number."""
-        self.cursor = max(self.cursor, highest)
+        self.read_position = max(self.read_position, highest)
 
     def mark(self, transaction_id: int) -> None:
         """This transaction id was assigned after the last read."""
-        if self.cursor > (self._marks[-1][1] if self._marks else self.floor):
-            self._marks.append((transaction_id, self.cursor))
+        if self.read_position > (self._marks[-1][1] if self._marks else self.low):
+            self._marks.append((transaction_id, self.read_position))
 
     def swept(self, snapshot_xmin: int, complete_to: int | None = None) -> None:
         """A sweep from the floor was read in a snapshot with this xmin; when cut short, only to `complete_to`."""
         while self._marks and self._marks[0][0] <= snapshot_xmin:
             _, sequence = self._marks[0]
             if complete_to is not None and sequence > complete_to:
-                self.floor = max(self.floor, complete_to)
+                self.low = max(self.low, complete_to)
                 return
-            self.floor = max(self.floor, sequence)
+            self.low = max(self.low, sequence)
             self._marks.popleft()
 
     def rewind(self) -> None:
         """Read everything again: before sleeping, and when entries were given back unacknowledged."""
-        self.cursor = self.floor = 0
+        self.read_position = self.low = 0
         self._marks.clear()

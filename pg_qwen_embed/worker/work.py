@@ -13,7 +13,7 @@ from pg_qwen_embed.domain.vectors import Vectors
 
 
 @dataclass(slots=True)
-class WalkPage:
+class ScanPage:
     """Rows of a backfill read at once. left: those whose vectors are not written yet."""
 
     last: Key
@@ -26,7 +26,7 @@ class Request:
     """Changes whose documents go to the server together. page: of the backfill that they came from, if any."""
 
     changes: list[Change]
-    page: WalkPage | None
+    page: ScanPage | None
 
     @property
     def size(self) -> int:
@@ -57,23 +57,23 @@ class Cleared:
 
 
 @dataclass(frozen=True, slots=True)
-class Truncated:
+class SourceTruncated:
     version: int
     seqs: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejected:
     request: Request  # of one change
     sentence: str
 
 
-Outcome = Embedded | Cleared | Truncated | Refused
+Outcome = Embedded | Cleared | SourceTruncated | Rejected
 
 
 def of_backfill(outcome: Outcome) -> bool:
     match outcome:
-        case Embedded(request, _) | Refused(request, _):
+        case Embedded(request, _) | Rejected(request, _):
             return request.page is not None
         case _:
             return False
@@ -102,7 +102,7 @@ def pieces_of(outcome: Outcome) -> list[Outcome]:
 
 
 @dataclass(slots=True)
-class InFlight:
+class Ledger:
     """The accounts of what is read and not yet settled."""
 
     seqs: set[int] = field(default_factory=set)
@@ -117,11 +117,11 @@ class InFlight:
     def empty(self) -> bool:
         return not self.documents and not self.seqs
 
-    def take(self, changes: Sequence[Change], page: WalkPage | None) -> None:
+    def take(self, changes: Sequence[Change], page: ScanPage | None) -> None:
         self._count(changes, page, 1)
         self.seqs.update(entries_of(changes))
 
-    def settle(self, changes: Sequence[Change], page: WalkPage | None) -> None:
+    def settle(self, changes: Sequence[Change], page: ScanPage | None) -> None:
         """Their entries are acknowledged."""
         self._count(changes, page, -1)
         if page is not None:
@@ -134,7 +134,7 @@ class InFlight:
         self.seqs.difference_update(seqs)
         self.settled_entries += len(seqs)
 
-    def _count(self, changes: Sequence[Change], page: WalkPage | None, sign: int) -> None:
+    def _count(self, changes: Sequence[Change], page: ScanPage | None, sign: int) -> None:
         size = sum([change.size for change in changes])
         self.documents += sign * len(changes)
         self.size += sign * size
@@ -144,24 +144,24 @@ class InFlight:
 
 
 @dataclass(slots=True)
-class Walk:
+class Scan:
     """A backfill under way: where the next page begins, and the pages that are not all written yet, in order."""
 
     after: Sequence[str] | None
     exhausted: bool = False
-    _pages: deque[WalkPage] = field(default_factory=deque)
+    _pages: deque[ScanPage] = field(default_factory=deque)
 
-    def add(self, last: Key, rows: int, left: int) -> WalkPage:
+    def add(self, last: Key, rows: int, left: int) -> ScanPage:
         """A page was read; the next one begins after it."""
         self.after = [str(value) for value in last]
-        self._pages.append(WalkPage(last, rows, left))
+        self._pages.append(ScanPage(last, rows, left))
         return self._pages[-1]
 
-    def written(self) -> list[WalkPage]:
+    def written(self) -> list[ScanPage]:
         """The pages at the front of which everything is written."""
         return list(takewhile(lambda page: not page.left, self._pages))
 
-    def drop(self, pages: Sequence[WalkPage]) -> None:
+    def drop(self, pages: Sequence[ScanPage]) -> None:
         """It is recorded that these pages, the first ones, are written."""
         for _ in pages:
             self._pages.popleft()

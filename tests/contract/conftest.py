@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from fake_sglang import StandIn
+from fake_sglang import FakeSGLang
 from harness import eventually
 from real import HERE, START, Starting, served, sglang
 from subject import KEY, Subject
@@ -40,13 +40,13 @@ def subjects(servers: dict[str, Starting], tmp_path_factory: pytest.TempPathFact
     with ExitStack() as stack:
         url = stack.enter_context(served(tmp_path_factory.mktemp("serve")))
         locked = stack.enter_context(served(tmp_path_factory.mktemp("locked"), "--api-key", KEY))
-        stand_in = stack.enter_context(StandIn(context_length=512).running())
-        with_key = stack.enter_context(StandIn(api_key=KEY).running())
+        fake_sglang = stack.enter_context(FakeSGLang(context_length=512).running())
+        with_key = stack.enter_context(FakeSGLang(api_key=KEY).running())
         ours = Subject(url, "", 0, 0)
         yield {
             "sglang": servers["plain"].subject,
             "serve": ours.introduced(),
-            "stand_in": Subject(stand_in.url.removesuffix("/v1"), stand_in.model, stand_in.dimensions, 512),
+            "stand_in": Subject(fake_sglang.url.removesuffix("/v1"), fake_sglang.model, fake_sglang.dimensions, 512),
             "sglang with a key": servers["strict"].subject,
             "serve with a key": Subject(locked, "", 0, 0, KEY).introduced(),
             "stand_in with a key": Subject(with_key.url.removesuffix("/v1"), "stand-in", 16, 32_768, KEY),

@@ -16,7 +16,7 @@ from harness import eventually
 from real import Starting
 from subject import KEY, Subject
 
-from pg_qwen_embed.domain.errors import DocumentRefused, ServerUnavailable
+from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
 from pg_qwen_embed.inference import truncation
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.settings import Settings
@@ -72,7 +72,7 @@ def test_ready_and_health_answer_nothing_but_their_status(subject: Subject) -> N
         assert (answer.status, answer.body) == (200, b"")
 
 
-def test_unknown_paths_and_methods_are_refused_in_the_frameworks_words(subject: Subject) -> None:
+def test_unknown_paths_and_methods_are_rejected_in_the_frameworks_words(subject: Subject) -> None:
     assert (subject.get("/v1/nothing").status, subject.get("/v1/nothing").json) == (404, {"detail": "Not Found"})
     answer = subject.get("/v1/embeddings")
     assert (answer.status, answer.json) == (405, {"detail": "Method Not Allowed"})
@@ -120,20 +120,20 @@ def test_dimensions_are_the_beginning_normalised_again(subject: Subject) -> None
         np.testing.assert_allclose(vectors(subject.embed(TEXTS, dimensions=dimensions)), beginning, atol=1e-4)
 
 
-def test_dimensions_that_cannot_be_are_refused(subject: Subject) -> None:
+def test_dimensions_that_cannot_be_are_rejected(subject: Subject) -> None:
     for dimensions in (0, -1):
         assert refusal(subject.embed(["x"], dimensions=dimensions)) == "Requested dimensions must be greater than 0"
     too_many = f"Provided dimensions are greater than max embedding dimension: {subject.dimensions}"
     assert refusal(subject.embed(["x"], dimensions=subject.dimensions + 1)) == too_many
 
 
-def test_inputs_that_are_empty_are_refused_all_together(subject: Subject) -> None:
+def test_inputs_that_are_empty_are_rejected_all_together(subject: Subject) -> None:
     assert refusal(subject.embed([])) == "Input cannot be empty"
     assert refusal(subject.embed("")) == "Input cannot be empty"
     assert refusal(subject.embed(["a", " \n"])) == "Input at index 1 cannot be empty or whitespace only"
 
 
-def test_input_that_is_too_long_has_the_whole_request_refused_without_its_index(subject: Subject) -> None:
+def test_input_that_is_too_long_has_the_whole_request_rejected_without_its_index(subject: Subject) -> None:
     long = "word and word " * subject.context
     count = subject.post("/tokenize", {"prompt": long}).json["count"]
     expected = f"The input ({count} tokens) is longer than the model's context length ({subject.context} tokens)."
@@ -151,7 +151,7 @@ def test_longest_input_is_one_shorter_than_the_context(subject: Subject) -> None
     assert subject.embed([text]).status == 200
 
 
-def test_requests_that_are_no_requests_are_refused_in_the_same_shape(subject: Subject) -> None:
+def test_requests_that_are_no_requests_are_rejected_in_the_same_shape(subject: Subject) -> None:
     for body in (b"{", b"[]", json.dumps({"model": "x"}).encode(), json.dumps({"model": "x", "input": 5}).encode(),
                  json.dumps({"model": "x", "input": ["a", None]}).encode()):  # fmt: skip
         refusal(subject.post("/v1/embeddings", body))
@@ -313,7 +313,7 @@ async def test_client_cuts_so_that_it_fits_and_ends_with_the_token_that_is_poole
     assert {0, 1, 2} <= {*found}
     (end,) = await client.tokenize(["short"], special=True)
     (bare,) = await client.tokenize(["short"], special=False)
-    for n, beginning in (await truncation.cut(client, texts, found, longest)).items():
+    for n, beginning in (await truncation.truncate(client, texts, found, longest)).items():
         assert texts[n].startswith(beginning)
         (tokens,) = await client.tokenize([beginning], special=True)
         assert 0.9 * longest < len(tokens) <= longest
@@ -321,14 +321,14 @@ async def test_client_cuts_so_that_it_fits_and_ends_with_the_token_that_is_poole
         await client.embed(info, [beginning], 8)
 
 
-async def test_client_tells_a_refused_document_from_a_server_that_is_full_or_closed(
+async def test_client_tells_a_rejected_document_from_a_server_that_is_full_or_closed(
     servers: dict[str, Starting],
 ) -> None:
     url = f"{servers['strict'].subject.root}/v1"
     async with EmbeddingServer(Settings(server_url=url, api_key=KEY)) as server:
         info = await server.model_info()
         assert not info.shortens
-        with pytest.raises(DocumentRefused, match="longer than the model's context length"):
+        with pytest.raises(DocumentRejected, match="longer than the model's context length"):
             await server.embed(info, ["word " * 2000], 8)
         with pytest.raises(ServerUnavailable, match="queue is full"):
             await server.embed(info, ["x"] * 64, 8)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from fake_sglang import StandIn
+from fake_sglang import FakeSGLang
 from harness import restart, setting
 from proxy import Proxy
 from psycopg.conninfo import make_conninfo
@@ -56,7 +56,7 @@ class Arena:
     """Everything that takes part, and what happened to it."""
 
     url: str
-    server: StandIn
+    server: FakeSGLang
     proxy: Proxy
     rng: random.Random
     folder: Path
@@ -218,7 +218,7 @@ def terminate_backend(arena: Arena) -> None:
         )
 
 
-def cut_connections(arena: Arena) -> None:
+def sever_connections(arena: Arena) -> None:
     arena.proxy.cut()
 
 
@@ -256,7 +256,7 @@ FAULTS: dict[str, Callable[[Arena], None]] = {
     "worker killed -9": kill_worker,
     "worker stopped and continued": stop_and_continue_worker,
     "backends terminated": terminate_backend,
-    "connections cut": cut_connections,
+    "connections cut": sever_connections,
     "connections delayed": proxied("delay"),
     "connections swallowed": proxied("swallow"),
     "connections refused": proxied("refuse"),
@@ -320,7 +320,7 @@ def count_wrong(arena: Arena) -> Counter[str]:
     return wrong
 
 
-def _compare(server: StandIn, documents: dict[str, str | None], found: list[tuple[str, str]]) -> Counter[str]:
+def _compare(server: FakeSGLang, documents: dict[str, str | None], found: list[tuple[str, str]]) -> Counter[str]:
     wrong: Counter[str] = Counter()
     vectors = dict(found)
     wrong["doubled"] += len(found) - len(vectors)
@@ -349,7 +349,7 @@ def arena_of(version: int, seed: int) -> Iterator[Arena]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pg_qwen_embed_chaos_")))
         url = stack.enter_context(embedded.postgres(version=version))
-        server = stack.enter_context(StandIn().running())
+        server = stack.enter_context(FakeSGLang().running())
         server.poison = "POISON"
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(SCHEMA)

@@ -18,8 +18,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from fake_sglang import StandIn
-from harness import Cluster, Rig, cluster, eventually, postmaster, restart, setting, together
+from fake_sglang import FakeSGLang
+from harness import Cluster, Harness, cluster, eventually, postmaster, restart, setting, together
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_qwen_embed.postgres import embedded
@@ -32,11 +32,11 @@ OURS = "application_name LIKE 'pg_qwen_embed worker%' AND datname = current_data
 
 
 @pytest.fixture
-def own_cluster(tmp_path: Path) -> Iterator[tuple[Cluster, Rig]]:
+def own_cluster(tmp_path: Path) -> Iterator[tuple[Cluster, Harness]]:
     """A PostgreSQL for one test alone, to be broken, and a database in it."""
-    with cluster(18) as postgres, StandIn().running() as server, ExitStack() as stack:
+    with cluster(18) as postgres, FakeSGLang().running() as server, ExitStack() as stack:
         url = make_conninfo(postgres.url, dbname="initialised")
-        yield postgres, Rig(url, server, tmp_path, stack)
+        yield postgres, Harness(url, server, tmp_path, stack)
 
 
 def config(url: str, name: str) -> str:
@@ -73,15 +73,20 @@ def caught_up(primary: str, standby: str) -> bool:
     return bool(done)
 
 
-def test_worker_follows_its_connection_string_to_the_standby_that_is_promoted(own_cluster: tuple[Cluster, Rig]) -> None:
-    _, rig = own_cluster
-    primary = rig.url
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
+def test_worker_follows_its_connection_string_to_the_standby_that_is_promoted(
+    own_cluster: tuple[Cluster, Harness],
+) -> None:
+    _, harness = own_cluster
+    primary = harness.url
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
     with standby_of(primary) as standby:
         hosts = ",".join(conninfo_to_dict(url)["host"] for url in (primary, standby))
-        both = Rig(
-            make_conninfo(primary, host=hosts, target_session_attrs="read-write"), rig.server, rig.folder, rig.stack
+        both = Harness(
+            make_conninfo(primary, host=hosts, target_session_attrs="read-write"),
+            harness.server,
+            harness.folder,
+            harness.stack,
         )
         worker = both.worker()
         eventually(both.settled)
@@ -90,27 +95,27 @@ def test_worker_follows_its_connection_string_to_the_standby_that_is_promoted(ow
         os.kill(postmaster(primary), signal.SIGQUIT)
         with psycopg.connect(standby, autocommit=True) as connection:
             connection.execute("SELECT pg_promote()")
-        after = Rig(both.url, rig.server, rig.folder, rig.stack)
+        after = Harness(both.url, harness.server, harness.folder, harness.stack)
         after.execute("UPDATE articles SET body = 'after the failover' WHERE id = 1")
-        eventually(lambda: "after the failover" in rig.server.texts)
+        eventually(lambda: "after the failover" in harness.server.texts)
         eventually(after.settled)
         after.assert_in_step()
         assert worker.end() == 0, worker.said
 
 
-def test_standby_is_refused_with_one_sentence(own_cluster: tuple[Cluster, Rig]) -> None:
-    _, rig = own_cluster
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    with standby_of(rig.url) as standby:
-        eventually(lambda: caught_up(rig.url, standby))
+def test_standby_is_rejected_with_one_sentence(own_cluster: tuple[Cluster, Harness]) -> None:
+    _, harness = own_cluster
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    with standby_of(harness.url) as standby:
+        eventually(lambda: caught_up(harness.url, standby))
         there = {"PG_QWEN_EMBED_DATABASE_URL": standby}
         for command in (["init"], ["worker", "--once"], ["attach", "articles", "--text", "body", "--name", "two"],
                         ["detach", "articles", "--yes"], ["verify", "articles", "--repair"]):  # fmt: skip
-            assert re.search("standby|recovery|read-only", rig.refused(*command, env=there)), command
-        assert "one" in rig.ok("search", "articles", "one", env=there)
-        assert "rows 1  vectors 1" in rig.ok("status", env=there)
+            assert re.search("standby|recovery|read-only", harness.refused(*command, env=there)), command
+        assert "one" in harness.ok("search", "articles", "one", env=there)
+        assert "rows 1  vectors 1" in harness.ok("status", env=there)
 
 
 async def told_of_tcp(url: str) -> dict[str, int]:
@@ -120,56 +125,58 @@ async def told_of_tcp(url: str) -> dict[str, int]:
         return dict(await cursor.fetchall())
 
 
-def test_worker_whose_machine_vanishes_leads_for_half_a_minute(own_cluster: tuple[Cluster, Rig]) -> None:
+def test_worker_whose_machine_vanishes_leads_for_half_a_minute(own_cluster: tuple[Cluster, Harness]) -> None:
     """PostgreSQL is told so in each session, and the rest is the kernel's."""
-    _, rig = own_cluster
-    data = Path(setting(rig.url, "data_directory"))
+    _, harness = own_cluster
+    data = Path(setting(harness.url, "data_directory"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    pg_ctl = [str(Path(config(rig.url, "BINDIR")) / "pg_ctl"), "-w", "-D", str(data), "-l", os.devnull]
+    pg_ctl = [str(Path(config(harness.url, "BINDIR")) / "pg_ctl"), "-w", "-D", str(data), "-l", os.devnull]
     subprocess.run([*pg_ctl, "restart", "-o", f"-h 127.0.0.1 -p {port} -k {data}"], check=True, user=owner(data))
-    told = asyncio.run(told_of_tcp(make_conninfo(rig.url, host="127.0.0.1", port=port)))
+    told = asyncio.run(told_of_tcp(make_conninfo(harness.url, host="127.0.0.1", port=port)))
     assert 0 < told["tcp_keepalives_idle"] + told["tcp_keepalives_count"] * told["tcp_keepalives_interval"] <= 30  # s
     assert 0 < told["tcp_user_timeout"] <= 30_000  # ms, while it waits for an acknowledgement
 
 
-def test_too_many_connections_are_waited_out(own_cluster: tuple[Cluster, Rig]) -> None:
-    _, rig = own_cluster
-    rig.articles("one")
-    rig.execute("CREATE ROLE limited LOGIN; GRANT ALL ON SCHEMA public, _qwen_embed, qwen_embed TO limited")
-    rig.execute("GRANT ALL ON ALL TABLES IN SCHEMA _qwen_embed TO limited; ALTER TABLE articles OWNER TO limited")
-    limited = Rig(rig.url.replace("user=postgres", "user=limited"), rig.server, rig.folder, rig.stack)
+def test_too_many_connections_are_waited_out(own_cluster: tuple[Cluster, Harness]) -> None:
+    _, harness = own_cluster
+    harness.articles("one")
+    harness.execute("CREATE ROLE limited LOGIN; GRANT ALL ON SCHEMA public, _qwen_embed, qwen_embed TO limited")
+    harness.execute("GRANT ALL ON ALL TABLES IN SCHEMA _qwen_embed TO limited; ALTER TABLE articles OWNER TO limited")
+    limited = Harness(
+        harness.url.replace("user=postgres", "user=limited"), harness.server, harness.folder, harness.stack
+    )
     limited.ok("attach", "articles", "--text", "body")
     worker = limited.worker()
-    eventually(rig.settled)
-    rig.execute("ALTER ROLE limited CONNECTION LIMIT 0")
-    rig.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'limited'")
-    rig.execute("INSERT INTO articles VALUES (2, 'two')")
+    eventually(harness.settled)
+    harness.execute("ALTER ROLE limited CONNECTION LIMIT 0")
+    harness.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'limited'")
+    harness.execute("INSERT INTO articles VALUES (2, 'two')")
     eventually(lambda: worker.said.count("too many connections") >= 2)
-    rig.execute("ALTER ROLE limited CONNECTION LIMIT -1")
-    eventually(lambda: rig.settled() and rig.count("store") == 2)
-    rig.assert_in_step()
+    harness.execute("ALTER ROLE limited CONNECTION LIMIT -1")
+    eventually(lambda: harness.settled() and harness.count("store") == 2)
+    harness.assert_in_step()
     assert worker.end() == 0
 
 
-def test_disk_that_is_full_is_waited_out(own_cluster: tuple[Cluster, Rig]) -> None:
+def test_disk_that_is_full_is_waited_out(own_cluster: tuple[Cluster, Harness]) -> None:
     """No file may grow beyond 17 MB, a little more than a WAL segment: the vectors cannot be written."""
-    postgres, rig = own_cluster
-    rig.server.dimensions = 4000
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    worker = rig.worker()
-    eventually(rig.settled)
-    rig.execute("DROP INDEX _qwen_embed.store_1_hnsw")  # it would only make this slow
+    postgres, harness = own_cluster
+    harness.server.dimensions = 4000
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker()
+    eventually(harness.settled)
+    harness.execute("DROP INDEX _qwen_embed.store_1_hnsw")  # it would only make this slow
     limit_files(postgres, 17 << 20)
-    rig.execute("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(2, 3000) n")
+    harness.execute("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(2, 3000) n")
     eventually(lambda: "File too large" in worker.said, deadline=60)
-    assert rig.count("outbox") > 0
+    assert harness.count("outbox") > 0
     limit_files(postgres, "unlimited")
-    eventually(rig.settled, deadline=60)
-    assert rig.count("store") == 3000
-    assert rig.count("failure") == 0
-    assert rig.drift()[0] == 0
+    eventually(harness.settled, deadline=60)
+    assert harness.count("store") == 3000
+    assert harness.count("failure") == 0
+    assert harness.drift()[0] == 0
     assert worker.end() == 0
 
 
@@ -182,54 +189,54 @@ def limit_files(postgres: Cluster, size: int | str) -> None:
 
 
 @pytest.mark.parametrize("table", ["articles", "store"])
-def test_statements_that_are_cancelled_are_tried_again(rig: Rig, table: str) -> None:
+def test_statements_that_are_cancelled_are_tried_again(harness: Harness, table: str) -> None:
     """As by statement_timeout, or by an administrator: while one reads the source, and while one writes the store."""
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    worker = rig.worker("--poll", "0.2")
-    eventually(rig.settled)
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker("--poll", "0.2")
+    eventually(harness.settled)
     cancel = f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {OURS} AND wait_event_type = 'Lock'"
-    with rig.connect(autocommit=False) as holder:
-        with rig.server.hold(lambda _: table == "store"):
-            rig.execute("UPDATE articles SET body = 'two'")
+    with harness.connect(autocommit=False) as holder:
+        with harness.server.hold(lambda _: table == "store"):
+            harness.execute("UPDATE articles SET body = 'two'")
             if table == "store":
-                eventually(lambda: rig.server.waiting)
+                eventually(lambda: harness.server.waiting)
             holder.execute(
-                f"LOCK TABLE {rig.machinery('store') if table == 'store' else table} IN ACCESS EXCLUSIVE MODE"
+                f"LOCK TABLE {harness.internal('store') if table == 'store' else table} IN ACCESS EXCLUSIVE MODE"
             )
-            rig.execute("SELECT 1")
-        eventually(lambda: rig.rows(cancel))
+            harness.execute("SELECT 1")
+        eventually(lambda: harness.rows(cancel))
         eventually(lambda: "canceling statement" in worker.said)
-    eventually(rig.settled)
-    rig.assert_in_step()
+    eventually(harness.settled)
+    harness.assert_in_step()
     assert worker.end() == 0
 
 
-def test_deadlock_whose_victim_is_the_worker_is_tried_again(rig: Rig) -> None:
+def test_deadlock_whose_victim_is_the_worker_is_tried_again(harness: Harness) -> None:
     """The application's session holds the source and waits for the worker, which waits for the source."""
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    worker = rig.worker()
-    eventually(rig.settled)
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker()
+    eventually(harness.settled)
     waiting = f"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND {OURS}"
     advisory = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND NOT granted"
     while "deadlock" not in worker.said:
-        with rig.connect(autocommit=False) as first, rig.connect(autocommit=False) as second:
+        with harness.connect(autocommit=False) as first, harness.connect(autocommit=False) as second:
             second.execute("SET deadlock_timeout = '10s'")
-            with rig.server.hold(lambda _: True):
-                rig.execute("UPDATE articles SET body = body || '.'")
-                eventually(lambda: rig.server.waiting)
-                first.execute(f"LOCK TABLE {rig.machinery('store')} IN ACCESS EXCLUSIVE MODE")
+            with harness.server.hold(lambda _: True):
+                harness.execute("UPDATE articles SET body = body || '.'")
+                eventually(lambda: harness.server.waiting)
+                first.execute(f"LOCK TABLE {harness.internal('store')} IN ACCESS EXCLUSIVE MODE")
                 second.execute("LOCK TABLE articles IN ACCESS EXCLUSIVE MODE")
-            eventually(lambda: rig.value(waiting))
-            thread = threading.Thread(target=take, args=(second, Lock.STORE, rig.embedding().generation.id))
+            eventually(lambda: harness.value(waiting))
+            thread = threading.Thread(target=take, args=(second, Lock.STORE, harness.embedding().generation.id))
             thread.start()
-            eventually(lambda: rig.value(advisory, int(Lock.STORE)))
+            eventually(lambda: harness.value(advisory, int(Lock.STORE)))
             first.rollback()
             thread.join()
             second.rollback()
-    eventually(rig.settled)
-    rig.assert_in_step()
+    eventually(harness.settled)
+    harness.assert_in_step()
     assert worker.end() == 0
 
 
@@ -237,44 +244,44 @@ def take(connection: psycopg.Connection[Any], lock: Lock, id_: int) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [int(lock), id_])
 
 
-def test_vectors_that_a_crash_takes_back_are_made_again(own_cluster: tuple[Cluster, Rig]) -> None:
+def test_vectors_that_a_crash_takes_back_are_made_again(own_cluster: tuple[Cluster, Harness]) -> None:
     """The worker's commits do not wait for the disk: those that had not come there go with the entries they acknowledged."""
-    postgres, rig = own_cluster
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    worker = rig.worker("--poll", "0.2")
-    eventually(rig.settled)
+    postgres, harness = own_cluster
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker("--poll", "0.2")
+    eventually(harness.settled)
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
         connection.execute("SELECT pg_reload_conf()")
-    rig.execute("SET synchronous_commit = on")
-    with rig.server.hold(lambda _: True):
-        rig.execute("UPDATE articles SET body = 'two'")
-        eventually(lambda: rig.server.waiting)
-    eventually(lambda: rig.value("SELECT NOT stale FROM qwen_embed.articles"))
-    with rig.server.hold(lambda texts: "two" in texts):
+    harness.execute("SET synchronous_commit = on")
+    with harness.server.hold(lambda _: True):
+        harness.execute("UPDATE articles SET body = 'two'")
+        eventually(lambda: harness.server.waiting)
+    eventually(lambda: harness.value("SELECT NOT stale FROM qwen_embed.articles"))
+    with harness.server.hold(lambda texts: "two" in texts):
         restart(postgres.url)
-        with rig.connect() as connection:
+        with harness.connect() as connection:
             stale = connection.execute("SELECT stale FROM qwen_embed.articles").fetchone()
             entries = connection.execute(f"SELECT count(*) FROM {OUTBOX}").fetchone()
         assert (stale, entries) == ((True,), (1,))
-    with rig.connect() as connection:
+    with harness.connect() as connection:
         eventually(lambda: connection.execute("SELECT NOT stale FROM qwen_embed.articles").fetchone() == (True,))
     assert worker.end() == 0
 
 
-def test_application_that_works_serializable_loses_no_change(rig: Rig) -> None:
+def test_application_that_works_serializable_loses_no_change(harness: Harness) -> None:
     """Its transactions fail and are tried again; those of the worker, and its triggers, add no failure that lasts."""
-    rig.articles(*["0"] * 20)
-    rig.execute(
-        f"ALTER DATABASE {rig.value('SELECT current_database()')} SET default_transaction_isolation = serializable"
+    harness.articles(*["0"] * 20)
+    harness.execute(
+        f"ALTER DATABASE {harness.value('SELECT current_database()')} SET default_transaction_isolation = serializable"
     )
-    rig.ok("attach", "articles", "--text", "body")
-    worker = rig.worker()
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker()
     failed: list[str] = []
 
     def write(number: int) -> None:
-        with psycopg.connect(rig.url) as connection:
+        with psycopg.connect(harness.url) as connection:
             for n in range(50):
                 while True:
                     try:
@@ -288,8 +295,8 @@ def test_application_that_works_serializable_loses_no_change(rig: Rig) -> None:
 
     together([partial(write, number) for number in range(4)])
     assert failed, "no two met: this proves nothing"
-    eventually(rig.settled)
-    rig.assert_in_step()
+    eventually(harness.settled)
+    harness.assert_in_step()
     assert "serialize" not in worker.said
     assert worker.end() == 0
 
@@ -323,65 +330,65 @@ class Load:
         connection.commit()
 
 
-def test_attach_and_detach_on_busy_tables_fail_no_writer(rig: Rig) -> None:
+def test_attach_and_detach_on_busy_tables_fail_no_writer(harness: Harness) -> None:
     """None waits longer than the lock timeout of attach, and none meets a deadlock, with a worker at work as well."""
-    rig.articles(*["start"] * 50)
-    rig.execute("CREATE TABLE others (LIKE articles INCLUDING ALL)")
-    rig.execute("INSERT INTO others TABLE articles")
-    worker, load = rig.worker(), Load(rig.url)
+    harness.articles(*["start"] * 50)
+    harness.execute("CREATE TABLE others (LIKE articles INCLUDING ALL)")
+    harness.execute("INSERT INTO others TABLE articles")
+    worker, load = harness.worker(), Load(harness.url)
 
     def declare() -> None:
         try:
             for store in ("table", "column"):
-                run(rig, "attach", store)
+                run(harness, "attach", store)
                 before = sum(load.written)
                 eventually(lambda before=before: sum(load.written) > before + 40 or load.errors)
-                run(rig, "detach")
-            run(rig, "attach", "table")
+                run(harness, "detach")
+            run(harness, "attach", "table")
         finally:
             load.over.set()
 
     together([*(partial(load.write, number) for number in range(4)), declare])
     assert load.errors == []
     for name in ("articles", "others"):
-        eventually(partial(rig.settled, name), deadline=60)
-        rig.assert_in_step(name=name)
+        eventually(partial(harness.settled, name), deadline=60)
+        harness.assert_in_step(name=name)
     assert worker.end() == 0
 
 
-def run(rig: Rig, verb: str, store: str = "") -> None:
+def run(harness: Harness, verb: str, store: str = "") -> None:
     """As processes: the command line in this one is not for several threads. On a busy machine an index may be built for
     so long that it says so: then it is run again, as it says."""
     for table in ("articles", "others"):
         more = ("--text", "body", "--store", store) if verb == "attach" else ("--yes",)
         for _ in range(4):
-            process = rig.process(verb, table, *more)
+            process = harness.process(verb, table, *more)
             if process.popen.wait(60) == 0 or "try again later" not in process.said:
                 break
         assert process.popen.returncode == 0, process.said
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_text_that_is_not_utf8_stops_its_own_embedding_and_no_other(rig: Rig, live: bool) -> None:
-    rig.execute("CREATE CAST (bytea AS text) WITHOUT FUNCTION")
+def test_text_that_is_not_utf8_stops_its_own_embedding_and_no_other(harness: Harness, live: bool) -> None:
+    harness.execute("CREATE CAST (bytea AS text) WITHOUT FUNCTION")
     for table in ("good", "bad"):
-        rig.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text)")
-        rig.ok("attach", table, "--text", "body", *(["--no-backfill"] if live else []))
+        harness.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text)")
+        harness.ok("attach", table, "--text", "body", *(["--no-backfill"] if live else []))
     if not live:
-        rig.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
-    worker = rig.worker()
+        harness.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
+    worker = harness.worker()
     if live:
-        rig.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
+        harness.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
     eventually(lambda: "bad cannot be read" in worker.said or "read_failed embedding=bad" in worker.said)
-    rig.execute("INSERT INTO good VALUES (1, 'text')")
-    eventually(lambda: rig.rows("SELECT id FROM qwen_embed.good") == [(1,)])
+    harness.execute("INSERT INTO good VALUES (1, 'text')")
+    eventually(lambda: harness.rows("SELECT id FROM qwen_embed.good") == [(1,)])
     assert "Traceback" not in worker.said
     assert "not UTF-8" in worker.said
 
 
 @pytest.mark.parametrize("moment", range(8))
-async def test_cancellation_that_comes_with_the_connection_is_heeded(rig: Rig, moment: int) -> None:
-    async with worker_pool(rig.url, "test", least=1, most=1) as pool:
+async def test_cancellation_that_comes_with_the_connection_is_heeded(harness: Harness, moment: int) -> None:
+    async with worker_pool(harness.url, "test", least=1, most=1) as pool:
         held = await pool.getconn()
         waiting = asyncio.create_task(pool.getconn())
         await asyncio.sleep(0.05)
@@ -398,22 +405,22 @@ async def test_cancellation_that_comes_with_the_connection_is_heeded(rig: Rig, m
             await connection.execute("SELECT 1")
 
 
-def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(rig: Rig) -> None:
+def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(harness: Harness) -> None:
     """Some of them in the moment in which the worker, ending its session, cancels their statements."""
     for name in ("one", "two", "three"):
-        rig.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, body text)")
-        rig.execute(f"INSERT INTO {name} SELECT n, 'text ' || n FROM generate_series(1, 5) n")
-        rig.ok("attach", name, "--text", "body")
-    worker = rig.worker("--poll", "0.5")
+        harness.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, body text)")
+        harness.execute(f"INSERT INTO {name} SELECT n, 'text ' || n FROM generate_series(1, 5) n")
+        harness.ok("attach", name, "--text", "body")
+    worker = harness.worker("--poll", "0.5")
     eventually(lambda: "connected" in worker.said)  # one that never was gives up
     some = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < 0.5"
     end = time.monotonic() + 8
     while time.monotonic() < end:
         for name in ("one", "two", "three"):
-            rig.execute(f"UPDATE {name} SET body = 'text ' || random()")
-        rig.execute(some)
+            harness.execute(f"UPDATE {name} SET body = 'text ' || random()")
+        harness.execute(some)
         time.sleep(0.03)
     for name in ("one", "two", "three"):
-        eventually(partial(rig.settled, name), deadline=60)
-        assert rig.drift(name)[0] == 0
+        eventually(partial(harness.settled, name), deadline=60)
+        assert harness.drift(name)[0] == 0
     assert worker.end() == 0

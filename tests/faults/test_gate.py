@@ -7,34 +7,34 @@ from typing import Any
 
 import psycopg
 import pytest
-from harness import Rig, both_versions, eventually
+from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.worker.session import Session
 
 ROWS = 40
-REFUSED = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # a rollback as good as any
+MODEL_MISMATCH = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # a rollback as good as any
 
 
-def gate_closed(rig: Rig) -> bool:
+def gate_closed(harness: Harness) -> bool:
     """The worker sleeps."""
     query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND mode = 'ExclusiveLock'"
-    return bool(rig.value(query, int(Lock.GATE)))
+    return bool(harness.value(query, int(Lock.GATE)))
 
 
 class Writer(threading.Thread):
     """Random transactions on a table: savepoints, rollbacks, and commits that come long after their writes."""
 
-    def __init__(self, rig: Rig, seed: int, transactions: int) -> None:
+    def __init__(self, harness: Harness, seed: int, transactions: int) -> None:
         super().__init__()
-        self._connection = rig.connect(autocommit=False)
+        self._connection = harness.connect(autocommit=False)
         self._rng = random.Random(seed)
         self._transactions = transactions
         self.committed = 0
 
     def run(self) -> None:
         for _ in range(self._transactions):
-            with suppress(*REFUSED), self._connection.transaction():
+            with suppress(*MODEL_MISMATCH), self._connection.transaction():
                 for _ in range(self._rng.choice([1, 1, 1, 2, 5])):
                     self._change()
                 if self._rng.random() < 0.2:
@@ -64,87 +64,87 @@ class Writer(threading.Thread):
 
 @both_versions
 @pytest.mark.parametrize("store", ["table", "column"])
-def test_eight_writers_at_once_lose_no_change(rig: Rig, store: str) -> None:
-    rig.articles()
-    rig.ok("attach", "articles", "--text", "body", "--store", store)
-    worker = rig.worker("--poll", "0")
-    eventually(rig.settled)
-    writers = [Writer(rig, seed, transactions=40) for seed in range(8)]
+def test_eight_writers_at_once_lose_no_change(harness: Harness, store: str) -> None:
+    harness.articles()
+    harness.ok("attach", "articles", "--text", "body", "--store", store)
+    worker = harness.worker("--poll", "0")
+    eventually(harness.settled)
+    writers = [Writer(harness, seed, transactions=40) for seed in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
     assert sum(writer.committed for writer in writers) > 100
-    eventually(rig.settled)
-    rig.assert_in_step()
+    eventually(harness.settled)
+    harness.assert_in_step()
     assert worker.end() == 0
 
 
-def test_a_sleeping_worker_hears_of_every_single_commit(rig: Rig) -> None:
-    rig.articles("text")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.worker("--poll", "0")
-    eventually(rig.settled)
-    outbox = rig.machinery("outbox")
+def test_a_sleeping_worker_hears_of_every_single_commit(harness: Harness) -> None:
+    harness.articles("text")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.worker("--poll", "0")
+    eventually(harness.settled)
+    outbox = harness.internal("outbox")
     for n in range(50):
-        eventually(lambda: gate_closed(rig))
-        rig.execute("UPDATE articles SET body = %s", f"text {n}")
-        eventually(lambda: not rig.value(f"SELECT count(*) FROM {outbox}"))
-    rig.assert_in_step()
+        eventually(lambda: gate_closed(harness))
+        harness.execute("UPDATE articles SET body = %s", f"text {n}")
+        eventually(lambda: not harness.value(f"SELECT count(*) FROM {outbox}"))
+    harness.assert_in_step()
 
 
-def test_the_worker_does_not_sleep_while_a_writer_that_will_not_notify_is_in_flight(rig: Rig) -> None:
-    rig.articles("one", "two")
-    rig.ok("attach", "articles", "--text", "body")
-    late = rig.connect(autocommit=False)
-    rig.once()
+def test_the_worker_does_not_sleep_while_a_writer_that_will_not_notify_is_in_flight(harness: Harness) -> None:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    late = harness.connect(autocommit=False)
+    harness.once()
     late.execute("UPDATE articles SET body = 'late' WHERE id = 1")  # no worker: the gate is open
-    rig.worker("--poll", "0")
-    rig.execute("UPDATE articles SET body = 'quick' WHERE id = 2")
-    eventually(lambda: rig.count("outbox") == 0)
-    assert not gate_closed(rig)
+    harness.worker("--poll", "0")
+    harness.execute("UPDATE articles SET body = 'quick' WHERE id = 2")
+    eventually(lambda: harness.count("outbox") == 0)
+    assert not gate_closed(harness)
     late.commit()
-    eventually(lambda: rig.drift()[0] == 0)
-    eventually(lambda: gate_closed(rig))
-    rig.assert_in_step()
+    eventually(lambda: harness.drift()[0] == 0)
+    eventually(lambda: gate_closed(harness))
+    harness.assert_in_step()
 
 
 def test_a_commit_between_the_last_look_and_the_closing_of_the_gate_is_seen(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
     close_gates = Session._close_gates
     written = threading.Event()
-    other = rig.connect()
+    other = harness.connect()
 
-    async def commit_first(session: Session, feeds: Any) -> list[int]:
+    async def commit_first(session: Session, pipelines: Any) -> list[int]:
         if not written.is_set():
             written.set()
             other.execute("UPDATE articles SET body = 'in between'")  # finds the gate open: does not notify
-        return await close_gates(session, feeds)
+        return await close_gates(session, pipelines)
 
     monkeypatch.setattr(Session, "_close_gates", commit_first)
 
-    with rig.worker_here(poll=0):
-        eventually(lambda: "in between" in rig.server.texts)
-    rig.assert_in_step()
+    with harness.worker_here(poll=0):
+        eventually(lambda: "in between" in harness.server.texts)
+    harness.assert_in_step()
 
 
 @both_versions
-def test_an_entry_that_becomes_visible_late_is_found_while_the_worker_is_busy(rig: Rig) -> None:
+def test_an_entry_that_becomes_visible_late_is_found_while_the_worker_is_busy(harness: Harness) -> None:
     """It never sleeps here, so it never looks again from the very beginning: only the sweep can find the entry."""
-    rig.articles("late", "quick")
-    rig.ok("attach", "articles", "--text", "body")
-    with rig.worker_here(poll=0, linger=1e9, sweep=0.05):
-        eventually(rig.settled)
-        late = rig.connect(autocommit=False)
+    harness.articles("late", "quick")
+    harness.ok("attach", "articles", "--text", "body")
+    with harness.worker_here(poll=0, linger=1e9, sweep=0.05):
+        eventually(harness.settled)
+        late = harness.connect(autocommit=False)
         late.execute("UPDATE articles SET body = 'came late' WHERE id = 1")  # draws the lower number
         for n in range(3):
-            rig.execute("UPDATE articles SET body = %s WHERE id = 2", f"quick {n}")
-            eventually(lambda n=n: f"quick {n}" in rig.server.texts)
+            harness.execute("UPDATE articles SET body = %s WHERE id = 2", f"quick {n}")
+            eventually(lambda n=n: f"quick {n}" in harness.server.texts)
         late.commit()
-        eventually(lambda: "came late" in rig.server.texts)
-        eventually(rig.settled)
-    rig.assert_in_step()
+        eventually(lambda: "came late" in harness.server.texts)
+        eventually(harness.settled)
+    harness.assert_in_step()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from harness import DEADLINE, Rig
+from harness import DEADLINE, Harness
 
 from pg_qwen_embed.postgres import listener
 from pg_qwen_embed.postgres.locks import Lock
@@ -19,10 +19,10 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_change_made_while_nobody_listened_is_found_once_somebody_does(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig.articles("one")
-    await asyncio.to_thread(rig.ok, "attach", "articles", "--text", "body")
+    harness.articles("one")
+    await asyncio.to_thread(harness.ok, "attach", "articles", "--text", "body")
     may_listen = asyncio.Event()
 
     async def late(url: str, channel: str) -> AsyncIterator[str | None]:
@@ -31,18 +31,18 @@ async def test_change_made_while_nobody_listened_is_found_once_somebody_does(
             yield payload
 
     monkeypatch.setattr(session, "notifications", late)
-    following = session.Worker(Settings(rig.url, rig.server.url), session.Options(poll=0, ping=0))
+    following = session.Worker(Settings(harness.url, harness.server.url), session.Options(poll=0, ping=0))
     task = asyncio.create_task(following.run())
     asleep = f"""
         SELECT 1 FROM _qwen_embed.backfill, pg_locks l JOIN pg_stat_activity a USING (pid)
         WHERE backfill.state = 'done' AND l.locktype = 'advisory' AND l.classid = {int(Lock.GATE)} AND l.granted
           AND clock_timestamp() - a.state_change > interval '0.5 s'"""
     try:
-        await until(lambda: rig.rows(asleep))
-        await asyncio.to_thread(rig.execute, "INSERT INTO articles VALUES (2, 'two')")
-        assert rig.count("store") == 1, "the worker sleeps, and was not told"
+        await until(lambda: harness.rows(asleep))
+        await asyncio.to_thread(harness.execute, "INSERT INTO articles VALUES (2, 'two')")
+        assert harness.count("store") == 1, "the worker sleeps, and was not told"
         may_listen.set()
-        await until(lambda: rig.count("store") == 2)
+        await until(lambda: harness.count("store") == 2)
     finally:
         following.stop()
         await task

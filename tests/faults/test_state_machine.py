@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import hypothesis.strategies as st
-from fake_sglang import StandIn
-from harness import Cluster, Process, Rig, cluster, eventually, restart, setting
+from fake_sglang import FakeSGLang
+from harness import Cluster, Harness, Process, cluster, eventually, restart, setting
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from proxy import Proxy
@@ -34,45 +34,45 @@ class Following(RuleBasedStateMachine):
         socket = setting(self.cluster.url, "unix_socket_directories")
         self.proxy = self.stack.enter_context(Proxy(f"{socket}/.s.PGSQL.5432").running())
         url = self.stack.enter_context(self.cluster.database())
-        self.server = self.stack.enter_context(StandIn().running())
+        self.server = self.stack.enter_context(FakeSGLang().running())
         self.server.poison = "POISON"
         inner = self.stack.enter_context(ExitStack())
-        self.rig = Rig(url, self.server, self.folder, inner)
+        self.harness = Harness(url, self.server, self.folder, inner)
         for table, kind in zip(TABLES, ("table", "column"), strict=True):
-            self.rig.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, body text)")
-            self.rig.ok("attach", table, "--text", "body", "--store", kind)
-        self.late = self.rig.connect(autocommit=False)
+            self.harness.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, body text)")
+            self.harness.ok("attach", table, "--text", "body", "--store", kind)
+        self.late = self.harness.connect(autocommit=False)
         self.late_open = False
         self.workers = [self.start_worker(number) for number in range(2)]
 
     def start_worker(self, number: int) -> Process:
         """And wait until it has connected: one that never could says so and ends."""
-        proxied = make_conninfo(self.rig.url, host="127.0.0.1", port=self.proxy.port)
-        url = proxied if number else self.rig.url
-        worker = self.rig.worker("--poll", "0.5", "--request-timeout", "0.5", "--database-url", url)
+        proxied = make_conninfo(self.harness.url, host="127.0.0.1", port=self.proxy.port)
+        url = proxied if number else self.harness.url
+        worker = self.harness.worker("--poll", "0.5", "--request-timeout", "0.5", "--database-url", url)
         eventually(lambda: "connected " in worker.said)
         return worker
 
     @rule(table=st.sampled_from(TABLES), key=KEYS, text=TEXTS)
     def upsert(self, table: str, key: int, text: str | None) -> None:
         if not self.late_open:
-            self.rig.execute(UPSERT.format(table), key, text)
+            self.harness.execute(UPSERT.format(table), key, text)
 
     @rule(table=st.sampled_from(TABLES), key=KEYS)
     def delete(self, table: str, key: int) -> None:
         if not self.late_open:
-            self.rig.execute(f"DELETE FROM {table} WHERE id = %s", key)
+            self.harness.execute(f"DELETE FROM {table} WHERE id = %s", key)
 
     @rule(table=st.sampled_from(TABLES), key=KEYS, to=KEYS)
     def change_key(self, table: str, key: int, to: int) -> None:
         if not self.late_open:
             free = f"NOT EXISTS (SELECT FROM {table} WHERE id = %s)"
-            self.rig.execute(f"UPDATE {table} SET id = %s WHERE id = %s AND {free}", to, key, to)
+            self.harness.execute(f"UPDATE {table} SET id = %s WHERE id = %s AND {free}", to, key, to)
 
     @precondition(lambda self: not self.late_open)
     @rule(table=st.sampled_from(TABLES))
     def truncate(self, table: str) -> None:
-        self.rig.execute(f"TRUNCATE {table}")
+        self.harness.execute(f"TRUNCATE {table}")
 
     @rule(table=st.sampled_from(TABLES), key=KEYS, text=TEXTS)
     def write_and_commit_later(self, table: str, key: int, text: str | None) -> None:
@@ -109,10 +109,10 @@ class Following(RuleBasedStateMachine):
     def restart_postgres(self) -> None:
         self.late_open = False
         self.late.close()
-        self.rig.connection.close()
+        self.harness.connection.close()
         restart(self.cluster.url)
-        self.rig = Rig(self.rig.url, self.server, self.folder, self.rig.stack)
-        self.late = self.rig.connect(autocommit=False)
+        self.harness = Harness(self.harness.url, self.server, self.folder, self.harness.stack)
+        self.late = self.harness.connect(autocommit=False)
 
     @rule(fault=FAULTS)
     def break_the_server(self, fault: str) -> None:
@@ -124,11 +124,11 @@ class Following(RuleBasedStateMachine):
 
     @rule(table=st.sampled_from(TABLES))
     def repair(self, table: str) -> None:
-        self.rig.ok("verify", table, "--repair")
+        self.harness.ok("verify", table, "--repair")
 
     @rule()
-    def cut_connections(self) -> None:
-        self.rig.execute(
+    def sever_connections(self) -> None:
+        self.harness.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND application_name LIKE 'pg_qwen_embed worker%%'"
         )
@@ -145,13 +145,17 @@ class Following(RuleBasedStateMachine):
             self.disturb_the_proxy("pass")
             for table in TABLES:
                 eventually(lambda table=table: self.at_rest(table))  # type: ignore[misc]
-                self.rig.assert_in_step(name=table)
+                self.harness.assert_in_step(name=table)
         finally:
             self.stack.close()
 
     def at_rest(self, table: str) -> bool:
-        self.rig.ok("failures", "retry", table)
-        return self.rig.settled(table) and not self.rig.count("failure", table) and not self.rig.drift(table)[0]
+        self.harness.ok("failures", "retry", table)
+        return (
+            self.harness.settled(table)
+            and not self.harness.count("failure", table)
+            and not self.harness.drift(table)[0]
+        )
 
 
 def test_any_order_of_changes_and_faults_ends_in_step(tmp_path: Path) -> None:

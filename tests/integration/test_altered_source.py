@@ -3,17 +3,17 @@
 import json
 
 import pytest
-from harness import Rig, both_versions, eventually
+from harness import Harness, both_versions, eventually
 
 
 @pytest.fixture
-def followed(rig: Rig) -> Rig:
-    rig.execute("CREATE TABLE articles (unused int, id bigint PRIMARY KEY, title text, body text)")
-    rig.execute("INSERT INTO articles VALUES (0, 1, 'one', 'first'), (0, 2, 'two', 'second')")
-    rig.ok("attach", "articles", "--template", "{title}: {body}")
-    rig.worker("--poll", "0.2")
-    eventually(rig.settled)
-    return rig
+def followed(harness: Harness) -> Harness:
+    harness.execute("CREATE TABLE articles (unused int, id bigint PRIMARY KEY, title text, body text)")
+    harness.execute("INSERT INTO articles VALUES (0, 1, 'one', 'first'), (0, 2, 'two', 'second')")
+    harness.ok("attach", "articles", "--template", "{title}: {body}")
+    harness.worker("--poll", "0.2")
+    eventually(harness.settled)
+    return harness
 
 
 @both_versions
@@ -34,7 +34,7 @@ def followed(rig: Rig) -> Rig:
     ids=["key renamed", "text renamed", "table renamed", "schema changed", "columns dropped and added"],
 )
 def test_source_that_is_renamed_or_gets_other_columns_is_followed(
-    followed: Rig, alteration: str, table: str, key: str, document: str
+    followed: Harness, alteration: str, table: str, key: str, document: str
 ) -> None:
     keeps_view = "CASCADE" not in alteration
     for statement in alteration.split("; "):
@@ -54,7 +54,7 @@ def test_source_that_is_renamed_or_gets_other_columns_is_followed(
         assert followed.count("store") == 0
 
 
-def test_search_goes_on_after_a_column_was_added_or_renamed(followed: Rig) -> None:
+def test_search_goes_on_after_a_column_was_added_or_renamed(followed: Harness) -> None:
     followed.execute("ALTER TABLE articles ADD COLUMN extra int DEFAULT 5")
     followed.execute("ALTER TABLE articles RENAME COLUMN title TO heading")
     (hit,) = json.loads(followed.ok("search", "articles", "one: first", "--limit", "1", "--json"))
@@ -69,7 +69,7 @@ def test_search_goes_on_after_a_column_was_added_or_renamed(followed: Rig) -> No
     ],
 )
 def test_source_that_lost_what_is_embedded_is_reported_and_can_be_detached(
-    followed: Rig, alteration: str, reason: str
+    followed: Harness, alteration: str, reason: str
 ) -> None:
     followed.execute(alteration)
     if "DROP TABLE" not in alteration:
@@ -92,7 +92,7 @@ def test_source_that_lost_what_is_embedded_is_reported_and_can_be_detached(
     )
 
 
-def test_trouble_of_one_source_does_not_stop_the_others(followed: Rig) -> None:
+def test_trouble_of_one_source_does_not_stop_the_others(followed: Harness) -> None:
     followed.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
     followed.ok("attach", "others", "--text", "body")
     followed.execute("ALTER TABLE articles DROP COLUMN body CASCADE")

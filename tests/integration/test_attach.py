@@ -4,28 +4,28 @@ import subprocess
 import sys
 
 import pytest
-from harness import Rig, both_versions
+from harness import Harness, both_versions
 
 from pg_qwen_embed.admin import attach as attaching
 
 
 @pytest.fixture
-def house(rig: Rig) -> Rig:
-    rig.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, price money, at timestamptz)")
-    rig.execute("CREATE TABLE keyless (body text)")
-    rig.execute("CREATE VIEW a_view AS SELECT * FROM articles")
-    rig.execute("CREATE MATERIALIZED VIEW a_matview AS SELECT * FROM articles")
-    rig.execute("CREATE SEQUENCE a_sequence")
-    rig.execute("CREATE TABLE with_embedding (id int PRIMARY KEY, body text, embedding text)")
-    rig.execute("CREATE TABLE with_stale (id int PRIMARY KEY, body text, stale text)")
-    rig.execute("CREATE TABLE parted (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
-    rig.execute("CREATE TABLE part PARTITION OF parted DEFAULT")
-    rig.execute("CREATE TABLE later_unique (id int PRIMARY KEY DEFERRABLE, body text)")
-    rig.execute("CREATE TABLE parent (id int PRIMARY KEY, body text); CREATE TABLE heir () INHERITS (parent)")
-    rig.execute("CREATE TABLE taken (id int PRIMARY KEY, body text)")
-    rig.ok("attach", "taken", "--text", "body")
-    rig.execute("TRUNCATE taken")
-    return rig
+def house(harness: Harness) -> Harness:
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, price money, at timestamptz)")
+    harness.execute("CREATE TABLE keyless (body text)")
+    harness.execute("CREATE VIEW a_view AS SELECT * FROM articles")
+    harness.execute("CREATE MATERIALIZED VIEW a_matview AS SELECT * FROM articles")
+    harness.execute("CREATE SEQUENCE a_sequence")
+    harness.execute("CREATE TABLE with_embedding (id int PRIMARY KEY, body text, embedding text)")
+    harness.execute("CREATE TABLE with_stale (id int PRIMARY KEY, body text, stale text)")
+    harness.execute("CREATE TABLE parted (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    harness.execute("CREATE TABLE part PARTITION OF parted DEFAULT")
+    harness.execute("CREATE TABLE later_unique (id int PRIMARY KEY DEFERRABLE, body text)")
+    harness.execute("CREATE TABLE parent (id int PRIMARY KEY, body text); CREATE TABLE heir () INHERITS (parent)")
+    harness.execute("CREATE TABLE taken (id int PRIMARY KEY, body text)")
+    harness.ok("attach", "taken", "--text", "body")
+    harness.execute("TRUNCATE taken")
+    return harness
 
 
 REFUSALS = {
@@ -73,7 +73,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS.keys())
-def test_attach_refuses_with_one_sentence_and_creates_nothing(house: Rig, case: tuple[list[str], str, str]) -> None:
+def test_attach_rejects_with_one_sentence_and_creates_nothing(house: Harness, case: tuple[list[str], str, str]) -> None:
     arguments, *expected = case
     before = house.catalog()
     said = house.refused("attach", *arguments)
@@ -82,17 +82,17 @@ def test_attach_refuses_with_one_sentence_and_creates_nothing(house: Rig, case: 
     assert house.catalog() == before
 
 
-def test_dimensions_that_no_index_holds_are_refused(rig: Rig) -> None:
-    rig.server.dimensions = 5000
-    rig.articles()
-    before = rig.catalog()
-    assert "4001 dimensions: an index on halfvec holds 1 to 4000" in rig.refused(
+def test_dimensions_that_no_index_holds_are_rejected(harness: Harness) -> None:
+    harness.server.dimensions = 5000
+    harness.articles()
+    before = harness.catalog()
+    assert "4001 dimensions: an index on halfvec holds 1 to 4000" in harness.refused(
         "attach", "articles", "--text", "body", "--dimensions", "4001"
     )
-    assert rig.catalog() == before
+    assert harness.catalog() == before
 
 
-def test_attach_refuses_a_temporary_table(house: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attach_rejects_a_temporary_table(house: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     house.execute("CREATE TEMPORARY TABLE passing (id int PRIMARY KEY, body text)")
     (schema,) = house.rows("SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'passing'")[0]
     before = house.catalog()
@@ -100,52 +100,52 @@ def test_attach_refuses_a_temporary_table(house: Rig, monkeypatch: pytest.Monkey
     assert house.catalog() == before
 
 
-def test_attach_needs_a_server_unless_model_and_dimensions_are_given(rig: Rig) -> None:
-    rig.articles("one")
-    before = rig.catalog()
+def test_attach_needs_a_server_unless_model_and_dimensions_are_given(harness: Harness) -> None:
+    harness.articles("one")
+    before = harness.catalog()
     away: dict[str, str | None] = {"PG_QWEN_EMBED_SERVER_URL": "http://127.0.0.1:1/v1"}
-    said = rig.refused("attach", "articles", "--text", "body", env=away)
+    said = harness.refused("attach", "articles", "--text", "body", env=away)
     assert "http://127.0.0.1:1/v1 does not answer" in said
-    assert rig.catalog() == before
-    result = rig.cli("attach", "articles", "--text", "body", "--model", "stand-in", "--dimensions", "8", env=away)
+    assert harness.catalog() == before
+    result = harness.cli("attach", "articles", "--text", "body", "--model", "stand-in", "--dimensions", "8", env=away)
     assert result.exit_code == 0
     assert result.stderr.startswith("warning: ")
     assert "were not checked" in result.stderr
-    rig.once()
-    rig.assert_in_step()
+    harness.once()
+    harness.assert_in_step()
 
 
-def test_attach_says_that_the_servers_key_is_missing(rig: Rig) -> None:
-    rig.server.api_key = "s3cret"
-    rig.articles()
-    assert "refuses the key (Unauthorized); set PG_QWEN_EMBED_API_KEY" in rig.refused(
+def test_attach_says_that_the_servers_key_is_missing(harness: Harness) -> None:
+    harness.server.api_key = "s3cret"
+    harness.articles()
+    assert "refuses the key (Unauthorized); set PG_QWEN_EMBED_API_KEY" in harness.refused(
         "attach", "articles", "--text", "body"
     )
-    rig.ok("attach", "articles", "--text", "body", env={"PG_QWEN_EMBED_API_KEY": "s3cret"})
+    harness.ok("attach", "articles", "--text", "body", env={"PG_QWEN_EMBED_API_KEY": "s3cret"})
 
 
 @pytest.mark.parametrize("command", ["attach", "detach"])
 def test_a_table_that_stays_locked_is_given_up_with_nothing_changed(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, command: str
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(attaching, "LOCK_TIMEOUT", "20ms")
-    rig.articles("one")
+    harness.articles("one")
     arguments = {"attach": ["articles", "--text", "body"], "detach": ["articles", "--yes"]}[command]
     if command == "detach":
-        rig.ok("attach", "articles", "--text", "body")
-    before = rig.catalog()
-    application = rig.connect(autocommit=False)
+        harness.ok("attach", "articles", "--text", "body")
+    before = harness.catalog()
+    application = harness.connect(autocommit=False)
     application.execute("INSERT INTO articles VALUES (2, 'long transaction')")
-    said = rig.refused(command, *arguments)
+    said = harness.refused(command, *arguments)
     assert "5 times 20ms" in said
     application.rollback()
-    assert rig.catalog() == before
-    rig.ok(command, *arguments)
+    assert harness.catalog() == before
+    harness.ok(command, *arguments)
 
 
-def test_attach_as_a_process_prints_one_sentence(rig: Rig) -> None:
+def test_attach_as_a_process_prints_one_sentence(harness: Harness) -> None:
     command = [sys.executable, "-m", "pg_qwen_embed", "attach", "nowhere", "--text", "body",
-               "--database-url", rig.url, "--server-url", rig.server.url]  # fmt: skip
+               "--database-url", harness.url, "--server-url", harness.server.url]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -153,36 +153,36 @@ def test_attach_as_a_process_prints_one_sentence(rig: Rig) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_attach_where_init_has_not_run_says_so(bare: Rig) -> None:
+def test_attach_where_init_has_not_run_says_so(bare: Harness) -> None:
     bare.articles()
     assert "run: pg-qwen-embed init" in bare.refused("attach", "articles", "--text", "body")
 
 
 @both_versions
 @pytest.mark.parametrize("store", ["table", "column"])
-def test_a_dry_run_creates_nothing_and_prints_what_attach_then_does(rig: Rig, store: str) -> None:
-    rig.articles("one")
-    before = rig.catalog()
-    printed = rig.ok("attach", "articles", "--text", "body", "--store", store, "--dry-run")
-    assert rig.catalog() == before
-    rig.connection.execute(printed.encode())
-    by_hand = rig.catalog()
-    rig.execute("DROP VIEW qwen_embed.articles")
-    rig.execute("DROP TABLE articles CASCADE")
-    rig.execute("DROP SCHEMA _qwen_embed, qwen_embed CASCADE")
-    rig.ok("init")
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body", "--store", store)
-    ours = [row for row in rig.catalog() if row not in rig.rows("TABLE _qwen_embed.embedding")]
-    assert ours == by_hand
+def test_a_dry_run_creates_nothing_and_prints_what_attach_then_does(harness: Harness, store: str) -> None:
+    harness.articles("one")
+    before = harness.catalog()
+    printed = harness.ok("attach", "articles", "--text", "body", "--store", store, "--dry-run")
+    assert harness.catalog() == before
+    harness.connection.execute(printed.encode())
+    plain_sql = harness.catalog()
+    harness.execute("DROP VIEW qwen_embed.articles")
+    harness.execute("DROP TABLE articles CASCADE")
+    harness.execute("DROP SCHEMA _qwen_embed, qwen_embed CASCADE")
+    harness.ok("init")
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body", "--store", store)
+    ours = [row for row in harness.catalog() if row not in harness.rows("TABLE _qwen_embed.embedding")]
+    assert ours == plain_sql
 
 
 @both_versions
-def test_everything_attach_creates_carries_a_comment(rig: Rig) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    silent = rig.rows("""
+def test_everything_attach_creates_carries_a_comment(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    silent = harness.rows("""
         SELECT c.oid::regclass::text FROM pg_class c
         WHERE c.relnamespace IN ('qwen_embed'::regnamespace, '_qwen_embed'::regnamespace)
           AND c.relkind IN ('r', 'v') AND c.relname <> 'alembic_version' AND obj_description(c.oid, 'pg_class') IS NULL
@@ -193,80 +193,80 @@ def test_everything_attach_creates_carries_a_comment(rig: Rig) -> None:
     assert silent == []
 
 
-def test_the_order_of_a_template_and_odd_characters_in_it_are_kept(rig: Rig) -> None:
-    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, body text)")
-    rig.execute("INSERT INTO articles VALUES (1, 'T', 'B')")
-    rig.ok("attach", "articles", "--template", r"{body} is 100% {{of}} '{title}' \\ $1 %s %(x)s {body}")
-    rig.once()
-    assert rig.server.texts == [r"B is 100% {of} 'T' \ $1 %s %(x)s B"]
-    assert rig.drift()[0] == 0
+def test_the_order_of_a_template_and_odd_characters_in_it_are_kept(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, body text)")
+    harness.execute("INSERT INTO articles VALUES (1, 'T', 'B')")
+    harness.ok("attach", "articles", "--template", r"{body} is 100% {{of}} '{title}' \\ $1 %s %(x)s {body}")
+    harness.once()
+    assert harness.server.texts == [r"B is 100% {of} 'T' \ $1 %s %(x)s B"]
+    assert harness.drift()[0] == 0
 
 
-def test_names_with_a_percent_sign_can_be_used(rig: Rig) -> None:
-    rig.execute('CREATE TABLE "100%" ("key%s" int, "k%%" text, "body%(x)s" text, PRIMARY KEY ("key%s", "k%%"))')
-    rig.execute("""INSERT INTO "100%" VALUES (1, 'a', 'one'), (2, 'b', 'two')""")
-    rig.ok("attach", '"100%"', "--text", "body%(x)s")
-    rig.once()
-    rig.execute("""UPDATE "100%" SET "body%(x)s" = 'changed' WHERE "key%s" = 1""")
-    rig.execute("""DELETE FROM "100%" WHERE "key%s" = 2""")
-    rig.once()
-    rig.assert_in_step('"body%(x)s"', "100%")
-    assert "changed" in rig.ok("search", "100%", "changed")
-    rig.ok("status", "100%")
-    rig.ok("detach", "100%", "--yes")
+def test_names_with_a_percent_sign_can_be_used(harness: Harness) -> None:
+    harness.execute('CREATE TABLE "100%" ("key%s" int, "k%%" text, "body%(x)s" text, PRIMARY KEY ("key%s", "k%%"))')
+    harness.execute("""INSERT INTO "100%" VALUES (1, 'a', 'one'), (2, 'b', 'two')""")
+    harness.ok("attach", '"100%"', "--text", "body%(x)s")
+    harness.once()
+    harness.execute("""UPDATE "100%" SET "body%(x)s" = 'changed' WHERE "key%s" = 1""")
+    harness.execute("""DELETE FROM "100%" WHERE "key%s" = 2""")
+    harness.once()
+    harness.assert_in_step('"body%(x)s"', "100%")
+    assert "changed" in harness.ok("search", "100%", "changed")
+    harness.ok("status", "100%")
+    harness.ok("detach", "100%", "--yes")
 
 
-def test_detach_of_what_is_not_there_says_what_there_is(rig: Rig) -> None:
-    rig.articles()
-    assert "attach a table first" in rig.refused("detach", "articles", "--yes")
-    rig.ok("attach", "articles", "--text", "body")
-    assert "there are: articles" in rig.refused("detach", "other", "--yes")
+def test_detach_of_what_is_not_there_says_what_there_is(harness: Harness) -> None:
+    harness.articles()
+    assert "attach a table first" in harness.refused("detach", "articles", "--yes")
+    harness.ok("attach", "articles", "--text", "body")
+    assert "there are: articles" in harness.refused("detach", "other", "--yes")
 
 
-def test_detach_keeps_everything_while_something_depends_on_the_view(rig: Rig) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.execute("CREATE VIEW mine AS SELECT id FROM qwen_embed.articles")
-    before = rig.catalog()
-    assert "something of yours depends on it" in rig.refused("detach", "articles", "--yes")
-    assert rig.catalog() == before
+def test_detach_keeps_everything_while_something_depends_on_the_view(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.execute("CREATE VIEW mine AS SELECT id FROM qwen_embed.articles")
+    before = harness.catalog()
+    assert "something of yours depends on it" in harness.refused("detach", "articles", "--yes")
+    assert harness.catalog() == before
 
 
-def test_detach_asks_first(rig: Rig) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    result = rig.cli("detach", "articles")
+def test_detach_asks_first(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    result = harness.cli("detach", "articles")
     assert result.exit_code == 1
-    assert rig.embedding().name == "articles"
+    assert harness.embedding().name == "articles"
 
 
-def test_two_embeddings_of_one_table_are_independent(rig: Rig) -> None:
-    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, body text)")
-    rig.execute("INSERT INTO articles VALUES (1, 'title', 'body')")
-    rig.ok("attach", "articles", "--text", "title", "--name", "titles")
-    rig.ok("attach", "articles", "--text", "body", "--name", "bodies", "--store", "column", "--dimensions", "4")
-    rig.once()
-    rig.execute("UPDATE articles SET title = 'other'")
-    assert (rig.count("outbox", "titles"), rig.count("outbox", "bodies")) == (1, 0)
-    rig.once()
-    rig.assert_in_step("title", "titles")
-    rig.ok("detach", "titles", "--yes")
-    rig.execute("UPDATE articles SET body = 'other'")
-    rig.once()
-    rig.assert_in_step("body", "bodies")
+def test_two_embeddings_of_one_table_are_independent(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, body text)")
+    harness.execute("INSERT INTO articles VALUES (1, 'title', 'body')")
+    harness.ok("attach", "articles", "--text", "title", "--name", "titles")
+    harness.ok("attach", "articles", "--text", "body", "--name", "bodies", "--store", "column", "--dimensions", "4")
+    harness.once()
+    harness.execute("UPDATE articles SET title = 'other'")
+    assert (harness.count("outbox", "titles"), harness.count("outbox", "bodies")) == (1, 0)
+    harness.once()
+    harness.assert_in_step("title", "titles")
+    harness.ok("detach", "titles", "--yes")
+    harness.execute("UPDATE articles SET body = 'other'")
+    harness.once()
+    harness.assert_in_step("body", "bodies")
 
 
-def test_column_of_a_partitioned_table_is_refused(rig: Rig) -> None:
-    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
-    assert "leave --store column out" in rig.refused("attach", "articles", "--text", "body", "--store", "column")
+def test_column_of_a_partitioned_table_is_rejected(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    assert "leave --store column out" in harness.refused("attach", "articles", "--text", "body", "--store", "column")
 
 
-def test_database_that_lost_the_extension_is_reported_and_can_be_cleaned_up(rig: Rig) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    rig.execute("DROP EXTENSION vector CASCADE")
-    assert "the extension vector was dropped" in rig.ok("status")
-    rig.cli("doctor", "--json")
-    assert "the extension vector was dropped" in rig.refused("verify", "articles")
-    rig.ok("detach", "articles", "--yes")
+def test_database_that_lost_the_extension_is_reported_and_can_be_cleaned_up(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    harness.execute("DROP EXTENSION vector CASCADE")
+    assert "the extension vector was dropped" in harness.ok("status")
+    harness.cli("doctor", "--json")
+    assert "the extension vector was dropped" in harness.refused("verify", "articles")
+    harness.ok("detach", "articles", "--yes")

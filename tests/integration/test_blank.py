@@ -4,7 +4,7 @@ import hashlib
 
 import psycopg
 import pytest
-from harness import Cluster, Rig, both_versions
+from harness import Cluster, Harness, both_versions
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,41 +20,41 @@ def test_there_are_29_characters_of_white_space() -> None:
 
 
 @both_versions
-def test_a_blank_document_gets_no_vector_in_a_backfill_and_is_not_sent(rig: Rig) -> None:
-    rig.articles(*BLANK, *NOT_BLANK)
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    assert sorted(rig.server.texts) == sorted(NOT_BLANK)
-    assert len(rig.vectors()) == len(NOT_BLANK)
-    rig.assert_in_step()
+def test_a_blank_document_gets_no_vector_in_a_backfill_and_is_not_sent(harness: Harness) -> None:
+    harness.articles(*BLANK, *NOT_BLANK)
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    assert sorted(harness.server.texts) == sorted(NOT_BLANK)
+    assert len(harness.vectors()) == len(NOT_BLANK)
+    harness.assert_in_step()
 
 
 @both_versions
 @pytest.mark.parametrize("store", ["table", "column"])
-def test_a_document_that_becomes_blank_loses_its_vector(rig: Rig, store: str) -> None:
-    rig.articles(*(f"text {n}" for n in range(len(BLANK))))
-    rig.ok("attach", "articles", "--text", "body", "--store", store)
-    rig.once()
-    rig.server.texts.clear()
-    rig.many("UPDATE articles SET body = %s WHERE id = %s", [(blank, n) for n, blank in enumerate(BLANK, 1)])
-    rig.once()
-    assert rig.vectors() == []
-    assert rig.server.texts == []
-    assert rig.count("outbox") == 0
-    rig.assert_in_step()
-    rig.execute("UPDATE articles SET body = 'text again'")
-    rig.once()
-    assert len(rig.vectors()) == len(BLANK)
-    rig.assert_in_step()
+def test_a_document_that_becomes_blank_loses_its_vector(harness: Harness, store: str) -> None:
+    harness.articles(*(f"text {n}" for n in range(len(BLANK))))
+    harness.ok("attach", "articles", "--text", "body", "--store", store)
+    harness.once()
+    harness.server.texts.clear()
+    harness.many("UPDATE articles SET body = %s WHERE id = %s", [(blank, n) for n, blank in enumerate(BLANK, 1)])
+    harness.once()
+    assert harness.vectors() == []
+    assert harness.server.texts == []
+    assert harness.count("outbox") == 0
+    harness.assert_in_step()
+    harness.execute("UPDATE articles SET body = 'text again'")
+    harness.once()
+    assert len(harness.vectors()) == len(BLANK)
+    harness.assert_in_step()
 
 
-def test_a_document_of_columns_that_are_all_null_is_none(rig: Rig) -> None:
-    rig.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, body text)")
-    rig.execute("INSERT INTO articles VALUES (1, NULL, NULL), (2, 'title', NULL), (3, NULL, 'body'), (4, 'a', 'b')")
-    rig.ok("attach", "articles", "--template", r"{{{title}}}:\n{body}.", "--name", "one")
-    rig.ok("attach", "articles", "--text", "title", "--text", "body", "--name", "two")
-    rig.once()
-    assert sorted(rig.server.texts) == ["a\n\nb", "body", "title", "{a}:\nb.", "{title}:\n.", "{}:\nbody."]
+def test_a_document_of_columns_that_are_all_null_is_none(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id int PRIMARY KEY, title text, body text)")
+    harness.execute("INSERT INTO articles VALUES (1, NULL, NULL), (2, 'title', NULL), (3, NULL, 'body'), (4, 'a', 'b')")
+    harness.ok("attach", "articles", "--template", r"{{{title}}}:\n{body}.", "--name", "one")
+    harness.ok("attach", "articles", "--text", "title", "--text", "body", "--name", "two")
+    harness.once()
+    assert sorted(harness.server.texts) == ["a\n\nb", "body", "title", "{a}:\nb.", "{title}:\n.", "{}:\nbody."]
 
 
 texts = st.text(st.one_of(st.sampled_from(SPACES), st.characters(exclude_categories=["Cs"], exclude_characters="\0")))

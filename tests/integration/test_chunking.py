@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from harness import Rig, both_versions, eventually, quoted
+from harness import Harness, both_versions, eventually, quoted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,37 +25,37 @@ NOTHING = {"missing": 0, "stale": 0, "orphaned": 0}
 ENGLISH = "".join(f"Sentence {n} of this text says so. " + "\n\n" * (n % 4 == 0) for n in range(12))
 
 
-def attach(rig: Rig, *arguments: str) -> None:
-    rig.ok("attach", "articles", "--text", "body", "--chunk-tokens", str(TOKENS), *arguments)
+def attach(harness: Harness, *arguments: str) -> None:
+    harness.ok("attach", "articles", "--text", "body", "--chunk-tokens", str(TOKENS), *arguments)
 
 
-def fill(rig: Rig, *bodies: str | None) -> None:
-    rig.articles(*bodies)
-    attach(rig)
-    rig.once()
+def fill(harness: Harness, *bodies: str | None) -> None:
+    harness.articles(*bodies)
+    attach(harness)
+    harness.once()
 
 
-def chunks(rig: Rig) -> list[tuple[int, int, int, int]]:
+def chunks(harness: Harness) -> list[tuple[int, int, int, int]]:
     """Key, number and span of every chunk in the store."""
-    return rig.rows(f"SELECT k1, chunk, lower(span), upper(span) FROM {rig.machinery('store')} ORDER BY 1, 2")
+    return harness.rows(f"SELECT k1, chunk, lower(span), upper(span) FROM {harness.internal('store')} ORDER BY 1, 2")
 
 
-def assert_in_step(rig: Rig) -> None:
+def assert_in_step(harness: Harness) -> None:
     """At rest: every chunk has the vector of its text, and together they are the document."""
-    assert rig.drift() == (0, NOTHING)
-    rows = rig.rows(
+    assert harness.drift() == (0, NOTHING)
+    rows = harness.rows(
         "SELECT body, chunk_text, embedding::text, stale, lower(span), upper(span) FROM qwen_embed.articles"
     )
     for body, text, vector, stale, begin, end in rows:
         assert (text, stale) == (body[begin:end], False)
         assert len(unicodedata.normalize("NFC", text).encode()) <= ROOM
-        np.testing.assert_allclose(json.loads(vector), rig.server.vector(text), atol=2e-3, err_msg=text)
-    for body, spans in rig.rows(
+        np.testing.assert_allclose(json.loads(vector), harness.server.vector(text), atol=2e-3, err_msg=text)
+    for body, spans in harness.rows(
         "SELECT body, array_agg(ARRAY[lower(span), upper(span)] ORDER BY chunk) FROM qwen_embed.articles GROUP BY id, body"
     ):
         assert_covered(body, spans)
-    wanted = sorted(key for key, body in rig.rows("SELECT id, body FROM articles") if (body or "").strip())
-    assert rig.rows("SELECT DISTINCT id FROM qwen_embed.articles ORDER BY 1") == [(key,) for key in wanted]
+    wanted = sorted(key for key, body in harness.rows("SELECT id, body FROM articles") if (body or "").strip())
+    assert harness.rows("SELECT DISTINCT id FROM qwen_embed.articles ORDER BY 1") == [(key,) for key in wanted]
 
 
 def assert_covered(text: str, spans: list[tuple[int, int]]) -> None:
@@ -66,15 +66,15 @@ def assert_covered(text: str, spans: list[tuple[int, int]]) -> None:
 
 
 @both_versions
-def test_long_document_has_a_vector_for_each_of_its_chunks(rig: Rig) -> None:
-    fill(rig, ENGLISH, "short", None, "  ")
-    numbers = [chunk for key, chunk, *_ in chunks(rig) if key == 1]
+def test_long_document_has_a_vector_for_each_of_its_chunks(harness: Harness) -> None:
+    fill(harness, ENGLISH, "short", None, "  ")
+    numbers = [chunk for key, chunk, *_ in chunks(harness) if key == 1]
     assert len(numbers) > 5
     assert numbers == [*range(1, len(numbers) + 1)]
-    assert rig.rows("SELECT chunk, span::text, chunk_text FROM qwen_embed.articles WHERE id = 2") == [
+    assert harness.rows("SELECT chunk, span::text, chunk_text FROM qwen_embed.articles WHERE id = 2") == [
         (1, "[0,5)", "short")
     ]
-    assert_in_step(rig)
+    assert_in_step(harness)
 
 
 @pytest.mark.parametrize(
@@ -89,24 +89,24 @@ def test_long_document_has_a_vector_for_each_of_its_chunks(rig: Rig) -> None:
         "👩‍👩‍👧‍👦" * 40,
     ],
 )
-def test_documents_of_every_script_are_divided_and_covered(rig: Rig, text: str) -> None:
-    fill(rig, text)
-    assert all(chunk.strip() for chunk in rig.server.texts)
-    assert_in_step(rig)
+def test_documents_of_every_script_are_divided_and_covered(harness: Harness, text: str) -> None:
+    fill(harness, text)
+    assert all(chunk.strip() for chunk in harness.server.texts)
+    assert_in_step(harness)
 
 
-def test_sentences_stay_whole_where_they_fit(rig: Rig) -> None:
-    fill(rig, ENGLISH, "水は方円の器に随う。人は善悪の友による。" * 10)
-    assert all(text.endswith((".", "。")) for text in rig.server.texts)
+def test_sentences_stay_whole_where_they_fit(harness: Harness) -> None:
+    fill(harness, ENGLISH, "水は方円の器に随う。人は善悪の友による。" * 10)
+    assert all(text.endswith((".", "。")) for text in harness.server.texts)
 
 
-def test_chunks_overlap_by_as_much_as_was_asked_for(rig: Rig) -> None:
-    rig.articles("word " * 100)
-    attach(rig, "--chunk-overlap", "20")
-    rig.once()
-    spans = [(begin, end) for _, _, begin, end in chunks(rig)]
+def test_chunks_overlap_by_as_much_as_was_asked_for(harness: Harness) -> None:
+    harness.articles("word " * 100)
+    attach(harness, "--chunk-overlap", "20")
+    harness.once()
+    spans = [(begin, end) for _, _, begin, end in chunks(harness)]
     assert all(10 <= one[1] - other[0] <= 20 for one, other in list(pairwise(spans))[:-1])
-    assert_in_step(rig)
+    assert_in_step(harness)
 
 
 @pytest.mark.parametrize(
@@ -122,47 +122,47 @@ def test_chunks_overlap_by_as_much_as_was_asked_for(rig: Rig) -> None:
         ("TRUNCATE articles; INSERT INTO articles VALUES (1, 'back')", 1),
     ],
 )
-def test_change_of_a_row_leaves_no_chunk_too_many(rig: Rig, change: str, left: int) -> None:
-    fill(rig, ENGLISH, ENGLISH.upper())
-    rig.execute(change)
-    rig.once()
-    assert_in_step(rig)
-    assert rig.value(f"SELECT count(DISTINCT k1) FROM {rig.machinery('store')}") == left
+def test_change_of_a_row_leaves_no_chunk_too_many(harness: Harness, change: str, left: int) -> None:
+    fill(harness, ENGLISH, ENGLISH.upper())
+    harness.execute(change)
+    harness.once()
+    assert_in_step(harness)
+    assert harness.value(f"SELECT count(DISTINCT k1) FROM {harness.internal('store')}") == left
     assert (
-        rig.rows(
-            f"SELECT k1 FROM {rig.machinery('store')} GROUP BY k1 HAVING count(*) <> max(chunks) OR count(*) <> max(chunk)"
+        harness.rows(
+            f"SELECT k1 FROM {harness.internal('store')} GROUP BY k1 HAVING count(*) <> max(chunks) OR count(*) <> max(chunk)"
         )
         == []
     )
 
 
-def test_change_of_another_column_embeds_nothing(rig: Rig) -> None:
-    fill(rig, ENGLISH)
-    rig.server.texts.clear()
-    rig.execute("UPDATE articles SET views = 7")
-    rig.once()
-    assert rig.server.texts == []
-    assert rig.value("SELECT DISTINCT views FROM qwen_embed.articles") == 7
+def test_change_of_another_column_embeds_nothing(harness: Harness) -> None:
+    fill(harness, ENGLISH)
+    harness.server.texts.clear()
+    harness.execute("UPDATE articles SET views = 7")
+    harness.once()
+    assert harness.server.texts == []
+    assert harness.value("SELECT DISTINCT views FROM qwen_embed.articles") == 7
 
 
-def test_rows_that_have_their_chunks_are_not_embedded_again_by_another_walk(rig: Rig) -> None:
-    fill(rig, ENGLISH, "short", " ")
-    rig.server.texts.clear()
-    with rig.worker_here():
-        rig.ok("backfill", "articles")
-    assert rig.server.texts == []
-    assert rig.value("SELECT rows_done FROM _qwen_embed.backfill") == 3
-    assert_in_step(rig)
+def test_rows_that_have_their_chunks_are_not_embedded_again_by_another_scan(harness: Harness) -> None:
+    fill(harness, ENGLISH, "short", " ")
+    harness.server.texts.clear()
+    with harness.worker_here():
+        harness.ok("backfill", "articles")
+    assert harness.server.texts == []
+    assert harness.value("SELECT rows_done FROM _qwen_embed.backfill") == 3
+    assert_in_step(harness)
 
 
 # Late answers
 
 
-class Hands:
+class ManualWriters:
     """Two workers' hands without their heads: both read, and write when they are told to, in chunks of ten characters."""
 
-    def __init__(self, rig: Rig, store: Store, connection: AsyncConnection) -> None:
-        self.rig, self.store, self.connection = rig, store, connection
+    def __init__(self, harness: Harness, store: Store, connection: AsyncConnection) -> None:
+        self.harness, self.store, self.connection = harness, store, connection
 
     async def read(self) -> list[Change]:
         page = await self.store.read_outbox(self.connection, after=0, in_flight=set(), entries=100, keys=100)
@@ -170,7 +170,7 @@ class Hands:
 
     async def write(self, changes: list[Change]) -> None:
         cut = [(c, tuple((n, min(n + 10, len(c.document))) for n in range(0, len(c.document), 10))) for c in changes]
-        vectors = [self.rig.server.vector(c.document[begin:end]) for c, spans in cut for begin, end in spans]
+        vectors = [self.harness.server.vector(c.document[begin:end]) for c, spans in cut for begin, end in spans]
         whole = [Change(c.key, c.version, c.seqs, c.fingerprint, c.document, c.size, spans=spans) for c, spans in cut]
         await self.store.write(self.connection, whole, [np.stack(vectors)])
 
@@ -178,27 +178,27 @@ class Hands:
         await self.store.clear(self.connection, changes)
 
 
-def play(rig: Rig, script: Callable[[Hands, Hands], Awaitable[None]]) -> None:
+def play(harness: Harness, script: Callable[[ManualWriters, ManualWriters], Awaitable[None]]) -> None:
     async def work() -> None:
-        store = Store(rig.embedding(), rig.value("SELECT 'halfvec'::regtype::oid"))
-        async with await connect_async(rig.url, "slow") as one, await connect_async(rig.url, "quick") as two:
-            await script(Hands(rig, store, one), Hands(rig, store, two))
+        store = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid"))
+        async with await connect_async(harness.url, "slow") as one, await connect_async(harness.url, "quick") as two:
+            await script(ManualWriters(harness, store, one), ManualWriters(harness, store, two))
 
     asyncio.run(work())
 
 
 @pytest.fixture
-def written(rig: Rig) -> Rig:
-    rig.articles()
-    attach(rig)
-    rig.execute("INSERT INTO articles VALUES (1, 'an old text that has several chunks')")
-    return rig
+def written(harness: Harness) -> Harness:
+    harness.articles()
+    attach(harness)
+    harness.execute("INSERT INTO articles VALUES (1, 'an old text that has several chunks')")
+    return harness
 
 
 @both_versions
 @pytest.mark.parametrize("new", ["short", "a new text", "a new text that has more chunks than the old text had"])
-def test_slow_writer_cannot_add_chunks_to_a_newer_document(written: Rig, new: str) -> None:
-    async def script(slow: Hands, quick: Hands) -> None:
+def test_slow_writer_cannot_add_chunks_to_a_newer_document(written: Harness, new: str) -> None:
+    async def script(slow: ManualWriters, quick: ManualWriters) -> None:
         old = await slow.read()
         written.execute("UPDATE articles SET body = %s", new)
         await quick.write(await quick.read())
@@ -210,8 +210,8 @@ def test_slow_writer_cannot_add_chunks_to_a_newer_document(written: Rig, new: st
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM articles", "UPDATE articles SET body = ''"])
-def test_slow_writer_cannot_bring_back_the_chunks_of_what_has_gone(written: Rig, change: str) -> None:
-    async def script(slow: Hands, quick: Hands) -> None:
+def test_slow_writer_cannot_bring_back_the_chunks_of_what_has_gone(written: Harness, change: str) -> None:
+    async def script(slow: ManualWriters, quick: ManualWriters) -> None:
         old = await slow.read()
         written.execute(change)
         await quick.clear(await quick.read())
@@ -222,8 +222,8 @@ def test_slow_writer_cannot_bring_back_the_chunks_of_what_has_gone(written: Rig,
     assert_in_step(written)
 
 
-def test_slow_clear_cannot_remove_the_chunks_of_a_row_that_came_back(written: Rig) -> None:
-    async def script(slow: Hands, quick: Hands) -> None:
+def test_slow_clear_cannot_remove_the_chunks_of_a_row_that_came_back(written: Harness) -> None:
+    async def script(slow: ManualWriters, quick: ManualWriters) -> None:
         written.execute("UPDATE articles SET body = ''")
         blank = await slow.read()
         written.execute("UPDATE articles SET body = 'and here is the text again'")
@@ -235,8 +235,8 @@ def test_slow_clear_cannot_remove_the_chunks_of_a_row_that_came_back(written: Ri
     assert_in_step(written)
 
 
-def test_one_key_twice_in_a_write_has_the_chunks_of_its_newest_text(written: Rig) -> None:
-    async def script(slow: Hands, quick: Hands) -> None:
+def test_one_key_twice_in_a_write_has_the_chunks_of_its_newest_text(written: Harness) -> None:
+    async def script(slow: ManualWriters, quick: ManualWriters) -> None:
         old = await slow.read()
         written.execute("UPDATE articles SET body = 'new'")
         await slow.write([*old, *(await quick.read())])
@@ -248,8 +248,8 @@ def test_one_key_twice_in_a_write_has_the_chunks_of_its_newest_text(written: Rig
 
 @both_versions
 @pytest.mark.parametrize("newer_first", [True, False])
-def test_two_writes_of_a_row_at_once_leave_the_chunks_of_the_newer(written: Rig, newer_first: bool) -> None:
-    async def script(slow: Hands, quick: Hands) -> None:
+def test_two_writes_of_a_row_at_once_leave_the_chunks_of_the_newer(written: Harness, newer_first: bool) -> None:
+    async def script(slow: ManualWriters, quick: ManualWriters) -> None:
         old = await slow.read()
         written.execute("UPDATE articles SET body = 'a new text'")
         new = await quick.read()
@@ -270,110 +270,110 @@ def test_two_writes_of_a_row_at_once_leave_the_chunks_of_the_newer(written: Rig,
 # The server
 
 
-def test_refused_chunk_makes_its_row_one_failure_and_the_others_have_their_vectors(rig: Rig) -> None:
-    rig.server.poison = "Sentence 7"
-    fill(rig, ENGLISH, "short", ENGLISH.lower())
-    (failure,) = json.loads(rig.ok("failures", "list", "articles", "--json"))
+def test_rejected_chunk_makes_its_row_one_failure_and_the_others_have_their_vectors(harness: Harness) -> None:
+    harness.server.poison = "Sentence 7"
+    fill(harness, ENGLISH, "short", ENGLISH.lower())
+    (failure,) = json.loads(harness.ok("failures", "list", "articles", "--json"))
     assert failure["key"] == {"id": 1}
-    assert {key for key, *_ in chunks(rig)} == {2, 3}
-    rig.server.poison = None
-    rig.ok("failures", "retry", "articles")
-    rig.once()
-    assert_in_step(rig)
+    assert {key for key, *_ in chunks(harness)} == {2, 3}
+    harness.server.poison = None
+    harness.ok("failures", "retry", "articles")
+    harness.once()
+    assert_in_step(harness)
 
 
-def test_row_that_postgres_refuses_leaves_the_others_their_own_chunks(rig: Rig) -> None:
-    rig.articles(ENGLISH, ENGLISH.lower(), ENGLISH.upper(), "short")
-    attach(rig)
-    rig.execute(f"ALTER TABLE {rig.machinery('store')} ADD CHECK (k1 <> 2)")
-    rig.once()
-    (failure,) = json.loads(rig.ok("failures", "list", "articles", "--json"))
+def test_row_that_postgres_rejects_leaves_the_others_their_own_chunks(harness: Harness) -> None:
+    harness.articles(ENGLISH, ENGLISH.lower(), ENGLISH.upper(), "short")
+    attach(harness)
+    harness.execute(f"ALTER TABLE {harness.internal('store')} ADD CHECK (k1 <> 2)")
+    harness.once()
+    (failure,) = json.loads(harness.ok("failures", "list", "articles", "--json"))
     assert failure["key"] == {"id": 2}
-    rig.execute("DELETE FROM articles WHERE id = 2")
-    rig.once()
-    assert_in_step(rig)
+    harness.execute("DELETE FROM articles WHERE id = 2")
+    harness.once()
+    assert_in_step(harness)
 
 
-def test_document_of_many_chunks_goes_in_requests_of_the_usual_size(rig: Rig) -> None:
-    fill(rig, ENGLISH * 30)
-    assert rig.count("store") > 150
-    assert max(len(request["input"]) for request in rig.server.requests) <= 64
-    assert_in_step(rig)
+def test_document_of_many_chunks_goes_in_requests_of_the_usual_size(harness: Harness) -> None:
+    fill(harness, ENGLISH * 30)
+    assert harness.count("store") > 150
+    assert max(len(request["input"]) for request in harness.server.requests) <= 64
+    assert_in_step(harness)
 
 
-def test_document_of_more_chunks_than_the_server_takes_at_once_is_no_failure(rig: Rig) -> None:
-    rig.server.most_inputs = 3
-    fill(rig, ENGLISH)
-    assert json.loads(rig.ok("failures", "list", "articles", "--json")) == []
-    assert_in_step(rig)
+def test_document_of_more_chunks_than_the_server_takes_at_once_is_no_failure(harness: Harness) -> None:
+    harness.server.most_inputs = 3
+    fill(harness, ENGLISH)
+    assert json.loads(harness.ok("failures", "list", "articles", "--json")) == []
+    assert_in_step(harness)
 
 
-def test_server_that_is_overloaded_now_and_then_makes_no_failure_of_a_document_of_many_chunks(rig: Rig) -> None:
-    rig.server.refuses_every = 4
-    rig.articles(*(f"Sentence {n} of many. " * 3000 for n in range(2)))
-    attach(rig)
-    rig.once()
-    assert rig.count("failure") == 0
-    assert_in_step(rig)
+def test_server_that_is_overloaded_now_and_then_makes_no_failure_of_a_document_of_many_chunks(harness: Harness) -> None:
+    harness.server.refuses_every = 4
+    harness.articles(*(f"Sentence {n} of many. " * 3000 for n in range(2)))
+    attach(harness)
+    harness.once()
+    assert harness.count("failure") == 0
+    assert_in_step(harness)
 
 
-def test_server_that_takes_less_than_a_chunk_gets_less(rig: Rig) -> None:
-    rig.server.context_length = 40
-    fill(rig, ENGLISH)
-    assert max(len(text) for text in rig.server.texts) <= 32
-    assert_in_step(rig)
+def test_server_that_takes_less_than_a_chunk_gets_less(harness: Harness) -> None:
+    harness.server.context_length = 40
+    fill(harness, ENGLISH)
+    assert max(len(text) for text in harness.server.texts) <= 32
+    assert_in_step(harness)
 
 
-def test_server_without_a_tokenizer_gets_chunks_by_a_guess(rig: Rig) -> None:
-    rig.server.tokenizes = False
-    rig.server.context_length = 1 << 20
-    rig.articles(ENGLISH, "short")
-    attach(rig)
-    rig.once()
-    assert len(rig.server.texts) > 3
-    assert max(len(text) for text in rig.server.texts) <= 3 * TOKENS
-    assert rig.drift() == (0, NOTHING)
+def test_server_without_a_tokenizer_gets_chunks_by_a_guess(harness: Harness) -> None:
+    harness.server.tokenizes = False
+    harness.server.context_length = 1 << 20
+    harness.articles(ENGLISH, "short")
+    attach(harness)
+    harness.once()
+    assert len(harness.server.texts) > 3
+    assert max(len(text) for text in harness.server.texts) <= 3 * TOKENS
+    assert harness.drift() == (0, NOTHING)
 
 
-def test_document_too_long_for_us_to_carry_is_a_failure_that_says_so(rig: Rig) -> None:
-    fill(rig, "x" * (LONGEST_DOCUMENT + 1), "short")
-    (failure,) = json.loads(rig.ok("failures", "list", "articles", "--json"))
+def test_document_too_long_for_us_to_carry_is_a_failure_that_says_so(harness: Harness) -> None:
+    fill(harness, "x" * (LONGEST_DOCUMENT + 1), "short")
+    (failure,) = json.loads(harness.ok("failures", "list", "articles", "--json"))
     assert failure["error"] == "the document has more than 500,000 characters, longer than any model takes"
-    assert rig.server.texts == ["short"]
+    assert harness.server.texts == ["short"]
 
 
 # Searching
 
 
-def nearest(rig: Rig, query: str) -> list[tuple[int, int]]:
+def nearest(harness: Harness, query: str) -> list[tuple[int, int]]:
     """Each row with its best chunk, as comparing them all finds it."""
-    return rig.rows(
+    return harness.rows(
         "SELECT id, chunk FROM (SELECT DISTINCT ON (id) id, chunk, embedding <=> %s::halfvec AS distance"
         " FROM qwen_embed.articles ORDER BY id, distance) best ORDER BY distance",
-        str(rig.server.vector(query).tolist()),
+        str(harness.server.vector(query).tolist()),
     )
 
 
-def asked(rig: Rig, query: str, rows: int) -> list[tuple[int, int]]:
-    vector = str(rig.server.vector(query).tolist())
-    return rig.rows("SELECT id, chunk FROM qwen_embed.articles(%s::halfvec, %s)", vector, rows)
+def asked(harness: Harness, query: str, rows: int) -> list[tuple[int, int]]:
+    vector = str(harness.server.vector(query).tolist())
+    return harness.rows("SELECT id, chunk FROM qwen_embed.articles(%s::halfvec, %s)", vector, rows)
 
 
-def read_by_index(rig: Rig) -> int:
+def read_by_index(harness: Harness) -> int:
     """How many chunks the ANN index has given so far."""
-    rig.execute("SELECT pg_stat_force_next_flush()")
-    found: int = rig.value("SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE indexrelname ~ '_hnsw$'")
+    harness.execute("SELECT pg_stat_force_next_flush()")
+    found: int = harness.value("SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE indexrelname ~ '_hnsw$'")
     return found
 
 
 @pytest.fixture
-def searched(rig: Rig) -> Rig:
-    fill(rig, *(ENGLISH.replace("this", f"text {n}") for n in range(30)), "short", None)
-    return rig
+def searched(harness: Harness) -> Harness:
+    fill(harness, *(ENGLISH.replace("this", f"text {n}") for n in range(30)), "short", None)
+    return harness
 
 
 @both_versions
-def test_rows_are_found_by_their_best_chunk_through_the_index(searched: Rig) -> None:
+def test_rows_are_found_by_their_best_chunk_through_the_index(searched: Harness) -> None:
     searched.execute("SET enable_seqscan = off")
     assert asked(searched, "query", 10) == nearest(searched, "query")[:10]
     assert read_by_index(searched) >= 10
@@ -382,44 +382,44 @@ def test_rows_are_found_by_their_best_chunk_through_the_index(searched: Rig) -> 
 
 
 @both_versions
-def test_planner_takes_the_index_by_itself_where_there_are_many_chunks(rig: Rig) -> None:
-    fill(rig)
-    rig.execute("INSERT INTO articles SELECT n, 'text' FROM generate_series(1, 3000) n")
-    rig.execute(
-        f"INSERT INTO {rig.machinery('store')} SELECT n, chunk, 3, '[0,4)', 1, 'x',"
+def test_planner_takes_the_index_by_itself_where_there_are_many_chunks(harness: Harness) -> None:
+    fill(harness)
+    harness.execute("INSERT INTO articles SELECT n, 'text' FROM generate_series(1, 3000) n")
+    harness.execute(
+        f"INSERT INTO {harness.internal('store')} SELECT n, chunk, 3, '[0,4)', 1, 'x',"
         " ARRAY(SELECT random() - 0.5 + 0 * n * chunk FROM generate_series(1, 16))::real[]::halfvec"
         " FROM generate_series(1, 3000) n, generate_series(1, 3) chunk"
     )
-    rig.execute(f"ANALYZE articles, {rig.machinery('store')}")
-    rig.execute("SET cursor_tuple_fraction = 1")  # whatever the session prefers
-    assert len(asked(rig, "query", 10)) == 10
-    assert 10 <= read_by_index(rig) < 1000
+    harness.execute(f"ANALYZE articles, {harness.internal('store')}")
+    harness.execute("SET cursor_tuple_fraction = 1")  # whatever the session prefers
+    assert len(asked(harness, "query", 10)) == 10
+    assert 10 <= read_by_index(harness) < 1000
 
 
-def test_rows_are_found_by_their_best_chunk_without_an_index(searched: Rig) -> None:
-    searched.execute(f"DROP INDEX {searched.machinery('store')}_hnsw")
+def test_rows_are_found_by_their_best_chunk_without_an_index(searched: Harness) -> None:
+    searched.execute(f"DROP INDEX {searched.internal('store')}_hnsw")
     assert asked(searched, "query", 10) == nearest(searched, "query")[:10]
     assert asked(searched, "query", 100) == nearest(searched, "query")
     assert asked(searched, "query", 0) == []
 
 
 @pytest.mark.parametrize("memory", ["64kB", "4MB"])
-def test_row_whose_chunks_are_all_nearest_hides_no_other(searched: Rig, memory: str) -> None:
+def test_row_whose_chunks_are_all_nearest_hides_no_other(searched: Harness, memory: str) -> None:
     searched.execute("UPDATE articles SET body = (SELECT string_agg(body, ' ') FROM articles) WHERE id = 1")
     searched.once()
     noise = np.random.default_rng(1).normal(0, 0.01, (searched.count("store"), 16))
     vectors = [(str((searched.server.vector("query") + own).tolist()), n) for n, own in enumerate(noise)]
-    searched.many(f"UPDATE {searched.machinery('store')} SET embedding = %s WHERE k1 = 1 AND chunk = %s", vectors)
+    searched.many(f"UPDATE {searched.internal('store')} SET embedding = %s WHERE k1 = 1 AND chunk = %s", vectors)
     searched.execute("SET enable_seqscan = off")
     searched.execute(f"SET work_mem = '{memory}'")
     found = [key for key, _ in asked(searched, "query", 5)]
-    assert searched.value(f"SELECT count(*) FROM {searched.machinery('store')} WHERE k1 = 1") > 250
+    assert searched.value(f"SELECT count(*) FROM {searched.internal('store')} WHERE k1 = 1") > 250
     assert found == [1, *(key for key, _ in nearest(searched, "query") if key != 1)][:5]
     assert len({key for key, _ in asked(searched, "query", 31)}) == 31
     assert read_by_index(searched) > 250 or memory == "64kB"
 
 
-def test_search_shows_the_best_chunk_of_each_row(searched: Rig) -> None:
+def test_search_shows_the_best_chunk_of_each_row(searched: Harness) -> None:
     best = nearest(searched, "query")[:3]
     with Client(searched.url, server_url=searched.server.url) as client:
         hits = client.search("articles", "query", 3)
@@ -434,13 +434,13 @@ def test_search_shows_the_best_chunk_of_each_row(searched: Rig) -> None:
     assert json.loads(searched.ok("search", "articles", "query", "--json"))[0]["row"]["chunk"] == best[0][1]
 
 
-def test_chunk_of_a_text_that_has_changed_since_is_stale_and_has_no_text(rig: Rig) -> None:
-    fill(rig, ENGLISH)
-    rig.execute("UPDATE articles SET body = 'changed'")
-    assert rig.rows("SELECT DISTINCT stale, chunk_text FROM qwen_embed.articles") == [(True, None)]
+def test_chunk_of_a_text_that_has_changed_since_is_stale_and_has_no_text(harness: Harness) -> None:
+    fill(harness, ENGLISH)
+    harness.execute("UPDATE articles SET body = 'changed'")
+    assert harness.rows("SELECT DISTINCT stale, chunk_text FROM qwen_embed.articles") == [(True, None)]
 
 
-def test_search_function_has_the_rights_of_who_calls_it_and_trusts_no_search_path(searched: Rig) -> None:
+def test_search_function_has_the_rights_of_who_calls_it_and_trusts_no_search_path(searched: Harness) -> None:
     vector = str(searched.server.vector("query").tolist())
     call = f"SELECT id FROM qwen_embed.articles('{vector}'::public.halfvec) LIMIT 1"
     searched.execute("CREATE FUNCTION cardinality(text[]) RETURNS int LANGUAGE sql AS 'SELECT 1 / 0'")
@@ -479,27 +479,27 @@ def test_search_function_has_the_rights_of_who_calls_it_and_trusts_no_search_pat
         ("UPDATE {store} SET fingerprint = 'x' WHERE k1 = 1", {"stale": 1}),
     ],
 )  # fmt: skip
-def test_verify_finds_chunks_that_are_missing_or_too_many_and_a_repair_mends_them(
-    rig: Rig, harm: str, found: dict[str, int]
+def test_verify_finds_chunks_that_are_missing_or_too_many_and_a_repair_repairs_them(
+    harness: Harness, harm: str, found: dict[str, int]
 ) -> None:
-    fill(rig, ENGLISH, "short", " ")
-    assert_in_step(rig)
-    rig.execute(harm.format(store=rig.machinery("store")))
-    assert rig.drift() == (1, NOTHING | found)
-    enqueued = json.loads(rig.ok("verify", "articles", "--repair", "--json"))["enqueued"]
+    fill(harness, ENGLISH, "short", " ")
+    assert_in_step(harness)
+    harness.execute(harm.format(store=harness.internal("store")))
+    assert harness.drift() == (1, NOTHING | found)
+    enqueued = json.loads(harness.ok("verify", "articles", "--repair", "--json"))["enqueued"]
     assert enqueued["missing_or_stale"] + enqueued["orphaned"] == sum(found.values())
-    rig.once()
-    assert_in_step(rig)
-    assert rig.value(f"SELECT count(*) FROM {rig.machinery('store')} WHERE k1 = 9") == 0
+    harness.once()
+    assert_in_step(harness)
+    assert harness.value(f"SELECT count(*) FROM {harness.internal('store')} WHERE k1 = 9") == 0
 
 
-def test_status_counts_rows_and_chunks(rig: Rig) -> None:
-    fill(rig, ENGLISH, "short")
-    rig.execute("INSERT INTO articles VALUES (3, ' ')")
-    rig.once()
-    (one,) = json.loads(rig.ok("status", "articles", "--json"))
-    assert (one["rows"], one["vectors"], one["chunks"], one["cut"]) == (3, 2, rig.count("store") - 1, 0)
-    assert f"vectors 2 in {one['chunks']} chunks" in rig.ok("status", "articles")
+def test_status_counts_rows_and_chunks(harness: Harness) -> None:
+    fill(harness, ENGLISH, "short")
+    harness.execute("INSERT INTO articles VALUES (3, ' ')")
+    harness.once()
+    (one,) = json.loads(harness.ok("status", "articles", "--json"))
+    assert (one["rows"], one["vectors"], one["chunks"], one["truncated"]) == (3, 2, harness.count("store") - 1, 0)
+    assert f"vectors 2 in {one['chunks']} chunks" in harness.ok("status", "articles")
 
 
 # Attach and detach
@@ -517,70 +517,76 @@ def test_status_counts_rows_and_chunks(rig: Rig) -> None:
         (["--chunk-tokens", "64", "--column", "span"], 'a column "span" of its own'),
     ],
 )
-def test_attach_refuses_chunks_that_cannot_be_with_one_sentence(rig: Rig, arguments: list[str], words: str) -> None:
-    rig.articles()
-    assert words in rig.refused("attach", "articles", "--text", "body", *arguments)
+def test_attach_rejects_chunks_that_cannot_be_with_one_sentence(
+    harness: Harness, arguments: list[str], words: str
+) -> None:
+    harness.articles()
+    assert words in harness.refused("attach", "articles", "--text", "body", *arguments)
 
 
-def test_detach_leaves_nothing_of_chunks_behind(rig: Rig) -> None:
-    rig.articles(ENGLISH)
-    before = rig.catalog()
-    attach(rig)
-    rig.once()
-    rig.ok("detach", "articles", "--yes")
-    assert rig.catalog() == before
+def test_detach_leaves_nothing_of_chunks_behind(harness: Harness) -> None:
+    harness.articles(ENGLISH)
+    before = harness.catalog()
+    attach(harness)
+    harness.once()
+    harness.ok("detach", "articles", "--yes")
+    assert harness.catalog() == before
 
 
-def test_names_of_every_kind_can_have_chunks(rig: Rig) -> None:
+def test_names_of_every_kind_can_have_chunks(harness: Harness) -> None:
     name = 'o"d %s\\d'
-    rig.execute("CREATE TABLE t (c uuid, query text, rows citext, PRIMARY KEY (c, rows))".replace("citext", "text"))
-    rig.execute("INSERT INTO t VALUES (gen_random_uuid(), %s, 'a,b'), (gen_random_uuid(), 'short', '')", ENGLISH)
+    harness.execute("CREATE TABLE t (c uuid, query text, rows citext, PRIMARY KEY (c, rows))".replace("citext", "text"))
+    harness.execute("INSERT INTO t VALUES (gen_random_uuid(), %s, 'a,b'), (gen_random_uuid(), 'short', '')", ENGLISH)
     arguments = ["--text", "query", "--name", name, "--column", "e", "--chunk-tokens", str(TOKENS)]
-    assert "CREATE FUNCTION" in rig.ok("attach", "t", *arguments, "--dry-run")
-    rig.ok("attach", "t", *arguments)
-    rig.once()
-    vector = str(rig.server.vector("query").tolist())
-    found = rig.connection.execute(f"SELECT c, rows FROM qwen_embed.{quoted(name)}('{vector}', 5)".encode()).fetchall()
-    assert sorted(found) == sorted(rig.rows("SELECT c, rows FROM t"))
-    assert rig.drift(name) == (0, NOTHING)
-    rig.ok("detach", name, "--yes")
+    assert "CREATE FUNCTION" in harness.ok("attach", "t", *arguments, "--dry-run")
+    harness.ok("attach", "t", *arguments)
+    harness.once()
+    vector = str(harness.server.vector("query").tolist())
+    found = harness.connection.execute(
+        f"SELECT c, rows FROM qwen_embed.{quoted(name)}('{vector}', 5)".encode()
+    ).fetchall()
+    assert sorted(found) == sorted(harness.rows("SELECT c, rows FROM t"))
+    assert harness.drift(name) == (0, NOTHING)
+    harness.ok("detach", name, "--yes")
 
 
-def test_document_of_more_chunks_than_are_kept_is_a_failure_that_says_so(rig: Rig) -> None:
-    rig.articles("short", "word " * 20_000)
-    rig.ok("attach", "articles", "--text", "body", "--chunk-tokens", "16")
-    rig.once()
-    (error,) = rig.rows(f"SELECT error FROM {rig.machinery('failure')}")[0]
+def test_document_of_more_chunks_than_are_kept_is_a_failure_that_says_so(harness: Harness) -> None:
+    harness.articles("short", "word " * 20_000)
+    harness.ok("attach", "articles", "--text", "body", "--chunk-tokens", "16")
+    harness.once()
+    (error,) = harness.rows(f"SELECT error FROM {harness.internal('failure')}")[0]
     assert "at most 4,096 are kept; attach with more --chunk-tokens" in error
-    assert [key for key, *_ in chunks(rig)] == [1]
+    assert [key for key, *_ in chunks(harness)] == [1]
 
 
-def test_key_of_an_extensions_type_can_be_searched(rig: Rig) -> None:
-    rig.execute("CREATE TABLE articles (id vector(2) PRIMARY KEY, body text)")
-    rig.execute("INSERT INTO articles VALUES ('[1,2]', 'one'), ('[3,4]', %s)", ENGLISH)
-    attach(rig)
-    rig.once()
-    found = rig.rows("SELECT id::text FROM qwen_embed.articles((SELECT embedding FROM qwen_embed.articles LIMIT 1), 5)")
+def test_key_of_an_extensions_type_can_be_searched(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id vector(2) PRIMARY KEY, body text)")
+    harness.execute("INSERT INTO articles VALUES ('[1,2]', 'one'), ('[3,4]', %s)", ENGLISH)
+    attach(harness)
+    harness.once()
+    found = harness.rows(
+        "SELECT id::text FROM qwen_embed.articles((SELECT embedding FROM qwen_embed.articles LIMIT 1), 5)"
+    )
     assert sorted(found) == [("[1,2]",), ("[3,4]",)]
 
 
-def test_client_notices_that_an_embedding_was_attached_anew_with_chunks_and_without(rig: Rig) -> None:
-    rig.articles(*(f"{n} {ENGLISH}" for n in range(3)))
-    with Client(rig.url, server_url=rig.server.url) as client:
+def test_client_notices_that_an_embedding_was_attached_anew_with_chunks_and_without(harness: Harness) -> None:
+    harness.articles(*(f"{n} {ENGLISH}" for n in range(3)))
+    with Client(harness.url, server_url=harness.server.url) as client:
         for more in ((), ("--chunk-tokens", str(TOKENS)), ()):
-            rig.ok("attach", "articles", "--text", "body", *more)
-            rig.once()
+            harness.ok("attach", "articles", "--text", "body", *more)
+            harness.once()
             assert sorted(hit.row["id"] for hit in client.search("articles", "x", 10)) == [1, 2, 3]
-            rig.ok("detach", "articles", "--yes")
+            harness.ok("detach", "articles", "--yes")
 
 
-def test_key_column_that_is_renamed_is_followed(rig: Rig) -> None:
-    fill(rig, ENGLISH, "short")
-    rig.execute("ALTER TABLE articles RENAME id TO number")
-    rig.execute("UPDATE articles SET body = %s", ENGLISH.upper())
-    rig.once()
-    assert rig.drift() == (0, NOTHING)
-    assert sorted(key for key, _ in asked(rig, "query", 5)) == [1, 2]
+def test_key_column_that_is_renamed_is_followed(harness: Harness) -> None:
+    fill(harness, ENGLISH, "short")
+    harness.execute("ALTER TABLE articles RENAME id TO number")
+    harness.execute("UPDATE articles SET body = %s", ENGLISH.upper())
+    harness.once()
+    assert harness.drift() == (0, NOTHING)
+    assert sorted(key for key, _ in asked(harness, "query", 5)) == [1, 2]
 
 
 # Dividing
@@ -623,13 +629,13 @@ def test_long_text_without_a_sentence_is_divided_in_time() -> None:
 
 
 @both_versions
-def test_chunks_follow_a_live_worker(rig: Rig) -> None:
-    rig.articles(ENGLISH)
-    attach(rig)
-    rig.worker()
-    eventually(rig.settled)
+def test_chunks_follow_a_live_worker(harness: Harness) -> None:
+    harness.articles(ENGLISH)
+    attach(harness)
+    harness.worker()
+    eventually(harness.settled)
     for body in ("short", ENGLISH * 3, " ", "", ENGLISH.swapcase()):
-        rig.execute("UPDATE articles SET body = %s WHERE id = 1", body)
-        rig.execute("INSERT INTO articles SELECT max(id) + 1, %s FROM articles", body)
-    eventually(rig.settled)
-    assert_in_step(rig)
+        harness.execute("UPDATE articles SET body = %s WHERE id = 1", body)
+        harness.execute("INSERT INTO articles SELECT max(id) + 1, %s FROM articles", body)
+    eventually(harness.settled)
+    assert_in_step(harness)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from harness import Rig, eventually
+from harness import Harness, eventually
 
 from pg_qwen_embed.cli import COMMANDS, main
 from pg_qwen_embed.inference import launch
@@ -45,7 +45,7 @@ def test_sglang_is_started_as_our_own_command_says() -> None:
     assert '{"is_matryoshka": true}' in started
 
 
-def test_what_the_images_run_follows_a_table(bare: Rig) -> None:
+def test_what_the_images_run_follows_a_table(bare: Harness) -> None:
     """init, serve and worker with the compose file's arguments, then attach, as its first lines say."""
     serve = SERVICES["serve"]["command"]
     arguments = ["127.0.0.1" if a == "0.0.0.0" else "0" if a == "30000" else a for a in serve]  # noqa: S104
@@ -84,7 +84,7 @@ def test_sglang_command_fits_the_card(model: str, memory: str, expected: str) ->
     assert expected in said
 
 
-def test_sglang_command_refuses_a_card_that_is_too_small_and_a_model_it_does_not_know(bare: Rig) -> None:
+def test_sglang_command_rejects_a_card_that_is_too_small_and_a_model_it_does_not_know(bare: Harness) -> None:
     assert "needs about" in bare.refused("sglang-command", "--model", "Qwen/Qwen3-Embedding-8B", "--gpu-memory", "12")
     assert "leave --gpu-memory out" in bare.refused("sglang-command", "--model", "mine", "--gpu-memory", "24")
     assert "--model-path mine" in bare.ok("sglang-command", "--model", "mine")

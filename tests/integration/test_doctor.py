@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import psycopg
 import pytest
-from harness import Rig, both_versions, eventually
+from harness import Harness, both_versions, eventually
 from pooler import Pooler
 from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed.admin.doctor import database
 
 
-def findings(rig: Rig, **env: str) -> dict[str, list[tuple[str, str, str]]]:
+def findings(harness: Harness, **env: str) -> dict[str, list[tuple[str, str, str]]]:
     """By state: area, text and advice."""
-    result = rig.cli("doctor", "--json", env=dict(env))
+    result = harness.cli("doctor", "--json", env=dict(env))
     found: dict[str, list[tuple[str, str, str]]] = {"ok": [], "warning": [], "wrong": []}
     for one in json.loads(result.stdout):
         found[one["state"]].append((one["area"], one["text"], one["advice"]))
@@ -24,16 +24,16 @@ def findings(rig: Rig, **env: str) -> dict[str, list[tuple[str, str, str]]]:
 
 
 @pytest.fixture
-def healthy(rig: Rig) -> Rig:
-    rig.articles("one", "two")
-    rig.ok("attach", "articles", "--text", "body", "--dimensions", "8")
-    rig.worker()
-    eventually(rig.settled)
-    return rig
+def healthy(harness: Harness) -> Harness:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body", "--dimensions", "8")
+    harness.worker()
+    eventually(harness.settled)
+    return harness
 
 
 @both_versions
-def test_doctor_finds_nothing_to_do_where_everything_is_right(healthy: Rig) -> None:
+def test_doctor_finds_nothing_to_do_where_everything_is_right(healthy: Harness) -> None:
     found = findings(healthy)
     assert found["wrong"] == found["warning"] == []
     said = healthy.ok("doctor")
@@ -44,43 +44,43 @@ def test_doctor_finds_nothing_to_do_where_everything_is_right(healthy: Rig) -> N
         assert part in said
 
 
-def no_end_token(rig: Rig) -> None:
-    rig.server.ends = False
+def no_end_token(harness: Harness) -> None:
+    harness.server.ends = False
 
 
-def no_shortening(rig: Rig) -> None:
-    rig.server.supports_dimensions = False
+def no_shortening(harness: Harness) -> None:
+    harness.server.supports_dimensions = False
 
 
-def another_model(rig: Rig) -> None:
-    rig.server.model = "another"
+def model_mismatch(harness: Harness) -> None:
+    harness.server.model = "another"
 
 
-def fewer_dimensions(rig: Rig) -> None:
-    rig.server.dimensions = 4
+def fewer_dimensions(harness: Harness) -> None:
+    harness.server.dimensions = 4
 
 
-def other_weights(rig: Rig) -> None:
-    rig.server.weight_version = "v2"
+def other_weights(harness: Harness) -> None:
+    harness.server.weight_version = "v2"
 
 
-def long_vectors(rig: Rig) -> None:
-    vector = rig.server.vector
-    rig.server.vector = lambda text, dimensions=None: vector(text, dimensions) * 3  # type: ignore[method-assign]
+def long_vectors(harness: Harness) -> None:
+    vector = harness.server.vector
+    harness.server.vector = lambda text, dimensions=None: vector(text, dimensions) * 3  # type: ignore[method-assign]
 
 
-def inconstant_vectors(rig: Rig) -> None:
+def inconstant_vectors(harness: Harness) -> None:
     seen = iter(range(1000))
 
     def vector(text: str, dimensions: int | None = None) -> np.ndarray:  # type: ignore[type-arg]
         angle = next(seen) / 10
         return np.array([np.cos(angle), np.sin(angle), *[0.0] * 14], np.float32)
 
-    rig.server.vector = vector  # type: ignore[method-assign]
+    harness.server.vector = vector  # type: ignore[method-assign]
 
 
-def sql(query: str) -> Callable[[Rig], None]:
-    return lambda rig: rig.execute(query)
+def sql(query: str) -> Callable[[Harness], None]:
+    return lambda harness: harness.execute(query)
 
 
 @pytest.mark.parametrize(
@@ -94,54 +94,54 @@ def sql(query: str) -> Callable[[Rig], None]:
         (no_end_token, "wrong", "server", "appends no end token", "tokenizer.json"),
         (no_shortening, "warning", "server", "does not shorten", "is_matryoshka"),
         (fewer_dimensions, "wrong", "server", "serves stand-in (4 dimensions", "serve the old one again"),
-        (another_model, "wrong", "server", "articles was attached with stand-in (16 dimensions", "serve the old one again"),
+        (model_mismatch, "wrong", "server", "articles was attached with stand-in (16 dimensions", "serve the old one again"),
         (other_weights, "wrong", "server", "serves stand-in (16 dimensions, weights v2)", "detach articles, and attach anew"),
         (long_vectors, "warning", "server", "length 1 within 2e+00", "--is-embedding"),
         (inconstant_vectors, "warning", "server", "alone and among others differ", "attention backend"),
     ],
 )  # fmt: skip
 def test_doctor_names_what_is_not_right_and_what_to_do(
-    healthy: Rig, harm: Callable[[Rig], None], state: str, area: str, text: str, advice: str
+    healthy: Harness, harm: Callable[[Harness], None], state: str, area: str, text: str, advice: str
 ) -> None:
     harm(healthy)
     assert any(a == area and text in t and advice in d for a, t, d in findings(healthy)[state])
 
 
-def test_doctor_warns_of_a_server_that_refuses_a_burst(healthy: Rig) -> None:
+def test_doctor_warns_of_a_server_that_rejects_a_burst(healthy: Harness) -> None:
     healthy.server.most_inputs = 8
     assert any("refuses a short burst" in text for _, text, _ in findings(healthy)["warning"])
 
 
-def test_doctor_says_that_no_worker_runs_and_counts_failures(rig: Rig) -> None:
-    rig.articles("one", "POISON")
-    rig.server.poison = "POISON"
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    warnings = {text for _, text, _ in findings(rig)["warning"]}
+def test_doctor_says_that_no_worker_runs_and_counts_failures(harness: Harness) -> None:
+    harness.articles("one", "POISON")
+    harness.server.poison = "POISON"
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    warnings = {text for _, text, _ in findings(harness)["warning"]}
     assert warnings == {"followed by no worker", "1 failures, 0 changes pending for 0.0 s"}
 
 
-def test_doctor_looks_at_the_server_though_there_is_no_database_and_the_other_way_round(rig: Rig) -> None:
-    found = findings(rig, PG_QWEN_EMBED_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/db")
+def test_doctor_looks_at_the_server_though_there_is_no_database_and_the_other_way_round(harness: Harness) -> None:
+    found = findings(harness, PG_QWEN_EMBED_DATABASE_URL="postgresql://u:s3cret@127.0.0.1:1/db")
     ((area, text, _),) = found["wrong"]
     assert area == "database"
     assert "does not answer" in text
     assert "s3cret" not in str(found)
     assert any("serves stand-in" in text for _, text, _ in found["ok"])
-    found = findings(rig, PG_QWEN_EMBED_SERVER_URL="http://u:s3cret@127.0.0.1:1/v1")
+    found = findings(harness, PG_QWEN_EMBED_SERVER_URL="http://u:s3cret@127.0.0.1:1/v1")
     ((area, text, _),) = found["wrong"]
     assert area == "server"
     assert "s3cret" not in str(found)
     assert any("PostgreSQL 18" in text for _, text, _ in found["ok"])
 
 
-def test_doctor_of_a_bare_database_says_init(bare: Rig) -> None:
+def test_doctor_of_a_bare_database_says_init(bare: Harness) -> None:
     wrong = findings(bare)["wrong"]
     assert len(wrong) == 2
     assert all(text.endswith("run: pg-qwen-embed init") for _, text, _ in wrong)
 
 
-def test_doctor_names_the_rights_that_a_role_lacks_and_rows_hidden_from_it(healthy: Rig) -> None:
+def test_doctor_names_the_rights_that_a_role_lacks_and_rows_hidden_from_it(healthy: Harness) -> None:
     role = f"worker_{healthy.value('SELECT current_database()')}"
     healthy.execute(f"CREATE ROLE {role} LOGIN")
     healthy.stack.callback(healthy.execute, f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -158,7 +158,7 @@ def test_doctor_names_the_rights_that_a_role_lacks_and_rows_hidden_from_it(healt
     assert any("row-level security hides rows of public.articles" in text for text in wrong)
 
 
-def test_doctor_of_a_role_with_no_rights_at_all_still_says_what_it_sees(healthy: Rig) -> None:
+def test_doctor_of_a_role_with_no_rights_at_all_still_says_what_it_sees(healthy: Harness) -> None:
     role = f"nobody_{healthy.value('SELECT current_database()')}"
     healthy.execute(f"CREATE ROLE {role} LOGIN")
     healthy.stack.callback(healthy.execute, f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -176,7 +176,7 @@ def test_doctor_of_a_role_with_no_rights_at_all_still_says_what_it_sees(healthy:
     assert {"pgvector", "PostgreSQL"} <= {text.split()[0] for _, text, _ in found["ok"]}
 
 
-def test_doctor_names_an_old_transaction(healthy: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_an_old_transaction(healthy: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "OLD", 0.0)
     with healthy.connect(autocommit=False, application_name="a report") as reader:
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -185,14 +185,14 @@ def test_doctor_names_an_old_transaction(healthy: Rig, monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def pooled(healthy: Rig) -> Iterator[str]:
+def pooled(healthy: Harness) -> Iterator[str]:
     """The URL of the database through a pooler in transaction mode."""
     socket = healthy.value("SELECT setting FROM pg_settings WHERE name = 'unix_socket_directories'")
     with Pooler(f"{socket}/.s.PGSQL.5432").running() as pooler:
         yield make_conninfo(healthy.url, host="127.0.0.1", port=pooler.port)
 
 
-def test_doctor_finds_a_pooler_in_transaction_mode(healthy: Rig, pooled: str) -> None:
+def test_doctor_finds_a_pooler_in_transaction_mode(healthy: Harness, pooled: str) -> None:
     wrong = findings(healthy, PG_QWEN_EMBED_DATABASE_URL=pooled)["wrong"]
     assert [text for _, text, _ in wrong] == ["there is a pooler in transaction mode before PostgreSQL"]
 

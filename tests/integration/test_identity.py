@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from fake_sglang import PROBE
-from harness import Rig, eventually
+from harness import Harness, eventually
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import UsageError
@@ -21,124 +21,124 @@ CHANGES = {
 
 
 @pytest.fixture
-def attached(rig: Rig) -> Iterator[Rig]:
+def attached(harness: Harness) -> Iterator[Harness]:
     """With vectors shortened to 8 dimensions, and no worker running."""
-    rig.server.weight_version = "v1"
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body", "--dimensions", "8")
-    rig.once()
-    rig.server.texts.clear()
-    return rig
+    harness.server.weight_version = "v1"
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body", "--dimensions", "8")
+    harness.once()
+    harness.server.texts.clear()
+    return harness
 
 
-def sentence(rig: Rig, served: str) -> str:
+def sentence(harness: Harness, served: str) -> str:
     attached = "articles was attached with stand-in (16 dimensions, weights v1)"
-    return f"{attached}, and the server at {rig.server.url} serves {served}{REMEDY}"
+    return f"{attached}, and the server at {harness.server.url} serves {served}{REMEDY}"
 
 
-def refused(rig: Rig) -> bool:
-    (one,) = json.loads(rig.ok("status", "articles", "--json"))
-    return bool(one["another_model"])
+def refused(harness: Harness) -> bool:
+    (one,) = json.loads(harness.ok("status", "articles", "--json"))
+    return bool(one["model_mismatch"])
 
 
-def recorded(rig: Rig) -> tuple[str | None, int | None]:
-    ((weights, dimensions),) = rig.rows("SELECT weight_version, full_dimensions FROM _qwen_embed.generation")
+def recorded(harness: Harness) -> tuple[str | None, int | None]:
+    ((weights, dimensions),) = harness.rows("SELECT weight_version, full_dimensions FROM _qwen_embed.generation")
     return weights, dimensions
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_server_of_another_model_weights_or_length_gets_nothing_and_is_named_everywhere(
-    attached: Rig, what: str
+    attached: Harness, what: str
 ) -> None:
-    rig = attached
-    was, (is_now, served) = getattr(rig.server, what), CHANGES[what]
-    assert recorded(rig) == ("v1", 16)
-    setattr(rig.server, what, is_now)
-    worker = rig.worker()
-    rig.execute("INSERT INTO articles VALUES (2, 'two')")
-    eventually(lambda: f"wrong_model reason={sentence(rig, served)}" in worker.said)
-    eventually(lambda: refused(rig))
-    assert "the embedding server serves another model, or other weights" in rig.ok("status")
-    assert rig.refused("search", "articles", "x") == sentence(rig, served)
-    assert rig.server.texts == []
-    assert sentence(rig, served) in rig.cli("doctor").stdout
-    assert (rig.count("store"), rig.count("outbox")) == (1, 1)
-    setattr(rig.server, what, was)
-    eventually(rig.settled)
-    eventually(lambda: not refused(rig))
-    rig.assert_in_step()
-    assert rig.count("failure") == 0
+    harness = attached
+    was, (is_now, served) = getattr(harness.server, what), CHANGES[what]
+    assert recorded(harness) == ("v1", 16)
+    setattr(harness.server, what, is_now)
+    worker = harness.worker()
+    harness.execute("INSERT INTO articles VALUES (2, 'two')")
+    eventually(lambda: f"wrong_model reason={sentence(harness, served)}" in worker.said)
+    eventually(lambda: refused(harness))
+    assert "the embedding server serves another model, or other weights" in harness.ok("status")
+    assert harness.refused("search", "articles", "x") == sentence(harness, served)
+    assert harness.server.texts == []
+    assert sentence(harness, served) in harness.cli("doctor").stdout
+    assert (harness.count("store"), harness.count("outbox")) == (1, 1)
+    setattr(harness.server, what, was)
+    eventually(harness.settled)
+    eventually(lambda: not refused(harness))
+    harness.assert_in_step()
+    assert harness.count("failure") == 0
 
 
-def test_a_worker_that_is_to_end_says_that_the_weights_are_others(attached: Rig) -> None:
+def test_a_worker_that_is_to_end_says_that_the_weights_are_others(attached: Harness) -> None:
     attached.server.weight_version = "v2"
     attached.execute("INSERT INTO articles VALUES (2, 'two')")
     assert sentence(attached, CHANGES["weight_version"][1]) in attached.refused("worker", "--once")
     assert attached.count("store") == 1
 
 
-def test_weights_exchanged_without_a_restart_are_noticed_though_nothing_is_asked_for(attached: Rig) -> None:
-    rig = attached
-    rig.server.requests.clear()
-    with rig.worker_here(look_every=0.05):
-        eventually(lambda: rig.server.requests)  # the probe
-        rig.server.requests.clear()
-        looked = rig.server.looks
-        eventually(lambda: rig.server.looks > looked + 3)
-        assert rig.server.requests == []
-        rig.server.weight_version = "v2"
-        eventually(lambda: refused(rig))
-        rig.execute("INSERT INTO articles VALUES (2, 'two')")
-        assert rig.server.texts == []
-        rig.server.weight_version = "v1"
-        eventually(rig.settled)
-    rig.assert_in_step()
+def test_weights_exchanged_without_a_restart_are_noticed_though_nothing_is_asked_for(attached: Harness) -> None:
+    harness = attached
+    harness.server.requests.clear()
+    with harness.worker_here(identity_check_interval=0.05):
+        eventually(lambda: harness.server.requests)  # the probe
+        harness.server.requests.clear()
+        looked = harness.server.looks
+        eventually(lambda: harness.server.looks > looked + 3)
+        assert harness.server.requests == []
+        harness.server.weight_version = "v2"
+        eventually(lambda: refused(harness))
+        harness.execute("INSERT INTO articles VALUES (2, 'two')")
+        assert harness.server.texts == []
+        harness.server.weight_version = "v1"
+        eventually(harness.settled)
+    harness.assert_in_step()
 
 
-def test_other_weights_are_not_asked_about_in_a_tight_loop_however_much_waits(attached: Rig) -> None:
-    rig = attached
-    rig.server.weight_version = "v2"
-    rig.execute("INSERT INTO articles SELECT i, repeat('word ', 2000) || i FROM generate_series(2, 1000) i")
-    rig.worker()
-    eventually(lambda: refused(rig))
-    asked = len(rig.server.requests)
+def test_other_weights_are_not_asked_about_in_a_tight_loop_however_much_waits(attached: Harness) -> None:
+    harness = attached
+    harness.server.weight_version = "v2"
+    harness.execute("INSERT INTO articles SELECT i, repeat('word ', 2000) || i FROM generate_series(2, 1000) i")
+    harness.worker()
+    eventually(lambda: refused(harness))
+    asked = len(harness.server.requests)
     time.sleep(2)
-    assert all(request["input"] == [PROBE] for request in rig.server.requests[asked:])
-    assert len(rig.server.requests) - asked < 10
-    rig.server.weight_version = "v1"
-    eventually(rig.settled)
-    rig.assert_in_step()
+    assert all(request["input"] == [PROBE] for request in harness.server.requests[asked:])
+    assert len(harness.server.requests) - asked < 10
+    harness.server.weight_version = "v1"
+    eventually(harness.settled)
+    harness.assert_in_step()
 
 
-def test_what_a_server_does_not_say_is_not_held_against_it(rig: Rig) -> None:
-    rig.server.weight_version = None
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    assert recorded(rig) == (None, 16)
-    rig.server.weight_version = "v1"
-    rig.once()
-    rig.assert_in_step()
+def test_what_a_server_does_not_say_is_not_held_against_it(harness: Harness) -> None:
+    harness.server.weight_version = None
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    assert recorded(harness) == (None, 16)
+    harness.server.weight_version = "v1"
+    harness.once()
+    harness.assert_in_step()
 
 
-def test_server_that_stops_saying_its_weights_is_believed(attached: Rig) -> None:
+def test_server_that_stops_saying_its_weights_is_believed(attached: Harness) -> None:
     attached.server.weight_version = None
     attached.execute("INSERT INTO articles VALUES (2, 'two')")
     attached.once()
     attached.assert_in_step()
 
 
-def test_attached_without_a_server_anything_of_that_model_will_do(rig: Rig) -> None:
-    rig.articles("one")
+def test_attached_without_a_server_anything_of_that_model_will_do(harness: Harness) -> None:
+    harness.articles("one")
     away: dict[str, str | None] = {"PG_QWEN_EMBED_SERVER_URL": "http://127.0.0.1:1/v1"}
     arguments = ("--model", "stand-in", "--dimensions", "8")
-    assert rig.cli("attach", "articles", "--text", "body", *arguments, env=away).exit_code == 0
-    assert recorded(rig) == (None, None)
-    rig.server.dimensions, rig.server.weight_version = 32, "v7"
-    rig.once()
-    rig.assert_in_step()
+    assert harness.cli("attach", "articles", "--text", "body", *arguments, env=away).exit_code == 0
+    assert recorded(harness) == (None, None)
+    harness.server.dimensions, harness.server.weight_version = 32, "v7"
+    harness.once()
+    harness.assert_in_step()
 
 
-def test_embeddings_from_before_the_model_was_taken_down_accept_what_they_get(attached: Rig) -> None:
+def test_embeddings_from_before_the_model_was_taken_down_accept_what_they_get(attached: Harness) -> None:
     attached.downgrade("0003")
     assert "was set up by an older pg_qwen_embed" in attached.refused("status")
     attached.ok("init")
@@ -150,17 +150,17 @@ def test_embeddings_from_before_the_model_was_taken_down_accept_what_they_get(at
 
 
 def test_a_client_notices_other_weights_and_goes_on_when_attached_anew(
-    attached: Rig, monkeypatch: pytest.MonkeyPatch
+    attached: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "LOOK_EVERY", 0.0)
-    rig = attached
-    with Client(rig.url, server_url=rig.server.url) as asking:
+    harness = attached
+    with Client(harness.url, server_url=harness.server.url) as asking:
         assert asking.search("articles", "one")
-        rig.server.weight_version = "v2"
+        harness.server.weight_version = "v2"
         for _ in range(2):
             with pytest.raises(UsageError) as said:
                 asking.search("articles", "one")
-            assert str(said.value) == sentence(rig, CHANGES["weight_version"][1])
-        rig.ok("detach", "articles", "--yes")
-        rig.ok("attach", "articles", "--text", "body")
+            assert str(said.value) == sentence(harness, CHANGES["weight_version"][1])
+        harness.ok("detach", "articles", "--yes")
+        harness.ok("attach", "articles", "--text", "body")
         assert asking.embed_query("articles", "one").shape == (16,)

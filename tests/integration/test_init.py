@@ -7,20 +7,20 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from harness import Cluster, Rig, both_versions, eventually
+from harness import Cluster, Harness, both_versions, eventually
 
 from pg_qwen_embed.postgres import migrate, schema
 
 
 @both_versions
-def test_init_twice_says_so_and_changes_nothing(bare: Rig) -> None:
+def test_init_twice_says_so_and_changes_nothing(bare: Harness) -> None:
     assert "installed version" in bare.ok("init")
     before = bare.dump()
     assert "already at version" in bare.ok("init")
     assert bare.dump() == before
 
 
-def test_two_inits_at_once_both_succeed(bare: Rig) -> None:
+def test_two_inits_at_once_both_succeed(bare: Harness) -> None:
     # Both find no extension, and wait behind an attempt to create it that comes to nothing.
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with psycopg.connect(bare.url) as connection:
@@ -33,7 +33,7 @@ def test_two_inits_at_once_both_succeed(bare: Rig) -> None:
 
 
 @both_versions
-def test_migrations_one_by_one_add_up_to_all_at_once(bare: Rig, postgres: Cluster) -> None:
+def test_migrations_one_by_one_add_up_to_all_at_once(bare: Harness, postgres: Cluster) -> None:
     bare.execute("CREATE EXTENSION vector")
     for revision in migrate.revisions():
         migrate.upgrade(bare.url, revision)
@@ -47,23 +47,23 @@ def test_migrations_one_by_one_add_up_to_all_at_once(bare: Rig, postgres: Cluste
     assert [line for line in one_by_one if not line.startswith("SELECT ")] == all_at_once
 
 
-def test_the_migrations_add_up_to_what_sqlalchemy_describes(rig: Rig) -> None:
-    engine = rig.engine()
+def test_the_migrations_add_up_to_what_sqlalchemy_describes(harness: Harness) -> None:
+    engine = harness.engine()
 
     def ours(name: str | None, kind: str, _: object) -> bool:
-        return name == schema.MACHINERY if kind == "schema" else name != "alembic_version"
+        return name == schema.INTERNAL_SCHEMA if kind == "schema" else name != "alembic_version"
 
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
-            opts={"include_schemas": True, "include_name": ours, "version_table_schema": schema.MACHINERY,
+            opts={"include_schemas": True, "include_name": ours, "version_table_schema": schema.INTERNAL_SCHEMA,
                   "compare_type": True, "compare_server_default": True},
         )  # fmt: skip
         assert compare_metadata(context, schema.metadata) == []
     engine.dispose()
 
 
-def test_init_can_be_undone_migration_by_migration(bare: Rig) -> None:
+def test_init_can_be_undone_migration_by_migration(bare: Harness) -> None:
     bare.execute("CREATE EXTENSION vector")
     migrate.upgrade(bare.url)
     bare.downgrade("base")
@@ -74,7 +74,7 @@ def test_init_can_be_undone_migration_by_migration(bare: Rig) -> None:
 
 
 @pytest.fixture
-def owner(bare: Rig) -> Iterator[str]:
+def owner(bare: Harness) -> Iterator[str]:
     """A role that may log in and nothing else."""
     name = f"owner_{bare.value('SELECT current_database()')}"
     bare.execute(f"CREATE ROLE {name} LOGIN")
@@ -82,18 +82,18 @@ def owner(bare: Rig) -> Iterator[str]:
     bare.execute(f"REASSIGN OWNED BY {name} TO postgres; DROP OWNED BY {name}; DROP ROLE {name}")
 
 
-def as_role(rig: Rig, name: str) -> dict[str, str | None]:
-    return {"PG_QWEN_EMBED_DATABASE_URL": rig.url.replace("user=postgres", f"user={name}")}
+def as_role(harness: Harness, name: str) -> dict[str, str | None]:
+    return {"PG_QWEN_EMBED_DATABASE_URL": harness.url.replace("user=postgres", f"user={name}")}
 
 
-def test_init_without_rights_refuses_with_one_sentence(bare: Rig, owner: str) -> None:
+def test_init_without_rights_rejects_with_one_sentence(bare: Harness, owner: str) -> None:
     assert "CREATE EXTENSION vector;" in bare.refused("init", env=as_role(bare, owner))
     bare.execute("CREATE EXTENSION vector")
     assert "permission denied" in bare.refused("init", env=as_role(bare, owner))
     assert bare.rows("SELECT FROM pg_namespace WHERE nspname ~ 'qwen_embed'") == []
 
 
-def test_a_role_that_may_create_in_the_database_can_do_everything(bare: Rig, owner: str) -> None:
+def test_a_role_that_may_create_in_the_database_can_do_everything(bare: Harness, owner: str) -> None:
     bare.execute("CREATE EXTENSION vector")
     bare.execute(f"GRANT CREATE ON DATABASE {bare.value('SELECT current_database()')} TO {owner}")
     bare.execute(f"GRANT CREATE ON SCHEMA public TO {owner}")
@@ -114,18 +114,18 @@ def test_a_role_that_may_create_in_the_database_can_do_everything(bare: Rig, own
     ["postgresql://u:s3cret@127.0.0.1:1/db", "host=/nowhere user=u password=s3cret", "postgresql://u:s3cret@[::1/db",
      "nonsense s3cret", "postgresql://u:s3cret@127.0.0.1:none/db"],
 )  # fmt: skip
-def test_init_without_a_server_refuses_with_one_sentence_and_keeps_the_password(bare: Rig, url: str) -> None:
+def test_init_without_a_server_rejects_with_one_sentence_and_keeps_the_password(bare: Harness, url: str) -> None:
     said = bare.refused("init", env={"PG_QWEN_EMBED_DATABASE_URL": url})
     assert "PG_QWEN_EMBED_DATABASE_URL" in said
     assert "s3cret" not in said
 
 
-def test_init_of_a_database_that_is_not_there_refuses_with_one_sentence(bare: Rig) -> None:
+def test_init_of_a_database_that_is_not_there_rejects_with_one_sentence(bare: Harness) -> None:
     url = bare.url.replace(bare.value("SELECT current_database()"), "not_there")
     assert '"not_there" does not exist' in bare.refused("init", env={"PG_QWEN_EMBED_DATABASE_URL": url})
 
 
-def test_init_refuses_an_encoding_that_cannot_hold_every_text(postgres: Cluster, bare: Rig) -> None:
+def test_init_rejects_an_encoding_that_cannot_hold_every_text(postgres: Cluster, bare: Harness) -> None:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
     try:
@@ -136,7 +136,7 @@ def test_init_refuses_an_encoding_that_cannot_hold_every_text(postgres: Cluster,
             connection.execute("DROP DATABASE latin WITH (FORCE)")
 
 
-def test_the_extension_may_live_in_another_schema(bare: Rig) -> None:
+def test_the_extension_may_live_in_another_schema(bare: Harness) -> None:
     bare.execute('CREATE SCHEMA "Extra"; CREATE EXTENSION vector SCHEMA "Extra"')
     bare.ok("init")
     bare.articles("one", "two")

@@ -1,7 +1,7 @@
 """Keys whose text depends on a setting, and keys that are rows: each row has its own vector."""
 
 import pytest
-from harness import Rig
+from harness import Harness
 
 STORES = {"table": (), "column": ("--store", "column"), "chunked": ("--chunk-tokens", "40")}
 
@@ -19,39 +19,39 @@ STORES = {"table": (), "column": ("--store", "column"), "chunked": ("--chunk-tok
     ],
 )
 def test_keys_are_told_apart_whatever_the_database_is_set_to(
-    rig: Rig, setting: str, kind: str, keys: list[str]
+    harness: Harness, setting: str, kind: str, keys: list[str]
 ) -> None:
-    rig.execute(f"CREATE TABLE articles (id {kind} PRIMARY KEY, body text)")
-    rig.execute(f"ALTER DATABASE {rig.value('SELECT current_database()')} SET {setting}")
-    rig.many(f"INSERT INTO articles VALUES (%s::text::{kind}, %s)", [(key, f"text of {key}") for key in keys])
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    rig.assert_in_step()
+    harness.execute(f"CREATE TABLE articles (id {kind} PRIMARY KEY, body text)")
+    harness.execute(f"ALTER DATABASE {harness.value('SELECT current_database()')} SET {setting}")
+    harness.many(f"INSERT INTO articles VALUES (%s::text::{kind}, %s)", [(key, f"text of {key}") for key in keys])
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    harness.assert_in_step()
     for key in keys:
-        rig.execute(f"UPDATE articles SET body = 'changed ' || body WHERE id = %s::text::{kind}", key)
-        rig.once()
-        rig.assert_in_step()
-    rig.execute(f"DELETE FROM {rig.machinery('store')}")
-    repair = rig.process("verify", "articles", "--repair")
+        harness.execute(f"UPDATE articles SET body = 'changed ' || body WHERE id = %s::text::{kind}", key)
+        harness.once()
+        harness.assert_in_step()
+    harness.execute(f"DELETE FROM {harness.internal('store')}")
+    repair = harness.process("verify", "articles", "--repair")
     assert repair.popen.wait(20) == 0, repair.said
-    assert rig.count("outbox") == len(keys)
-    rig.once()
-    rig.assert_in_step()
+    assert harness.count("outbox") == len(keys)
+    harness.once()
+    harness.assert_in_step()
 
 
 @pytest.mark.parametrize("arguments", STORES.values(), ids=STORES.keys())
-def test_keys_that_are_rows_with_nulls_are_keys(rig: Rig, arguments: tuple[str, ...]) -> None:
+def test_keys_that_are_rows_with_nulls_are_keys(harness: Harness, arguments: tuple[str, ...]) -> None:
     """(,) IS NULL, and (1,) is neither NULL nor NOT NULL."""
-    rig.execute("CREATE TYPE pair AS (a int, b text)")
-    rig.execute("CREATE TABLE articles (id pair PRIMARY KEY, body text)")
-    rig.execute("INSERT INTO articles VALUES ('(,)', 'one'), ('(1,)', 'two'), ('(1,x)', 'three')")
-    rig.ok("attach", "articles", "--text", "body", *arguments)
-    worker = rig.process("worker", "--once")
+    harness.execute("CREATE TYPE pair AS (a int, b text)")
+    harness.execute("CREATE TABLE articles (id pair PRIMARY KEY, body text)")
+    harness.execute("INSERT INTO articles VALUES ('(,)', 'one'), ('(1,)', 'two'), ('(1,x)', 'three')")
+    harness.ok("attach", "articles", "--text", "body", *arguments)
+    worker = harness.process("worker", "--once")
     assert worker.popen.wait(20) == 0, worker.said
-    assert rig.drift()[0] == 0
-    assert rig.value("SELECT count(*) FROM qwen_embed.articles WHERE NOT stale") == 3
-    rig.execute("UPDATE articles SET body = ''")
-    rig.once()
-    assert rig.rows("SELECT id FROM qwen_embed.articles") == []
-    assert rig.count("outbox") == 0
-    assert rig.drift()[0] == 0
+    assert harness.drift()[0] == 0
+    assert harness.value("SELECT count(*) FROM qwen_embed.articles WHERE NOT stale") == 3
+    harness.execute("UPDATE articles SET body = ''")
+    harness.once()
+    assert harness.rows("SELECT id FROM qwen_embed.articles") == []
+    assert harness.count("outbox") == 0
+    assert harness.drift()[0] == 0

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from harness import Rig, both_versions
+from harness import Harness, both_versions
 from psycopg import sql
 
 from pg_qwen_embed.postgres.sql import fragments, statement
@@ -15,15 +15,15 @@ KEYS = {
 }
 
 
-def plan_of(rig: Rig, query: sql.Composed) -> str:
+def plan_of(harness: Harness, query: sql.Composed) -> str:
     """As the worker's prepared statement is planned: generic, under the worker's settings."""
-    text = query.as_string(rig.connection).replace("%%", "%")
+    text = query.as_string(harness.connection).replace("%%", "%")
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
     for number, name in enumerate(names, 1):
         text = text.replace(f"%({name})s", f"${number}")
-    rig.connection.execute(f"PREPARE hot AS {text}".encode())
-    lines = rig.rows(f"EXPLAIN EXECUTE hot ({', '.join(['NULL'] * len(names))})")
-    rig.execute("DEALLOCATE hot")
+    harness.connection.execute(f"PREPARE hot AS {text}".encode())
+    lines = harness.rows(f"EXPLAIN EXECUTE hot ({', '.join(['NULL'] * len(names))})")
+    harness.execute("DEALLOCATE hot")
     return "\n".join(line for (line,) in lines)
 
 
@@ -32,41 +32,41 @@ def plan_of(rig: Rig, query: sql.Composed) -> str:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
 def test_hot_statements_scan_no_table_from_end_to_end(
-    rig: Rig, key: tuple[str, str], layout: str, rows: int, analysed: bool
+    harness: Harness, key: tuple[str, str], layout: str, rows: int, analysed: bool
 ) -> None:
     columns, values = key
-    rig.execute(f"CREATE TABLE articles (body text, views int, {columns})")
-    rig.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])
-    embedding = rig.embedding()
-    rig.execute(f"INSERT INTO articles SELECT 'text ' || n, 0, {values} FROM generate_series(1, {rows}) n")
+    harness.execute(f"CREATE TABLE articles (body text, views int, {columns})")
+    harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])
+    embedding = harness.embedding()
+    harness.execute(f"INSERT INTO articles SELECT 'text ' || n, 0, {values} FROM generate_series(1, {rows}) n")
     names = ", ".join(f"k{n}" for n in range(1, len(embedding.source.key) + 1))
     names, values = (f"{names}, chunk", f"{values}, 1") if layout == "chunked" else (names, values)
-    rig.execute(
-        f"INSERT INTO {rig.machinery('store')} ({names}, version) SELECT {values}, 1 FROM generate_series(1, {rows}) n"
+    harness.execute(
+        f"INSERT INTO {harness.internal('store')} ({names}, version) SELECT {values}, 1 FROM generate_series(1, {rows}) n"
     )
     if analysed:
-        rig.execute(f"ANALYZE articles, {rig.machinery('store')}, {rig.machinery('outbox')}")
-    rig.connection.execute(statement("configure_worker_session"))
-    holes = fragments.holes(embedding)
+        harness.execute(f"ANALYZE articles, {harness.internal('store')}, {harness.internal('outbox')}")
+    harness.connection.execute(statement("configure_worker_session"))
+    placeholders = fragments.placeholders(embedding)
     statements = {
-        "read_outbox": statement("read_outbox", holes),
-        "first page": statement("read_backfill", holes | {"beyond": fragments.TRUE}),
-        "next page": statement("read_backfill", holes | {"beyond": statement("beyond", holes)}),
-        **{name: statement(name, holes) for name in (f"write_{layout}", f"clear_{layout}", "record_failures")},
+        "read_outbox": statement("read_outbox", placeholders),
+        "first page": statement("read_backfill", placeholders | {"beyond": fragments.TRUE}),
+        "next page": statement("read_backfill", placeholders | {"beyond": statement("beyond", placeholders)}),
+        **{name: statement(name, placeholders) for name in (f"write_{layout}", f"clear_{layout}", "record_failures")},
     }
     for name, query in statements.items():
-        plan = plan_of(rig, query)
+        plan = plan_of(harness, query)
         tables = rf"articles|{'|'.join(f'{kind}_{embedding.generation.id}' for kind in ('store', 'outbox', 'failure'))}"
         assert not re.search(rf"Seq Scan on ({tables})", plan), f"{name}:\n{plan}"
         assert not re.search(r"(Hash|Merge) \w*Join", plan), f"{name}:\n{plan}"
 
 
-def test_the_plans_of_pages_read_on_from_where_the_last_ended(rig: Rig) -> None:
-    rig.execute("CREATE TABLE articles (a int, b text, body text, PRIMARY KEY (a, b))")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.execute("INSERT INTO articles SELECT n, 'b', 'x' FROM generate_series(1, 5000) n")
-    rig.connection.execute(statement("configure_worker_session"))
-    holes = fragments.holes(rig.embedding())
-    plan = plan_of(rig, statement("read_backfill", holes | {"beyond": statement("beyond", holes)}))
+def test_the_plans_of_pages_read_on_from_where_the_last_ended(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (a int, b text, body text, PRIMARY KEY (a, b))")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.execute("INSERT INTO articles SELECT n, 'b', 'x' FROM generate_series(1, 5000) n")
+    harness.connection.execute(statement("configure_worker_session"))
+    placeholders = fragments.placeholders(harness.embedding())
+    plan = plan_of(harness, statement("read_backfill", placeholders | {"beyond": statement("beyond", placeholders)}))
     assert re.search(r"Index Cond: \(ROW\(.*a, .*b\) > ROW", plan), plan
     assert "Sort" not in plan, plan

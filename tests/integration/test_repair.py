@@ -5,7 +5,7 @@ import re
 import threading
 
 import pytest
-from harness import Rig, both_versions, eventually
+from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed.admin import status
 from pg_qwen_embed.postgres.connection import connect_async
@@ -13,23 +13,23 @@ from pg_qwen_embed.postgres.store import Store
 
 
 @pytest.fixture
-def drifted(rig: Rig, request: pytest.FixtureRequest) -> Rig:
+def drifted(harness: Harness, request: pytest.FixtureRequest) -> Harness:
     """Of 1,200 rows one vector is missing, one stale and one orphaned; a blank row is as it should be."""
-    rig.execute("CREATE TABLE articles (lang text, id int, body text, PRIMARY KEY (lang, id))")
-    rig.execute("INSERT INTO articles SELECT 'de', n, 'text ' || n FROM generate_series(1, 1200) n")
-    rig.ok("attach", "articles", "--text", "body", "--store", getattr(request, "param", "table"))
-    rig.once()
-    rig.execute("ALTER TABLE articles DISABLE TRIGGER USER")
-    rig.execute("INSERT INTO articles VALUES ('zh', 1, 'new'), ('zh', 2, ' ')")
-    rig.execute("UPDATE articles SET body = 'other' WHERE id = 700")
-    rig.execute("DELETE FROM articles WHERE id = 1100")
-    rig.execute("ALTER TABLE articles ENABLE TRIGGER USER")
-    return rig
+    harness.execute("CREATE TABLE articles (lang text, id int, body text, PRIMARY KEY (lang, id))")
+    harness.execute("INSERT INTO articles SELECT 'de', n, 'text ' || n FROM generate_series(1, 1200) n")
+    harness.ok("attach", "articles", "--text", "body", "--store", getattr(request, "param", "table"))
+    harness.once()
+    harness.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    harness.execute("INSERT INTO articles VALUES ('zh', 1, 'new'), ('zh', 2, ' ')")
+    harness.execute("UPDATE articles SET body = 'other' WHERE id = 700")
+    harness.execute("DELETE FROM articles WHERE id = 1100")
+    harness.execute("ALTER TABLE articles ENABLE TRIGGER USER")
+    return harness
 
 
 @both_versions
 @pytest.mark.parametrize("drifted", ["table", "column"], indirect=True)
-def test_verify_repair_enqueues_exactly_what_has_drifted(drifted: Rig) -> None:
+def test_verify_repair_enqueues_exactly_what_has_drifted(drifted: Harness) -> None:
     assert drifted.drift() == (1, {"missing": 1, "stale": 1, "orphaned": 1})
     said = drifted.ok("verify", "articles", "--repair")
     assert said == "articles: 1 missing, 1 stale, 1 orphaned\nenqueued: 2 missing or stale, 1 orphaned\n"
@@ -41,19 +41,19 @@ def test_verify_repair_enqueues_exactly_what_has_drifted(drifted: Rig) -> None:
     assert drifted.ok("verify", "articles", "--repair").endswith("enqueued: 0 missing or stale, 0 orphaned\n")
 
 
-def test_sleeping_worker_is_woken_by_a_repair(drifted: Rig) -> None:
+def test_sleeping_worker_is_woken_by_a_repair(drifted: Harness) -> None:
     drifted.worker("--poll", "0")
     eventually(lambda: "leader pg_qwen" in drifted.ok("status", "articles"))
     drifted.ok("verify", "articles", "--repair")
     eventually(lambda: drifted.drift()[0] == 0)
 
 
-def test_worker_repairs_by_itself_when_asked_to(drifted: Rig) -> None:
+def test_worker_repairs_by_itself_when_asked_to(drifted: Harness) -> None:
     drifted.worker("--poll", "0", "--verify-every", "0.1")
     eventually(lambda: drifted.drift()[0] == 0, deadline=30)
 
 
-def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Rig) -> None:
+def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Harness) -> None:
     """An entry drawn while a writer is in flight could outrank the change that commits after it."""
     with drifted.connect(autocommit=False) as writer:
         writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
@@ -66,7 +66,7 @@ def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Rig) -> No
     drifted.assert_in_step()
 
 
-def test_row_that_is_locked_and_not_changed_is_found_by_the_next_look(drifted: Rig) -> None:
+def test_row_that_is_locked_and_not_changed_is_found_by_the_next_look(drifted: Harness) -> None:
     with drifted.connect(autocommit=False) as writer:
         writer.execute("SELECT FROM articles WHERE id = 700 FOR UPDATE")
         assert drifted.cli("verify", "articles", "--repair").exit_code == 1
@@ -75,7 +75,7 @@ def test_row_that_is_locked_and_not_changed_is_found_by_the_next_look(drifted: R
     drifted.assert_in_step()
 
 
-def test_repair_beside_writers_leaves_everything_in_step(drifted: Rig) -> None:
+def test_repair_beside_writers_leaves_everything_in_step(drifted: Harness) -> None:
     drifted.worker("--poll", "0.2")
 
     def write() -> None:
@@ -92,12 +92,12 @@ def test_repair_beside_writers_leaves_everything_in_step(drifted: Rig) -> None:
     drifted.assert_in_step()
 
 
-def test_refused_documents_are_not_enqueued_again_by_a_repair(rig: Rig) -> None:
-    rig.articles("one", "POISON")
-    rig.server.poison = "POISON"
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    assert "enqueued: 0 missing or stale" in rig.ok("verify", "articles", "--repair")
+def test_rejected_documents_are_not_enqueued_again_by_a_repair(harness: Harness) -> None:
+    harness.articles("one", "POISON")
+    harness.server.poison = "POISON"
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    assert "enqueued: 0 missing or stale" in harness.ok("verify", "articles", "--repair")
 
 
 @both_versions
@@ -114,70 +114,76 @@ def test_refused_documents_are_not_enqueued_again_by_a_repair(rig: Rig) -> None:
         ),
     ],
 )
-def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(rig: Rig, harm: str, missing: int) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    before = sorted(row for row in rig.catalog() if row[0] == "trigger")
-    rig.execute(harm)
-    assert f"warning: {missing} of its 5 triggers are missing, disabled or out of date" in rig.ok("status", "articles")
-    rig.ok("verify", "articles", "--repair")
-    assert "warning" not in rig.ok("status", "articles")
-    assert sorted(row for row in rig.catalog() if row[0] == "trigger") == before
-    rig.execute("UPDATE articles SET body = 'two'")
-    rig.execute("INSERT INTO articles VALUES (2, 'three')")
-    rig.once()
-    rig.assert_in_step()
+def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(
+    harness: Harness, harm: str, missing: int
+) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    before = sorted(row for row in harness.catalog() if row[0] == "trigger")
+    harness.execute(harm)
+    assert f"warning: {missing} of its 5 triggers are missing, disabled or out of date" in harness.ok(
+        "status", "articles"
+    )
+    harness.ok("verify", "articles", "--repair")
+    assert "warning" not in harness.ok("status", "articles")
+    assert sorted(row for row in harness.catalog() if row[0] == "trigger") == before
+    harness.execute("UPDATE articles SET body = 'two'")
+    harness.execute("INSERT INTO articles VALUES (2, 'three')")
+    harness.once()
+    harness.assert_in_step()
 
 
-def test_before_trigger_added_later_is_reported_by_status_and_followed_after_a_repair(rig: Rig) -> None:
-    rig.articles("text")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    rig.execute("CREATE FUNCTION count_views() RETURNS trigger LANGUAGE plpgsql AS "
+def test_before_trigger_added_later_is_reported_by_status_and_followed_after_a_repair(harness: Harness) -> None:
+    harness.articles("text")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    harness.execute("CREATE FUNCTION count_views() RETURNS trigger LANGUAGE plpgsql AS "
                 "$$ BEGIN NEW.body := 'seen ' || NEW.views; RETURN NEW; END $$")  # fmt: skip
-    rig.execute("CREATE TRIGGER t BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION count_views()")
-    assert "warning: 2 of its 5 triggers are missing, disabled or out of date" in rig.ok("status", "articles")
-    rig.ok("verify", "articles", "--repair")
-    assert "warning" not in rig.ok("status", "articles")
-    rig.execute("UPDATE articles SET views = 7")
-    rig.once()
-    assert [text for text, _ in rig.vectors()] == ["seen 7"]
+    harness.execute("CREATE TRIGGER t BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION count_views()")
+    assert "warning: 2 of its 5 triggers are missing, disabled or out of date" in harness.ok("status", "articles")
+    harness.ok("verify", "articles", "--repair")
+    assert "warning" not in harness.ok("status", "articles")
+    harness.execute("UPDATE articles SET views = 7")
+    harness.once()
+    assert [text for text, _ in harness.vectors()] == ["seen 7"]
 
 
-def test_old_transaction_that_holds_vacuum_back_is_named_by_status(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    with rig.connect(autocommit=False, application_name="a report") as reader:
+def test_old_transaction_that_holds_vacuum_back_is_named_by_status(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    with harness.connect(autocommit=False, application_name="a report") as reader:
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("TABLE articles")
-        assert "warning" not in rig.ok("status", "articles")
+        assert "warning" not in harness.ok("status", "articles")
         monkeypatch.setattr(status, "OLD_TRANSACTION", 0.0)
-        said = rig.ok("status", "articles")
+        said = harness.ok("status", "articles")
         assert re.search(r"\(a report\), in a transaction for \d+ s, keeps vacuum from the outbox", said)
 
 
 @pytest.mark.parametrize("store", ["table", "column"])
-def test_orphan_whose_row_comes_back_while_it_is_removed_keeps_its_new_vector(rig: Rig, store: str) -> None:
+def test_orphan_whose_row_comes_back_while_it_is_removed_keeps_its_new_vector(harness: Harness, store: str) -> None:
     """The repair's entry is drawn after the writer's, and read before the writer commits."""
-    rig.articles("one", "two")
-    rig.ok("attach", "articles", "--text", "body", "--store", store)
-    rig.once()
-    rig.execute("ALTER TABLE articles DISABLE TRIGGER USER")
-    rig.execute("DELETE FROM articles WHERE id = 2")
-    rig.execute("ALTER TABLE articles ENABLE TRIGGER USER")
-    with rig.connect(autocommit=False) as writer:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body", "--store", store)
+    harness.once()
+    harness.execute("ALTER TABLE articles DISABLE TRIGGER USER")
+    harness.execute("DELETE FROM articles WHERE id = 2")
+    harness.execute("ALTER TABLE articles ENABLE TRIGGER USER")
+    with harness.connect(autocommit=False) as writer:
         writer.execute("INSERT INTO articles (id, body) VALUES (2, 'back again')")
-        rig.ok("verify", "articles", "--repair")
-        following = Store(rig.embedding(), rig.value("SELECT 'halfvec'::regtype::oid::int"))
+        harness.ok("verify", "articles", "--repair")
+        following = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid::int"))
 
         async def follow_too_early() -> None:
-            async with await connect_async(rig.url, "test") as connection:
+            async with await connect_async(harness.url, "test") as connection:
                 page = await following.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)
                 assert [(change.key, change.here) for change in page.changes] == [((2,), False)]
                 writer.commit()
                 await following.clear(connection, page.changes)
 
         asyncio.run(follow_too_early())
-    rig.once()
-    rig.assert_in_step()
+    harness.once()
+    harness.assert_in_step()

@@ -272,7 +272,7 @@ async def test_usage_sums_the_tokens_that_tokenize_counts(client: Client) -> Non
     assert answer["usage"]["prompt_tokens"] == sum(counted["count"]) > 100
 
 
-async def test_a_text_can_be_cut_to_n_tokens_with_tokenize_and_detokenize(client: Client) -> None:
+async def test_a_text_can_be_truncated_to_n_tokens_with_tokenize_and_detokenize(client: Client) -> None:
     _, whole = await client.post("/tokenize", {"prompt": "one two three four", "add_special_tokens": False})
     assert whole["count"] == len(whole["tokens"]) == 4
     assert (await client.post("/detokenize", {"tokens": whole["tokens"][:2]})) == (200, {"text": "one two"})
@@ -288,7 +288,7 @@ async def test_the_longest_text_is_one_token_short_of_the_context(client: Client
 
 
 @pytest.mark.parametrize("body", [b'{"input": [', b'{"input": [[]]}', b'{"input": [[1, 2]]}', b'{"input": [99999999]}'])
-async def test_what_would_kill_an_sglang_server_is_refused_and_the_next_request_answered(
+async def test_what_would_kill_an_sglang_server_is_rejected_and_the_next_request_answered(
     client: Client, body: bytes
 ) -> None:
     status, answer = await client.post("/v1/embeddings", body)
@@ -399,7 +399,7 @@ async def test_a_crash_of_the_model_is_one_500_and_no_more(serving: Serving) -> 
 # Loading
 
 
-def test_a_folder_that_is_no_model_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_rejected_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no model folder .*nowhere"):
         load(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="neither a model2vec nor a sentence-transformers model"):
@@ -505,7 +505,7 @@ def test_the_key_can_come_from_the_environment(process: type[Process], monkeypat
         assert connection.recv(100).startswith(b"HTTP/1.0 401 ")
 
 
-def test_help_says_that_the_model_is_a_stand_in() -> None:
+def test_help_says_that_the_model_is_for_trying_things() -> None:
     text = " ".join(CliRunner().invoke(serve_command, ["--help"]).output.split())
     assert "small, static and for English only" in text
     assert "stand-in for Qwen3-Embedding on SGLang" in text

@@ -5,7 +5,7 @@ import dataclasses
 import click
 import pytest
 from click.testing import CliRunner
-from harness import Rig, eventually
+from harness import Harness, eventually
 
 from pg_qwen_embed.cli import main
 from pg_qwen_embed.domain.errors import UsageError
@@ -75,7 +75,7 @@ def test_a_comma_in_a_password_divides_no_url() -> None:
 
 
 @pytest.mark.parametrize("url", ["h:1/v1", "ftp://h/v1", "http://", "http://h:none/v1", "http://[::1/v1"])
-def test_a_server_url_that_is_none_is_refused(url: str) -> None:
+def test_a_server_url_that_is_none_is_rejected(url: str) -> None:
     with pytest.raises(UsageError, match="is not one; write it like"):
         resolve({}, server_url=url)
 
@@ -87,40 +87,40 @@ def test_secrets_are_not_in_the_repr() -> None:
     assert "s3cret" not in shown
 
 
-def test_secrets_are_in_no_error_and_no_log(rig: Rig) -> None:
-    rig.articles("one")
-    rig.ok("attach", "articles", "--text", "body")
-    port = rig.server.url.split(":")[2].split("/")[0]
+def test_secrets_are_in_no_error_and_no_log(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    port = harness.server.url.split(":")[2].split("/")[0]
     said = [
-        rig.refused("status", env={"PG_QWEN_EMBED_DATABASE_URL": "postgresql://u:s3cret@127.0.0.1:1/d"}),
-        rig.refused(
+        harness.refused("status", env={"PG_QWEN_EMBED_DATABASE_URL": "postgresql://u:s3cret@127.0.0.1:1/d"}),
+        harness.refused(
             "attach", "articles", "--text", "body", env={"PG_QWEN_EMBED_SERVER_URL": "http://u:s3cret@127.0.0.1:1/v1"}
         ),
-        rig.refused(
+        harness.refused(
             "attach",
             "articles",
             "--text",
             "body",
             env={"PG_QWEN_EMBED_SERVER_URL": f"http://u:s3cret@127.0.0.1:{port}/x"},
         ),
-        rig.refused("search", "articles", "x", env={"PG_QWEN_EMBED_SERVER_URL": "ftp://u:s3cret@h/v1"}),
+        harness.refused("search", "articles", "x", env={"PG_QWEN_EMBED_SERVER_URL": "ftp://u:s3cret@h/v1"}),
     ]
-    rig.server.api_key = "another"
-    said.append(rig.refused("search", "articles", "x", env={"PG_QWEN_EMBED_API_KEY": "s3cret"}))
-    rig.environment |= {"PG_QWEN_EMBED_API_KEY": "s3cret"}
-    worker = rig.worker("--log-level", "debug")
+    harness.server.api_key = "another"
+    said.append(harness.refused("search", "articles", "x", env={"PG_QWEN_EMBED_API_KEY": "s3cret"}))
+    harness.environment |= {"PG_QWEN_EMBED_API_KEY": "s3cret"}
+    worker = harness.worker("--log-level", "debug")
     eventually(lambda: "Unauthorized" in worker.said)
-    rig.server.api_key = "s3cret"
-    eventually(rig.settled)
+    harness.server.api_key = "s3cret"
+    eventually(harness.settled)
     assert worker.end() == 0
     said.append(worker.said)
     assert [text for text in said if "s3cret" in text] == []
 
 
-def test_an_option_overrides_the_environment_on_the_command_line(rig: Rig) -> None:
+def test_an_option_overrides_the_environment_on_the_command_line(harness: Harness) -> None:
     nowhere: dict[str, str | None] = {"PG_QWEN_EMBED_DATABASE_URL": "postgresql://u@127.0.0.1:1/d"}
-    rig.ok("status", "--database-url", rig.url, env=nowhere)
-    rig.refused("status", env=nowhere)
+    harness.ok("status", "--database-url", harness.url, env=nowhere)
+    harness.refused("status", env=nowhere)
 
 
 def test_every_command_that_takes_a_setting_names_its_variables_in_its_help() -> None:
@@ -136,7 +136,7 @@ def test_every_command_that_takes_a_setting_names_its_variables_in_its_help() ->
                 assert all(variable in said for variable in VARIABLES[setting][0]), name
 
 
-def test_database_url_with_two_at_signs_is_refused_without_showing_it() -> None:
+def test_database_url_with_two_at_signs_is_rejected_without_showing_it() -> None:
     with pytest.raises(UsageError, match="%40") as refused:
         resolve({"DATABASE_URL": "postgresql://u:pa@s3cret@host/db"})
     assert "s3cret" not in str(refused.value)

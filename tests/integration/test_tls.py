@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from fake_sglang import StandIn
-from harness import Rig, eventually
+from fake_sglang import FakeSGLang
+from harness import Harness, eventually
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import ServerUnavailable, UsageError
@@ -34,23 +34,23 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
 
 
 @contextmanager
-def behind_tls(rig: Rig, authority: trustme.CA, name: str) -> Iterator[Rig]:
+def behind_tls(harness: Harness, authority: trustme.CA, name: str) -> Iterator[Harness]:
     """The embedding server speaks TLS, with a certificate for this name."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(name).configure_cert(context)
-    with StandIn(certificate=context).running() as server:
-        rig.server = server
-        yield rig
+    with FakeSGLang(certificate=context).running() as server:
+        harness.server = server
+        yield harness
 
 
 @pytest.fixture
-def secure(rig: Rig, authority: trustme.CA) -> Iterator[Rig]:
-    rig.articles("one")
-    with behind_tls(rig, authority, "127.0.0.1") as behind:
+def secure(harness: Harness, authority: trustme.CA) -> Iterator[Harness]:
+    harness.articles("one")
+    with behind_tls(harness, authority, "127.0.0.1") as behind:
         yield behind
 
 
-def test_every_command_and_the_worker_trust_the_authority_of_the_ca_file(secure: Rig, ca_file: str) -> None:
+def test_every_command_and_the_worker_trust_the_authority_of_the_ca_file(secure: Harness, ca_file: str) -> None:
     secure.environment["PG_QWEN_EMBED_CA_FILE"] = ca_file
     secure.ok(*ATTACH)
     worker = secure.worker()
@@ -61,7 +61,7 @@ def test_every_command_and_the_worker_trust_the_authority_of_the_ca_file(secure:
     assert worker.end() == 0
 
 
-def test_the_ca_file_is_an_option_too(secure: Rig, ca_file: str) -> None:
+def test_the_ca_file_is_an_option_too(secure: Harness, ca_file: str) -> None:
     option = ("--ca-file", ca_file)
     secure.ok(*ATTACH, *option)
     secure.ok("worker", "--once", *option)
@@ -71,7 +71,9 @@ def test_the_ca_file_is_an_option_too(secure: Rig, ca_file: str) -> None:
         assert asking.search("articles", "one")
 
 
-def test_certificate_that_nobody_vouches_for_is_one_sentence_that_names_the_setting(secure: Rig, ca_file: str) -> None:
+def test_certificate_that_is_not_trusted_is_one_sentence_that_names_the_setting(
+    secure: Harness, ca_file: str
+) -> None:
     untrusted = (
         f"the certificate of the embedding server at {secure.server.url} is not trusted (unable to get local issuer"
     )
@@ -86,10 +88,10 @@ def test_certificate_that_nobody_vouches_for_is_one_sentence_that_names_the_sett
     assert secure.server.texts == []
 
 
-def test_certificate_for_another_name_is_not_trusted(rig: Rig, authority: trustme.CA, ca_file: str) -> None:
-    rig.articles("one")
-    with behind_tls(rig, authority, "elsewhere.example"):
-        said = rig.refused(*ATTACH, "--ca-file", ca_file)
+def test_certificate_for_another_name_is_not_trusted(harness: Harness, authority: trustme.CA, ca_file: str) -> None:
+    harness.articles("one")
+    with behind_tls(harness, authority, "elsewhere.example"):
+        said = harness.refused(*ATTACH, "--ca-file", ca_file)
     assert "is not trusted (IP address mismatch, certificate is not valid for '127.0.0.1'" in said
 
 
@@ -100,24 +102,24 @@ def test_certificate_for_another_name_is_not_trusted(rig: Rig, authority: trustm
     ids=["missing", "empty", "nonsense", "broken"],
 )  # fmt: skip
 def test_ca_file_that_cannot_be_used_is_one_sentence(
-    rig: Rig, tmp_path: Path, content: str | None, reason: str
+    harness: Harness, tmp_path: Path, content: str | None, reason: str
 ) -> None:
-    rig.articles("one")
-    rig.ok(*ATTACH)
+    harness.articles("one")
+    harness.ok(*ATTACH)
     file = tmp_path / "broken.pem"
     if content is not None:
         file.write_text(content)
     sentence = f"the CA file {file} cannot be used ({reason if content is None else 'it holds ' + reason}); "
     sentence += "see PG_QWEN_EMBED_CA_FILE"
-    rig.environment["PG_QWEN_EMBED_CA_FILE"] = str(file)
+    harness.environment["PG_QWEN_EMBED_CA_FILE"] = str(file)
     for command in (ATTACH, ("worker",), ("search", "articles", "x")):
-        assert rig.refused(*command) == sentence
-    wrong = [one["text"] for one in json.loads(rig.cli("doctor", "--json").stdout) if one["state"] == "wrong"]
+        assert harness.refused(*command) == sentence
+    wrong = [one["text"] for one in json.loads(harness.cli("doctor", "--json").stdout) if one["state"] == "wrong"]
     assert wrong == [sentence]
-    rig.ok("status")
+    harness.ok("status")
     threads = threading.active_count()
     with pytest.raises(UsageError):
-        Client(rig.url, server_url=rig.server.url, ca_file=str(file))
+        Client(harness.url, server_url=harness.server.url, ca_file=str(file))
     assert threading.active_count() == threads
 
 
@@ -148,7 +150,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def test_the_authority_is_asked_for_through_a_proxy_of_the_environment(secure: Rig, ca_file: str) -> None:
+def test_the_authority_is_asked_for_through_a_proxy_of_the_environment(secure: Harness, ca_file: str) -> None:
     Tunnel.asked = []
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))

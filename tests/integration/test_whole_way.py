@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
-from harness import Rig, both_versions, eventually
+from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed import Client
 
@@ -49,68 +49,68 @@ CASES = {
 
 @both_versions
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_vectors_follow_the_text_from_attach_to_detach(rig: Rig, case: Case) -> None:
-    rig.execute("CREATE SCHEMA app")
-    rig.execute(f"CREATE TABLE {case.table} ({case.columns}, views int DEFAULT 0)")
-    rig.execute(f"CREATE INDEX ON {case.table} (views)")
+def test_vectors_follow_the_text_from_attach_to_detach(harness: Harness, case: Case) -> None:
+    harness.execute("CREATE SCHEMA app")
+    harness.execute(f"CREATE TABLE {case.table} ({case.columns}, views int DEFAULT 0)")
+    harness.execute(f"CREATE INDEX ON {case.table} (views)")
     columns = f"{case.key.strip('()')}, {case.text}"
     for n, key in enumerate(case.keys[:3]):
-        rig.execute(f"INSERT INTO {case.table} ({columns}) VALUES ({key.strip('()')}, 'text {n}')")
-    before = rig.dump()
+        harness.execute(f"INSERT INTO {case.table} ({columns}) VALUES ({key.strip('()')}, 'text {n}')")
+    before = harness.dump()
 
-    rig.ok("attach", case.table, "--text", case.text.strip('"').replace('""', '"'), *case.arguments)
-    worker = rig.worker()
-    eventually(lambda: rig.settled(case.name))
-    rig.assert_in_step(case.text, case.name)
+    harness.ok("attach", case.table, "--text", case.text.strip('"').replace('""', '"'), *case.arguments)
+    worker = harness.worker()
+    eventually(lambda: harness.settled(case.name))
+    harness.assert_in_step(case.text, case.name)
 
     first, second, third, fourth, fifth = case.keys
-    rig.execute(f"UPDATE {case.table} SET {case.text} = 'changed' WHERE {case.key} = {first}")
-    rig.execute(f"DELETE FROM {case.table} WHERE {case.key} = {second}")
-    rig.execute(f"INSERT INTO {case.table} ({columns}) VALUES ({fourth.strip('()')}, 'new')")
-    _change_key(rig, case, third, fifth)
-    eventually(lambda: rig.settled(case.name))
-    rig.assert_in_step(case.text, case.name)
-    assert {text for text, _ in rig.vectors(case.text, case.name)} == {"changed", "new", "text 2"}
+    harness.execute(f"UPDATE {case.table} SET {case.text} = 'changed' WHERE {case.key} = {first}")
+    harness.execute(f"DELETE FROM {case.table} WHERE {case.key} = {second}")
+    harness.execute(f"INSERT INTO {case.table} ({columns}) VALUES ({fourth.strip('()')}, 'new')")
+    _change_key(harness, case, third, fifth)
+    eventually(lambda: harness.settled(case.name))
+    harness.assert_in_step(case.text, case.name)
+    assert {text for text, _ in harness.vectors(case.text, case.name)} == {"changed", "new", "text 2"}
 
-    found = json.loads(rig.ok("search", case.name, "changed", "--limit", "2", "--json"))
+    found = json.loads(harness.ok("search", case.name, "changed", "--limit", "2", "--json"))
     assert len(found) == 2
     assert found[0]["distance"] == pytest.approx(0, abs=2e-3)
     assert "changed" in found[0]["row"].values()
-    with Client(rig.url, server_url=rig.server.url) as client:
+    with Client(harness.url, server_url=harness.server.url) as client:
         hits = client.search(case.name, "new", limit=1)
     assert "new" in hits[0].row.values()
 
-    _undo(rig, case)
-    eventually(lambda: rig.settled(case.name))
+    _undo(harness, case)
+    eventually(lambda: harness.settled(case.name))
     assert worker.end() == 0
-    rig.ok("detach", case.name, "--yes")
-    assert rig.dump() == before
+    harness.ok("detach", case.name, "--yes")
+    assert harness.dump() == before
 
 
-def _change_key(rig: Rig, case: Case, old: str, new: str) -> None:
+def _change_key(harness: Harness, case: Case, old: str, new: str) -> None:
     columns = case.key.strip("()")
     values = new.strip("()")
-    rig.execute(
+    harness.execute(
         f"UPDATE {case.table} SET ({columns}) = ROW({values}) WHERE {case.key} = {old}"
         if "," in columns
         else f"UPDATE {case.table} SET {columns} = {values} WHERE {case.key} = {old}"
     )
 
 
-def _undo(rig: Rig, case: Case) -> None:
+def _undo(harness: Harness, case: Case) -> None:
     """The rows as they were, so that the dumps can be compared."""
     columns = f"{case.key.strip('()')}, {case.text}"
-    rig.execute(f"TRUNCATE {case.table}")
+    harness.execute(f"TRUNCATE {case.table}")
     for n, key in enumerate(case.keys[:3]):
-        rig.execute(f"INSERT INTO {case.table} ({columns}) VALUES ({key.strip('()')}, 'text {n}')")
+        harness.execute(f"INSERT INTO {case.table} ({columns}) VALUES ({key.strip('()')}, 'text {n}')")
 
 
-def test_status_as_json_tells_everything(rig: Rig) -> None:
-    rig.articles("one", "two")
-    rig.ok("attach", "articles", "--text", "body")
-    rig.once()
-    rig.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
-    (one,) = json.loads(rig.ok("status", "--json"))
+def test_status_as_json_tells_everything(harness: Harness) -> None:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
+    (one,) = json.loads(harness.ok("status", "--json"))
     lag = one.pop("lag_seconds")
     progress = one.pop("backfill")
     assert one.items() >= {
@@ -122,14 +122,14 @@ def test_status_as_json_tells_everything(rig: Rig) -> None:
     assert progress["started_at"] <= progress["finished_at"]
 
 
-def test_verify_exits_1_while_a_vector_is_behind_its_text(rig: Rig) -> None:
-    rig.articles("one", "two", "three")
-    rig.ok("attach", "articles", "--text", "body")
-    assert rig.drift() == (1, {"missing": 3, "stale": 0, "orphaned": 0})
-    rig.once()
-    rig.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
-    rig.execute("DELETE FROM articles WHERE id = 2")
-    assert rig.drift() == (1, {"missing": 0, "stale": 1, "orphaned": 1})
-    assert rig.cli("verify", "articles").stdout == "articles: 0 missing, 1 stale, 1 orphaned\n"
-    rig.once()
-    rig.assert_in_step()
+def test_verify_exits_1_while_a_vector_is_behind_its_text(harness: Harness) -> None:
+    harness.articles("one", "two", "three")
+    harness.ok("attach", "articles", "--text", "body")
+    assert harness.drift() == (1, {"missing": 3, "stale": 0, "orphaned": 0})
+    harness.once()
+    harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
+    harness.execute("DELETE FROM articles WHERE id = 2")
+    assert harness.drift() == (1, {"missing": 0, "stale": 1, "orphaned": 1})
+    assert harness.cli("verify", "articles").stdout == "articles: 0 missing, 1 stale, 1 orphaned\n"
+    harness.once()
+    harness.assert_in_step()

@@ -24,7 +24,7 @@ PROBE = "dimensions"  # the text by which a client learns the length of a vector
 
 
 @dataclass(eq=False)
-class StandIn:
+class FakeSGLang:
     """`fault`: None, or how requests for embeddings go wrong: a status like "503", "html", "nan", "zero", "too_few",
     "too_short", "index_twice", "hang"."""
 
@@ -77,7 +77,7 @@ class StandIn:
         return unit
 
     @contextmanager
-    def running(self) -> Iterator["StandIn"]:
+    def running(self) -> Iterator["FakeSGLang"]:
         loop = asyncio.new_event_loop()
         ready = threading.Event()
         stopping = asyncio.Event()
@@ -194,7 +194,7 @@ class StandIn:
         self.requests.append(body)
         texts = _listed(body["input"])
         await self._hold_back(texts)
-        if refusal := self._refusal(texts, body.get("dimensions")):
+        if refusal := self._rejection(texts, body.get("dimensions")):
             return _error(400, refusal, "BadRequestError")
         if self._is_overloaded(texts):
             return _error(503, "The request queue is full.", "503")
@@ -223,7 +223,7 @@ class StandIn:
         finally:
             self.waiting.remove(texts)
 
-    def _refusal(self, texts: list[str], dimensions: int | None) -> str | None:
+    def _rejection(self, texts: list[str], dimensions: int | None) -> str | None:
         if texts in ([], [""]):
             return "Input cannot be empty"
         for index, text in enumerate(texts):

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from click.testing import CliRunner, Result
-from fake_sglang import StandIn
+from fake_sglang import FakeSGLang
 from numpy.typing import NDArray
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -125,11 +125,11 @@ class Process:
 
 
 @dataclass
-class Rig:
+class Harness:
     """A database, an embedding server, and everything a user has: SQL, the command line, workers."""
 
     url: str
-    server: StandIn
+    server: FakeSGLang
     folder: Path
     stack: ExitStack
     environment: dict[str, str] = field(default_factory=dict)
@@ -241,12 +241,12 @@ class Rig:
     def embedding(self, name: str = "articles") -> Embedding:
         return catalog.embedding(self.connection, name)
 
-    def machinery(self, kind: str, name: str = "articles") -> str:
+    def internal(self, kind: str, name: str = "articles") -> str:
         """`outbox`, `store` or `failure` of an embedding, as SQL writes it."""
         return f"_qwen_embed.{kind}_{self.embedding(name).generation.id}"
 
     def count(self, kind: str, name: str = "articles") -> int:
-        found: int = self.value(f"SELECT count(*) FROM {self.machinery(kind, name)}")
+        found: int = self.value(f"SELECT count(*) FROM {self.internal(kind, name)}")
         return found
 
     def settled(self, name: str = "articles") -> bool:

@@ -8,11 +8,11 @@ from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.worker.work import (
     Cleared,
     Embedded,
-    InFlight,
+    Ledger,
     Request,
-    Truncated,
-    Walk,
-    WalkPage,
+    Scan,
+    ScanPage,
+    SourceTruncated,
     pieces_of,
     rows_of,
 )
@@ -29,8 +29,8 @@ def change(number: int, text: str | None, entries: int) -> Change:
 def test_accounts_are_even_when_everything_is_settled_in_any_order(
     rows: list[tuple[str | None, int, bool]], rng
 ) -> None:  # type: ignore[no-untyped-def]
-    held, page = InFlight(), WalkPage((0,), 0, 0)
-    taken = [(change(n, text, entries), page if walked else None) for n, (text, entries, walked) in enumerate(rows)]
+    held, page = Ledger(), ScanPage((0,), 0, 0)
+    taken = [(change(n, text, entries), page if scanned else None) for n, (text, entries, scanned) in enumerate(rows)]
     for one, of in taken:
         held.take([one], of)
         page.left += of is not None
@@ -47,7 +47,7 @@ def test_accounts_are_even_when_everything_is_settled_in_any_order(
 
 
 def test_key_of_a_failure_is_retried_once_at_a_time() -> None:
-    held, one = InFlight(), change(1, "text", 1)
+    held, one = Ledger(), change(1, "text", 1)
     held.retrying.add(one.key)
     held.take([one], None)
     held.settle([one], None)
@@ -55,24 +55,24 @@ def test_key_of_a_failure_is_retried_once_at_a_time() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.randoms(use_true_random=False))
-def test_walk_records_pages_in_order_and_only_those_that_are_written(sizes: list[int], rng) -> None:  # type: ignore[no-untyped-def]
-    walk = Walk(after=None)
-    pages = [walk.add((n,), size, left=size) for n, size in enumerate(sizes)]
-    walk.exhausted = True
+def test_scan_records_pages_in_order_and_only_those_that_are_written(sizes: list[int], rng) -> None:  # type: ignore[no-untyped-def]
+    scan = Scan(after=None)
+    pages = [scan.add((n,), size, left=size) for n, size in enumerate(sizes)]
+    scan.exhausted = True
     work = [page for page in pages for _ in range(page.left)]
     rng.shuffle(work)
-    recorded: list[WalkPage] = []
+    recorded: list[ScanPage] = []
     for page in [None, *work]:
         if page is not None:
             page.left -= 1
-        written = walk.written()
+        written = scan.written()
         assert all(not page.left for page in written)
-        walk.drop(written)
+        scan.drop(written)
         recorded += written
         assert recorded == pages[: len(recorded)]
-        assert walk.finished == (len(recorded) == len(pages))
+        assert scan.finished == (len(recorded) == len(pages))
     assert recorded == pages
-    assert walk.after == [str(len(sizes) - 1)]
+    assert scan.after == [str(len(sizes) - 1)]
 
 
 def test_outcome_comes_apart_into_one_of_each_change() -> None:
@@ -87,4 +87,4 @@ def test_outcome_comes_apart_into_one_of_each_change() -> None:
     )
     assert pieces_of(Cleared(changes)) == [Cleared([one]) for one in changes]
     assert pieces_of(Cleared([])) == [Cleared([])]
-    assert pieces_of(Truncated(3, (1, 2))) == [Truncated(3, (1, 2))]
+    assert pieces_of(SourceTruncated(3, (1, 2))) == [SourceTruncated(3, (1, 2))]

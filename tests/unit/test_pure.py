@@ -13,40 +13,40 @@ from pg_qwen_embed.domain import retry, template
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle, query_prompt, style_of
 from pg_qwen_embed.domain.template import Part, Placeholder, Template
-from pg_qwen_embed.inference.batching import SMALLEST_PORTION, WRITE_TIME, Density, Limits, Portion, pack
+from pg_qwen_embed.inference.batching import SMALLEST_BATCH, WRITE_TIME, BatchSizer, Limits, TokenRatio, pack
 
 limits = st.builds(Limits, documents=st.integers(1, 10), tokens=st.integers(1, 500))
-densities = st.floats(1, 16)
+token_ratios = st.floats(1, 16)
 
 
-@given(st.lists(st.integers(0, 2000), max_size=60), limits, densities)
+@given(st.lists(st.integers(0, 2000), max_size=60), limits, token_ratios)
 def test_every_document_is_in_one_request_once_and_requests_keep_their_limits(
-    lengths: list[int], limits: Limits, density: float
+    lengths: list[int], limits: Limits, token_ratio: float
 ) -> None:
-    requests = list(pack(lengths, limits, density))
+    requests = list(pack(lengths, limits, token_ratio))
     assert sorted(position for request in requests for position in request) == list(range(len(lengths)))
     for request in requests:
-        tokens = sum(lengths[position] / density + 1 for position in request)
+        tokens = sum(lengths[position] / token_ratio + 1 for position in request)
         assert 1 <= len(request) <= limits.documents
         assert tokens <= limits.tokens + 1e-6 or len(request) == 1
 
 
-@given(st.lists(st.integers(0, 2000), max_size=60), limits, densities)
+@given(st.lists(st.integers(0, 2000), max_size=60), limits, token_ratios)
 def test_a_request_never_holds_a_shorter_document_than_the_one_before(
-    lengths: list[int], limits: Limits, density: float
+    lengths: list[int], limits: Limits, token_ratio: float
 ) -> None:
-    packed = [lengths[position] for request in pack(lengths, limits, density) for position in request]
+    packed = [lengths[position] for request in pack(lengths, limits, token_ratio) for position in request]
     assert packed == sorted(packed)
 
 
 def test_density_follows_what_the_server_counts_and_believes_no_nonsense() -> None:
-    density = Density()
+    token_ratio = TokenRatio()
     for _ in range(100):
-        density.counted(6400, 64, 1664)  # four bytes a token, and one token more for each document
-    assert density.bytes_per_token == pytest.approx(4, abs=0.01)
+        token_ratio.counted(6400, 64, 1664)  # four bytes a token, and one token more for each document
+    assert token_ratio.bytes_per_token == pytest.approx(4, abs=0.01)
     for tokens in (0, 64, 10**9, 65):
-        density.counted(6400, 64, tokens)
-    assert 1 <= density.bytes_per_token <= 16
+        token_ratio.counted(6400, 64, tokens)
+    assert 1 <= token_ratio.bytes_per_token <= 16
 
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="{}\\!:[].\0"), min_size=1).filter(
@@ -83,13 +83,13 @@ def test_the_registry_keeps_a_template_as_it_is(parts: list[Placeholder | str], 
 
 
 @given(st.text())
-def test_any_text_is_a_template_or_refused_with_a_sentence(text: str) -> None:
+def test_any_text_is_a_template_or_rejected_with_a_sentence(text: str) -> None:
     with suppress(UsageError):
         assert template.parse(text).columns
 
 
 @pytest.mark.parametrize("text", ["{a!r}", "{a:>3}", "{a!r:x}", "{}", "{", "}", "{a", "no column", "", "{{a}}", "{a}}"])
-def test_what_is_not_a_template_is_refused(text: str) -> None:
+def test_what_is_not_a_template_is_rejected(text: str) -> None:
     with pytest.raises(UsageError, match="template"):
         template.parse(text)
 
@@ -135,10 +135,10 @@ def test_pauses_grow_until_their_cap() -> None:
 
 @given(st.floats(1e-6, 0.05), st.integers(1, 1000))
 def test_writes_come_to_take_the_time_they_may_whatever_a_row_costs(seconds_a_row: float, most: int) -> None:
-    portion = Portion(most)
+    portion = BatchSizer(most)
     for _ in range(4):
         portion.written(portion.rows, portion.rows * seconds_a_row)
-    fewest = min(most, SMALLEST_PORTION)
+    fewest = min(most, SMALLEST_BATCH)
     assert fewest <= portion.rows <= most
     assert portion.rows == fewest or portion.rows * seconds_a_row <= WRITE_TIME * 1.001
     assert portion.rows == most or (portion.rows + 1) * seconds_a_row >= WRITE_TIME * 0.999
@@ -146,7 +146,7 @@ def test_writes_come_to_take_the_time_they_may_whatever_a_row_costs(seconds_a_ro
 
 @given(st.floats(0, 10))
 def test_writes_that_take_long_whatever_their_size_are_not_made_small(fixed: float) -> None:
-    portion = Portion(512)
+    portion = BatchSizer(512)
     for rows in (1, 0, 1, 1):
         portion.written(rows, fixed)
-    assert portion.rows >= SMALLEST_PORTION
+    assert portion.rows >= SMALLEST_BATCH

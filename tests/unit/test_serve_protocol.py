@@ -97,7 +97,7 @@ def test_a_body_of_the_wrong_shape_is_a_validation_error(body: dict[str, Any] | 
 
 
 @pytest.mark.parametrize("given", [[1, 2], [[1, 2], [3]], [[]], ["a", 1]])
-def test_token_ids_are_refused(given: list[object]) -> None:
+def test_token_ids_are_rejected(given: list[object]) -> None:
     refused = refusal({"input": given})
     assert refused.status == 400
     assert "takes no token ids" in str(refused)
@@ -113,14 +113,14 @@ def test_the_content_type_may_name_a_charset() -> None:
     assert protocol.parse_embeddings(b'{"input":"a"}', "Application/JSON; charset=utf-8", MODEL, "m").texts == ["a"]
 
 
-def test_a_model_without_prefixes_refuses_even_its_full_size() -> None:
+def test_a_model_without_prefixes_rejects_even_its_full_size() -> None:
     plain = ModelFacts(architectures=(), dimensions=256, context_length=8192, supports_dimensions=False)
     assert str(refusal({"input": "a", "dimensions": 256}, plain)) == (
         "Model 'm' does not support matryoshka representation, changing output dimensions will lead to poor results."
     )
 
 
-def test_a_model_with_listed_prefixes_refuses_others() -> None:
+def test_a_model_with_listed_prefixes_rejects_others() -> None:
     listed = ModelFacts((), dimensions=256, context_length=9, supports_dimensions=True, matryoshka_dimensions=(64, 128))
     assert parse({"input": "a", "dimensions": 128}, listed).dimensions == 128
     assert str(refusal({"input": "a", "dimensions": 100}, listed)) == (
@@ -197,13 +197,13 @@ def test_detokenize_answers_in_the_shape_it_was_asked() -> None:
 @pytest.mark.parametrize(
     "body", [b"{}", b'{"prompt":5}', b'{"prompt":["a",1]}', b'{"prompt":"a","add_special_tokens":1}']
 )
-def test_tokenize_refuses_other_shapes(body: bytes) -> None:
+def test_tokenize_rejects_other_shapes(body: bytes) -> None:
     with pytest.raises(Refusal, match="1 validation error"):
         protocol.parse_tokenize(body, JSON)
 
 
 @pytest.mark.parametrize("tokens", ["[-1]", "[4294967296]", "[[0],[-1]]", "[true]", '["a"]', '"a"', "[1,[2]]", "null"])
-def test_detokenize_refuses_what_no_tokenizer_can_decode(tokens: str) -> None:
+def test_detokenize_rejects_what_no_tokenizer_can_decode(tokens: str) -> None:
     with pytest.raises(Refusal):
         protocol.parse_detokenize(f'{{"tokens":{tokens}}}'.encode(), JSON)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pg_qwen_embed.worker.watermark import Floor
+from pg_qwen_embed.worker.watermark import Watermark
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Transaction:
 class World:
     """A database with an outbox, and a reader that goes by the floor: it never deletes, it only sees."""
 
-    floor: Floor = field(default_factory=Floor)
+    low: Watermark = field(default_factory=Watermark)
     next_xid: int = 100
     next_seq: int = 1
     open: list[Transaction] = field(default_factory=list)
@@ -51,8 +51,8 @@ class World:
         return (page[-1] if page else after), len(page) == limit
 
     def look(self, limit: int) -> None:
-        highest, _ = self.read(self.floor.cursor, limit)
-        self.floor.read(highest)
+        highest, _ = self.read(self.low.read_position, limit)
+        self.low.read(highest)
 
     def sweep(self, limit: int, between: int) -> None:
         """As sync.py does it: the snapshot's xmin and a new transaction id first, then the mark, then the read."""
@@ -60,14 +60,14 @@ class World:
         transaction_id = self.next_xid
         self.next_xid += 1
         self.end(between, commits=True)  # what commits in between may be seen already: never the other way round
-        self.floor.mark(transaction_id)
-        highest, full = self.read(self.floor.floor, limit)
-        self.floor.swept(xmin, highest if full else None)
+        self.low.mark(transaction_id)
+        highest, full = self.read(self.low.low, limit)
+        self.low.swept(xmin, highest if full else None)
 
     def check(self) -> None:
         drawn = {seq for transaction in self.open for seq in transaction.drawn}
-        missed = {seq for seq in (self.visible - self.seen) | drawn if seq <= self.floor.floor}
-        assert not missed, f"below the floor {self.floor.floor} and not read: {missed}"
+        missed = {seq for seq in (self.visible - self.seen) | drawn if seq <= self.low.low}
+        assert not missed, f"below the floor {self.low.low} and not read: {missed}"
 
 
 steps = st.lists(
@@ -86,7 +86,7 @@ thoroughly = settings(max_examples=500)
 
 @thoroughly
 @given(steps)
-def test_nothing_below_the_floor_is_unread_or_can_still_appear(steps: list[tuple[object, ...]]) -> None:
+def test_nothing_below_the_low_watermark_is_unread_or_can_still_appear(steps: list[tuple[object, ...]]) -> None:
     world = World()
     for name, *arguments in steps:
         getattr(world, str(name))(*arguments)
@@ -108,7 +108,7 @@ def test_once_all_transactions_have_ended_sweeps_find_everything(steps: list[tup
     assert world.seen == world.visible
 
 
-def test_the_floor_follows_when_nothing_is_in_flight() -> None:
+def test_the_low_watermark_follows_when_nothing_is_in_flight() -> None:
     world = World()
     for _ in range(3):
         world.write()
@@ -116,16 +116,16 @@ def test_the_floor_follows_when_nothing_is_in_flight() -> None:
         world.look(10)
         world.sweep(10, 0)
         world.sweep(10, 0)
-    assert world.floor.floor == world.floor.cursor == 3
+    assert world.low.low == world.low.read_position == 3
 
 
 def test_rewinding_reads_everything_again() -> None:
-    floor = Floor()
-    floor.read(7)
-    floor.mark(100)
-    floor.swept(100)
-    assert (floor.cursor, floor.floor) == (7, 7)
-    floor.rewind()
-    assert (floor.cursor, floor.floor) == (0, 0)
-    floor.swept(1000)
-    assert floor.floor == 0
+    low = Watermark()
+    low.read(7)
+    low.mark(100)
+    low.swept(100)
+    assert (low.read_position, low.low) == (7, 7)
+    low.rewind()
+    assert (low.read_position, low.low) == (0, 0)
+    low.swept(1000)
+    assert low.low == 0

@@ -112,7 +112,7 @@ def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Fi
     if embedding.source.problem:
         return
     values = {"in_column": embedding.generation.store is StoreKind.COLUMN}
-    row = connection.execute(statement("look_at_rights", fragments.holes(embedding)), values).fetchone()
+    row = connection.execute(statement("look_at_rights", fragments.placeholders(embedding)), values).fetchone()
     role, missing, hidden = row or ("", [], False)
     advice = f"grant them to {role}, or give the worker the role that attached it"
     text = f"the role {role} lacks {', '.join(missing)}" if missing else f"the role {role} has the rights of a worker"
@@ -131,11 +131,11 @@ def _look_at_state(connection: Connection, embedding: Embedding) -> Iterator[Fin
     (one,) = status.status(connection, name)
     repair = f"run: pg-qwen-embed verify {name} --repair"
     text = (
-        f"{one.triggers_amiss} of its 5 triggers are missing, disabled or out of date"
-        if one.triggers_amiss
+        f"{one.broken_triggers} of its 5 triggers are missing, disabled or out of date"
+        if one.broken_triggers
         else "triggers as installed"
     )
-    yield judge(name, not one.triggers_amiss, text, repair)
+    yield judge(name, not one.broken_triggers, text, repair)
     advice = "keep a worker running: pg-qwen-embed worker"
     yield judge(name, bool(one.leader), f"followed by {one.leader or 'no worker'}", advice, State.WARNING)
     yield judge(name, one.index == "valid", f"index {one.index}", "the worker builds it, see its log", State.WARNING)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
-from pg_qwen_embed.domain.errors import DocumentRefused, ServerOverloaded, ServerUnavailable, UsageError
+from pg_qwen_embed.domain.errors import DocumentRejected, ServerOverloaded, ServerUnavailable, UsageError
 from pg_qwen_embed.domain.model import Embedding
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
 from pg_qwen_embed.settings import Settings
@@ -37,7 +37,7 @@ async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[Mo
             found += await _length(server, info, about)
             found += await _believable(server, info)
             found.append(await _speed(server, info))
-    except (ServerUnavailable, DocumentRefused, UsageError) as error:
+    except (ServerUnavailable, DocumentRejected, UsageError) as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
     return info, found
 

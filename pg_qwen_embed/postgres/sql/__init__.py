@@ -14,19 +14,21 @@ from psycopg import sql
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
-def statement(name: str, holes: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
+def statement(name: str, placeholders: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
     """The statement of that name, its holes filled, to be executed with values (if only `{}`): a percent sign in a name
     is doubled. KeyError if there is no such statement or hole."""
-    return sql.SQL(_catalogue()[name]).format(**{key: _doubled(hole) for key, hole in (holes or {}).items()})
+    return sql.SQL(_catalogue()[name]).format(
+        **{key: _doubled(placeholder) for key, placeholder in (placeholders or {}).items()}
+    )
 
 
-def _doubled(hole: sql.Composable) -> sql.Composable:
+def _doubled(placeholder: sql.Composable) -> sql.Composable:
     """A percent sign in a name or a literal is no placeholder."""
-    if isinstance(hole, sql.Composed):
-        return sql.Composed([_doubled(piece) for piece in hole])
-    if isinstance(hole, sql.Identifier | sql.Literal):
-        return sql.SQL(hole.as_string(None).replace("%", "%%"))
-    return hole
+    if isinstance(placeholder, sql.Composed):
+        return sql.Composed([_doubled(piece) for piece in placeholder])
+    if isinstance(placeholder, sql.Identifier | sql.Literal):
+        return sql.SQL(placeholder.as_string(None).replace("%", "%%"))
+    return placeholder
 
 
 def names() -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from pg_qwen_embed.domain.model import (
 from pg_qwen_embed.domain.template import Placeholder, Template
 from pg_qwen_embed.postgres.locks import Lock
 
-MACHINERY = "_qwen_embed"
-FACE = "qwen_embed"
+INTERNAL_SCHEMA = "_qwen_embed"
+PUBLIC_SCHEMA = "qwen_embed"
 TRUE = sql.SQL("true")
 UPDATE = sql.SQL("UPDATE")
 # Whether a document is given to the worker whole. Counting its characters would walk through all of it.
@@ -29,7 +29,7 @@ _WHOLE = sql.SQL("octet_length(d.document) < %(longest)s")
 TEXT = sql.SQL("CASE WHEN {} THEN d.document ELSE left(d.document, %(longest)s) END").format(_WHOLE)
 # Of a document that it has whole the worker makes the fingerprint itself (work.change_of).
 KNOWN_FINGERPRINT = sql.SQL("CASE WHEN NOT {} THEN _qwen_embed.fingerprint(d.document) END").format(_WHOLE)
-Holes = dict[str, sql.Composable]
+Placeholders = dict[str, sql.Composable]
 
 _INTEGERS = {"smallint", "integer", "bigint"}
 _COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
@@ -40,8 +40,8 @@ def identifier(name: QualifiedName) -> sql.Identifier:
     return sql.Identifier(name.schema, name.name)
 
 
-def machinery(kind: str, generation: Generation) -> sql.Identifier:
-    return sql.Identifier(MACHINERY, f"{kind}_{generation.id}")
+def internal(kind: str, generation: Generation) -> sql.Identifier:
+    return sql.Identifier(INTERNAL_SCHEMA, f"{kind}_{generation.id}")
 
 
 def is_integer(column: Column) -> bool:
@@ -49,28 +49,28 @@ def is_integer(column: Column) -> bool:
     return column.type in _INTEGERS
 
 
-def holes(embedding: Embedding) -> Holes:
+def placeholders(embedding: Embedding) -> Placeholders:
     """Every hole of the statements about one embedding and its generation."""
     source, generation = embedding.source, embedding.generation
     numbers = range(1, len(source.key) + 1)
     keys = [sql.Identifier(f"k{n}") for n in numbers]
-    filled: Holes = {
+    filled: Placeholders = {
         "source": identifier(source.table),
-        "view": face(embedding),
+        "view": public_view(embedding),
         "column": sql.Identifier(embedding.column),
         "halfvec": sql.Identifier(embedding.vector_schema, "halfvec"),
         "dimensions": sql.Literal(generation.dimensions),
         "distance": _operator(embedding.vector_schema, generation.distance.operator),
         "operator_class": sql.Identifier(embedding.vector_schema, generation.distance.operator_class),
-        "document_function": machinery("document", generation),
+        "document_function": internal("document", generation),
         "text": TEXT,
         "known_fingerprint": KNOWN_FINGERPRINT,
-        "document": sql.SQL("{}(t)").format(machinery("document", generation)),
+        "document": sql.SQL("{}(t)").format(internal("document", generation)),
         "keys": _list(keys),
         "t_key": _list(sql.Identifier("t", column.name) for column in source.key),
-        "outbox": machinery("outbox", generation),
-        "store": machinery("store", generation),
-        "failure": machinery("failure", generation),
+        "outbox": internal("outbox", generation),
+        "store": internal("store", generation),
+        "failure": internal("failure", generation),
         "key_arrays": _list(_key_array(n, column) for n, column in enumerate(source.key, 1)),
         "key_values": _list(_key_value(n, column) for n, column in enumerate(source.key, 1)),
         "keys_out": _list(_key_out("c", n, column) for n, column in enumerate(source.key, 1)),
@@ -85,9 +85,9 @@ def holes(embedding: Embedding) -> Holes:
         # Not IS NOT NULL: a key that is a row is neither that nor NULL when a field of it is NULL.
         "here": sql.SQL("{} IS DISTINCT FROM NULL").format(sql.Identifier("t", source.key[0].name)),
         "source_text": _regclass(identifier(source.table)),
-        "store_text": _regclass(machinery("store", generation)),
-        "outbox_text": _regclass(machinery("outbox", generation)),
-        "failure_text": _regclass(machinery("failure", generation)),
+        "store_text": _regclass(internal("store", generation)),
+        "outbox_text": _regclass(internal("outbox", generation)),
+        "failure_text": _regclass(internal("failure", generation)),
         "has_vector": TRUE,
         "first_chunk": TRUE,
         "whole": TRUE,
@@ -114,7 +114,7 @@ def union(queries: Iterable[sql.Composable]) -> sql.Composed:
     return sql.SQL(" UNION ALL ").join(queries)
 
 
-def ddl_holes(embedding: Embedding) -> Holes:
+def ddl_placeholders(embedding: Embedding) -> Placeholders:
     """What only attach needs."""
     source, generation = embedding.source, embedding.generation
     types = {column.name: column for column in source.columns}
@@ -137,7 +137,7 @@ def update_of(names: Iterable[str]) -> sql.Composable:
 
 def key_function(embedding: Embedding, n: int) -> sql.Identifier:
     """The function that takes the n-th key column (from 1) out of a row of the source."""
-    return sql.Identifier(MACHINERY, f"key_{embedding.generation.id}_{n}")
+    return sql.Identifier(INTERNAL_SCHEMA, f"key_{embedding.generation.id}_{n}")
 
 
 def keys_of(embedding: Embedding, row: sql.Composable) -> sql.Composed:
@@ -150,7 +150,7 @@ def keys_of(embedding: Embedding, row: sql.Composable) -> sql.Composed:
 TRANSITION_ROW = sql.SQL("ROW(r.*)")
 
 
-def page_holes(embedding: Embedding) -> Holes:
+def page_placeholders(embedding: Embedding) -> Placeholders:
     """For walks: the key of the page's last row `p`, as text."""
     names = [sql.Identifier("p", f"k{n}") for n, _ in enumerate(embedding.source.key, 1)]
     return {
@@ -159,7 +159,7 @@ def page_holes(embedding: Embedding) -> Holes:
     }
 
 
-def comment(embedding: Embedding, purpose: str) -> Holes:
+def comment(embedding: Embedding, purpose: str) -> Placeholders:
     """What an object of this embedding says of itself."""
     text = f"pg_qwen_embed {embedding.name} (generation {embedding.generation.id}): {purpose}"
     return {"comment": sql.Literal(text)}
@@ -178,8 +178,8 @@ def own_columns(embedding: Embedding) -> tuple[Column, ...]:
     return tuple(column for column in embedding.source.columns if column.name != embedding.column)
 
 
-def face(embedding: Embedding) -> sql.Identifier:
-    return sql.Identifier(FACE, embedding.name)
+def public_view(embedding: Embedding) -> sql.Identifier:
+    return sql.Identifier(PUBLIC_SCHEMA, embedding.name)
 
 
 def index_name(embedding: Embedding) -> QualifiedName:
@@ -188,7 +188,7 @@ def index_name(embedding: Embedding) -> QualifiedName:
     in_source = embedding.generation.store is StoreKind.COLUMN
     if in_source:
         return QualifiedName(embedding.source.table.schema, f"qwen_embed_{name}")
-    return QualifiedName(MACHINERY, name)
+    return QualifiedName(INTERNAL_SCHEMA, name)
 
 
 def document(template: Template, source: Source) -> sql.Composable:

@@ -14,8 +14,8 @@ SELECT r.rows, v.vectors, v.cut, v.chunks,
        EXISTS (SELECT FROM pg_locks l
                WHERE l.locktype = 'advisory'
                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                 AND l.classid = %(refused_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2
-                 AND l.granted) AS another_model,
+                 AND l.classid = %(mismatch_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2
+                 AND l.granted) AS model_mismatch,
        (SELECT count(*)
         FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[])
              AS e(name, body, whatever_columns)
@@ -27,7 +27,7 @@ SELECT r.rows, v.vectors, v.cut, v.chunks,
         FROM pg_stat_activity a
         WHERE a.backend_xmin IS NOT NULL AND a.xact_start < clock_timestamp() - make_interval(secs => %(old)s)
           AND a.datname = current_database() AND a.pid <> pg_backend_pid()
-        ORDER BY age(a.backend_xmin) DESC LIMIT 1) AS held_back_by
+        ORDER BY age(a.backend_xmin) DESC LIMIT 1) AS vacuum_blocked_by
 FROM _qwen_embed.backfill b
 CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source})
                                 ELSE c.reltuples::bigint END AS rows

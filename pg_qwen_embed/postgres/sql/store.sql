@@ -13,7 +13,7 @@ SELECT set_config('lock_timeout', '50s', true), pg_advisory_xact_lock(%(lock)s, 
 -- `v` is used once: what is used twice is stored, vectors and all.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
-                         %(cuts)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, cut, embedding)
+                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, cut, embedding)
 ), v AS (
     SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.cut, a.embedding
     FROM a ORDER BY {a_key_values}, a.version DESC
@@ -27,7 +27,7 @@ WITH a AS (
         embedding = excluded.embedding
     WHERE s.version < excluded.version
     RETURNING 1
-), forgiven AS (
+), cleared_failures AS (
     DELETE FROM {failure} f USING unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
     WHERE EXISTS (SELECT FROM {failure}) AND ({f_key}) = ({a_key_values}) AND f.version <= a.version
 ), acknowledged AS (
@@ -47,7 +47,7 @@ WITH a AS (
 ), n AS (
     SELECT {v_key}, v.version, v.fingerprint, v.chunks, v.position FROM v JOIN {source} t ON ({t_key}) = ({v_key})
     WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({v_key}) AND s.version >= v.version)
-), superfluous AS (
+), surplus_chunks AS (
     DELETE FROM {store} s USING n WHERE ({s_key}) = ({n_key}) AND s.chunk > n.chunks
 ), written AS (
     INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, embedding)
@@ -58,7 +58,7 @@ WITH a AS (
     SET chunks = excluded.chunks, span = excluded.span, version = excluded.version, fingerprint = excluded.fingerprint,
         embedding = excluded.embedding
     RETURNING 1
-), forgiven AS (
+), cleared_failures AS (
     DELETE FROM {failure} f USING v WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
 ), acknowledged AS (
     DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
@@ -71,7 +71,7 @@ SELECT count(*) FROM written;
 -- with it. `entry` says which outbox entries belong to which position.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
-                         %(cuts)s::boolean[], %(embeddings)s::{halfvec}[])
+                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[])
          WITH ORDINALITY AS a({keys}, version, fingerprint, cut, embedding, position)
 ), v AS (
     SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.cut, a.embedding
@@ -90,7 +90,7 @@ WITH a AS (
     UPDATE {source} t SET {column} = v.embedding
     FROM v JOIN noted s ON ({s_key}) = ({v_key})
     WHERE ({t_key}) = ({v_key})
-), forgiven AS (
+), cleared_failures AS (
     DELETE FROM {failure} f USING v JOIN n ON ({n_key}) = ({v_key})
     WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
 ), locked AS (
@@ -123,7 +123,7 @@ WITH a AS (
     DELETE FROM {store} s USING c
     WHERE ({s_key}) = ({c_key}) AND s.version < c.version
       AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
-), forgiven AS (
+), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
 )
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
@@ -137,7 +137,7 @@ WITH a AS (
 ), n AS (
     SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key})
     WHERE c.here AND NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({c_key}) AND s.version >= c.version)
-), superfluous AS (
+), surplus_chunks AS (
     DELETE FROM {store} s USING n WHERE ({s_key}) = ({n_key}) AND s.chunk > 1
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, chunk, version)
@@ -148,7 +148,7 @@ WITH a AS (
     DELETE FROM {store} s USING c
     WHERE ({s_key}) = ({c_key}) AND s.version < c.version
       AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
-), forgiven AS (
+), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
 )
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
@@ -177,7 +177,7 @@ WITH a AS (
     DELETE FROM {store} s USING c
     WHERE ({s_key}) = ({c_key}) AND s.version < c.version
       AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
-), forgiven AS (
+), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
 ), locked AS (
     SELECT p.position FROM p JOIN {source} t ON ({t_key}) = ({p_key}) LEFT JOIN n ON ({n_key}) = ({p_key})
@@ -189,12 +189,12 @@ WITH a AS (
 )
 SELECT position FROM locked;
 
--- name: clear_truncated
+-- name: clear_source_truncated
 -- The source was emptied when it drew this version: whatever is older, and has no row, goes.
 WITH removed AS (
     DELETE FROM {store} s
     WHERE s.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({s_key}))
-), forgiven AS (
+), cleared_failures AS (
     DELETE FROM {failure} f
     WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({f_key}))
 )
