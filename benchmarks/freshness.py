@@ -163,9 +163,9 @@ def loads(changes: int) -> list[Load]:
 
 def figures(load: Load, turns: Sequence[Waiter]) -> Iterator[Figure]:
     labels: dict[str, Label] = {"load": load.name, "worker": load.worker}
-    truncated = [statistics.quantiles(turn.took, n=100, method="inclusive") for turn in turns]
+    cuts = [statistics.quantiles(turn.took, n=100, method="inclusive") for turn in turns]
     for what, percent in PERCENTILES.items():
-        yield Figure(what, labels, [cut[percent - 1] for cut in truncated], load.goals.get(what))
+        yield Figure(what, labels, [cut[percent - 1] for cut in cuts], load.goals.get(what))
     if load.rate:
         yield Figure("writes/s", labels, [turn.rate for turn in turns], Goal(">=", KEPT_UP * load.rate))
 

@@ -89,11 +89,7 @@ class Bench:
     def attached(self, tables: Sequence[str]) -> Iterator[list[int]]:
         """Their generations; detached at the end."""
         chosen = asyncio.run(resolve_model.resolve_model(resolve(self.environment), None, self.dimensions))
-        declarations = [
-            Declaration(table, from_columns(("body",)), chosen.model, chosen.dimensions,
-                        weight_version=chosen.weight_version, full_dimensions=chosen.full_dimensions)
-            for table in tables
-        ]  # fmt: skip
+        declarations = [Declaration(table, chosen.spec(from_columns(("body",)))) for table in tables]
         with connect(self.url, "benchmark") as connection:
             yield [_attach_without_index(connection, declaration) for declaration in declarations]
             for table in tables:
@@ -103,7 +99,7 @@ class Bench:
 def _attach_without_index(connection: psycopg.Connection[Any], declaration: Declaration) -> int:
     """The worker finds a valid index of its name, and builds none."""
     with connection.transaction():
-        id_ = attach(connection, declaration).generation.id
+        id_ = attach(connection, declaration).live.id
         connection.execute(
             f"CREATE INDEX store_{id_}_hnsw ON _qwen_embed.store_{id_} USING hnsw (embedding halfvec_cosine_ops) "
             "WHERE false"

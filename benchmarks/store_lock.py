@@ -16,6 +16,7 @@ import psycopg
 
 from pg_qwen_embed.admin.attach import Declaration, attach
 from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.template import from_columns
 from pg_qwen_embed.postgres import catalog, embedded, migrate
 from pg_qwen_embed.postgres.connection import connect, connect_async
@@ -37,11 +38,11 @@ async def main() -> None:
         migrate.init(url)
         harness.load(url, ["a document"] * ROWS)
         with connect(url, "benchmark") as connection:
-            attach(connection, Declaration("documents", from_columns(("body",)), "m", DIMENSIONS))
-            (embedding,) = catalog.embeddings(connection)
+            attach(connection, Declaration("documents", Spec("m", DIMENSIONS, from_columns(("body",)))))
+            target = catalog.embedding(connection, "documents").target
         with psycopg.connect(url) as plain:
             (oid,) = plain.execute("SELECT 'halfvec'::regtype::oid").fetchone() or (0,)
-        store, taken = Store(embedding, oid), {"with": [0.0], "without": [0.0]}
+        store, taken = Store(target, oid), {"with": [0.0], "without": [0.0]}
         async with await connect_async(url, "benchmark") as writer:
             for version in range(1, 2 * writes + 1):
                 kind = ("with", "without")[version % 2]

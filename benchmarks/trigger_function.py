@@ -13,6 +13,7 @@ import harness
 import psycopg
 
 from pg_qwen_embed.admin.attach import Declaration, attach
+from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.template import from_columns
 from pg_qwen_embed.postgres import embedded, migrate
 from pg_qwen_embed.postgres.connection import connect
@@ -40,7 +41,7 @@ def main() -> None:
             connection.execute(SETUP)
             with connect(url, "benchmark") as ours:
                 for table in taken:
-                    attach(ours, Declaration(table, from_columns(("body",)), "m", 8))
+                    attach(ours, Declaration(table, Spec("m", 8, from_columns(("body",)))))
             for (definition,) in connection.execute(
                 "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname IN ('follow_insert_2', 'follow_update_2')"
             ).fetchall():

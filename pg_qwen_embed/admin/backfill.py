@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pg_qwen_embed.admin.status import status
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.model import Status
+from pg_qwen_embed.domain.report import BackfillState, Status
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.sql import statement
@@ -27,7 +27,7 @@ def restart(connection: Connection, name: str) -> None:
     """Ask for a walk over the source, unless one is under way. Raises UsageError for an unknown name."""
     embedding = catalog.embedding(connection, name)
     with connection.transaction():
-        connection.execute(statement("restart_backfill"), {"id": embedding.generation.id})
+        connection.execute(statement("restart_backfill"), {"id": embedding.live.id})
         connection.execute(statement("announce_change"))
 
 
@@ -43,7 +43,7 @@ def watch(
         rate = (done - first) / (now - began) if now > began else 0.0
         left = max(0, found.backfill.rows_total - done)
         yield Snapshot(found, now, rate, left / rate if rate > 0 else None)
-        if found.backfill.state == "done":
+        if found.backfill.state is BackfillState.DONE:
             return
         led = now if found.leader else led
         if now - led > PATIENCE:

@@ -5,10 +5,12 @@ from typing import Any
 from psycopg import sql
 
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.model import Embedding, Failure
+from pg_qwen_embed.domain.report import Failure
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection
-from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.layouts import TRUE
+from pg_qwen_embed.postgres.names import Names, names_of
+from pg_qwen_embed.postgres.sql import statement
 
 Key = tuple[str, ...]  # one text for each key column
 
@@ -17,8 +19,7 @@ def listing(connection: Connection, name: str) -> list[Failure]:
     """Every failure, the latest first. Raises UsageError."""
     embedding = catalog.embedding(connection, name)
     columns = [column.name for column in embedding.source.key]
-    placeholders = fragments.placeholders(embedding) | {"chosen": fragments.TRUE}
-    rows = connection.execute(statement("list_failures", placeholders), {}).fetchall()
+    rows = connection.execute(statement("list_failures", names_of(embedding), chosen=TRUE), {}).fetchall()
     return [Failure(dict(zip(columns, row[5:], strict=True)), *row[:5]) for row in rows]
 
 
@@ -33,21 +34,21 @@ def discard(connection: Connection, name: str, key: Key) -> int:
 
 
 def _change(connection: Connection, query: str, name: str, key: Key) -> int:
-    embedding = catalog.embedding(connection, name)
+    target = catalog.embedding(connection, name).target
     values: dict[str, Any] = {f"after{n}": part for n, part in enumerate(key, 1)}
-    values["id"] = embedding.generation.id
-    placeholders = fragments.placeholders(embedding) | {"chosen": _chosen(embedding, key)}
-    row = connection.execute(statement(query, placeholders), values).fetchone()
+    values["id"] = target.id
+    names = Names(target)
+    row = connection.execute(statement(query, names, chosen=_chosen(names, key)), values).fetchone()
     return int(row[0]) if row else 0
 
 
-def _chosen(embedding: Embedding, key: Key) -> sql.Composable:
+def _chosen(names: Names, key: Key) -> sql.Composable:
     if not key:
-        return fragments.TRUE
-    columns = [column.name for column in embedding.source.key]
+        return TRUE
+    columns = [column.name for column in names.target.source.key]
     if len(key) != len(columns):
         raise UsageError(
-            f"the key of {embedding.name} is ({', '.join(columns)}): give --key {len(columns)} "
+            f"the key of {names.target.name} is ({', '.join(columns)}): give --key {len(columns)} "
             f"{'time' if len(columns) == 1 else 'times, in this order'}"
         )
-    return fragments.one_failure(embedding)
+    return names.one_key

@@ -2,12 +2,15 @@
 
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.domain.model import BackfillProgress, Drift, Embedding, Status
+from pg_qwen_embed.domain.embedding import Embedding, Target
+from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
 from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
+from pg_qwen_embed.postgres.index import index_text
 from pg_qwen_embed.postgres.locks import Lock
-from pg_qwen_embed.postgres.sql import fragments, statement
-from pg_qwen_embed.postgres.store import by_layout
+from pg_qwen_embed.postgres.names import Names
+from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.triggers import triggers
 
 OLD_TRANSACTION = 60.0  # seconds
@@ -16,71 +19,64 @@ OLD_TRANSACTION = 60.0  # seconds
 def status(connection: Connection, name: str | None = None) -> list[Status]:
     """The status of one embedding, or of all. Raises SetupError, UsageError."""
     catalog.require_initialised(connection)
-    found = [catalog.any_embedding(connection, name)] if name else catalog.embeddings(connection)
-    return [_status(connection, embedding) for embedding in found]
+    found = [catalog.find(connection, name)] if name else catalog.registered(connection)
+    return [_status(connection, one) for one in found]
 
 
-def drift(connection: Connection, embedding: Embedding) -> Drift:
+def drift(connection: Connection, target: Target) -> Drift:
     """Counts by fingerprint, over the whole source."""
     with connection.transaction():
         connection.execute(statement("see_every_row"))
-        row = connection.execute(
-            statement(
-                "count_drift", by_layout(embedding, fragments.placeholders(embedding), "stored", "stored_by_row")
-            ),
-            {},
-        ).fetchone()
+        row = connection.execute(statement("count_drift", Names(target)), {}).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
 
 
-def _status(connection: Connection, embedding: Embedding) -> Status:
-    generation = embedding.generation
-    if embedding.source.problem:
-        return Status(
-            name=embedding.name, source=str(embedding.source.table), model=generation.model,
-            dimensions=generation.dimensions, rows=0, vectors=0, truncated=0, pending=0, lag_seconds=0.0, failures=0,
-            backfill=BackfillProgress("none", 0, 0), index="none", problem=embedding.source.problem,
-        )  # fmt: skip
-    expected = triggers(embedding)
+def _status(connection: Connection, registered: Registered) -> Status:
+    embedding = registered.embedding
+    if registered.problem:
+        return _not_followed(embedding, registered.problem)
+    target, names = embedding.target, Names(embedding.target)
+    expected = triggers(target)
     values = {
-        "id": generation.id,
+        "id": target.id,
         "leader_lock": int(Lock.LEADER),
         "mismatch_lock": int(Lock.MODEL_MISMATCH),
         "old": OLD_TRANSACTION,
-        "triggers": [trigger.name(embedding) for trigger in expected],
-        "bodies": [trigger.body(embedding) for trigger in expected],
-        "whatever_columns": [not trigger.columns(embedding) for trigger in expected],
+        "triggers": [trigger.name(target) for trigger in expected],
+        "bodies": [trigger.body(target) for trigger in expected],
+        "whatever_columns": [not trigger.columns(target) for trigger in expected],
     }
     with connection.cursor(row_factory=dict_row) as cursor:
-        row = (
-            cursor.execute(
-                statement(
-                    "read_status", by_layout(embedding, fragments.placeholders(embedding), "stored", "stored_by_row")
-                ),
-                values,
-            ).fetchone()
-            or {}
-        )
-    index = fragments.identifier(fragments.index_name(embedding)).as_string(None)
-    (index_state,) = connection.execute(statement("index_state"), {"index": index}).fetchone() or ("none",)
+        row = cursor.execute(statement("read_status", names), values).fetchone() or {}
+    (index,) = connection.execute(statement("index_state"), {"index": index_text(names)}).fetchone() or ("none",)
     return Status(
         name=embedding.name,
         source=str(embedding.source.table),
-        model=generation.model,
-        dimensions=generation.dimensions,
+        model=target.spec.model,
+        dimensions=target.spec.dimensions,
         rows=row["rows"],
         vectors=row["vectors"],
-        truncated=row["cut"],
+        truncated=row["truncated"],
         chunks=row["chunks"],
         pending=row["pending"],
         lag_seconds=row["lag_seconds"],
         failures=row["failures"],
         backfill=BackfillProgress(
-            row["state"], row["rows_done"], row["rows_total"] or row["rows"], row["started_at"], row["finished_at"]
+            BackfillState(row["state"]), row["rows_done"], row["rows_total"] or row["rows"], row["started_at"],
+            row["finished_at"],
         ),
-        index=index_state,
+        index=IndexState(index),
         leader=row["leader"],
         broken_triggers=len(expected) - row["triggers"],
         vacuum_blocked_by=row["vacuum_blocked_by"],
         model_mismatch=row["model_mismatch"],
-    )
+    )  # fmt: skip
+
+
+def _not_followed(embedding: Embedding, problem: str) -> Status:
+    spec = embedding.live.spec
+    return Status(
+        name=embedding.name, source=str(embedding.source.table), model=spec.model, dimensions=spec.dimensions,
+        rows=0, vectors=0, truncated=0, pending=0, lag_seconds=0.0, failures=0,
+        backfill=BackfillProgress(BackfillState.NONE, 0, 0), index=IndexState.NONE, problem=problem,
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pg_qwen_embed.admin.backfill import Snapshot
-from pg_qwen_embed.domain.model import Status
+from pg_qwen_embed.domain.report import Status
 
 PLAIN_LINE_EVERY = 3.0  # seconds
 

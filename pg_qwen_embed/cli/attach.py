@@ -8,8 +8,8 @@ from pg_qwen_embed.admin import attach as attaching
 from pg_qwen_embed.cli._options import with_settings
 from pg_qwen_embed.domain import template
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.model import Chunking, Distance, StoreKind, TooLong
 from pg_qwen_embed.domain.prompt import PromptStyle
+from pg_qwen_embed.domain.spec import Chunking, Distance, StoreKind, TooLong
 from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.inference import resolve_model
 from pg_qwen_embed.postgres.connection import connect
@@ -84,29 +84,27 @@ def attach(
         click.echo(f"warning: {chosen.warning}", err=True)
     declaration = attaching.Declaration(
         table=table,
-        template=_template(columns, template_text),
-        model=chosen.model,
-        dimensions=chosen.dimensions,
+        spec=chosen.spec(
+            _template(columns, template_text),
+            distance=Distance(distance),
+            store=StoreKind(store),
+            too_long=TooLong(too_long),
+            chunking=_chunking(chunk_tokens, chunk_overlap),
+        ),
         name=name,
         instruction=instruction,
         prompt_style=PromptStyle(prompt_style) if prompt_style else None,
-        distance=Distance(distance),
-        store=StoreKind(store),
         column=column,
-        too_long=TooLong(too_long),
-        chunking=_chunking(chunk_tokens, chunk_overlap),
         backfill=not no_backfill,
-        weight_version=chosen.weight_version,
-        full_dimensions=chosen.full_dimensions,
     )
     with connect(settings.database_url, "pg_qwen_embed attach") as connection:
         if dry_run:
             click.echo(attaching.dry_run(connection, declaration))
             return
         embedding = attaching.attach(connection, declaration)
-    generation = embedding.generation
+    spec = embedding.live.spec
     click.echo(
-        f"attached {embedding.source.table} as {embedding.name}: {generation.model}, {generation.dimensions} dimensions\n"
+        f"attached {embedding.source.table} as {embedding.name}: {spec.model}, {spec.dimensions} dimensions\n"
         f'query it with: pg-qwen-embed search {embedding.name} "..."   or SQL on the view qwen_embed.{embedding.name}'
     )
 

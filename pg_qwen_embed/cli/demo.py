@@ -73,14 +73,14 @@ def _attach(settings: Settings, connection: Connection) -> None:
     embedding = attach.attach(
         connection,
         attach.Declaration(
-            table=stage.TABLE, template=template.parse("{name}\n\n{doc}"), model=chosen.model,
-            dimensions=chosen.dimensions, name=stage.NAME, weight_version=chosen.weight_version,
-            full_dimensions=chosen.full_dimensions,
+            table=stage.TABLE,
+            spec=chosen.spec(template.parse("{name}\n\n{doc}")),
+            name=stage.NAME,
         ),
     )  # fmt: skip
     click.echo(
         f"$ pg-qwen-embed attach {stage.TABLE} --template '{{name}}\\n\\n{{doc}}' --name {stage.NAME}\n"
-        f"attached with {chosen.model}, {embedding.generation.dimensions} dimensions; the worker fills it:\n"
+        f"attached with {chosen.model}, {embedding.live.spec.dimensions} dimensions; the worker fills it:\n"
     )
 
 

@@ -16,7 +16,7 @@ from pg_qwen_embed.settings import Settings
 def detach(settings: Settings, name: str, yes: bool) -> None:
     """Remove the embedding NAME: its vectors, triggers and view. The source is left as it was."""
     with connect(settings.database_url, "pg_qwen_embed detach") as connection:
-        catalog.any_embedding(connection, name)
+        catalog.find(connection, name)
         if not yes:
             click.confirm(f"Remove the embedding {name} with all its vectors?", abort=True)
         attaching.detach(connection, name)

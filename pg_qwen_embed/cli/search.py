@@ -3,7 +3,7 @@
 import click
 
 from pg_qwen_embed.cli._options import json_option, print_json, with_settings
-from pg_qwen_embed.domain.model import Hit
+from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.search.client import Client
 from pg_qwen_embed.settings import Settings
 

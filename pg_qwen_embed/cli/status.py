@@ -6,7 +6,7 @@ import click
 
 from pg_qwen_embed.admin import status as reporting
 from pg_qwen_embed.cli._options import json_option, print_json, with_settings
-from pg_qwen_embed.domain.model import Status
+from pg_qwen_embed.domain.report import BackfillState, Status
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
@@ -30,8 +30,8 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
 def _report(one: Status) -> str:
     if one.problem:
         return f"{one.name}  is not followed: {one.problem}; run: pg-qwen-embed detach {one.name}, and attach again"
-    backfill = one.backfill.state
-    if backfill == "running":
+    backfill = one.backfill.state.value
+    if one.backfill.state is BackfillState.RUNNING:
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
     truncated = f" ({one.truncated:,} of documents that were cut)" if one.truncated else ""
     chunks = "" if one.chunks is None else f" in {one.chunks:,} chunks"

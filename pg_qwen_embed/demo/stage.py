@@ -74,11 +74,11 @@ def schema(url: str, documents: Iterable[Document]) -> Iterator[Connection]:
 
 
 def _remove(connection: Connection, was_there: bool) -> None:
-    ours = [one for one in catalog.embeddings(connection, NAME) if str(one.source.table) == TABLE]
+    ours = [one.embedding for one in catalog.registered(connection, NAME) if str(one.embedding.source.table) == TABLE]
     for embedding in ours:  # a user's own may have the name
         attach.detach(connection, embedding.name)
     connection.execute(statement("demo_drop"))
-    if not was_there and not catalog.embeddings(connection):
+    if not was_there and not catalog.registered(connection):
         connection.execute(statement("demo_uninstall"))
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from pg_qwen_embed.domain import retry
+from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import ModelMismatch, ServerUnavailable
-from pg_qwen_embed.domain.model import Embedding
 from pg_qwen_embed.inference.breaker import Breaker
 from pg_qwen_embed.inference.limiter import Limiter
 from pg_qwen_embed.inference.pacing import Pace
@@ -39,7 +39,7 @@ class Waiter:
 
     kind: int
     number: int
-    embedding: Embedding = field(compare=False)
+    target: Target = field(compare=False)
     work: float = field(compare=False)
     excluding: "frozenset[Upstream]" = field(compare=False)
     lease: "asyncio.Future[Lease]" = field(compare=False)
@@ -65,18 +65,18 @@ class Upstream:
     def load(self) -> float:
         return self.busy / self.limiter.limit
 
-    def fits(self, embedding: Embedding) -> bool:
+    def fits(self, target: Target) -> bool:
         """Whether it has the embedding's model, or had it when it last answered."""
         info = self.breaker.known
         if info is not self._judged[0]:
             self._judged = info, {}
-        judged, id_ = self._judged[1], embedding.generation.id
+        judged, id_ = self._judged[1], target.id
         if id_ not in judged:
-            judged[id_] = info is not None and info.mismatch(embedding) is None
+            judged[id_] = info is not None and info.mismatch(target) is None
         return judged[id_]
 
-    def serves(self, embedding: Embedding) -> bool:
-        return self.breaker.info is not None and self.fits(embedding)
+    def serves(self, target: Target) -> bool:
+        return self.breaker.info is not None and self.fits(target)
 
     def heard(self, now: float) -> None:
         """It is alive."""
@@ -200,16 +200,14 @@ class Balancer:
                     await self._moved.wait()
         self._looked.set()
 
-    def lacks(self, embedding: Embedding) -> bool:
+    def lacks(self, target: Target) -> bool:
         """Whether those that answer cannot embed for it, and one that may does not answer."""
-        return not self.is_served(embedding) and any(
-            upstream.breaker.reason is not None for upstream in self._upstreams
-        )
+        return not self.is_served(target) and any(upstream.breaker.reason is not None for upstream in self._upstreams)
 
-    def mismatch(self, embedding: Embedding) -> Mismatch | None:
+    def mismatch(self, target: Target) -> Mismatch | None:
         """Why no server is for this embedding; None if one is, or may be, for it has not said yet what it serves."""
         known = [upstream.breaker.known for upstream in self._upstreams]
-        found = [info.mismatch(embedding) for info in known if info is not None]
+        found = [info.mismatch(target) for info in known if info is not None]
         return found[0] if len(found) == len(known) and all(found) else None
 
     @property
@@ -219,28 +217,28 @@ class Balancer:
 
     @asynccontextmanager
     async def lease(
-        self, embedding: Embedding, *, live: bool, work: float, excluding: Iterable[Upstream] = ()
+        self, target: Target, *, live: bool, work: float, excluding: Iterable[Upstream] = ()
     ) -> AsyncIterator[Lease]:
         """Wait for a place on a server that has the embedding's model, and hold it; say when it has `answered`.
 
         work: what the request is worth, in bytes of text. besides: servers to leave out, as long as there are others.
         Raises ServerUnavailable when patience ends."""
-        waiter = await self._wait(LIVE if live else BACKFILL, embedding, work, frozenset(excluding))
+        waiter = await self._wait(LIVE if live else BACKFILL, target, work, frozenset(excluding))
         lease, clock = waiter.lease.result(), asyncio.get_running_loop().time
         try:
             yield lease
         finally:
-            more = any(lease.upstream.serves(other.embedding) for other in self._waiting)
+            more = any(lease.upstream.serves(other.target) for other in self._waiting)
             lease.upstream.leave(waiter, clock(), answered=lease.was_answered, more=more)
             self._admit()
 
-    async def _wait(self, kind: int, embedding: Embedding, work: float, excluding: frozenset[Upstream]) -> Waiter:
+    async def _wait(self, kind: int, target: Target, work: float, excluding: frozenset[Upstream]) -> Waiter:
         number = next(self._numbers)
         while True:
-            await self._served(embedding)
-            if not self.is_served(embedding, excluding):
+            await self._served(target)
+            if not self.is_served(target, excluding):
                 excluding = frozenset()
-            waiter = Waiter(kind, number, embedding, work, excluding, asyncio.get_running_loop().create_future())
+            waiter = Waiter(kind, number, target, work, excluding, asyncio.get_running_loop().create_future())
             heapq.heappush(self._waiting, waiter)
             self._admit()
             try:
@@ -272,7 +270,7 @@ class Balancer:
                 passed_over.append(waiter)
                 continue
             upstream.take(waiter, now)
-            waiter.lease.set_result(Lease(upstream, upstream.breaker.info, self._longest(waiter.embedding)))
+            waiter.lease.set_result(Lease(upstream, upstream.breaker.info, self._longest(waiter.target)))
         for waiter in passed_over:
             heapq.heappush(self._waiting, waiter)
         self._admit_later(now)
@@ -282,14 +280,14 @@ class Balancer:
         return any(room is not None and room <= now for room in rooms)
 
     def _best(self, waiter: Waiter, now: float) -> Upstream | None:
-        fitting = [m for m in self._upstreams if m not in waiter.excluding and m.serves(waiter.embedding)]
+        fitting = [m for m in self._upstreams if m not in waiter.excluding and m.serves(waiter.target)]
         rooms = [(upstream, upstream.has_room_at(waiter.kind)) for upstream in fitting]
         free = [upstream for upstream, room in rooms if room is not None and room <= now]
         return min(free, key=lambda upstream: upstream.load, default=None)
 
-    def _longest(self, embedding: Embedding) -> int | None:
+    def _longest(self, target: Target) -> int | None:
         """What fits into one must fit into all, or the vector would depend on which one was free."""
-        fitting = (upstream.breaker.known for upstream in self._upstreams if upstream.fits(embedding))
+        fitting = (upstream.breaker.known for upstream in self._upstreams if upstream.fits(target))
         return min((info.longest for info in fitting if info and info.longest is not None), default=None)
 
     def _admit_later(self, now: float) -> None:
@@ -307,34 +305,34 @@ class Balancer:
         """A server came, or went: who waits for the one that went must look for another."""
         self._moved.set()
         for waiter in self._waiting:
-            if not waiter.lease.done() and not self.is_served(waiter.embedding, waiter.excluding):
+            if not waiter.lease.done() and not self.is_served(waiter.target, waiter.excluding):
                 waiter.lease.set_exception(UpstreamGone)
         self._admit()
         self._tell()
 
     # Which servers there are.
 
-    def is_served(self, embedding: Embedding, excluding: Iterable[Upstream] = ()) -> bool:
+    def is_served(self, target: Target, excluding: Iterable[Upstream] = ()) -> bool:
         """Whether one of the servers, besides these, has the embedding's model and answers."""
-        return any(upstream.serves(embedding) for upstream in self._upstreams if upstream not in excluding)
+        return any(upstream.serves(target) for upstream in self._upstreams if upstream not in excluding)
 
-    async def _served(self, embedding: Embedding) -> None:
+    async def _served(self, target: Target) -> None:
         """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
         loop = asyncio.get_running_loop()
         outage_ends = None if self._outage_timeout is None else loop.time() + self._outage_timeout
         await self._looked.wait()
         for attempt in count(1):
-            if self.is_served(embedding):
-                self._give_up_on_those_who_only_answer_probes(embedding)
+            if self.is_served(target):
+                self._give_up_on_those_who_only_answer_probes(target)
                 return
             if all(upstream.breaker.info is not None for upstream in self._upstreams):
-                await self._ask_again(embedding, attempt)
+                await self._ask_again(target, attempt)
             else:
                 await self._move(outage_ends)
 
-    def _give_up_on_those_who_only_answer_probes(self, embedding: Embedding) -> None:
+    def _give_up_on_those_who_only_answer_probes(self, target: Target) -> None:
         now = asyncio.get_running_loop().time()
-        breakers = [upstream.breaker for upstream in self._upstreams if upstream.serves(embedding)]
+        breakers = [upstream.breaker for upstream in self._upstreams if upstream.serves(target)]
         since = [breaker.troubled_at for breaker in breakers if breaker.troubled_at is not None]
         if self._outage_timeout is not None and len(since) == len(breakers) and now - max(since) > self._outage_timeout:
             raise breakers[0].last_reason or ServerUnavailable("the embedding server answers nothing but probes")
@@ -348,10 +346,10 @@ class Balancer:
             reasons = (upstream.breaker.reason for upstream in self._upstreams)
             raise next(filter(None, reasons), ServerUnavailable("the embedding server has not answered yet")) from None
 
-    async def _ask_again(self, embedding: Embedding, attempt: int) -> None:
+    async def _ask_again(self, target: Target, attempt: int) -> None:
         """Every server has another model: one may be started anew with the right one. Asked once, however many wait."""
         if self._once:
-            raise ServerUnavailable(str(self.mismatch(embedding)))
+            raise ServerUnavailable(str(self.mismatch(target)))
         times_asked = self._times_asked
         async with self._asking_again:
             if self._times_asked != times_asked:  # somebody has asked meanwhile

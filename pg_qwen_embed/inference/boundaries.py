@@ -10,7 +10,6 @@ from semantic_text_splitter import TextSplitter
 
 from pg_qwen_embed.domain.change import Span
 
-SHORTEST = 16  # tokens of a chunk: one character makes at most 14, composed and with those the tokenizer adds
 FILL = 0.9  # of a chunk: its tokens may be denser than the document's
 SLACK = 1.15  # chunks end at boundaries, so a part of equal size would leave a rest behind
 WINDOW = 4  # chunks looked at together: the splitter's work grows with the square where there are no sentences

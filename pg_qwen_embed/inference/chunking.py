@@ -11,7 +11,7 @@ import numpy as np
 
 from pg_qwen_embed.domain.change import Change, Span
 from pg_qwen_embed.domain.errors import DocumentRejected
-from pg_qwen_embed.domain.model import Chunking
+from pg_qwen_embed.domain.spec import Chunking
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference import batching, boundaries, truncation
 from pg_qwen_embed.inference.sglang import EmbeddingServer, ModelInfo

@@ -2,9 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from pg_qwen_embed.domain.errors import ServerUnavailable, UsageError
-from pg_qwen_embed.domain.model import MAX_DIMENSIONS
+from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, Spec
+from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
 from pg_qwen_embed.settings import Settings
 
@@ -16,6 +18,13 @@ class ResolvedModel:
     warning: str | None = None
     weight_version: str | None = None
     full_dimensions: int | None = None
+
+    def spec(self, template: Template, **properties: Any) -> Spec:
+        """Of a generation that is made with this model. properties: the others of a `Spec`."""
+        return Spec(
+            self.model, self.dimensions, template, weight_version=self.weight_version,
+            full_dimensions=self.full_dimensions, **properties,
+        )  # fmt: skip
 
 
 async def resolve_model(settings: Settings, model: str | None, dimensions: int | None) -> ResolvedModel:

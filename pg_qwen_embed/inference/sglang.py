@@ -19,6 +19,7 @@ import orjson
 import pybase64
 
 from pg_qwen_embed.domain import vectors
+from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import (
     DocumentRejected,
     ModelMismatch,
@@ -28,7 +29,6 @@ from pg_qwen_embed.domain.errors import (
     ServerUnavailable,
     UsageError,
 )
-from pg_qwen_embed.domain.model import Embedding
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.settings import Settings
 
@@ -70,10 +70,10 @@ class ModelInfo:
     urgent: int | None = None  # the priority with which a request overtakes those that wait; None: it knows none
     url: str = ""  # where, for sentences
 
-    def mismatch(self, embedding: Embedding) -> Mismatch | None:
+    def mismatch(self, target: Target) -> Mismatch | None:
         """Why it is not what the embedding was attached with; None if it is, as far as both say: then its vectors,
         shortened here if need be, stand beside those that are there."""
-        old = embedding.generation
+        old = target.spec
         same = (
             self.model == old.model
             and self.dimensions >= old.dimensions
@@ -84,8 +84,8 @@ class ModelInfo:
             return None
         attached = _described(old.model, old.full_dimensions or old.dimensions, old.weight_version)
         return Mismatch(
-            f"{embedding.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
-            f"serve the old one again, or run: pg-qwen-embed detach {embedding.name}, and attach anew",
+            f"{target.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
+            f"serve the old one again, or run: pg-qwen-embed detach {target.name}, and attach anew",
         )
 
     @property

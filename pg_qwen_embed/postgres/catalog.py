@@ -1,26 +1,21 @@
 """What the database knows of tables and embeddings, as the nouns of model.py. Reads only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.domain import template
+from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
 from pg_qwen_embed.domain.errors import SetupError, UsageError
-from pg_qwen_embed.domain.model import (
-    Chunking,
-    Column,
-    Distance,
-    Embedding,
-    Generation,
-    QualifiedName,
-    Source,
-    StoreKind,
-    TooLong,
-)
+from pg_qwen_embed.domain.prompt import PromptStyle
+from pg_qwen_embed.domain.source import Column, QualifiedName, Source, SourceState
+from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
+from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.sql import statement
 
 Row = dict[str, Any]
@@ -120,19 +115,36 @@ def check_text_columns(connection: Connection, oid: int, columns: Sequence[str])
             )
 
 
-def embeddings(connection: Connection, name: str | None = None) -> list[Embedding]:
-    """Every embedding, or the one of that name, with its live generation; also those whose source has a problem."""
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """An embedding, with what was last observed of its source for each of its generations."""
+
+    embedding: Embedding
+    states: Mapping[int, SourceState]
+
+    @property
+    def problem(self) -> str | None:
+        """Why the live generation cannot follow its source; None while it can."""
+        return self.states[self.embedding.live.id].problem
+
+    @property
+    def targets(self) -> Iterator[tuple[Target, SourceState]]:
+        return ((target, self.states[target.id]) for target in self.embedding.targets)
+
+
+def registered(connection: Connection, name: str | None = None) -> list[Registered]:
+    """Every embedding, or the one of that name; also those whose source has a problem."""
     rows = _dicts(connection, "read_registry", name=name)
     sources = _dicts(connection, "describe_sources", tables=[row["source"] for row in rows])
-    return _embeddings(rows, sources)
+    return _registered(rows, sources)
 
 
-async def embeddings_async(connection: AsyncConnection) -> list[Embedding]:
+async def registered_async(connection: AsyncConnection) -> list[Registered]:
     async with connection.cursor(row_factory=dict_row) as cursor:
         rows = await (await cursor.execute(statement("read_registry"), {"name": None})).fetchall()
         tables = [row["source"] for row in rows]
         sources = await (await cursor.execute(statement("describe_sources"), {"tables": tables})).fetchall()
-    return _embeddings(rows, sources)
+    return _registered(rows, sources)
 
 
 def live_generation(connection: Connection, name: str) -> int | None:
@@ -142,79 +154,88 @@ def live_generation(connection: Connection, name: str) -> int | None:
 
 
 def embedding(connection: Connection, name: str) -> Embedding:
-    """The embedding of that name, its source as it was when attached. Raises UsageError if there is none."""
-    found = any_embedding(connection, name)
-    if found.source.problem:
-        raise UsageError(f"{name}: {found.source.problem}; run: pg-qwen-embed detach {name}, and attach again")
-    return found
+    """The embedding of that name. Raises UsageError if there is none, or if it cannot follow its source."""
+    found = find(connection, name)
+    if found.problem:
+        raise UsageError(f"{name}: {found.problem}; run: pg-qwen-embed detach {name}, and attach again")
+    return found.embedding
 
 
-def any_embedding(connection: Connection, name: str) -> Embedding:
+def find(connection: Connection, name: str) -> Registered:
     """The embedding of that name, also when its source has a problem. Raises UsageError if there is none."""
     require_initialised(connection)
-    found = embeddings(connection, name)
+    found = registered(connection, name)
     if not found:
-        known = ", ".join(row["name"] for row in _dicts(connection, "read_registry", name=None))
+        known = ", ".join(dict.fromkeys(row["name"] for row in _dicts(connection, "read_registry", name=None)))
         raise UsageError(f'there is no embedding "{name}"; ' + (f"there are: {known}" if known else
                          "attach a table first: pg-qwen-embed attach TABLE --text COLUMN"))  # fmt: skip
     return found[0]
 
 
-def _embeddings(rows: Sequence[Row], sources: Sequence[Row]) -> list[Embedding]:
+def _registered(rows: Sequence[Row], sources: Sequence[Row]) -> list[Registered]:
+    """rows: one for each generation, those of an embedding together."""
     by_oid = {source["oid"]: source for source in sources}
-    return [_embedding(row, _registered_source(by_oid.get(row["source"]), row)) for row in rows]
+    return [_embedding(list(generations), by_oid) for _, generations in groupby(rows, key=itemgetter("embedding_id"))]
 
 
-def _embedding(row: Row, source: Source) -> Embedding:
-    generation = Generation(
-        id=row["id"],
-        model=row["model"],
-        dimensions=row["dimensions"],
-        distance=Distance(row["distance"]),
-        template=template.from_json(row["template"]),
-        store=StoreKind(row["store"]),
-        too_long=TooLong(row["too_long"]),
-        chunking=Chunking(row["chunk_tokens"], row["chunk_overlap"]) if row["chunk_tokens"] else None,
-        partitions=row["partitions"],
-        weight_version=row["weight_version"],
-        full_dimensions=row["full_dimensions"],
+def _embedding(rows: Sequence[Row], sources: Mapping[int, Row]) -> Registered:
+    source_row = sources.get(rows[0]["source"])
+    generations = [Generation(row["id"], GenerationState(row["state"]), Spec.from_json(row["spec"])) for row in rows]
+    by_state = {state: [one for one in generations if one.state is state] for state in GenerationState}
+    problems = {row["id"]: _problem(source_row, row, one.spec) for row, one in zip(rows, generations, strict=True)}
+    (live,) = by_state[GenerationState.LIVE]
+    first = rows[0]
+    embedding = Embedding(
+        name=first["name"],
+        source=_registered_source(source_row, first, problems[live.id]),
+        instruction=first["instruction"],
+        live=live,
+        building=next(iter(by_state[GenerationState.BUILDING]), None),
+        retired=tuple(by_state[GenerationState.RETIRED]),
+        prompt_style=PromptStyle(first["prompt_style"]),
+        column=first["column_name"],
+        vector_schema=first["vector_schema"] or "public",
     )
-    return Embedding(
-        name=row["name"],
-        source=source,
-        generation=generation,
-        instruction=row["instruction"],
-        prompt_style=row["prompt_style"],
-        column=row["column_name"],
-        clones=row["clones"],
-        vector_schema=row["vector_schema"] or "public",
-    )
+    return Registered(embedding, {row["id"]: _state(row, problems[row["id"]]) for row in rows})
 
 
-def _registered_source(source: Row | None, row: Row) -> Source:
-    """The source of an embedding as it is now; with a problem, when it cannot be followed any more."""
-    attached_key = tuple(Column(name, "") for name in row["key"])
+def _state(row: Row, problem: str | None) -> SourceState:
+    def partitions(oids: list[int] | None) -> frozenset[int] | None:
+        return None if oids is None else frozenset(oids)
+
+    return SourceState(problem, partitions(row["clones"]), partitions(row["partitions"]))
+
+
+def _problem(source: Row | None, row: Row, spec: Spec) -> str | None:
+    """Why a generation cannot follow its source any more."""
     if source is None:
-        return Source(QualifiedName("", ""), attached_key, (), problem="its table was dropped")
+        return "its table was dropped"
     table = f"{source['schema']}.{source['name']}"
     if not row["has_document"]:
-        return replace(_source(source, []), key=attached_key, problem=f"a column it embeds was dropped from {table}")
+        return f"a column it embeds was dropped from {table}"
     if row["vector_schema"] is None:
-        return replace(_source(source, []), key=attached_key, problem="the extension vector was dropped")
+        return "the extension vector was dropped"
     if source["is_partition"] or source["has_children"]:
         kin = "a partition of another table" if source["is_partition"] else "the parent of other tables"
-        return replace(
-            _source(source, []), key=attached_key, problem=f"{table} has become {kin}: triggers miss its rows"
-        )
+        return f"{table} has become {kin}: triggers miss its rows"
     there = {column["name"] for column in source["columns"]}
-    if row["store"] == "column" and row["column_name"] not in there:
-        return replace(_source(source, []), key=attached_key, problem=f"its column of vectors was dropped from {table}")
-    if there.issuperset(row["key"]):
-        return _source(source, row["key"])
+    if layout_of(spec.layout).in_source and row["column_name"] not in there:
+        return f"its column of vectors was dropped from {table}"
+    if not there.issuperset(row["key"]) and len(source["key"] or ()) != len(row["key"]):
+        return f"the primary key of {table} has changed"
+    return None
+
+
+def _registered_source(source: Row | None, row: Row, problem: str | None) -> Source:
+    """The source of an embedding as it is now; the key as it was attached, when there is a problem."""
+    attached_key = tuple(Column(name, "") for name in row["key"])
+    if source is None:
+        return Source(QualifiedName("", ""), attached_key, ())
+    if problem:
+        return replace(_source(source, []), key=attached_key)
+    there = {column["name"] for column in source["columns"]}
     # Renamed: the primary key says what the columns are called now.
-    if len(source["key"] or ()) != len(attached_key):
-        return replace(_source(source, []), key=attached_key, problem=f"the primary key of {table} has changed")
-    return _source(source, source["key"])
+    return _source(source, row["key"] if there.issuperset(row["key"]) else source["key"])
 
 
 def _source(row: Row, key: Sequence[str]) -> Source:

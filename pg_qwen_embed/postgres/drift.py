@@ -10,11 +10,12 @@ from typing import Any
 
 from psycopg import sql
 
-from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
+from pg_qwen_embed.postgres.layouts import TRUE
 from pg_qwen_embed.postgres.locks import Lock
-from pg_qwen_embed.postgres.sql import fragments, statement
-from pg_qwen_embed.postgres.store import by_layout
+from pg_qwen_embed.postgres.names import Names
+from pg_qwen_embed.postgres.sql import statement
 
 PAGE = 500  # rows
 
@@ -28,19 +29,19 @@ class Repaired:
     locked: int = 0
 
 
-def repair_now(url: str, embedding: Embedding) -> Repaired:
+def repair_now(url: str, target: Target) -> Repaired:
     """The whole of it on a connection of its own, without pauses. Raises DatabaseUnavailable."""
 
     async def work() -> Repaired:
         async with await connect_async(url, "pg_qwen_embed verify") as connection:
-            return await repair(connection, embedding)
+            return await repair(connection, target)
 
     return asyncio.run(work())
 
 
 async def repair(
     connection: AsyncConnection,
-    embedding: Embedding,
+    target: Target,
     *,
     rows: bool = True,
     missing: bool = True,
@@ -49,10 +50,9 @@ async def repair(
 ) -> Repaired:
     """Walk the source for rows, then the store for orphans. missing: rows too that never had a vector. pause: seconds
     between pages, to go gently."""
-    placeholders = fragments.placeholders(embedding) | fragments.page_placeholders(embedding)
-    placeholders = by_layout(embedding, placeholders, "stored_of_page")
+    names = Names(target)
     found = [
-        await _scan(connection, embedding, _pages(page, beyond, placeholders), missing, pause) if wanted else (0, 0)
+        await _scan(connection, target, _pages(page, beyond, names), missing, pause) if wanted else (0, 0)
         for page, beyond, wanted in (
             ("repair_page", "beyond", rows),
             ("repair_orphans_page", "store_beyond", orphans),
@@ -61,39 +61,38 @@ async def repair(
     return Repaired(found[0][0], found[1][0], found[0][1])
 
 
-def _pages(name: str, beyond: str, placeholders: fragments.Placeholders) -> tuple[sql.Composed, sql.Composed]:
+def _pages(name: str, beyond: str, names: Names) -> tuple[sql.Composed, sql.Composed]:
     """The statement for the first page, and for the pages after it."""
     return (
-        statement(name, placeholders | {"beyond": fragments.TRUE}),
-        statement(name, placeholders | {"beyond": statement(beyond, placeholders)}),
+        statement(name, names, beyond=TRUE),
+        statement(name, names, beyond=statement(beyond, names)),
     )
 
 
 async def _scan(
     connection: AsyncConnection,
-    embedding: Embedding,
+    target: Target,
     pages: tuple[sql.Composed, sql.Composed],
     missing: bool,
     pause: float,
 ) -> tuple[int, int]:
     first, following = pages
-    enqueued, locked, after = await _page(connection, embedding, first, missing, ())
+    enqueued, locked, after = await _page(connection, target, first, missing, ())
     while after is not None:
         await asyncio.sleep(pause)
-        more, left, after = await _page(connection, embedding, following, missing, after)
+        more, left, after = await _page(connection, target, following, missing, after)
         enqueued, locked = enqueued + more, locked + left
     return enqueued, locked
 
 
 async def _page(
-    connection: AsyncConnection, embedding: Embedding, query: sql.Composed, missing: bool, after: Sequence[str]
+    connection: AsyncConnection, target: Target, query: sql.Composed, missing: bool, after: Sequence[str]
 ) -> tuple[int, int, Sequence[str] | None]:
-    id_ = embedding.generation.id
     values: dict[str, Any] = {"rows": PAGE, "missing": missing}
     values |= {f"after{n}": value for n, value in enumerate(after, 1)}
     async with connection.transaction():
         await connection.execute(statement("draw_transaction_id"))
         enqueued, locked, last = await (await connection.execute(query, values)).fetchone() or (0, 0, None)
         if enqueued:
-            await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": id_})
+            await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": target.id})
     return enqueued, locked, last

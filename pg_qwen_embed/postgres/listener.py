@@ -16,7 +16,7 @@ async def notifications(url: str, own_channel: str) -> AsyncIterator[str | None]
     """Payloads as they arrive. The first is None and comes when we hear: what was sent before was not delivered."""
     async with await connect_async(url, APPLICATION_NAME) as connection:
         for channel in ("qwen_embed", own_channel):
-            await connection.execute(statement("listen", {"channel": sql.Identifier(channel)}))
+            await connection.execute(statement("listen", channel=sql.Identifier(channel)))
         yield None
         async for notification in connection.notifies():
             yield notification.payload

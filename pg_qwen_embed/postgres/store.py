@@ -9,26 +9,24 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from pg_qwen_embed.domain.change import LONGEST_DOCUMENT, Change, Key, change_of, entries_of
-from pg_qwen_embed.domain.model import Embedding, StoreKind
+from pg_qwen_embed.domain.change import LONGEST_DOCUMENT, Change, Key, change_of
+from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
+from pg_qwen_embed.postgres.expressions import is_integer
+from pg_qwen_embed.postgres.layouts import TRUE
 from pg_qwen_embed.postgres.locks import Lock
-from pg_qwen_embed.postgres.sql import fragments, statement
-
-# Where a row has one vector, and where it has several.
-_BY_LAYOUT = {
-    "stored": ("stored_plain", "stored_chunked"),
-    "stored_by_row": ("stored_by_row_plain", "stored_by_row_chunked"),
-    "stored_of_page": ("stored_of_page_plain", "stored_of_page_chunked"),
-}
+from pg_qwen_embed.postgres.names import Names
+from pg_qwen_embed.postgres.sql import statement
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one read of the outbox gave. Up to `end` it took every entry that was there; cut: there may be more; full: it
-    has as many keys as were asked for."""
+    """What one read of the outbox gave: every entry up to `end`.
+
+    partial: there may be more entries. full: it has as many keys as were asked for."""
 
     changes: list[Change]
     source_truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
@@ -45,30 +43,25 @@ class BackfillPage:
 
 
 class Store:
-    """Statements composed once for an embedding. Methods take the connection they run on."""
+    """Statements rendered once for a generation. Methods take the connection they run on."""
 
-    def __init__(self, embedding: Embedding, halfvec_oid: int) -> None:
-        self.embedding = embedding
+    def __init__(self, target: Target, halfvec_oid: int) -> None:
+        self.target = target
+        self._names = Names(target)
+        self._layout = self._names.layout
+        self.has_work = statement("has_work", self._names)
         self._halfvec_oid = halfvec_oid
-        self._lock_shared = _composed("lock_store_shared")
-        self._lock_exclusive = _composed("lock_store_exclusive")
-        self._id = embedding.generation.id
-        self._integer_keys = [fragments.is_integer(column) for column in embedding.source.key]
-        placeholders = fragments.placeholders(embedding)
-        layout = embedding.generation.layout
-        self._in_column = embedding.generation.store is StoreKind.COLUMN
-        self._chunked = embedding.generation.chunking is not None
-        self._read_outbox = _composed("read_outbox", placeholders)
-        self.has_work = statement("has_work", placeholders)
-        self._first_page = _composed("read_backfill", placeholders | {"beyond": fragments.TRUE})
-        self._next_page = _composed("read_backfill", placeholders | {"beyond": statement("beyond", placeholders)})
-        self._start_backfill = statement("start_backfill", placeholders)
-        self._write = _composed(f"write_{layout}", placeholders)
-        self._clear = _composed(f"clear_{layout}", placeholders)
-        self._clear_source_truncated = _composed("clear_source_truncated", placeholders)
-        self._vacuum = statement("vacuum_outbox", placeholders)
-        self._read_failures = _composed("read_failures", placeholders)
-        self._record_failures = _composed("record_failures", placeholders)
+        self._rendered = {
+            "first page": statement("read_backfill", self._names, beyond=TRUE).as_bytes(None),
+            "next page": statement("read_backfill", self._names, beyond=statement("beyond", self._names)).as_bytes(
+                None
+            ),
+        }
+
+    @property
+    def writes_alone(self) -> bool:
+        """Whether writes wait for each other."""
+        return self._layout.writes_alone
 
     async def read_outbox(
         self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
@@ -80,7 +73,7 @@ class Store:
             "keys": keys,
             "longest": LONGEST_DOCUMENT + 1,
         }
-        rows = await _fetched(connection, self._read_outbox, values)
+        rows = await _fetched(connection, self._query("read_outbox"), values)
         source_truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
         changes = [
             change_of(tuple(key), version, seqs, known, document, here)
@@ -102,7 +95,7 @@ class Store:
     ) -> BackfillPage:
         values: dict[str, Any] = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
-        query = self._first_page if after is None else self._next_page
+        query = self._query("first page" if after is None else "next page")
         rows_read = await _fetched(connection, query, values)
         absent = [
             change_of(tuple(key), 0, (), known, document) for present, known, document, *key in rows_read if not present
@@ -119,28 +112,25 @@ class Store:
         values = self._keys_and_versions(changes)
         values["fingerprints"] = BinaryValue(binary.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(binary.halfvec_array(embeddings, self._halfvec_oid))
-        values |= self._entries(changes)
-        values |= _chunks(changes) if self._chunked else _truncated(changes)
-        lock = self._lock_exclusive if self._chunked else self._lock_shared
-        cursor = await self._locked(connection, lock, self._write, values)
-        return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
+        values |= self._layout.write_values(changes)
+        lock = "lock_store_exclusive" if self._layout.writes_alone else "lock_store_shared"
+        return await self._undone(await self._locked(connection, lock, self._layout.write, values))
 
     async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:
-        """Settle keys that have no vector to be: their row has gone, or its document is blank. Like `write`, it returns
-        the positions of changes left undone."""
-        values = self._keys_and_versions(changes) | {
-            "here": BinaryValue(binary.bool_array([change.here for change in changes]))
-        }
-        values |= self._entries(changes)
-        cursor = await self._locked(connection, self._lock_exclusive, self._clear, values)
-        return [row[0] - 1 for row in await cursor.fetchall()] if self._in_column else []
+        """Settle keys that need no vector: their row has gone, or its document is blank. Like `write`, it returns the
+        positions of changes left undone."""
+        values = self._keys_and_versions(changes)
+        values["here"] = BinaryValue(binary.bool_array([change.here for change in changes]))
+        values |= self._layout.entries(changes)
+        return await self._undone(await self._locked(connection, "lock_store_exclusive", self._layout.clear, values))
 
     async def clear_source_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
         values = {"version": version, "seqs": BinaryValue(binary.int8_array(seqs))}
-        await self._locked(connection, self._lock_exclusive, self._clear_source_truncated, values)
+        await self._locked(connection, "lock_store_exclusive", "clear_source_truncated", values)
 
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
-        found = await _fetched(connection, self._read_failures, {"rows": rows, "longest": LONGEST_DOCUMENT + 1})
+        values = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
+        found = await _fetched(connection, self._query("read_failures"), values)
         return [
             change_of(tuple(key), version, (), known, document, here, attempts)
             for version, attempts, known, document, here, *key in found
@@ -155,25 +145,27 @@ class Store:
         values["attempts"] = [change.attempts + 1 for change in changes]
         values["errors"] = [sentence.replace("\0", "") for sentence in sentences]
         values["retry_afters"] = list(retry_afters)
-        values["seqs"] = self._seqs(changes)
-        await self._locked(connection, self._lock_exclusive, self._record_failures, values)
+        values["seqs"] = self._layout.entries(changes)["seqs"]
+        await self._locked(connection, "lock_store_exclusive", "record_failures", values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:
-        await connection.execute(self._start_backfill, {"id": self._id})
+        await connection.execute(self._query("start_backfill"), {"id": self.target.id})
 
-    async def advance_backfill(self, connection: AsyncConnection, cursor: Sequence[Any], rows: int) -> None:
-        values = {"id": self._id, "cursor": [str(value) for value in cursor], "rows": rows}
+    async def advance_backfill(self, connection: AsyncConnection, last: Key, rows: int) -> None:
+        """So many more rows have their vector: every one up to this key."""
+        values = {"id": self.target.id, "cursor": [str(value) for value in last], "rows": rows}
         await connection.execute(statement("advance_backfill"), values)
 
-    async def finish_backfill(self, connection: AsyncConnection, state: str, *, after: str) -> None:
+    async def finish_backfill(self, connection: AsyncConnection, state: BackfillState, *, after: BackfillState) -> None:
         """From one state to the next; nothing, if the backfill was started again meanwhile."""
-        values = {"id": self._id, "state": state, "from": after}
+        values = {"id": self.target.id, "state": state.value, "from": after.value}
         await connection.execute(statement("finish_backfill"), values)
 
-    async def read_backfill_state(self, connection: AsyncConnection) -> tuple[str, list[str] | None]:
-        cursor = await connection.execute(statement("read_backfill_state"), {"id": self._id})
+    async def read_backfill_state(self, connection: AsyncConnection) -> tuple[BackfillState, list[str] | None]:
+        """The state, and the key up to which every row has its vector."""
+        cursor = await connection.execute(statement("read_backfill_state"), {"id": self.target.id})
         row = await cursor.fetchone()
-        return (row[0], row[1]) if row else ("none", None)
+        return (BackfillState(row[0]), row[1]) if row else (BackfillState.NONE, None)
 
     async def has_rows(self, connection: AsyncConnection, trigger: int) -> bool:
         """Of the partition with this trigger; one that has just been dropped has none. If this role may not look: yes."""
@@ -181,55 +173,51 @@ class Store:
         if row is None:
             return False
         try:
-            cursor = await connection.execute(statement("has_rows", {"table": sql.Identifier(*row)}), {})
+            cursor = await connection.execute(statement("has_rows", table=sql.Identifier(*row)), {})
         except psycopg.errors.InsufficientPrivilege:
             return True
         row = await cursor.fetchone()
         return bool(row and row[0])
 
-    async def note_partitions(self, connection: AsyncConnection, clones: list[int] | None) -> None:
-        """What came or went with partitions has been looked into."""
-        await connection.execute(statement("note_partitions"), {"id": self._id, "partitions": clones})
+    async def note_partitions(self, connection: AsyncConnection, partitions: frozenset[int] | None) -> None:
+        """The rows of these partitions were compared with the store."""
+        values = {"id": self.target.id, "partitions": None if partitions is None else sorted(partitions)}
+        await connection.execute(statement("note_partitions"), values)
 
     async def vacuum(self, connection: AsyncConnection) -> None:
-        await connection.execute(self._vacuum, {})
+        await connection.execute(self._query("vacuum_outbox"), {})
 
-    async def _locked(
-        self, connection: AsyncConnection, lock: bytes, query: bytes, values: dict[str, Any]
-    ) -> AsyncCursor:
-        """Runs it under a lock. Both go out together; what is sent up to one Sync is one transaction (PostgreSQL, "Pipelining"):
-        BEGIN and COMMIT would be answered and waited for. But only an explicit COMMIT says what a deferred trigger of a source
-        that is written to finds wrong.
+    async def _locked(self, connection: AsyncConnection, lock: str, name: str, values: dict[str, Any]) -> AsyncCursor:
+        """Runs a statement under a lock. Both go out together; what is sent up to one Sync is one transaction (PostgreSQL,
+        "Pipelining"): BEGIN and COMMIT would be answered and waited for. But only an explicit COMMIT says what a deferred
+        trigger of a source that is written to finds wrong.
 
         Prepared at once: with its threshold psycopg would believe in a statement whose preparation failed at its second use."""
-        block = connection.transaction() if self._in_column else nullcontext()
+        block = connection.transaction() if self._layout.in_source else nullcontext()
         async with connection.pipeline(), block:
             await self._lock(connection, lock)
-            return await connection.execute(query, values, prepare=True)
+            return await connection.execute(self._query(name), values, prepare=True)
 
-    async def _lock(self, connection: AsyncConnection, lock: bytes) -> None:
-        await connection.execute(lock, {"lock": int(Lock.STORE), "id": self._id}, prepare=True)
+    async def _lock(self, connection: AsyncConnection, name: str) -> None:
+        await connection.execute(self._query(name), {"lock": int(Lock.STORE), "id": self.target.id}, prepare=True)
+
+    async def _undone(self, cursor: AsyncCursor) -> list[int]:
+        return self._layout.left_undone(await cursor.fetchall()) if self._layout.in_source else []
+
+    def _query(self, name: str) -> bytes:
+        """A statement as it is sent: psycopg would put the pieces together for each execution."""
+        if name not in self._rendered:
+            self._rendered[name] = statement(name, self._names).as_bytes(None)
+        return self._rendered[name]
 
     def _keys_and_versions(self, changes: Sequence[Change]) -> dict[str, Any]:
         columns = zip(*(change.key for change in changes), strict=True)
         values: dict[str, Any] = {
-            f"k{n}": BinaryValue(binary.int8_array(column)) if is_integer else list(column)
-            for n, (column, is_integer) in enumerate(zip(columns, self._integer_keys, strict=True), 1)
+            f"k{n}": BinaryValue(binary.int8_array(values)) if is_integer(column) else list(values)
+            for n, (values, column) in enumerate(zip(columns, self.target.source.key, strict=True), 1)
         }
         values["versions"] = BinaryValue(binary.int8_array([change.version for change in changes]))
         return values
-
-    def _entries(self, changes: Sequence[Change]) -> dict[str, BinaryValue]:
-        """The outbox entries that the changes settle; for a column also which change each belongs to."""
-        values = {"seqs": self._seqs(changes)}
-        if self._in_column:
-            positions = [n for n, change in enumerate(changes, 1) for _ in change.seqs]
-            values["positions"] = BinaryValue(binary.int8_array(positions))
-        return values
-
-    @staticmethod
-    def _seqs(changes: Sequence[Change]) -> BinaryValue:
-        return BinaryValue(binary.int8_array(entries_of(changes)))
 
 
 async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -239,27 +227,3 @@ async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, 
         return await cursor.fetchall()
     except UnicodeDecodeError as error:
         raise psycopg.DataError(f"a document holds bytes that are not UTF-8 ({error.reason})") from None
-
-
-def _composed(name: str, placeholders: fragments.Placeholders | None = None) -> bytes:
-    """As it is sent: psycopg would put the pieces together for each execution."""
-    return statement(name, placeholders).as_bytes(None)
-
-
-def _truncated(changes: Sequence[Change]) -> dict[str, BinaryValue]:
-    return {"truncated": BinaryValue(binary.bool_array([change.truncated for change in changes]))}
-
-
-def _chunks(changes: Sequence[Change]) -> dict[str, BinaryValue]:
-    """How many chunks each change has, and of each chunk: the change's position, its own number, and its span."""
-    spans = [(n, chunk, *span) for n, change in enumerate(changes, 1) for chunk, span in enumerate(change.spans, 1)]
-    columns = dict(zip(("positions", "chunks", "begins", "ends"), zip(*spans, strict=True), strict=True))
-    columns["counts"] = tuple(len(change.spans) for change in changes)
-    return {name: BinaryValue(binary.int8_array(column)) for name, column in columns.items()}
-
-
-def by_layout(embedding: Embedding, placeholders: fragments.Placeholders, *names: str) -> fragments.Placeholders:
-    """With the parts of statements that are others where a row has several vectors."""
-    which = 1 if embedding.generation.chunking else 0
-    placeholders = placeholders | {"all_chunks": statement("all_chunks")}
-    return placeholders | {name: statement(_BY_LAYOUT[name][which], placeholders) for name in names}

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.postgres import expressions
 from pg_qwen_embed.postgres.connection import as_text
-from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, Names
+from pg_qwen_embed.postgres.sql import statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,57 +20,68 @@ class Trigger:
     creation: str  # the statement that creates the trigger
     append: str  # the statement by which its function appends to the outbox
 
-    def names(self, embedding: Embedding) -> fragments.Placeholders:
-        return {
-            "function": sql.Identifier(fragments.INTERNAL_SCHEMA, f"follow_{self.event}_{embedding.generation.id}"),
-            "trigger": sql.Identifier(self.name(embedding)),
-        }
+    def name(self, target: Target) -> str:
+        return f"qwen_embed_{self.event}_{target.id}"
 
-    def name(self, embedding: Embedding) -> str:
-        return f"qwen_embed_{self.event}_{embedding.generation.id}"
-
-    def ddl(self, embedding: Embedding, placeholders: fragments.Placeholders) -> Iterator[sql.Composed]:
-        placeholders = placeholders | self.names(embedding)
+    def create(self, target: Target) -> Iterator[sql.Composed]:
+        names = Names(target)
+        own = self._own(target)
         what = {"truncate": "an entry without a key", "key_change": "both keys"}.get(self.event, "the row's key")
-        note = fragments.comment(embedding, f"after {self.event.replace('_', ' ')}: appends {what} to the outbox")
-        yield statement("create_follow_function", placeholders | {"body": sql.Literal(self.body(embedding))})
-        yield statement("revoke_function", placeholders)
-        yield statement("comment_function", placeholders | note)
-        yield statement(self.creation, placeholders | {"of_columns": self._of_columns(embedding)})
-        yield statement("enable_trigger_always", placeholders)
-        yield statement("comment_trigger", placeholders | note)
+        comment = names.comment(f"after {self.event.replace('_', ' ')}: appends {what} to the outbox")
+        yield statement("create_follow_function", names, **own, body=sql.Literal(self.body(target)))
+        yield statement("revoke_function", names, **own)
+        yield statement("comment_function", names, **own, comment=comment)
+        of_columns = expressions.update_of(self.columns(target))
+        yield statement(self.creation, names, **own, of_columns=of_columns)
+        yield statement("enable_trigger_always", names, **own)
+        yield statement("comment_trigger", names, **own, comment=comment)
 
-    def body(self, embedding: Embedding) -> str:
+    def drop(self, target: Target) -> sql.Composed:
+        return statement("drop_trigger", Names(target), **self._own(target))
+
+    def drop_function(self, target: Target) -> sql.Composed:
+        return statement("drop_function", **self._own(target))
+
+    def body(self, target: Target) -> str:
         """The source of its function."""
-        placeholders = fragments.placeholders(embedding) | {
-            "r_key": fragments.keys_of(embedding, fragments.TRANSITION_ROW),
-            "new_key": fragments.keys_of(embedding, sql.SQL("new")),
-            "old_key": fragments.keys_of(embedding, sql.SQL("old")),
-        }
-        return as_text(statement("follow_body", placeholders | {"append": statement(self.append, placeholders)}))
+        names = Names(target)
+        return as_text(statement("follow_body", names, append=statement(self.append, names)))
 
-    def columns(self, embedding: Embedding) -> tuple[str, ...]:
+    def columns(self, target: Target) -> tuple[str, ...]:
         """The columns that an UPDATE must name to fire it; none: whatever it names."""
-        source = embedding.source
+        source = target.source
         if self.event not in ("update", "key_change") or source.before_update_triggers:
             return ()  # such triggers may change a column that the UPDATE does not name
         if self.event == "key_change":
             return tuple(column.name for column in source.key)
-        return embedding.generation.template.columns
+        return target.spec.template.columns
 
-    def _of_columns(self, embedding: Embedding) -> sql.Composable:
-        names = self.columns(embedding)
-        return fragments.update_of(names) if names else fragments.UPDATE
+    def _own(self, target: Target) -> dict[str, sql.Composable]:
+        return {
+            "function": sql.Identifier(INTERNAL_SCHEMA, f"follow_{self.event}_{target.id}"),
+            "trigger": sql.Identifier(self.name(target)),
+        }
 
 
-def triggers(embedding: Embedding) -> tuple[Trigger, ...]:
-    by_row = embedding.source.partitioned
-    return (
-        Trigger("insert", *(("create_insert_row_trigger", "append_row") if by_row else
-                            ("create_insert_trigger", "append_changed_rows"))),
-        Trigger("update", "create_update_trigger", "append_row"),
-        Trigger("key_change", "create_key_trigger", "append_both_keys"),
-        Trigger("delete", *(("create_delete_row_trigger", "append_old_row") if by_row else
-                            ("create_delete_trigger", "append_changed_rows"))),
-        Trigger("truncate", "create_truncate_trigger", "append_truncation"),
-    )  # fmt: skip
+_UPDATE = Trigger("update", "create_update_trigger", "append_row")
+_KEY_CHANGE = Trigger("key_change", "create_key_trigger", "append_both_keys")
+_TRUNCATE = Trigger("truncate", "create_truncate_trigger", "append_truncation")
+_BY_STATEMENT = (
+    Trigger("insert", "create_insert_trigger", "append_changed_rows"),
+    _UPDATE,
+    _KEY_CHANGE,
+    Trigger("delete", "create_delete_trigger", "append_changed_rows"),
+    _TRUNCATE,
+)
+_BY_ROW = (
+    Trigger("insert", "create_insert_row_trigger", "append_row"),
+    _UPDATE,
+    _KEY_CHANGE,
+    Trigger("delete", "create_delete_row_trigger", "append_old_row"),
+    _TRUNCATE,
+)
+
+
+def triggers(target: Target) -> tuple[Trigger, ...]:
+    """Those of a source, in the order in which they are created."""
+    return _BY_ROW if target.source.partitioned else _BY_STATEMENT

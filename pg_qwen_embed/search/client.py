@@ -12,13 +12,15 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
+from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, ModelMismatch, ServerUnavailable, UsageError
-from pg_qwen_embed.domain.model import Embedding, Hit
-from pg_qwen_embed.domain.prompt import PromptStyle, query_prompt
+from pg_qwen_embed.domain.prompt import query_prompt
+from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer, ModelInfo
 from pg_qwen_embed.postgres import binary, catalog
 from pg_qwen_embed.postgres.connection import BinaryValue, Connection, connect
-from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.settings import Settings, resolve
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ class ServerHandle:
 
     async def embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
         """Raises UsageError when it has another model, ServerUnavailable, DocumentRefused."""
-        dimensions = embedding.generation.dimensions
+        dimensions = embedding.live.spec.dimensions
         try:
             found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
         except ModelMismatch:  # since it was asked what it serves: ask again
@@ -45,7 +47,7 @@ class ServerHandle:
 
     async def _fitting(self, embedding: Embedding) -> ModelInfo:
         info = await self._current()
-        mismatch = info.mismatch(embedding)
+        mismatch = info.mismatch(embedding.target)
         if mismatch:
             raise UsageError(str(mismatch))
         return info
@@ -126,7 +128,7 @@ class Client:
             raise UsageError("the query is blank: there is nothing to search for")
         with self._lock:
             embedding = self._embedding(name)
-        prompt = query_prompt(PromptStyle(embedding.prompt_style), embedding.instruction, text)
+        prompt = query_prompt(embedding.prompt_style, embedding.instruction, text)
         return embedding, self._run(self._embed(embedding, prompt))
 
     def search(self, name: str, text: str, limit: int = 10) -> list[Hit]:
@@ -143,12 +145,12 @@ class Client:
                 return self._search(embedding, query, limit)  # on a new connection
 
     def _search(self, embedding: Embedding, query: NDArray[np.float32], limit: int) -> list[Hit]:
-        placeholders = fragments.placeholders(embedding)
+        names = names_of(embedding)
         payload = BinaryValue(binary.halfvec(query))
         connection = self._database()
         with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
             cursor.execute(statement("configure_search"))
-            search = statement("search_chunks" if embedding.generation.chunking else "search", placeholders)
+            search = statement(names.layout.search, names)
             rows = cursor.execute(search, {"query": payload, "limit": limit}).fetchall()
         for row in rows:
             del row[embedding.column], row["stale"]
@@ -174,7 +176,7 @@ class Client:
         """As it is now: it may have been attached anew. While the database is away, as it was last."""
         known = self._embeddings.get(name)
         try:
-            if known is None or catalog.live_generation(self._database(), name) != known.generation.id:
+            if known is None or catalog.live_generation(self._database(), name) != known.live.id:
                 self._embeddings[name] = catalog.embedding(self._database(), name)
         except (psycopg.OperationalError, DatabaseUnavailable):
             if known is None:

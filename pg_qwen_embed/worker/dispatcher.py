@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pg_qwen_embed.domain import retry
 from pg_qwen_embed.domain.change import LONGEST_DOCUMENT, Change
+from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import (
     DocumentRejected,
     Error,
@@ -18,7 +19,7 @@ from pg_qwen_embed.domain.errors import (
     ServerOverloaded,
     ServerUnavailable,
 )
-from pg_qwen_embed.domain.model import Chunking, Embedding, TooLong
+from pg_qwen_embed.domain.spec import Chunking, TooLong
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference import batching, truncation
 from pg_qwen_embed.inference.balancer import Balancer, Lease, Upstream
@@ -84,13 +85,13 @@ class Dispatcher:
 
     def __init__(
         self,
-        embedding: Embedding,
+        target: Target,
         balancer: Balancer,
         limits: batching.Limits,
         settled: Callable[[Outcome], None],
     ) -> None:
         """settled: is given each outcome."""
-        self._embedding = embedding
+        self._target = target
         self._balancer = balancer
         self._settled = settled
         self._limits = limits
@@ -141,7 +142,7 @@ class Dispatcher:
         lease = rejection.lease
         if len(request.changes) > 1:
             self._halve(request)
-        elif await lease.confirm(self._embedding.generation.dimensions):
+        elif await lease.confirm(self._target.spec.dimensions):
             self._settle(Rejected(request, str(rejection)))
         else:  # it refuses everything, or it takes other inputs than it did: that is not the document's fault
             self._queue(request)
@@ -158,7 +159,7 @@ class Dispatcher:
         attempts = Attempts(Chunks(self._limits.documents))
         while True:
             async with self._balancer.lease(
-                self._embedding, live=request.page is None, work=request.size, excluding=attempts.rejected_by
+                self._target, live=request.page is None, work=request.size, excluding=attempts.rejected_by
             ) as lease:
                 if len(request.changes) > self._most:  # learned while it waited
                     self._halve(request)
@@ -167,7 +168,7 @@ class Dispatcher:
                     embedded = await self._try(lease, request, attempts.chunks)
                 except DocumentRejected as refusal:
                     attempts.rejected_by.add(lease.upstream)
-                    if len(request.changes) > 1 or not self._balancer.is_served(self._embedding, attempts.rejected_by):
+                    if len(request.changes) > 1 or not self._balancer.is_served(self._target, attempts.rejected_by):
                         raise Rejection(lease, refusal) from None
                     continue  # another server may take it
                 except ServerOverloaded as error:
@@ -190,9 +191,9 @@ class Dispatcher:
                 self._most, self._answers = min(self._limits.documents, 2 * self._most), 0
 
     async def _try(self, lease: Lease, request: Request, chunks: Chunks) -> Embedded | None:
-        generation, longest = self._embedding.generation, lease.longest or 0  # no tokens are counted without it
-        if generation.chunking:
-            return await self._try_chunks(lease, request, generation.chunking, chunks)
+        spec, longest = self._target.spec, lease.longest or 0  # no tokens are counted without it
+        if spec.chunking:
+            return await self._try_chunks(lease, request, spec.chunking, chunks)
         changes = request.changes
         texts = [change.document[:LONGEST_DOCUMENT] for change in changes]
         tokens = await truncation.too_long(lease.server, texts, lease.longest)
@@ -200,7 +201,7 @@ class Dispatcher:
             n: f"the document has {len(own):,} tokens, and the server takes {longest:,}" for n, own in tokens.items()
         }
         wrong |= {n: TOO_LARGE for n, change in enumerate(changes) if len(change.document) > LONGEST_DOCUMENT}
-        if wrong and generation.too_long is TooLong.FAIL:
+        if wrong and spec.too_long is TooLong.FAIL:
             self._reject(request, wrong)
             return None
         for n, beginning in (await truncation.truncate(lease.server, texts, tokens, longest)).items():
@@ -220,7 +221,7 @@ class Dispatcher:
         if chunks.info != lease.info or chunks.longest != lease.longest:
             documents = [change.document for change in request.changes]
             spans = await split(lease.server, documents, chunking, lease.longest)
-            chunks.begin(request.changes, spans, self._embedding.generation.dimensions)
+            chunks.begin(request.changes, spans, self._target.spec.dimensions)
             chunks.info, chunks.longest = lease.info, lease.longest
         while part := chunks.next_part(self._limits, self._token_ratio):
             lease.go_on()
@@ -231,7 +232,7 @@ class Dispatcher:
 
     async def _vectors(self, lease: Lease, texts: Sequence[str], size: int, *, urgent: bool) -> Vectors:
         """size: of the texts, in bytes."""
-        answer = await lease.server.embed(lease.info, texts, self._embedding.generation.dimensions, urgent=urgent)
+        answer = await lease.server.embed(lease.info, texts, self._target.spec.dimensions, urgent=urgent)
         self._token_ratio.counted(size, len(texts), answer.tokens)
         return answer.vectors
 

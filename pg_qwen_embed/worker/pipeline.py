@@ -94,7 +94,7 @@ class Pipeline:
     ) -> None:
         """once: a group that cannot be written is given up after a while."""
         self.store = store
-        self.embedding = store.embedding
+        self.target = store.target
         self._limits = limits
         self._balancer = balancer
         self._moved = moved
@@ -117,10 +117,10 @@ class Pipeline:
             take=self._take,
             moved=moved,
         )
-        self._dispatcher = Dispatcher(self.embedding, balancer, limits.request, self._settled)
+        self._dispatcher = Dispatcher(self.target, balancer, limits.request, self._settled)
         self._alone: deque[Outcome] = deque()  # to be written one by one
         # Writes of chunks lock each other out: rather here than in the database, where the waiting one holds a connection.
-        self._one_at_a_time = asyncio.Lock() if self.embedding.generation.chunking else nullcontext()
+        self._one_at_a_time = asyncio.Lock() if store.writes_alone else nullcontext()
         self._paused_until = 0.0
         self._rng = random.Random()  # noqa: S311  # jitter
         self._sizer = batching.BatchSizer(limits.write_rows)
@@ -272,7 +272,7 @@ class Pipeline:
                     self._sizer.written(rows, clock() - began)
             except (psycopg.Error, TimeoutError) as error:
                 reason = first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
-                log.warning("write_failed embedding=%s attempt=%d reason=%s", self.embedding.name, attempt, reason)
+                log.warning("write_failed embedding=%s attempt=%d reason=%s", self.target.name, attempt, reason)
                 if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ROWS_OWN_FAULT:
                     self._split(group, reason)
                     return
@@ -281,7 +281,7 @@ class Pipeline:
                 ):  # the embedding was detached, its source altered, a right lost
                     self._altered()
                 if self._once and attempt == WRITE_TRIES_ONCE:
-                    raise DatabaseUnavailable(f"{self.embedding.name} cannot be written: {reason}") from None
+                    raise DatabaseUnavailable(f"{self.target.name} cannot be written: {reason}") from None
                 await asyncio.sleep(retry.backoff(attempt, base=0.1, cap=5.0, rng=self._rng))
             else:
                 return
@@ -330,7 +330,7 @@ class Pipeline:
         changes = [change for outcome in refused for change in outcome.request.changes]  # one each
         sentences = [outcome.sentence for outcome in refused]
         for sentence, rows in Counter(sentences).items():
-            log.warning("document_refused embedding=%s rows=%d reason=%s", self.embedding.name, rows, sentence)
+            log.warning("document_refused embedding=%s rows=%d reason=%s", self.target.name, rows, sentence)
         pauses = [self._pause_of(change) for change in changes]
         await self.store.record_failures(connection, changes, sentences, pauses)
 

@@ -14,15 +14,17 @@ from contextlib import AsyncExitStack
 import psycopg
 
 from pg_qwen_embed.domain import retry
+from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, Error
-from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async, first_line, pool
 from pg_qwen_embed.postgres.listener import PING, REGISTRY, notifications
 from pg_qwen_embed.postgres.locks import Lock
-from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.names import union
+from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.maintenance import Maintenance
@@ -191,7 +193,7 @@ class Session:
 
     def _say_whether_one_is_away(self) -> None:
         """Where `status` looks: in the name of the session that leads."""
-        lacking = any(self._balancer.lacks(pipeline.embedding) for pipeline in self._pipelines.values())
+        lacking = any(self._balancer.lacks(pipeline.target) for pipeline in self._pipelines.values())
         name = AWAY_NAME if lacking else READER_NAME
         if name != self._name:
             self._name = name
@@ -285,12 +287,12 @@ class Session:
             if self._reader.closed:
                 raise
             return pipelines  # one of them cannot be read: it is found by looking at each
-        return [pipeline for pipeline in pipelines if pipeline.embedding.generation.id in ids]
+        return [pipeline for pipeline in pipelines if pipeline.target.id in ids]
 
     def _have_work(self, pipelines: Sequence[Pipeline]) -> bytes:
         if pipelines != self._asked:
             self._asked = pipelines
-            self._has_work = fragments.union(pipeline.store.has_work for pipeline in pipelines).as_bytes(None)
+            self._has_work = union(pipeline.store.has_work for pipeline in pipelines).as_bytes(None)
         return self._has_work
 
     async def _look(
@@ -314,10 +316,10 @@ class Session:
                 self._report_read_error(pipeline, error)
 
     def _report_read_error(self, pipeline: Pipeline, error: psycopg.Error) -> None:
-        sentence = f"{pipeline.embedding.name} cannot be read: {first_line(error)}"
+        sentence = f"{pipeline.target.name} cannot be read: {first_line(error)}"
         if self._options.once and not isinstance(error, psycopg.OperationalError):  # those pass: a lock, a time-out
             raise DatabaseUnavailable(sentence) from None
-        log.warning("read_failed embedding=%s reason=%s", pipeline.embedding.name, first_line(error))
+        log.warning("read_failed embedding=%s reason=%s", pipeline.target.name, first_line(error))
         self._read_registry_again()
 
     def _read_registry_again(self) -> None:
@@ -335,9 +337,13 @@ class Session:
     async def _read_registry(self) -> None:
         """Follow what was attached, leave what was detached or looks different now."""
         self._registry_changed = False
-        current = {e.generation.id: e for e in await catalog.embeddings_async(self._reader) if not e.source.problem}
+        registered = await catalog.registered_async(self._reader)
+        states = {target.id: state for one in registered for target, state in one.targets}
+        current = {
+            target.id: target for one in registered for target, _ in one.targets if not states[target.id].problem
+        }
         for id_, pipeline in list(self._pipelines.items()):
-            if current.get(id_) != pipeline.embedding:
+            if current.get(id_) != pipeline.target:
                 await self._leave(id_)
         wanted = [id_ for id_ in current if id_ not in self._pipelines]
         for id_ in await self._try_lead(wanted):
@@ -347,35 +353,35 @@ class Session:
         await self._report_model_mismatches()
         self._say_whether_one_is_away()
         for id_, pipeline in self._pipelines.items():
-            self._maintenance.follow_partitions(current[id_], pipeline)
+            self._maintenance.follow_partitions(states[id_], pipeline)
         if self._options.once:
             for id_ in set(wanted) - set(self._pipelines):
                 log.info("led_elsewhere embedding=%s", current[id_].name)
 
-    async def _try_take_on(self, embedding: Embedding) -> None:
+    async def _try_take_on(self, target: Target) -> None:
         """One that cannot be taken on is left, until the registry is read again."""
         try:
-            await self._take_on(embedding)
+            await self._take_on(target)
         except psycopg.Error as error:
             if self._reader.closed or self._options.once:
                 raise
-            log.warning("not_followed embedding=%s reason=%s", embedding.name, first_line(error))
-            await self._leave(embedding.generation.id)
+            log.warning("not_followed embedding=%s reason=%s", target.name, first_line(error))
+            await self._leave(target.id)
 
-    async def _take_on(self, embedding: Embedding) -> None:
+    async def _take_on(self, target: Target) -> None:
         pipeline = Pipeline(
-            Store(embedding, self._halfvec_oid), self._balancer, self._pool, self._backfill_pool,
+            Store(target, self._halfvec_oid), self._balancer, self._pool, self._backfill_pool,
             limits=self._options.limits, moved=self._doorbell.set, altered=self._read_registry_again,
             once=self._options.once,
         )  # fmt: skip
-        self._pipelines[embedding.generation.id] = pipeline
+        self._pipelines[target.id] = pipeline
         pipeline.start(self._group)
         state, cursor = await pipeline.store.read_backfill_state(self._reader)
-        log.info("following embedding=%s generation=%d backfill=%s", embedding.name, embedding.generation.id, state)
+        log.info("following embedding=%s generation=%d backfill=%s", target.name, target.id, state.value)
         await self._continue_backfill(pipeline, state, cursor)
 
-    async def _continue_backfill(self, pipeline: Pipeline, state: str, cursor: list[str] | None) -> None:
-        if state in ("pending", "running"):
+    async def _continue_backfill(self, pipeline: Pipeline, state: BackfillState, cursor: list[str] | None) -> None:
+        if state in (BackfillState.PENDING, BackfillState.RUNNING):
             await pipeline.store.start_backfill(self._reader)
             pipeline.scanner.begin(self._group, cursor)
         else:
@@ -387,11 +393,11 @@ class Session:
         for (id_,) in await cursor.fetchall():
             pipeline = self._pipelines[id_]
             if not pipeline.scanner.active:
-                await self._continue_backfill(pipeline, "pending", None)
+                await self._continue_backfill(pipeline, BackfillState.PENDING, None)
 
     async def _report_model_mismatches(self) -> None:
         """Embeddings that what is served is not for: in the log, and by a lock, where `status` looks."""
-        found = {id_: self._balancer.mismatch(pipeline.embedding) for id_, pipeline in self._pipelines.items()}
+        found = {id_: self._balancer.mismatch(pipeline.target) for id_, pipeline in self._pipelines.items()}
         refused = {id_: str(mismatch) for id_, mismatch in found.items() if mismatch}
         for id_ in self._mismatched.keys() - refused.keys():
             await self._unlock(Lock.MODEL_MISMATCH, id_)
@@ -406,7 +412,7 @@ class Session:
         pipeline.stop()
         self._maintenance.leave(id_)
         await self._unlock(Lock.LEADER, id_)
-        log.info("left embedding=%s generation=%d", pipeline.embedding.name, id_)
+        log.info("left embedding=%s generation=%d", pipeline.target.name, id_)
 
     async def _try_lead(self, ids: list[int]) -> list[int]:
         return await self._lock("try_lead", Lock.LEADER, ids)
@@ -417,13 +423,13 @@ class Session:
         for pipeline in self._pipelines.values():
             if pipeline.scanner.finished:
                 pipeline.scanner.end()
-                await pipeline.store.finish_backfill(self._reader, "indexing", after="running")
+                await pipeline.store.finish_backfill(self._reader, BackfillState.INDEXING, after=BackfillState.RUNNING)
                 self._maintenance.build_index(pipeline)
 
     # The gates.
 
     async def _close_gates(self, pipelines: Iterable[Pipeline]) -> list[int]:
-        return await self._lock("close_gates", Lock.GATE, [pipeline.embedding.generation.id for pipeline in pipelines])
+        return await self._lock("close_gates", Lock.GATE, [pipeline.target.id for pipeline in pipelines])
 
     async def _open_gates(self, ids: list[int]) -> None:
         if ids:

@@ -229,7 +229,7 @@ def test_deadlock_whose_victim_is_the_worker_is_tried_again(harness: Harness) ->
                 first.execute(f"LOCK TABLE {harness.internal('store')} IN ACCESS EXCLUSIVE MODE")
                 second.execute("LOCK TABLE articles IN ACCESS EXCLUSIVE MODE")
             eventually(lambda: harness.value(waiting))
-            thread = threading.Thread(target=take, args=(second, Lock.STORE, harness.embedding().generation.id))
+            thread = threading.Thread(target=take, args=(second, Lock.STORE, harness.embedding().live.id))
             thread.start()
             eventually(lambda: harness.value(advisory, int(Lock.STORE)))
             first.rollback()

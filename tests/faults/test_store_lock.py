@@ -18,7 +18,7 @@ def test_removal_waits_for_an_addition_in_flight_and_removes_it(harness: Harness
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body", "--no-backfill")
     harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
-    store = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid::int"))
+    store = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid::int"))
 
     async def read(connection: AsyncConnection):  # type: ignore[no-untyped-def]
         page = await store.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)
@@ -48,7 +48,7 @@ def test_failure_of_an_older_text_does_not_outlive_the_vector_of_a_newer_one(har
     harness.articles("older")
     harness.ok("attach", "articles", "--text", "body", "--no-backfill")
     harness.execute("UPDATE articles SET body = 'old' WHERE id = 1")
-    store = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid::int"))
+    store = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid::int"))
 
     async def overlap() -> None:
         async with (
@@ -73,7 +73,7 @@ def test_connection_whose_write_waited_in_vain_for_a_lock_can_write_again(harnes
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body", "--no-backfill")
     harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
-    store = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid::int"))
+    store = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid::int"))
 
     async def write_three_times() -> None:
         async with await connect_async(harness.url, "writes") as connection:

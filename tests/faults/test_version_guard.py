@@ -45,7 +45,7 @@ class ManualWriter:
 
 def two_manual_writers(harness: Harness, script: Callable[[ManualWriter, ManualWriter], Awaitable[None]]) -> None:
     async def play() -> None:
-        store = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid"))
+        store = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid"))
         async with await connect_async(harness.url, "slow") as one, await connect_async(harness.url, "quick") as two:
             await script(ManualWriter(harness, store, one), ManualWriter(harness, store, two))
 

@@ -9,8 +9,10 @@ import pytest
 from fake_sglang import FakeSGLang
 from harness import Harness, eventually
 
+from pg_qwen_embed.domain.embedding import Embedding, Generation
 from pg_qwen_embed.domain.errors import ServerUnavailable
-from pg_qwen_embed.domain.model import Column, Distance, Embedding, Generation, QualifiedName, Source
+from pg_qwen_embed.domain.source import Column, QualifiedName, Source
+from pg_qwen_embed.domain.spec import Distance
 from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.inference.balancer import BACKFILL, LIVE, MOST_AHEAD, Balancer, Upstream, Waiter
 from pg_qwen_embed.inference.breaker import Breaker

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.change import Change
-from pg_qwen_embed.domain.model import Chunking
+from pg_qwen_embed.domain.spec import Chunking
 from pg_qwen_embed.inference import boundaries, chunking
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.store import LONGEST_DOCUMENT, Store
@@ -180,7 +180,7 @@ class ManualWriters:
 
 def play(harness: Harness, script: Callable[[ManualWriters, ManualWriters], Awaitable[None]]) -> None:
     async def work() -> None:
-        store = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid"))
+        store = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid"))
         async with await connect_async(harness.url, "slow") as one, await connect_async(harness.url, "quick") as two:
             await script(ManualWriters(harness, store, one), ManualWriters(harness, store, two))
 

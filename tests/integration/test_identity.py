@@ -42,7 +42,9 @@ def refused(harness: Harness) -> bool:
 
 
 def recorded(harness: Harness) -> tuple[str | None, int | None]:
-    ((weights, dimensions),) = harness.rows("SELECT weight_version, full_dimensions FROM _qwen_embed.generation")
+    ((weights, dimensions),) = harness.rows(
+        "SELECT spec->>'weight_version', (spec->>'full_dimensions')::int FROM _qwen_embed.generation"
+    )
     return weights, dimensions
 
 

@@ -3,7 +3,7 @@
 import pytest
 from harness import Harness, eventually
 
-from pg_qwen_embed.postgres.sql import fragments
+from pg_qwen_embed.postgres.names import union
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.session import READER_NAME
 
@@ -18,9 +18,9 @@ def attach(harness: Harness, *names: str) -> None:
 
 def with_work(harness: Harness) -> set[str]:
     embeddings = {name: harness.embedding(name) for name in NAMES}
-    query = fragments.union(Store(embedding, 0).has_work for embedding in embeddings.values())
+    query = union(Store(embedding.target, 0).has_work for embedding in embeddings.values())
     ids = {id_ for (id_,) in harness.rows(query.as_string(None))}
-    return {name for name, embedding in embeddings.items() if embedding.generation.id in ids}
+    return {name for name, embedding in embeddings.items() if embedding.live.id in ids}
 
 
 def test_those_have_work_that_have_an_entry_or_a_failure_whose_time_has_come(harness: Harness) -> None:
@@ -30,7 +30,7 @@ def test_those_have_work_that_have_an_entry_or_a_failure_whose_time_has_come(har
     failures = (
         "INSERT INTO _qwen_embed.failure_{} (k1, version, attempts, error, next_attempt_at) VALUES (1, 1, 1, 'no', {})"
     )
-    ids = {name: harness.embedding(name).generation.id for name in NAMES}
+    ids = {name: harness.embedding(name).live.id for name in NAMES}
     harness.execute(failures.format(ids["two"], "now()"))
     harness.execute(failures.format(ids["three"], "now() + interval '1 hour'"))
     harness.execute(failures.format(ids["four"], "NULL"))

@@ -6,7 +6,9 @@ import pytest
 from harness import Harness, both_versions
 from psycopg import sql
 
-from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.layouts import TRUE
+from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.sql import statement
 
 LAYOUTS = {"table": [], "column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
 KEYS = {
@@ -39,24 +41,24 @@ def test_hot_statements_scan_no_table_from_end_to_end(
     harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])
     embedding = harness.embedding()
     harness.execute(f"INSERT INTO articles SELECT 'text ' || n, 0, {values} FROM generate_series(1, {rows}) n")
-    names = ", ".join(f"k{n}" for n in range(1, len(embedding.source.key) + 1))
-    names, values = (f"{names}, chunk", f"{values}, 1") if layout == "chunked" else (names, values)
+    keys = ", ".join(f"k{n}" for n in range(1, len(embedding.source.key) + 1))
+    keys, values = (f"{keys}, chunk", f"{values}, 1") if layout == "chunked" else (keys, values)
     harness.execute(
-        f"INSERT INTO {harness.internal('store')} ({names}, version) SELECT {values}, 1 FROM generate_series(1, {rows}) n"
+        f"INSERT INTO {harness.internal('store')} ({keys}, version) SELECT {values}, 1 FROM generate_series(1, {rows}) n"
     )
     if analysed:
         harness.execute(f"ANALYZE articles, {harness.internal('store')}, {harness.internal('outbox')}")
     harness.connection.execute(statement("configure_worker_session"))
-    placeholders = fragments.placeholders(embedding)
+    names = names_of(embedding)
     statements = {
-        "read_outbox": statement("read_outbox", placeholders),
-        "first page": statement("read_backfill", placeholders | {"beyond": fragments.TRUE}),
-        "next page": statement("read_backfill", placeholders | {"beyond": statement("beyond", placeholders)}),
-        **{name: statement(name, placeholders) for name in (f"write_{layout}", f"clear_{layout}", "record_failures")},
+        "read_outbox": statement("read_outbox", names),
+        "first page": statement("read_backfill", names, beyond=TRUE),
+        "next page": statement("read_backfill", names, beyond=statement("beyond", names)),
+        **{name: statement(name, names) for name in (f"write_{layout}", f"clear_{layout}", "record_failures")},
     }
     for name, query in statements.items():
         plan = plan_of(harness, query)
-        tables = rf"articles|{'|'.join(f'{kind}_{embedding.generation.id}' for kind in ('store', 'outbox', 'failure'))}"
+        tables = rf"articles|{'|'.join(f'{kind}_{embedding.live.id}' for kind in ('store', 'outbox', 'failure'))}"
         assert not re.search(rf"Seq Scan on ({tables})", plan), f"{name}:\n{plan}"
         assert not re.search(r"(Hash|Merge) \w*Join", plan), f"{name}:\n{plan}"
 
@@ -66,7 +68,7 @@ def test_the_plans_of_pages_read_on_from_where_the_last_ended(harness: Harness) 
     harness.ok("attach", "articles", "--text", "body")
     harness.execute("INSERT INTO articles SELECT n, 'b', 'x' FROM generate_series(1, 5000) n")
     harness.connection.execute(statement("configure_worker_session"))
-    placeholders = fragments.placeholders(harness.embedding())
-    plan = plan_of(harness, statement("read_backfill", placeholders | {"beyond": statement("beyond", placeholders)}))
+    names = names_of(harness.embedding())
+    plan = plan_of(harness, statement("read_backfill", names, beyond=statement("beyond", names)))
     assert re.search(r"Index Cond: \(ROW\(.*a, .*b\) > ROW", plan), plan
     assert "Sort" not in plan, plan

@@ -175,7 +175,7 @@ def test_orphan_whose_row_comes_back_while_it_is_removed_keeps_its_new_vector(ha
     with harness.connect(autocommit=False) as writer:
         writer.execute("INSERT INTO articles (id, body) VALUES (2, 'back again')")
         harness.ok("verify", "articles", "--repair")
-        following = Store(harness.embedding(), harness.value("SELECT 'halfvec'::regtype::oid::int"))
+        following = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid::int"))
 
         async def follow_too_early() -> None:
             async with await connect_async(harness.url, "test") as connection:

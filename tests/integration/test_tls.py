@@ -71,9 +71,7 @@ def test_the_ca_file_is_an_option_too(secure: Harness, ca_file: str) -> None:
         assert asking.search("articles", "one")
 
 
-def test_certificate_that_is_not_trusted_is_one_sentence_that_names_the_setting(
-    secure: Harness, ca_file: str
-) -> None:
+def test_certificate_that_is_not_trusted_is_one_sentence_that_names_the_setting(secure: Harness, ca_file: str) -> None:
     untrusted = (
         f"the certificate of the embedding server at {secure.server.url} is not trusted (unable to get local issuer"
     )

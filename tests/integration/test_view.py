@@ -15,7 +15,8 @@ from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.postgres.connection import connect_async
-from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.store import Store
 
 ROWS = 5000
@@ -64,7 +65,7 @@ def test_search_is_planned_with_the_index(large: Harness) -> None:
     vector = json.dumps(large.server.vector("text 5").tolist())
     with large.connection.transaction():
         large.connection.execute(statement("configure_search"))
-        query = b"EXPLAIN " + statement("search", fragments.placeholders(large.embedding())).as_bytes(large.connection)
+        query = b"EXPLAIN " + statement("search", names_of(large.embedding())).as_bytes(large.connection)
         plan = "\n".join(line for (line,) in large.connection.execute(query, {"query": vector, "limit": 10}))
     assert "_hnsw" in plan
 
@@ -184,7 +185,7 @@ def test_rows_hidden_from_the_worker_by_row_level_security_are_an_error_and_not_
     harness.execute(f"GRANT SELECT ON articles TO {role}")
     harness.execute("UPDATE articles SET body = 'changed'")
     harness.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
-    store = Store(harness.embedding(), 0)
+    store = Store(harness.embedding().target, 0)
 
     async def read() -> None:
         async with await connect_async(make_conninfo(harness.url, user=role), "test") as connection:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_qwen_embed.cli import main
-from pg_qwen_embed.domain.model import Embedding
+from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.postgres import catalog, embedded, migrate
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.options import Options
@@ -243,7 +243,7 @@ class Harness:
 
     def internal(self, kind: str, name: str = "articles") -> str:
         """`outbox`, `store` or `failure` of an embedding, as SQL writes it."""
-        return f"_qwen_embed.{kind}_{self.embedding(name).generation.id}"
+        return f"_qwen_embed.{kind}_{self.embedding(name).live.id}"
 
     def count(self, kind: str, name: str = "articles") -> int:
         found: int = self.value(f"SELECT count(*) FROM {self.internal(kind, name)}")
@@ -269,7 +269,7 @@ class Harness:
     def assert_in_step(self, document: str = "body", name: str = "articles") -> None:
         """At rest: every document has the vector that the server makes of it, nothing is missing or left over."""
         assert self.drift(name) == (0, {"missing": 0, "stale": 0, "orphaned": 0})
-        dimensions = self.embedding(name).generation.dimensions
+        dimensions = self.embedding(name).live.spec.dimensions
         for text, vector in self.vectors(document, name):
             np.testing.assert_allclose(vector, self.server.vector(text, dimensions), atol=2e-3, err_msg=text)
 

@@ -23,8 +23,8 @@ STATEMENT = re.compile(
 def strings(file: Path) -> Iterator[tuple[int, str]]:
     """Each string of a file that is no docstring, with its line; holes of f-strings become {}."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    docs = {id(node.value) for node in ast.scan(tree) if isinstance(node, ast.Expr)}
-    for node in ast.scan(tree):
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
         if id(node) in docs:
             continue
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -8,11 +8,12 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed.admin import status
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
+from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import Error
-from pg_qwen_embed.domain.model import Embedding, StoreKind
 from pg_qwen_embed.postgres import catalog, migrate
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
-from pg_qwen_embed.postgres.sql import fragments, statement
+from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.sql import statement
 
 AREA = "database"
 PURPOSE = "pg_qwen_embed doctor"
@@ -29,10 +30,10 @@ def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
         with connect(url, PURPOSE) as connection:
             found += _guarded(AREA, lambda: _look(connection))
             found += _guarded(AREA, lambda: _look_at_pooler(connection, url))
-            embeddings = _embeddings(connection, found)
-            for embedding in embeddings:
-                found += _guarded(embedding.name, partial(_look_at_rights, connection, embedding))
-                found += _guarded(embedding.name, partial(_look_at_state, connection, embedding))
+            registered = _registered(connection, found)
+            embeddings = [one.embedding for one in registered]
+            for one in registered:
+                found += _guarded(one.embedding.name, partial(_look_at_embedding, connection, one))
     except Error as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
     except psycopg.Error as error:
@@ -96,23 +97,32 @@ def _backend(connection: Connection) -> int:
     return int(pid)
 
 
-def _embeddings(connection: Connection, found: list[Finding]) -> list[Embedding]:
+def _registered(connection: Connection, found: list[Finding]) -> list[catalog.Registered]:
     try:
         catalog.require_initialised(connection)
     except Error as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
         return []
-    embeddings = catalog.embeddings(connection)
+    registered = catalog.registered(connection)
     advice = "attach a table: pg-qwen-embed attach TABLE --text COLUMN"
-    found.append(judge(AREA, bool(embeddings), f"set up; embeddings: {len(embeddings)}", advice, State.WARNING))
-    return embeddings
+    found.append(judge(AREA, bool(registered), f"set up; embeddings: {len(registered)}", advice, State.WARNING))
+    return registered
+
+
+def _look_at_embedding(connection: Connection, one: catalog.Registered) -> Iterator[Finding]:
+    name = one.embedding.name
+    if one.problem:
+        advice = f"run: pg-qwen-embed detach {name}, and attach again"
+        yield Finding(name, State.WRONG, f"is not followed: {one.problem}", advice)
+        return
+    yield from _guarded(name, partial(_look_at_rights, connection, one.embedding))
+    yield from _guarded(name, partial(_look_at_state, connection, name))
 
 
 def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
-    if embedding.source.problem:
-        return
-    values = {"in_column": embedding.generation.store is StoreKind.COLUMN}
-    row = connection.execute(statement("look_at_rights", fragments.placeholders(embedding)), values).fetchone()
+    names = names_of(embedding)
+    values = {"in_column": names.layout.in_source}
+    row = connection.execute(statement("look_at_rights", names), values).fetchone()
     role, missing, hidden = row or ("", [], False)
     advice = f"grant them to {role}, or give the worker the role that attached it"
     text = f"the role {role} lacks {', '.join(missing)}" if missing else f"the role {role} has the rights of a worker"
@@ -122,12 +132,7 @@ def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Fi
                       f"run: ALTER ROLE {role} BYPASSRLS, or let the worker be the table's owner")  # fmt: skip
 
 
-def _look_at_state(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
-    name = embedding.name
-    if embedding.source.problem:
-        advice = f"run: pg-qwen-embed detach {name}, and attach again"
-        yield Finding(name, State.WRONG, f"is not followed: {embedding.source.problem}", advice)
-        return
+def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     (one,) = status.status(connection, name)
     repair = f"run: pg-qwen-embed verify {name} --repair"
     text = (

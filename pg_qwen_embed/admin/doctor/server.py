@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
+from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerOverloaded, ServerUnavailable, UsageError
-from pg_qwen_embed.domain.model import Embedding
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
 from pg_qwen_embed.settings import Settings
 
@@ -32,7 +32,7 @@ async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[Mo
         async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
             info = await server.model_info()
             about = await server.server_info()
-            ours = [embedding for embedding in embeddings if not info.mismatch(embedding)]
+            ours = [embedding for embedding in embeddings if not info.mismatch(embedding.target)]
             found += [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
             found += await _length(server, info, about)
             found += await _believable(server, info)
@@ -58,7 +58,7 @@ def _use(info: ModelInfo, embeddings: Sequence[Embedding], ours: Sequence[Embedd
 def _models(infos: Sequence[ModelInfo | None], embeddings: Sequence[Embedding]) -> Iterator[Finding]:
     """Embeddings that no server has the model of; one that does not answer may have it."""
     for embedding in embeddings:
-        mismatches = [info and info.mismatch(embedding) for info in infos]
+        mismatches = [info and info.mismatch(embedding.target) for info in infos]
         if mismatches[0] and all(mismatches):
             advice = f"{mismatches[0].advice}; its changes wait until then"
             yield Finding(AREA, State.WRONG, mismatches[0].text, advice)
@@ -66,7 +66,7 @@ def _models(infos: Sequence[ModelInfo | None], embeddings: Sequence[Embedding]) 
 
 def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
     yield Finding(AREA, State.OK, f"{info.dimensions} dimensions")
-    shorter = sorted({e.generation.dimensions for e in embeddings if e.generation.dimensions < info.dimensions})
+    shorter = sorted({dimensions for e in embeddings if (dimensions := e.live.spec.dimensions) < info.dimensions})
     by_itself = [n for n in shorter if info.shortens_to(n)]
     if shorter:
         advice = "vectors are shortened here; start SGLang with --json-model-override-args '{\"is_matryoshka\": true}' "

@@ -1,37 +1,47 @@
-"""The statements: named, in .sql files beside this one, and the fragments that fill their holes.
+"""The statements: each has a name and a purpose, and lives in a file of this folder. Python only fills them in.
 
-A statement begins with `-- name: NAME`, then says its purpose and its hazard. `{holes}` are filled with identifiers
-and fragments, which psycopg quotes; `%(values)s` are bound. At run time a statement carries its name as a comment,
-so that pg_stat_activity and pg_stat_statements can be read."""
+A placeholder `{store}` is an attribute of the `Names` that a statement is rendered with; `{key:s}` calls one with an
+argument. Where a name was filled in, a percent sign is doubled, because psycopg reads it as a bound value."""
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from string import Formatter
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
+
+if TYPE_CHECKING:
+    from pg_qwen_embed.postgres.names import Names
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
-def statement(name: str, placeholders: Mapping[str, sql.Composable] | None = None) -> sql.Composed:
-    """The statement of that name, its holes filled, to be executed with values (if only `{}`): a percent sign in a name
-    is doubled. KeyError if there is no such statement or hole."""
-    return sql.SQL(_catalogue()[name]).format(
-        **{key: _doubled(placeholder) for key, placeholder in (placeholders or {}).items()}
-    )
+def statement(name: str, names: "Names | None" = None, /, **pieces: sql.Composable) -> sql.Composed:
+    """The statement of that name, rendered; to be executed with values (if only `{}`).
+
+    names: an object whose attributes are its placeholders. pieces: those that the names do not have, or have otherwise.
+    KeyError if there is no such statement, AttributeError if there is no such placeholder."""
+    rendered: list[sql.Composable] = []
+    for literal, placeholder, argument, _ in Formatter().parse(_catalogue()[name]):
+        rendered.append(sql.SQL(literal))
+        if placeholder is not None:
+            value: Any = pieces[placeholder] if placeholder in pieces else getattr(names, placeholder)
+            rendered.append(_doubled(value(argument) if argument else value))
+    return sql.Composed(rendered)
 
 
-def _doubled(placeholder: sql.Composable) -> sql.Composable:
-    """A percent sign in a name or a literal is no placeholder."""
-    if isinstance(placeholder, sql.Composed):
-        return sql.Composed([_doubled(piece) for piece in placeholder])
-    if isinstance(placeholder, sql.Identifier | sql.Literal):
-        return sql.SQL(placeholder.as_string(None).replace("%", "%%"))
-    return placeholder
+def _doubled(value: sql.Composable) -> sql.Composable:
+    """A percent sign in a name or a literal is no placeholder of psycopg's."""
+    if isinstance(value, sql.Composed):
+        return sql.Composed([_doubled(piece) for piece in value])
+    if isinstance(value, sql.Identifier | sql.Literal):
+        return sql.SQL(value.as_string(None).replace("%", "%%"))
+    return value
 
 
 def names() -> tuple[str, ...]:
+    """The name of every statement."""
     return tuple(_catalogue())
 
 

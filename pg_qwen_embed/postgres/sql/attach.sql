@@ -8,11 +8,7 @@ VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)
 RETURNING id;
 
 -- name: register_generation
-INSERT INTO _qwen_embed.generation
-    (embedding_id, model, dimensions, distance, template, store, too_long, weight_version, full_dimensions,
-     chunk_tokens, chunk_overlap)
-VALUES (%(embedding_id)s, %(model)s, %(dimensions)s, %(distance)s, %(template)s, %(store)s, %(too_long)s,
-        %(weight_version)s, %(full_dimensions)s, %(chunk_tokens)s, %(chunk_overlap)s)
+INSERT INTO _qwen_embed.generation (embedding_id, state, spec) VALUES (%(embedding_id)s, %(state)s, %(spec)s)
 RETURNING id;
 
 -- name: register_backfill
@@ -34,7 +30,7 @@ COMMENT ON TABLE {outbox} IS {comment};
 CREATE TABLE {store} (
     {key_columns},
     version bigint NOT NULL,
-    cut boolean NOT NULL DEFAULT false,
+    truncated boolean NOT NULL DEFAULT false,
     fingerprint bytea,
     embedding {halfvec}({dimensions}),
     PRIMARY KEY ({keys})
@@ -62,7 +58,7 @@ ALTER TABLE {store} ALTER COLUMN embedding SET STORAGE {storage};
 CREATE TABLE {store} (
     {key_columns},
     version bigint NOT NULL,
-    cut boolean NOT NULL DEFAULT false,
+    truncated boolean NOT NULL DEFAULT false,
     fingerprint bytea,
     PRIMARY KEY ({keys})
 );
@@ -101,7 +97,7 @@ LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC SELECT {template}; END;
 -- One key column of a row, likewise: a trigger that named the column would fail the application's INSERT once it is
 -- renamed.
 CREATE FUNCTION {key_function}(t {source}) RETURNS {type}
-LANGUAGE sql IMMUTABLE PARALLEL SAFE BEGIN ATOMIC SELECT {t_column}; END;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE BEGIN ATOMIC SELECT {key_column}; END;
 
 -- name: comment_row_function
 COMMENT ON FUNCTION {function}({source}) IS {comment};
@@ -125,16 +121,16 @@ BEGIN
 END
 
 -- name: append_changed_rows
-INSERT INTO {outbox} ({keys}) SELECT {r_key} FROM changed_rows r
+INSERT INTO {outbox} ({keys}) SELECT {key_of_row:ROW(r.*)} FROM changed_rows r
 
 -- name: append_row
-INSERT INTO {outbox} ({keys}) VALUES ({new_key})
+INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:new})
 
 -- name: append_old_row
-INSERT INTO {outbox} ({keys}) VALUES ({old_key})
+INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:old})
 
 -- name: append_both_keys
-INSERT INTO {outbox} ({keys}) VALUES ({old_key}), ({new_key})
+INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:old}), ({key_of_row:new})
 
 -- name: append_truncation
 INSERT INTO {outbox} DEFAULT VALUES
@@ -186,27 +182,27 @@ COMMENT ON TRIGGER {trigger} ON {source} IS {comment};
 -- name: create_view_on_table
 -- INNER JOIN: with the vector on the nullable side of an outer join the index would not be used.
 CREATE VIEW {view} WITH (security_invoker = true) AS
-SELECT {columns}, s.embedding AS {column},
-       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document}) AS stale
-FROM {source} t JOIN {store} s ON ({t_key}) = ({s_key})
+SELECT {source_columns:t}, s.embedding AS {column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
+FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE s.embedding IS NOT NULL;
 
 -- name: create_view_on_column
 CREATE VIEW {view} WITH (security_invoker = true) AS
-SELECT {columns}, t.{column},
-       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document}) AS stale
-FROM {source} t JOIN {store} s ON ({t_key}) = ({s_key})
+SELECT {source_columns:t}, t.{column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
+FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE t.{column} IS NOT NULL;
 
 -- name: create_view_on_chunked
 -- One row for each chunk. Its text is that of the document of now, so a stale one has none.
 CREATE VIEW {view} WITH (security_invoker = true) AS
-SELECT {columns}, s.chunk, s.span,
-       CASE WHEN s.fingerprint = _qwen_embed.fingerprint({document})
-            THEN substr({document}, lower(s.span) + 1, upper(s.span) - lower(s.span)) END AS chunk_text,
+SELECT {source_columns:t}, s.chunk, s.span,
+       CASE WHEN s.fingerprint = _qwen_embed.fingerprint({document:t})
+            THEN substr({document:t}, lower(s.span) + 1, upper(s.span) - lower(s.span)) END AS chunk_text,
        s.embedding AS {column},
-       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document}) AS stale
-FROM {source} t JOIN {store} s ON ({t_key}) = ({s_key})
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
+FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE s.embedding IS NOT NULL;
 
 -- name: create_search_function
@@ -228,17 +224,17 @@ DECLARE
     nearest CURSOR FOR SELECT e.* FROM {view} e ORDER BY e.{column} {distance} query;
     others CURSOR (besides pg_catalog.text[]) FOR
         SELECT b.*
-        FROM (SELECT DISTINCT ON ({e_key}) e.* FROM {view} e
-              WHERE ROW({e_key})::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (besides)
-              ORDER BY {e_key}, e.{column} {distance} query) b
+        FROM (SELECT DISTINCT ON ({source_key:e}) e.* FROM {view} e
+              WHERE ROW({source_key:e})::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (besides)
+              ORDER BY {source_key:e}, e.{column} {distance} query) b
         ORDER BY b.{column} {distance} query;
     done pg_catalog.text[] := '{{}}';
 BEGIN
     FOR attempt IN 1 .. 2 LOOP
         FOR c IN nearest LOOP
             EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) rows;
-            CONTINUE WHEN ROW({c_key})::pg_catalog.text OPERATOR(pg_catalog.=) ANY (done);
-            done := pg_catalog.array_append(done, ROW({c_key})::pg_catalog.text);
+            CONTINUE WHEN ROW({source_key:c})::pg_catalog.text OPERATOR(pg_catalog.=) ANY (done);
+            done := pg_catalog.array_append(done, ROW({source_key:c})::pg_catalog.text);
             RETURN NEXT c;
         END LOOP;
         EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) rows;
@@ -247,7 +243,7 @@ BEGIN
     IF pg_catalog.cardinality(done) OPERATOR(pg_catalog.<) rows THEN
         FOR c IN others (done) LOOP
             EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) rows;
-            done := pg_catalog.array_append(done, ROW({c_key})::pg_catalog.text);
+            done := pg_catalog.array_append(done, ROW({source_key:c})::pg_catalog.text);
             RETURN NEXT c;
         END LOOP;
     END IF;

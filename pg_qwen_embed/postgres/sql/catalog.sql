@@ -16,7 +16,7 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- Whether init has run here, and whether its newest migration has: by what that one added, which every role can see.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
        EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'chunk_tokens');
+               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'spec');
 
 -- name: resolve_table
 -- A table as it is written in SQL; NULL if there is none of that name on the search_path.
@@ -59,20 +59,19 @@ SELECT g.id FROM _qwen_embed.embedding e JOIN _qwen_embed.generation g ON g.embe
 WHERE e.name = %(name)s;
 
 -- name: read_registry
--- Every embedding with its live generation. `clones`: our trigger in each partition that holds rows now, made anew when
+-- Every embedding with its generations, in every state: a row for each. `clones`: our trigger in each partition that holds rows now, made anew when
 -- it is attached; pg_partition_tree() would wait for the partitions' locks.
-SELECT e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
+SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
        to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
-       g.id, g.model, g.dimensions, g.distance, g.template, g.store, g.too_long, g.partitions,
-       g.weight_version, g.full_dimensions, g.chunk_tokens, g.chunk_overlap,
+       g.id, g.state, g.spec, g.partitions,
        (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE t.tgname = format('qwen_embed_insert_%%s', g.id) AND t.tgparentid <> 0 AND c.relkind <> 'p') AS clones,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
         WHERE x.extname = 'vector') AS vector_schema
 FROM _qwen_embed.embedding e
-JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+JOIN _qwen_embed.generation g ON g.embedding_id = e.id
 WHERE %(name)s::text IS NULL OR e.name = %(name)s
-ORDER BY e.name;
+ORDER BY e.name, g.id;
 
 -- name: name_taken
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -81,7 +80,7 @@ SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamesp
 -- name: vector_columns
 -- Columns of a source that other embeddings keep their vectors in: a view does not show those.
 SELECT e.column_name FROM _qwen_embed.embedding e
-JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.store = 'column'
+JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.spec->>'store' = 'column'
 WHERE e.source = %(source)s::oid::regclass;
 
 -- name: next_generation

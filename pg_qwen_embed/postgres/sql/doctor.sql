@@ -22,10 +22,10 @@ SELECT pg_backend_pid();
 -- What the worker's statements need, and this role has not; and whether row-level security would hide rows from it.
 SELECT current_user,
        (SELECT coalesce(array_agg(format('%%s on %%s', r.privilege, r.relation) ORDER BY r.relation, r.privilege), '{{}}')
-        FROM (SELECT {source_text}::regclass AS relation, p AS privilege
+        FROM (SELECT {literal:source}::regclass AS relation, p AS privilege
               FROM unnest(CASE WHEN %(in_column)s THEN ARRAY['SELECT', 'UPDATE'] ELSE ARRAY['SELECT'] END) p
               UNION ALL
-              SELECT t, p FROM unnest(ARRAY[{outbox_text}, {store_text}, {failure_text}]::regclass[]) t,
+              SELECT t, p FROM unnest(ARRAY[{literal:outbox}, {literal:store}, {literal:failure}]::regclass[]) t,
                                unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p
               UNION ALL
               SELECT t, p FROM unnest('{{_qwen_embed.generation,_qwen_embed.backfill}}'::regclass[]) t,
@@ -34,4 +34,4 @@ SELECT current_user,
        (SELECT c.relrowsecurity AND NOT o.rolbypassrls AND NOT o.rolsuper
                AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))
         FROM pg_class c, pg_roles o
-        WHERE c.oid = {source_text}::regclass AND o.rolname = current_user);
+        WHERE c.oid = {literal:source}::regclass AND o.rolname = current_user);

@@ -4,7 +4,7 @@ SELECT set_config('maintenance_work_mem', %(memory)s, false), set_config('min_pa
        set_config('max_parallel_maintenance_workers', %(workers)s, false), set_config('statement_timeout', '0', false),
        set_config('lock_timeout', '0', false);
 
--- name: create_index_on_table
+-- name: create_index_on_store
 -- CONCURRENTLY: the worker goes on writing. No transaction may be open around it.
 CREATE INDEX CONCURRENTLY {index} ON {store} USING hnsw (embedding {operator_class});
 

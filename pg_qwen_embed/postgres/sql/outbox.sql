@@ -3,7 +3,7 @@
 -- A full page has keys beyond it: the caller moves the cursor to the last row's `first` only. NOT IN is hashed.
 -- Sequence numbers become visible out of order: see floor.py.
 WITH entry AS (
-    SELECT o.seq, {o_key}
+    SELECT o.seq, {key:o}
     FROM {outbox} o
     WHERE o.seq > %(after)s AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     ORDER BY o.seq
@@ -15,10 +15,10 @@ WITH entry AS (
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT c.version, c.first, c.seqs, {known_fingerprint}, {text}, {here}, {keys_out}
+SELECT c.version, c.first, c.seqs, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:c}
 FROM changed c
-LEFT JOIN {source} t ON ({t_key}) = ({c_key})
-CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d
+LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})
+CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d
 ORDER BY c.first;
 
 -- name: has_work
@@ -41,14 +41,14 @@ SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND gener
 -- name: read_backfill
 -- The next page of the source in key order. A row that has a version already is not embedded again: the outbox
 -- follows it.
-SELECT s.version IS NOT NULL AS present, {known_fingerprint}, {text}, {t_keys_out}
-FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s) t
-LEFT JOIN {store} s ON ({s_key}) = ({t_key}) AND {first_chunk}
-CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document} END AS document OFFSET 0) d
-ORDER BY {t_key};
+SELECT s.version IS NOT NULL AS present, {known_fingerprint:d}, {document_text:d}, {source_key_out:t}
+FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s) t
+LEFT JOIN {store} s ON ({key:s}) = ({source_key:t}) AND {first_chunk}
+CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document:t} END AS document OFFSET 0) d
+ORDER BY {source_key:t};
 
 -- name: beyond
-({t_key}) > ({after})
+({source_key:t}) > ({after})
 
 -- name: start_backfill
 -- The total is exact for a small source; for a large one the planner's estimate, or a guess from its size.
@@ -58,8 +58,8 @@ SET state = 'running', started_at = coalesce(started_at, now()),
                               WHEN sum(c.reltuples) > 0 THEN sum(c.reltuples)::bigint
                               ELSE (sum(pg_table_size(c.oid)) / 500)::bigint END
                   FROM pg_class c
-                  WHERE c.oid = {source_text}::regclass
-                     OR c.oid IN (SELECT p.relid FROM pg_partition_tree({source_text}::regclass) p))
+                  WHERE c.oid = {literal:source}::regclass
+                     OR c.oid IN (SELECT p.relid FROM pg_partition_tree({literal:source}::regclass) p))
 WHERE generation_id = %(id)s;
 
 -- name: advance_backfill

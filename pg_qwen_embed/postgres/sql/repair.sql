@@ -9,41 +9,41 @@ SELECT set_config('synchronous_commit', 'on', true), pg_current_xact_id();
 -- Rows locked by the application are left for another time, and counted; failures wait for their own time, unless they
 -- are parked.
 WITH page AS MATERIALIZED (
-    SELECT {t_key_as}, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
-    FROM {source} t WHERE {beyond} ORDER BY {t_key} LIMIT %(rows)s
+    SELECT {source_key_as:t}, _qwen_embed.fingerprint({document:t}) AS fingerprint, {has_vector} AS has_vector
+    FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s
 ), wrong AS (
-    SELECT {p_key} FROM page p LEFT JOIN {stored_of_page}
+    SELECT {key:p} FROM page p LEFT JOIN {stored_of_page}
     WHERE (p.fingerprint IS DISTINCT FROM s.fingerprint OR (p.fingerprint IS NOT NULL AND NOT p.has_vector) OR NOT {whole})
       AND (%(missing)s OR s.version IS NOT NULL)
-      AND NOT EXISTS (SELECT FROM {failure} f WHERE ({f_key}) = ({p_key}) AND f.next_attempt_at IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM {failure} f WHERE ({key:f}) = ({key:p}) AND f.next_attempt_at IS NOT NULL)
 ), n AS (
-    SELECT {t_key_as} FROM {source} t JOIN wrong p ON ({t_key}) = ({p_key}) FOR SHARE OF t SKIP LOCKED
+    SELECT {source_key_as:t} FROM {source} t JOIN wrong p ON ({source_key:t}) = ({key:p}) FOR SHARE OF t SKIP LOCKED
 ), enqueued AS (
-    INSERT INTO {outbox} ({keys}) SELECT {n_key} FROM n RETURNING 1
+    INSERT INTO {outbox} ({keys}) SELECT {key:n} FROM n RETURNING 1
 )
 SELECT (SELECT count(*) FROM enqueued), (SELECT count(*) FROM wrong) - (SELECT count(*) FROM n),
-       (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
+       (SELECT ARRAY[{key_text:p}] FROM page p ORDER BY {key_descending:p} LIMIT 1);
 
 -- name: repair_orphans_page
 -- One page of the store in key order: vectors whose row has gone are enqueued, and the worker removes them.
 WITH page AS MATERIALIZED (
-    SELECT {distinct} {s_key} FROM {store} s WHERE {beyond} ORDER BY {s_key} LIMIT %(rows)s
+    SELECT {distinct} {key:s} FROM {store} s WHERE {beyond} ORDER BY {key:s} LIMIT %(rows)s
 ), enqueued AS (
     INSERT INTO {outbox} ({keys})
-    SELECT {p_key} FROM page p WHERE NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({p_key}))
+    SELECT {key:p} FROM page p WHERE NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:p}))
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM enqueued), 0::bigint,
-       (SELECT ARRAY[{keys_as_text}] FROM page p ORDER BY {p_key_last_first} LIMIT 1);
+       (SELECT ARRAY[{key_text:p}] FROM page p ORDER BY {key_descending:p} LIMIT 1);
 
 -- name: stored_of_page_plain
-{store} s ON ({s_key}) = ({p_key})
+{store} s ON ({key:s}) = ({key:p})
 
 -- name: stored_of_page_chunked
-LATERAL (SELECT {all_chunks} FROM {store} s WHERE ({s_key}) = ({p_key})) s ON true
+LATERAL (SELECT {all_chunks} FROM {store} s WHERE ({key:s}) = ({key:p})) s ON true
 
 -- name: store_beyond
-({s_key}) > ({after})
+({key:s}) > ({after})
 
 -- name: ring
 -- What a trigger does at its end: notify if the worker sleeps.

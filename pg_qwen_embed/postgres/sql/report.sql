@@ -1,6 +1,6 @@
 -- name: read_status
 -- Counts are exact below a million rows and the planner's estimate above.
-SELECT r.rows, v.vectors, v.cut, v.chunks,
+SELECT r.rows, v.vectors, v.truncated, v.chunks,
        (SELECT count(*) FROM {outbox}) AS pending,
        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT o.changed_at FROM {outbox} o
                                                                     ORDER BY o.seq LIMIT 1))), 0)::float8 AS lag_seconds,
@@ -19,7 +19,7 @@ SELECT r.rows, v.vectors, v.cut, v.chunks,
        (SELECT count(*)
         FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[])
              AS e(name, body, whatever_columns)
-        JOIN pg_trigger g ON g.tgrelid = {source_text}::regclass AND g.tgname = e.name AND g.tgenabled IN ('A', 'O')
+        JOIN pg_trigger g ON g.tgrelid = {literal:source}::regclass AND g.tgname = e.name AND g.tgenabled IN ('A', 'O')
                          AND (g.tgattr = '' OR NOT e.whatever_columns)
         JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body) AS triggers,
        (SELECT format('pid %%s (%%s), in a transaction for %%s s', a.pid, a.application_name,
@@ -31,21 +31,21 @@ SELECT r.rows, v.vectors, v.cut, v.chunks,
 FROM _qwen_embed.backfill b
 CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {source})
                                 ELSE c.reltuples::bigint END AS rows
-                    FROM pg_class c WHERE c.oid = {source_text}::regclass) r
+                    FROM pg_class c WHERE c.oid = {literal:source}::regclass) r
 CROSS JOIN LATERAL ({stored}) v
 WHERE b.generation_id = %(id)s;
 
 -- name: stored_plain
 SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
             ELSE c.reltuples::bigint END AS vectors,
-       CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE cut)
+       CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE truncated)
             ELSE (c.reltuples * coalesce((
                 SELECT s.most_common_freqs[array_position(s.most_common_vals::text::boolean[], true)]
                 FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
-                WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = 'cut'
-            ), 0))::bigint END AS cut,
+                WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = 'truncated'
+            ), 0))::bigint END AS truncated,
        NULL::bigint AS chunks
-FROM pg_class c WHERE c.oid = {store_text}::regclass
+FROM pg_class c WHERE c.oid = {literal:store}::regclass
 
 -- name: stored_chunked
 -- Every row has a first chunk.
@@ -55,10 +55,10 @@ SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE chun
                 FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
                 WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = 'chunk'
             ), 1))::bigint END AS vectors,
-       0::bigint AS cut,
+       0::bigint AS truncated,
        CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
             ELSE c.reltuples::bigint END AS chunks
-FROM pg_class c WHERE c.oid = {store_text}::regclass
+FROM pg_class c WHERE c.oid = {literal:store}::regclass
 
 -- name: all_chunks
 -- What the chunks of one row say together; whole: none is missing, and none left over.
@@ -70,7 +70,7 @@ coalesce(count(*) = max(s.chunk) AND max(s.chunks) = max(s.chunk) AND min(s.vers
 {store}
 
 -- name: stored_by_row_chunked
-(SELECT {s_key}, {all_chunks} FROM {store} s GROUP BY {s_key})
+(SELECT {key:s}, {all_chunks} FROM {store} s GROUP BY {key:s})
 
 -- name: count_drift
 -- What should be against what is, by fingerprint.
@@ -80,9 +80,9 @@ SELECT count(*) FILTER (WHERE d.here AND d.fingerprint IS NOT NULL
                           AND s.fingerprint IS DISTINCT FROM d.fingerprint
                           AND ({whole} OR d.fingerprint IS NULL)) AS stale,
        count(*) FILTER (WHERE d.here IS NULL AND s.fingerprint IS NOT NULL) AS orphaned
-FROM (SELECT {t_key_as}, true AS here, _qwen_embed.fingerprint({document}) AS fingerprint, {has_vector} AS has_vector
+FROM (SELECT {source_key_as:t}, true AS here, _qwen_embed.fingerprint({document:t}) AS fingerprint, {has_vector} AS has_vector
       FROM {source} t) d
-FULL JOIN {stored_by_row} s ON ({d_key}) = ({s_key});
+FULL JOIN {stored_by_row} s ON ({key:d}) = ({key:s});
 
 -- name: search
 -- The nearest rows by the view, through the index: ORDER BY the bare distance, ascending, with a LIMIT.

@@ -13,23 +13,23 @@ SELECT set_config('lock_timeout', '50s', true), pg_advisory_xact_lock(%(lock)s, 
 -- `v` is used once: what is used twice is stored, vectors and all.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
-                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, cut, embedding)
+                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, truncated, embedding)
 ), v AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.cut, a.embedding
-    FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.truncated, a.embedding
+    FROM a ORDER BY {key_casts}, a.version DESC
 ), written AS (
-    INSERT INTO {store} AS s ({keys}, version, fingerprint, cut, embedding)
-    SELECT {v_key}, v.version, v.fingerprint, v.cut, v.embedding
-    FROM v JOIN {source} t ON ({t_key}) = ({v_key})
-    ORDER BY {v_key}
+    INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated, embedding)
+    SELECT {key:v}, v.version, v.fingerprint, v.truncated, v.embedding
+    FROM v JOIN {source} t ON ({source_key:t}) = ({key:v})
+    ORDER BY {key:v}
     ON CONFLICT ({keys}) DO UPDATE
-    SET version = excluded.version, fingerprint = excluded.fingerprint, cut = excluded.cut,
+    SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated,
         embedding = excluded.embedding
     WHERE s.version < excluded.version
     RETURNING 1
 ), cleared_failures AS (
     DELETE FROM {failure} f USING unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
-    WHERE EXISTS (SELECT FROM {failure}) AND ({f_key}) = ({a_key_values}) AND f.version <= a.version
+    WHERE EXISTS (SELECT FROM {failure}) AND ({key:f}) = ({key_casts}) AND f.version <= a.version
 ), acknowledged AS (
     DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
 )
@@ -42,16 +42,16 @@ WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[], %(counts)s::bigint[])
          WITH ORDINALITY AS a({keys}, version, fingerprint, chunks, position)
 ), v AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.chunks, a.position
-    FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.chunks, a.position
+    FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
-    SELECT {v_key}, v.version, v.fingerprint, v.chunks, v.position FROM v JOIN {source} t ON ({t_key}) = ({v_key})
-    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({v_key}) AND s.version >= v.version)
+    SELECT {key:v}, v.version, v.fingerprint, v.chunks, v.position FROM v JOIN {source} t ON ({source_key:t}) = ({key:v})
+    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({key:s}) = ({key:v}) AND s.version >= v.version)
 ), surplus_chunks AS (
-    DELETE FROM {store} s USING n WHERE ({s_key}) = ({n_key}) AND s.chunk > n.chunks
+    DELETE FROM {store} s USING n WHERE ({key:s}) = ({key:n}) AND s.chunk > n.chunks
 ), written AS (
     INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, embedding)
-    SELECT {n_key}, p.chunk, n.chunks, int4range(p.begins::int, p.ends::int), n.version, n.fingerprint, p.embedding
+    SELECT {key:n}, p.chunk, n.chunks, int4range(p.begins::int, p.ends::int), n.version, n.fingerprint, p.embedding
     FROM n JOIN unnest(%(positions)s::bigint[], %(chunks)s::bigint[], %(begins)s::bigint[], %(ends)s::bigint[],
                        %(embeddings)s::{halfvec}[]) AS p(position, chunk, begins, ends, embedding) USING (position)
     ON CONFLICT ({keys}, chunk) DO UPDATE
@@ -59,7 +59,7 @@ WITH a AS (
         embedding = excluded.embedding
     RETURNING 1
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING v WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
+    DELETE FROM {failure} f USING v WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
 ), acknowledged AS (
     DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
 )
@@ -72,32 +72,32 @@ SELECT count(*) FROM written;
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
                          %(truncated)s::boolean[], %(embeddings)s::{halfvec}[])
-         WITH ORDINALITY AS a({keys}, version, fingerprint, cut, embedding, position)
+         WITH ORDINALITY AS a({keys}, version, fingerprint, truncated, embedding, position)
 ), v AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.fingerprint, a.cut, a.embedding
-    FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.truncated, a.embedding
+    FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
-    SELECT {t_key_as} FROM {source} t JOIN v ON ({t_key}) = ({v_key})
-    ORDER BY {t_key} FOR NO KEY UPDATE OF t SKIP LOCKED
+    SELECT {source_key_as:t} FROM {source} t JOIN v ON ({source_key:t}) = ({key:v})
+    ORDER BY {source_key:t} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), noted AS (
-    INSERT INTO {store} AS s ({keys}, version, fingerprint, cut)
-    SELECT {v_key}, v.version, v.fingerprint, v.cut FROM v JOIN n ON ({n_key}) = ({v_key})
+    INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated)
+    SELECT {key:v}, v.version, v.fingerprint, v.truncated FROM v JOIN n ON ({key:n}) = ({key:v})
     ON CONFLICT ({keys}) DO UPDATE
-    SET version = excluded.version, fingerprint = excluded.fingerprint, cut = excluded.cut
+    SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated
     WHERE s.version < excluded.version
-    RETURNING {s_key}
+    RETURNING {key:s}
 ), written AS (
     UPDATE {source} t SET {column} = v.embedding
-    FROM v JOIN noted s ON ({s_key}) = ({v_key})
-    WHERE ({t_key}) = ({v_key})
+    FROM v JOIN noted s ON ({key:s}) = ({key:v})
+    WHERE ({source_key:t}) = ({key:v})
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING v JOIN n ON ({n_key}) = ({v_key})
-    WHERE ({f_key}) = ({v_key}) AND f.version <= v.version
+    DELETE FROM {failure} f USING v JOIN n ON ({key:n}) = ({key:v})
+    WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
 ), locked AS (
     SELECT p.position
     FROM (SELECT {key_values}, a.position FROM a) p
-    JOIN {source} t ON ({t_key}) = ({p_key})
-    LEFT JOIN n ON ({n_key}) = ({p_key})
+    JOIN {source} t ON ({source_key:t}) = ({key:p})
+    LEFT JOIN n ON ({key:n}) = ({key:p})
     WHERE n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
@@ -113,18 +113,18 @@ SELECT position FROM locked;
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[]) AS a({keys}, version, here)
 ), c AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.here FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.here FROM a ORDER BY {key_casts}, a.version DESC
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
-    SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key}) WHERE c.here ORDER BY {c_key}
-    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, cut = false, fingerprint = NULL, embedding = NULL
+    SELECT {key:c}, c.version FROM c JOIN {source} t ON ({source_key:t}) = ({key:c}) WHERE c.here ORDER BY {key:c}
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL, embedding = NULL
     WHERE s.version < excluded.version
 ), removed AS (
     DELETE FROM {store} s USING c
-    WHERE ({s_key}) = ({c_key}) AND s.version < c.version
-      AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
+    WHERE ({key:s}) = ({key:c}) AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:c}))
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
+    DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
@@ -133,23 +133,23 @@ DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[]) AS a({keys}, version, here)
 ), c AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.here FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.here FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
-    SELECT {c_key}, c.version FROM c JOIN {source} t ON ({t_key}) = ({c_key})
-    WHERE c.here AND NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({c_key}) AND s.version >= c.version)
+    SELECT {key:c}, c.version FROM c JOIN {source} t ON ({source_key:t}) = ({key:c})
+    WHERE c.here AND NOT EXISTS (SELECT FROM {store} s WHERE ({key:s}) = ({key:c}) AND s.version >= c.version)
 ), surplus_chunks AS (
-    DELETE FROM {store} s USING n WHERE ({s_key}) = ({n_key}) AND s.chunk > 1
+    DELETE FROM {store} s USING n WHERE ({key:s}) = ({key:n}) AND s.chunk > 1
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, chunk, version)
-    SELECT {n_key}, 1, n.version FROM n
+    SELECT {key:n}, 1, n.version FROM n
     ON CONFLICT ({keys}, chunk) DO UPDATE
     SET chunks = 1, span = NULL, version = excluded.version, fingerprint = NULL, embedding = NULL
 ), removed AS (
     DELETE FROM {store} s USING c
-    WHERE ({s_key}) = ({c_key}) AND s.version < c.version
-      AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
+    WHERE ({key:s}) = ({key:c}) AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:c}))
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
+    DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
@@ -161,26 +161,26 @@ WITH a AS (
 ), p AS (
     SELECT {key_values}, a.version, a.here, a.position FROM a
 ), c AS (
-    SELECT DISTINCT ON ({p_key}) {p_key}, p.version, p.here FROM p ORDER BY {p_key}, p.version DESC
+    SELECT DISTINCT ON ({key:p}) {key:p}, p.version, p.here FROM p ORDER BY {key:p}, p.version DESC
 ), n AS (
-    SELECT {t_key_as} FROM {source} t JOIN c ON ({t_key}) = ({c_key}) WHERE c.here
-    ORDER BY {t_key} FOR NO KEY UPDATE OF t SKIP LOCKED
+    SELECT {source_key_as:t} FROM {source} t JOIN c ON ({source_key:t}) = ({key:c}) WHERE c.here
+    ORDER BY {source_key:t} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
-    SELECT {c_key}, c.version FROM c JOIN n ON ({n_key}) = ({c_key})
-    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, cut = false, fingerprint = NULL
+    SELECT {key:c}, c.version FROM c JOIN n ON ({key:n}) = ({key:c})
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL
     WHERE s.version < excluded.version
-    RETURNING {s_key}
+    RETURNING {key:s}
 ), erased AS (
-    UPDATE {source} t SET {column} = NULL FROM blank s WHERE ({t_key}) = ({s_key})
+    UPDATE {source} t SET {column} = NULL FROM blank s WHERE ({source_key:t}) = ({key:s})
 ), removed AS (
     DELETE FROM {store} s USING c
-    WHERE ({s_key}) = ({c_key}) AND s.version < c.version
-      AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({c_key}))
+    WHERE ({key:s}) = ({key:c}) AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:c}))
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING c WHERE ({f_key}) = ({c_key}) AND f.version <= c.version
+    DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 ), locked AS (
-    SELECT p.position FROM p JOIN {source} t ON ({t_key}) = ({p_key}) LEFT JOIN n ON ({n_key}) = ({p_key})
+    SELECT p.position FROM p JOIN {source} t ON ({source_key:t}) = ({key:p}) LEFT JOIN n ON ({key:n}) = ({key:p})
     WHERE p.here AND n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
@@ -193,10 +193,10 @@ SELECT position FROM locked;
 -- The source was emptied when it drew this version: whatever is older, and has no row, goes.
 WITH removed AS (
     DELETE FROM {store} s
-    WHERE s.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({s_key}))
+    WHERE s.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:s}))
 ), cleared_failures AS (
     DELETE FROM {failure} f
-    WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({t_key}) = ({f_key}))
+    WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:f}))
 )
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
@@ -208,13 +208,13 @@ WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(attempts)s::int[], %(errors)s::text[],
                          %(retry_afters)s::float8[]) AS a({keys}, version, attempts, error, retry_after)
 ), c AS (
-    SELECT DISTINCT ON ({a_key_values}) {key_values}, a.version, a.attempts, a.error, a.retry_after
-    FROM a ORDER BY {a_key_values}, a.version DESC
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.attempts, a.error, a.retry_after
+    FROM a ORDER BY {key_casts}, a.version DESC
 ), failed AS (
     INSERT INTO {failure} AS f ({keys}, version, attempts, error, next_attempt_at)
-    SELECT {c_key}, c.version, c.attempts, c.error, now() + make_interval(secs => c.retry_after)
-    FROM c JOIN {source} t ON ({t_key}) = ({c_key})
-    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({s_key}) = ({c_key}) AND s.version > c.version)
+    SELECT {key:c}, c.version, c.attempts, c.error, now() + make_interval(secs => c.retry_after)
+    FROM c JOIN {source} t ON ({source_key:t}) = ({key:c})
+    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({key:s}) = ({key:c}) AND s.version > c.version)
     ON CONFLICT ({keys}) DO UPDATE
     SET version = excluded.version, attempts = excluded.attempts, error = excluded.error, last_at = now(),
         first_at = CASE WHEN f.version = excluded.version THEN f.first_at ELSE now() END,
@@ -225,14 +225,14 @@ DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: read_failures
 -- Failures whose time has come, with the document of now. A newer one is in the outbox as well, and wins by its version.
-SELECT f.version, f.attempts, {known_fingerprint}, {text}, {here}, {f_keys_out}
+SELECT f.version, f.attempts, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:f}
 FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
-LEFT JOIN {source} t ON ({t_key}) = ({f_key})
-CROSS JOIN LATERAL (SELECT {document} AS document OFFSET 0) d;
+LEFT JOIN {source} t ON ({source_key:t}) = ({key:f})
+CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d;
 
 -- name: list_failures
-SELECT f.attempts, f.error, f.first_at, f.last_at, f.next_attempt_at, {f_key}
-FROM {failure} f WHERE {chosen} ORDER BY f.last_at DESC, {f_key};
+SELECT f.attempts, f.error, f.first_at, f.last_at, f.next_attempt_at, {key:f}
+FROM {failure} f WHERE {chosen} ORDER BY f.last_at DESC, {key:f};
 
 -- name: retry_failures
 WITH due AS (

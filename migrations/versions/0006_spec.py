@@ -1,0 +1,69 @@
+"""The properties of a generation as one JSON object, and the store's column `truncated`, which was called `cut`."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0006"
+down_revision = "0005"
+
+SCHEMA = "_qwen_embed"
+
+
+def upgrade() -> None:
+    op.add_column("generation", sa.Column("spec", JSONB), schema=SCHEMA)
+    op.execute("""
+        UPDATE _qwen_embed.generation SET spec = jsonb_build_object(
+            'model', model, 'dimensions', dimensions, 'template', template, 'distance', distance, 'store', store,
+            'too_long', too_long, 'weight_version', weight_version, 'full_dimensions', full_dimensions,
+            'chunking', CASE WHEN chunk_tokens IS NOT NULL
+                             THEN jsonb_build_object('tokens', chunk_tokens, 'overlap', chunk_overlap) END)
+    """)
+    op.alter_column("generation", "spec", nullable=False, schema=SCHEMA)
+    for name in ("model", "dimensions", "distance", "template", "store", "too_long", "weight_version",
+                 "full_dimensions", "chunk_tokens", "chunk_overlap"):  # fmt: skip
+        op.drop_column("generation", name, schema=SCHEMA)
+    for store in _stores("cut"):
+        op.alter_column(store, "cut", new_column_name="truncated", schema=SCHEMA)
+
+
+def downgrade() -> None:
+    for store in _stores("truncated"):
+        op.alter_column(store, "truncated", new_column_name="cut", schema=SCHEMA)
+    for column in (
+        sa.Column("model", sa.Text),
+        sa.Column("dimensions", sa.Integer),
+        sa.Column("distance", sa.Text),
+        sa.Column("template", JSONB),
+        sa.Column("store", sa.Text),
+        sa.Column("too_long", sa.Text, nullable=False, server_default="truncate"),
+        sa.Column("weight_version", sa.Text),
+        sa.Column("full_dimensions", sa.Integer),
+        sa.Column("chunk_tokens", sa.Integer),
+        sa.Column("chunk_overlap", sa.Integer, nullable=False, server_default="0"),
+    ):
+        op.add_column("generation", column, schema=SCHEMA)
+    op.execute("""
+        UPDATE _qwen_embed.generation SET
+            model = spec->>'model', dimensions = (spec->>'dimensions')::integer, distance = spec->>'distance',
+            template = spec->'template', store = spec->>'store', too_long = spec->>'too_long',
+            weight_version = spec->>'weight_version', full_dimensions = (spec->>'full_dimensions')::integer,
+            chunk_tokens = (spec->'chunking'->>'tokens')::integer,
+            chunk_overlap = coalesce((spec->'chunking'->>'overlap')::integer, 0)
+    """)
+    for name in ("model", "dimensions", "distance", "template", "store"):
+        op.alter_column("generation", name, nullable=False, schema=SCHEMA)
+    op.drop_column("generation", "spec", schema=SCHEMA)
+
+
+def _stores(column: str) -> list[str]:
+    """Those that have this column; the store of a chunked generation has not."""
+    found = op.get_bind().execute(
+        sa.text("""
+            SELECT c.relname FROM _qwen_embed.generation g
+            JOIN pg_class c ON c.relname = 'store_' || g.id AND c.relnamespace = '_qwen_embed'::regnamespace
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = :column AND NOT a.attisdropped
+        """),
+        {"column": column},
+    )
+    return [name for (name,) in found]

@@ -1,0 +1,78 @@
+"""Embeddings and their generations. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pg_qwen_embed.domain.prompt import PromptStyle
+from pg_qwen_embed.domain.source import Source
+from pg_qwen_embed.domain.spec import Layout, Spec
+
+
+class GenerationState(StrEnum):
+    BUILDING = "building"  # it is filled, and followed; queries do not see it yet
+    LIVE = "live"  # the one that queries see
+    RETIRED = "retired"  # queries saw it before; it is followed until it is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One physical version of an embedding; its id names its outbox, store, failure table and triggers."""
+
+    id: int
+    state: GenerationState
+    spec: Spec
+
+    @property
+    def layout(self) -> Layout:
+        return self.spec.layout
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A named declaration on a source: what applications see and query."""
+
+    name: str
+    source: Source
+    instruction: str
+    live: Generation
+    building: Generation | None = None
+    retired: tuple[Generation, ...] = ()
+    prompt_style: PromptStyle = PromptStyle.PLAIN
+    column: str = "embedding"
+    vector_schema: str = "public"  # where the extension's types and operators live
+
+    @property
+    def targets(self) -> Iterator["Target"]:
+        """Every generation that is followed, the live one first."""
+        building = () if self.building is None else (self.building,)
+        return (Target(self, generation) for generation in (self.live, *building, *self.retired))
+
+    @property
+    def target(self) -> "Target":
+        """The live generation."""
+        return Target(self, self.live)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One generation of an embedding: what the worker follows, the store writes and the DDL creates."""
+
+    embedding: Embedding
+    generation: Generation
+
+    @property
+    def id(self) -> int:
+        return self.generation.id
+
+    @property
+    def name(self) -> str:
+        return self.embedding.name
+
+    @property
+    def source(self) -> Source:
+        return self.embedding.source
+
+    @property
+    def spec(self) -> Spec:
+        return self.generation.spec

@@ -1,0 +1,88 @@
+"""What is said of an embedding: status, failures, drift, search results. Pure."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class BackfillState(StrEnum):
+    NONE = "none"  # none was asked for
+    PENDING = "pending"
+    RUNNING = "running"  # the source is scanned
+    INDEXING = "indexing"  # every row has its vector
+    DONE = "done"
+
+
+class IndexState(StrEnum):
+    NONE = "none"
+    BUILDING = "building"
+    INVALID = "invalid"  # a build was interrupted
+    VALID = "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillProgress:
+    state: BackfillState
+    rows_done: int
+    rows_total: int
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One embedding at one moment. Lag is in seconds: the age of the oldest change that is not acknowledged."""
+
+    name: str
+    source: str
+    model: str
+    dimensions: int
+    rows: int
+    vectors: int  # rows that have one, or have chunks
+    truncated: int  # of the vectors, those of documents longer than the model takes: only the beginning is embedded
+    pending: int
+    lag_seconds: float
+    failures: int
+    backfill: BackfillProgress
+    index: IndexState
+    leader: str | None = None
+    broken_triggers: int = 0  # of five: dropped, disabled, altered, or blind to a BEFORE trigger that was added
+    vacuum_blocked_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
+    model_mismatch: bool = False  # the server has another model than was attached, and receives no documents
+    problem: str | None = None
+    chunks: int | None = None  # None: its documents are not divided
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A document the server rejects. next_attempt_at: None when it is parked."""
+
+    key: dict[str, object]
+    attempts: int
+    error: str
+    first_at: datetime
+    last_at: datetime
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Rows whose vector is missing, stale or orphaned. Rows with an open failure or a pending change count too."""
+
+    missing: int
+    stale: int
+    orphaned: int
+
+    @property
+    def total(self) -> int:
+        return self.missing + self.stale + self.orphaned
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result: the row's columns without its embedding, and the distance to the query.
+
+    Of documents that are divided also the nearest chunk: `chunk`, `span` and `chunk_text`."""
+
+    distance: float
+    row: dict[str, object] = field(default_factory=dict)

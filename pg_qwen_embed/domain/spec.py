@@ -1,0 +1,112 @@
+"""What a generation is made of. A spec is frozen: to change a property is to start another generation. Pure.
+
+The registry keeps a spec as one JSON object. A property that is added here needs a default, with which the objects
+written before are read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pg_qwen_embed.domain import template
+from pg_qwen_embed.domain.template import Template
+
+MAX_DIMENSIONS = 4000  # the most an HNSW index on halfvec holds (pgvector README, "Half-Precision Indexing")
+MIN_DIMENSIONS = 1
+SHORTEST_CHUNK = 16  # tokens: one character makes at most 14, composed and with those the tokenizer adds
+
+
+class Distance(StrEnum):
+    COSINE = "cosine"
+    INNER_PRODUCT = "ip"
+    L2 = "l2"
+
+    @property
+    def operator(self) -> str:
+        return {"cosine": "<=>", "ip": "<#>", "l2": "<->"}[self.value]
+
+    @property
+    def operator_class(self) -> str:
+        return f"halfvec_{self.value}_ops"
+
+
+class StoreKind(StrEnum):
+    """Where the vectors are kept: in a table of the generation, or in a column of the source."""
+
+    TABLE = "table"
+    COLUMN = "column"
+
+
+class TooLong(StrEnum):
+    """What happens to a document that is longer than the model takes."""
+
+    TRUNCATE = "truncate"  # its beginning is embedded, as many tokens as fit
+    FAIL = "fail"  # it becomes a failure
+
+
+class Layout(StrEnum):
+    """How a store is laid out. What differs by layout is an object of postgres/layouts.py."""
+
+    TABLE = "table"  # one vector a row, in the store
+    COLUMN = "column"  # one vector a row, in the source; the store has its version and fingerprint
+    CHUNKED = "chunked"  # a vector for each chunk, in the store
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """Documents of more tokens are divided; each chunk repeats up to `overlap` tokens of the one before it."""
+
+    tokens: int
+    overlap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The properties of a generation."""
+
+    model: str
+    dimensions: int
+    template: Template
+    distance: Distance = Distance.COSINE
+    store: StoreKind = StoreKind.TABLE
+    too_long: TooLong = TooLong.TRUNCATE
+    chunking: Chunking | None = None  # None: a document is not divided
+    weight_version: str | None = None  # what the server said of the model; None: it did not, and any will do
+    full_dimensions: int | None = None  # of the server's own vectors, before they are shortened; None likewise
+
+    @property
+    def layout(self) -> Layout:
+        if self.chunking is not None:
+            return Layout.CHUNKED
+        return Layout.COLUMN if self.store is StoreKind.COLUMN else Layout.TABLE
+
+    def to_json(self) -> dict[str, Any]:
+        """As the registry keeps it; `from_json` reads it."""
+        chunking = self.chunking and {"tokens": self.chunking.tokens, "overlap": self.chunking.overlap}
+        return {
+            "model": self.model,
+            "dimensions": self.dimensions,
+            "template": self.template.to_json(),
+            "distance": self.distance.value,
+            "store": self.store.value,
+            "too_long": self.too_long.value,
+            "chunking": chunking,
+            "weight_version": self.weight_version,
+            "full_dimensions": self.full_dimensions,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Spec":
+        """Raises KeyError, TypeError or ValueError for an object that `to_json` did not make."""
+        given = dict(value)
+        chunking = given.pop("chunking", None)
+        return Spec(
+            model=given.pop("model"),
+            dimensions=given.pop("dimensions"),
+            template=template.from_json(given.pop("template")),
+            distance=Distance(given.pop("distance", Distance.COSINE)),
+            store=StoreKind(given.pop("store", StoreKind.TABLE)),
+            too_long=TooLong(given.pop("too_long", TooLong.TRUNCATE)),
+            chunking=Chunking(**chunking) if chunking else None,
+            **given,
+        )

@@ -1,0 +1,114 @@
+"""The objects of an embedding, in two halves: a generation with its triggers, and the public interface.
+
+The halves are separate, so that the interface can be replaced alone. Each function yields its statements in order."""
+
+from collections.abc import Iterator
+
+from psycopg import sql
+
+from pg_qwen_embed.domain.embedding import Embedding, Target
+from pg_qwen_embed.postgres.connection import as_text
+from pg_qwen_embed.postgres.names import Names, names_of
+from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.postgres.triggers import triggers
+
+
+def attach(embedding: Embedding) -> Iterator[sql.Composed]:
+    """Everything of an embedding with one generation.
+
+    The triggers come last: they take the strongest lock on the source, and its writers wait until the commit."""
+    yield from generation(embedding.target)
+    yield from interface(embedding)
+    yield from follow(embedding.target)
+
+
+def generation(target: Target) -> Iterator[sql.Composed]:
+    """The tables and functions of a generation. `follow` adds the triggers."""
+    yield from _tables(Names(target))
+    yield from _row_functions(Names(target))
+
+
+def follow(target: Target) -> Iterator[sql.Composed]:
+    """The triggers by which a generation follows its source."""
+    for trigger in triggers(target):
+        yield from trigger.create(target)
+
+
+def unfollow(target: Target) -> Iterator[sql.Composed]:
+    """The triggers and their functions, dropped."""
+    for trigger in triggers(target):
+        yield trigger.drop(target)
+        yield trigger.drop_function(target)
+
+
+def interface(embedding: Embedding) -> Iterator[sql.Composed]:
+    """What applications see: the view, and the search function of a chunked embedding."""
+    names = names_of(embedding)
+    yield statement(names.layout.create_view, names)
+    yield statement("comment_view", names, comment=names.comment("rows with their vectors; what applications query"))
+    if names.layout.has_chunks:
+        yield statement("create_search_function", names, body=sql.Literal(as_text(statement("search_body", names))))
+        comment = names.comment("the rows nearest to a query, each with its best chunk, nearest first")
+        yield statement("comment_search_function", names, comment=comment)
+
+
+def drop_interface(embedding: Embedding) -> Iterator[sql.Composed]:
+    names = names_of(embedding)
+    if names.layout.has_chunks:
+        yield statement("drop_search_function", names)
+    yield statement("drop_view", names)
+
+
+def detach(embedding: Embedding) -> Iterator[sql.Composed]:
+    """Everything of an embedding, dropped. The triggers go first: writers stop appending.
+
+    A source that was dropped has no columns, and took its triggers with it."""
+    has_source = bool(embedding.source.columns)
+    for target in embedding.targets if has_source else ():
+        yield from (trigger.drop(target) for trigger in triggers(target))
+    yield from drop_interface(embedding)
+    for target in embedding.targets:
+        yield from _drop_generation(target, has_source=has_source)
+
+
+def _drop_generation(target: Target, *, has_source: bool) -> Iterator[sql.Composed]:
+    names = Names(target)
+    yield from (trigger.drop_function(target) for trigger in triggers(target))
+    for function in (names.document_function, *_key_functions(names)):
+        yield statement("drop_row_function", function=function)
+    for table in (names.outbox, names.store, names.failure):
+        yield statement("drop_table", table=table)
+    if has_source and names.layout.in_source:
+        yield statement("drop_source_column", names)
+
+
+def _tables(names: Names) -> Iterator[sql.Composed]:
+    yield statement("create_outbox", names)
+    yield statement(
+        "comment_outbox", names, comment=names.comment("keys of changed rows, until their vectors are written")
+    )
+    yield statement(names.layout.create_store, names)
+    purpose = "vectors by key, with the version and the fingerprint of the document they were made of"
+    yield statement("comment_store", names, comment=names.comment(purpose))
+    yield statement("create_failure", names)
+    yield statement("comment_failure", names, comment=names.comment("documents the embedding server rejects"))
+    if names.layout.in_source:
+        yield statement("add_source_column", names)
+        yield statement("comment_source_column", names, comment=names.comment("vectors"))
+    else:
+        yield statement("set_store_storage", names)
+
+
+def _row_functions(names: Names) -> Iterator[sql.Composed]:
+    document = names.document_function
+    yield statement("create_document_function", names)
+    yield statement("comment_row_function", names, function=document, comment=names.comment("the document of a row"))
+    comment = names.comment("a key column of a row")
+    for column, function in zip(names.target.source.key, _key_functions(names), strict=True):
+        key_column, type_ = sql.Identifier("t", column.name), sql.SQL(column.type)
+        yield statement("create_key_function", names, key_function=function, type=type_, key_column=key_column)
+        yield statement("comment_row_function", names, function=function, comment=comment)
+
+
+def _key_functions(names: Names) -> list[sql.Identifier]:
+    return [names.key_function(n) for n, _ in enumerate(names.target.source.key, 1)]

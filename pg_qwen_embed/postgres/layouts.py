@@ -1,0 +1,115 @@
+"""The three layouts of a store, one object each: what differs between them is here, and nowhere else.
+
+A layout owns the names of its statements, the parameters they are bound with, and how they are locked. Each attribute
+that names a statement is a literal, so that the catalogue's test sees it."""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from pg_qwen_embed.domain.change import Change, entries_of
+from pg_qwen_embed.domain.spec import Layout
+from pg_qwen_embed.postgres.binary import bool_array, int8_array
+from pg_qwen_embed.postgres.connection import BinaryValue
+
+TRUE = sql.SQL("true")
+Values = dict[str, BinaryValue]
+
+
+class TableLayout:
+    """One vector a row, in a table of the generation."""
+
+    create_store = "create_store_table"
+    create_view = "create_view_on_table"
+    create_index = "create_index_on_store"
+    write = "write_table"
+    clear = "clear_table"
+    search = "search"
+    stored = "stored_plain"  # a count of the vectors
+    stored_by_row = "stored_by_row_plain"  # the store, one row for each row of the source
+    stored_of_page = "stored_of_page_plain"  # the same, joined to a page of keys
+    view_columns: tuple[str, ...] = ("stale",)  # of the view's own, beside the vector
+    in_source = False  # the vectors are in a column of the source
+    has_chunks = False
+    # Whether a write sees what every write before it wrote, so that writes wait for each other.
+    writes_alone = False
+
+    first_chunk: sql.Composable = TRUE  # of the store: one row for each row of the source
+    whole: sql.Composable = TRUE  # of `stored_by_row`: no chunk is missing, and none is left over
+    distinct: sql.Composable = sql.SQL("")
+
+    def has_vector(self, column: sql.Identifier) -> sql.Composable:
+        """Of the source: whether the row has a vector, where that does not follow from the store."""
+        return TRUE
+
+    def write_values(self, changes: Sequence[Change]) -> Values:
+        """What `write` is bound with beside keys, versions, fingerprints and vectors."""
+        truncated = BinaryValue(bool_array([change.truncated for change in changes]))
+        return {"truncated": truncated} | self.entries(changes)
+
+    def entries(self, changes: Sequence[Change]) -> Values:
+        """The outbox entries that the changes settle."""
+        return {"seqs": BinaryValue(int8_array(entries_of(changes)))}
+
+    def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:
+        """From what `write` or `clear` returned: the positions of the changes that were not made."""
+        return []
+
+
+class ColumnLayout(TableLayout):
+    """One vector a row, in a column of the source.
+
+    A row that the application has locked is left for later. Its statements run in a transaction of their own, because
+    only an explicit COMMIT reports the error of a deferred trigger of the source."""
+
+    create_store = "create_store_column"
+    create_view = "create_view_on_column"
+    create_index = "create_index_on_column"
+    write = "write_column"
+    clear = "clear_column"
+    in_source = True
+
+    def has_vector(self, column: sql.Identifier) -> sql.Composable:
+        return sql.SQL("{} IS NOT NULL").format(column)
+
+    def entries(self, changes: Sequence[Change]) -> Values:
+        """Likewise, and which change each entry belongs to."""
+        positions = [n for n, change in enumerate(changes, 1) for _ in change.seqs]
+        return super().entries(changes) | {"positions": BinaryValue(int8_array(positions))}
+
+    def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:
+        return [row[0] - 1 for row in rows]
+
+
+class ChunkedLayout(TableLayout):
+    """A vector for each chunk of a document, in a table of the generation; a row is written as a whole."""
+
+    create_store = "create_store_chunked"
+    create_view = "create_view_on_chunked"
+    write = "write_chunked"
+    clear = "clear_chunked"
+    search = "search_chunks"
+    stored = "stored_chunked"
+    stored_by_row = "stored_by_row_chunked"
+    stored_of_page = "stored_of_page_chunked"
+    view_columns = ("stale", "chunk", "span", "chunk_text")
+    has_chunks = True
+    writes_alone = True
+
+    first_chunk = sql.SQL("s.chunk = 1")
+    whole = sql.SQL("s.whole")
+    distinct = sql.SQL("DISTINCT")
+
+    def write_values(self, changes: Sequence[Change]) -> Values:
+        """How many chunks each change has, and of each chunk: the change's position, its own number, and its span."""
+        spans = [(n, chunk, *span) for n, change in enumerate(changes, 1) for chunk, span in enumerate(change.spans, 1)]
+        columns = dict(zip(("positions", "chunks", "begins", "ends"), zip(*spans, strict=True), strict=True))
+        columns["counts"] = tuple(len(change.spans) for change in changes)
+        return {name: BinaryValue(int8_array(column)) for name, column in columns.items()} | self.entries(changes)
+
+
+_LAYOUTS = {Layout.TABLE: TableLayout(), Layout.COLUMN: ColumnLayout(), Layout.CHUNKED: ChunkedLayout()}
+
+
+def layout_of(layout: Layout) -> TableLayout:
+    return _LAYOUTS[layout]

@@ -1,0 +1,316 @@
+"""What the statements' placeholders stand for: the objects, keys and expressions of one generation.
+
+The internal tables name the key's columns k1, k2 ...: the source's names cannot collide with theirs, and renaming a key
+column does not reach them. In the statements `t` is the source; `o`, `c`, `v`, `s` and `f` are the outbox, the changed
+keys, the vectors to write, the store and the failures. A placeholder with an argument, `{key:s}`, names the alias."""
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from psycopg import sql
+
+from pg_qwen_embed.domain.embedding import Embedding, Target
+from pg_qwen_embed.domain.source import Column, QualifiedName
+from pg_qwen_embed.postgres import expressions
+from pg_qwen_embed.postgres.expressions import joined
+from pg_qwen_embed.postgres.layouts import layout_of
+from pg_qwen_embed.postgres.locks import Lock
+from pg_qwen_embed.postgres.sql import statement
+
+INTERNAL_SCHEMA = "_qwen_embed"
+PUBLIC_SCHEMA = "qwen_embed"
+PLAIN_STORAGE_DIMENSIONS = 1300  # up to here three vectors fit a page, and reading them needs no TOAST
+
+
+class _Objects:
+    """The objects of a generation and of its embedding, and what identifies them."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.layout = layout_of(target.generation.layout)
+
+    @property
+    def id(self) -> sql.Literal:
+        return sql.Literal(self.target.id)
+
+    @property
+    def id_text(self) -> sql.Literal:
+        return sql.Literal(str(self.target.id))
+
+    @property
+    def gate_lock(self) -> sql.Literal:
+        return sql.Literal(int(Lock.GATE))
+
+    @property
+    def source(self) -> sql.Identifier:
+        return identifier(self.target.source.table)
+
+    @property
+    def view(self) -> sql.Identifier:
+        return sql.Identifier(PUBLIC_SCHEMA, self.target.name)
+
+    @property
+    def outbox(self) -> sql.Identifier:
+        return self._internal("outbox")
+
+    @property
+    def store(self) -> sql.Identifier:
+        return self._internal("store")
+
+    @property
+    def failure(self) -> sql.Identifier:
+        return self._internal("failure")
+
+    @property
+    def document_function(self) -> sql.Identifier:
+        return self._internal("document")
+
+    def key_function(self, n: int) -> sql.Identifier:
+        """The function that takes the n-th key column (from 1) out of a row of the source."""
+        return sql.Identifier(INTERNAL_SCHEMA, f"key_{self.target.id}_{n}")
+
+    @property
+    def indexed(self) -> sql.Identifier:
+        """The table that holds the vectors."""
+        return self.source if self.layout.in_source else self.store
+
+    @property
+    def index(self) -> QualifiedName:
+        """The ANN index; it lives in the schema of the table that holds the vectors."""
+        name = f"store_{self.target.id}_hnsw"
+        if self.layout.in_source:
+            return QualifiedName(self.target.source.table.schema, f"qwen_embed_{name}")
+        return QualifiedName(INTERNAL_SCHEMA, name)
+
+    def literal(self, kind: str) -> sql.Literal:
+        """`{literal:store}`: the name of an object as text, for ::regclass."""
+        return regclass(getattr(self, kind))
+
+    def comment(self, purpose: str) -> sql.Literal:
+        """What an object of this embedding says of itself."""
+        return sql.Literal(f"pg_qwen_embed {self.target.name} (generation {self.target.id}): {purpose}")
+
+    def _internal(self, kind: str) -> sql.Identifier:
+        return sql.Identifier(INTERNAL_SCHEMA, f"{kind}_{self.target.id}")
+
+
+class _Keys(_Objects):
+    """The key's columns: as the source calls them, as the internal tables do, and as they travel."""
+
+    @property
+    def _columns(self) -> tuple[Column, ...]:
+        return self.target.source.key
+
+    @property
+    def _numbered(self) -> list[tuple[int, Column]]:
+        return list(enumerate(self._columns, 1))
+
+    @property
+    def keys(self) -> sql.Composed:
+        """`k1, k2`."""
+        return joined(sql.Identifier(f"k{n}") for n, _ in self._numbered)
+
+    def key(self, alias: str) -> sql.Composed:
+        """`s.k1, s.k2`."""
+        return joined(sql.Identifier(alias, f"k{n}") for n, _ in self._numbered)
+
+    def source_key(self, alias: str) -> sql.Composed:
+        """`t.lang, t.id`: the key as the source calls it."""
+        return joined(sql.Identifier(alias, column.name) for column in self._columns)
+
+    def source_key_as(self, alias: str) -> sql.Composed:
+        """`t.lang AS k1, t.id AS k2`."""
+        return joined(
+            sql.SQL("{} AS {}").format(sql.Identifier(alias, column.name), sql.Identifier(f"k{n}"))
+            for n, column in self._numbered
+        )
+
+    def key_out(self, alias: str) -> sql.Composed:
+        """The key as it is sent to us."""
+        return joined(expressions.as_sent(sql.Identifier(alias, f"k{n}"), column) for n, column in self._numbered)
+
+    def source_key_out(self, alias: str) -> sql.Composed:
+        """Likewise, from the source."""
+        return joined(expressions.as_sent(sql.Identifier(alias, column.name), column) for column in self._columns)
+
+    def key_of_row(self, row: str) -> sql.Composed:
+        """Every key column of a row of the source, whatever the columns are called by now."""
+        record = sql.SQL(row)
+        return joined(sql.SQL("{}({})").format(self.key_function(n), record) for n, _ in self._numbered)
+
+    def key_text(self, alias: str) -> sql.Composed:
+        """`p.k1::text, p.k2::text`."""
+        return joined(sql.SQL("{}::text").format(sql.Identifier(alias, f"k{n}")) for n, _ in self._numbered)
+
+    def key_descending(self, alias: str) -> sql.Composed:
+        """`p.k1 DESC, p.k2 DESC`."""
+        return joined(sql.SQL("{} DESC").format(sql.Identifier(alias, f"k{n}")) for n, _ in self._numbered)
+
+    @property
+    def key_arrays(self) -> sql.Composed:
+        """`%(k1)s::bigint[], %(k2)s::text[]`: the key columns of a batch, as they are bound."""
+        return joined(expressions.key_array(n, column) for n, column in self._numbered)
+
+    @property
+    def key_casts(self) -> sql.Composed:
+        """`a.k1, a.k2::uuid`: the unnested batch in the key's own types."""
+        return joined(expressions.key_cast(n, column) for n, column in self._numbered)
+
+    @property
+    def key_values(self) -> sql.Composed:
+        """`a.k1 AS k1, a.k2::uuid AS k2`."""
+        return joined(
+            sql.SQL("{} AS {}").format(expressions.key_cast(n, column), sql.Identifier(f"k{n}"))
+            for n, column in self._numbered
+        )
+
+    @property
+    def after(self) -> sql.Composed:
+        """`%(after1)s::text::uuid`: the last key of the page before."""
+        return joined(expressions.after(n, column) for n, column in self._numbered)
+
+    @property
+    def one_key(self) -> sql.Composable:
+        """The failure `f` of the key that is bound like `after`."""
+        return sql.SQL(" AND ").join(
+            sql.SQL("{} = {}").format(sql.Identifier("f", f"k{n}"), expressions.after(n, column))
+            for n, column in self._numbered
+        )
+
+    @property
+    def key_columns(self) -> sql.Composable:
+        """`k1 bigint NOT NULL, k2 text COLLATE .. NOT NULL`: for a table of the generation."""
+        return expressions.key_columns(self._columns, nullable=False)
+
+    @property
+    def nullable_key_columns(self) -> sql.Composable:
+        return expressions.key_columns(self._columns, nullable=True)
+
+
+class Names(_Keys):
+    """Every placeholder of the statements about one generation."""
+
+    def row_exists(self, alias: str) -> sql.Composable:
+        """Whether an outer join found a row of the source. Not IS NOT NULL: a key that is a row is neither that nor NULL
+        when a field of it is NULL."""
+        first = self.target.source.key[0].name
+        return sql.SQL("{} IS DISTINCT FROM NULL").format(sql.Identifier(alias, first))
+
+    def document(self, alias: str) -> sql.Composable:
+        """The document of a row of the source."""
+        return sql.SQL("{}({})").format(self.document_function, sql.SQL(alias))
+
+    def document_text(self, alias: str) -> sql.Composable:
+        """The document as it is sent to us: whole, or the beginning of a long one."""
+        return sql.SQL("CASE WHEN {} THEN {a}.document ELSE left({a}.document, %(longest)s) END").format(
+            self._is_whole(alias), a=sql.SQL(alias)
+        )
+
+    def known_fingerprint(self, alias: str) -> sql.Composable:
+        """Of a document that is not sent whole; of the others the worker makes it (domain/change.py)."""
+        return sql.SQL("CASE WHEN NOT {} THEN _qwen_embed.fingerprint({}.document) END").format(
+            self._is_whole(alias), sql.SQL(alias)
+        )
+
+    @staticmethod
+    def _is_whole(alias: str) -> sql.Composable:
+        """Counting its characters would read all of it."""
+        return sql.SQL("octet_length({}.document) < %(longest)s").format(sql.SQL(alias))
+
+    @property
+    def column(self) -> sql.Identifier:
+        """The vector's column in the view, and in the source where it is kept there."""
+        return sql.Identifier(self.target.embedding.column)
+
+    @property
+    def halfvec(self) -> sql.Identifier:
+        return sql.Identifier(self.target.embedding.vector_schema, "halfvec")
+
+    @property
+    def dimensions(self) -> sql.Literal:
+        return sql.Literal(self.target.spec.dimensions)
+
+    @property
+    def distance(self) -> sql.Composable:
+        """The operator, with its schema."""
+        schema, operator = self.target.embedding.vector_schema, self.target.spec.distance.operator
+        return sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
+
+    @property
+    def operator_class(self) -> sql.Identifier:
+        return sql.Identifier(self.target.embedding.vector_schema, self.target.spec.distance.operator_class)
+
+    @property
+    def storage(self) -> sql.SQL:
+        """Of the vectors in the store."""
+        return sql.SQL("PLAIN" if self.target.spec.dimensions <= PLAIN_STORAGE_DIMENSIONS else "EXTERNAL")
+
+    def source_columns(self, alias: str) -> sql.Composed:
+        """The source's columns, without the one that holds the vectors."""
+        own = self.target.embedding.column
+        return joined(sql.Identifier(alias, c.name) for c in self.target.source.columns if c.name != own)
+
+    @property
+    def template(self) -> sql.Composable:
+        return expressions.document(self.target.spec.template, self.target.source)
+
+    @property
+    def text_changed(self) -> sql.Composable:
+        types = {column.name: column for column in self.target.source.columns}
+        return expressions.changed(types[name] for name in self.target.spec.template.columns)
+
+    @property
+    def key_changed(self) -> sql.Composable:
+        old, new = (self.source_key(row) for row in ("old", "new"))
+        return sql.SQL("(ROW({})) IS DISTINCT FROM (ROW({}))").format(old, new)
+
+    # What differs by layout.
+
+    @property
+    def has_vector(self) -> sql.Composable:
+        return self.layout.has_vector(sql.Identifier("t", self.target.embedding.column))
+
+    @property
+    def first_chunk(self) -> sql.Composable:
+        return self.layout.first_chunk
+
+    @property
+    def whole(self) -> sql.Composable:
+        return self.layout.whole
+
+    @property
+    def distinct(self) -> sql.Composable:
+        return self.layout.distinct
+
+    @cached_property
+    def all_chunks(self) -> sql.Composable:
+        return statement("all_chunks")
+
+    @property
+    def stored(self) -> sql.Composable:
+        return statement(self.layout.stored, self)
+
+    @property
+    def stored_by_row(self) -> sql.Composable:
+        return statement(self.layout.stored_by_row, self)
+
+    @property
+    def stored_of_page(self) -> sql.Composable:
+        return statement(self.layout.stored_of_page, self)
+
+
+def names_of(embedding: Embedding) -> Names:
+    """Of an embedding's live generation."""
+    return Names(embedding.target)
+
+
+def identifier(name: QualifiedName) -> sql.Identifier:
+    return sql.Identifier(name.schema, name.name)
+
+
+def regclass(name: sql.Identifier) -> sql.Literal:
+    return sql.Literal(name.as_string(None))
+
+
+def union(queries: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(" UNION ALL ").join(queries)
