@@ -29,7 +29,7 @@ from clusters import clustered, saved
 from record import Figure, Goal, Label
 
 from pg_qwen_embed.postgres import embedded
-from pg_qwen_embed.worker.pipeline import WRITERS
+from pg_qwen_embed.worker.writer import WRITERS
 
 BASELINE = str(Path(__file__).parent / "floor.py")
 GOALS = {"rows/s as a share of the floor's": Goal(">=", 0.75), "rows/s as times the peer's": Goal(">=", 15.0)}

@@ -23,7 +23,7 @@ import pybase64
 from pg_qwen_embed.domain import vectors
 from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import BinaryValue, take_binary_values
-from pg_qwen_embed.worker.pipeline import WRITERS
+from pg_qwen_embed.worker.writer import WRITERS
 
 PAGE, REQUEST, IN_FLIGHT, WRITE = 1024, 64, 8, 512
 OPTIONS = "-c synchronous_commit=off"  # as the worker

@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from pg_qwen_embed.inference import batching
-from pg_qwen_embed.worker.pipeline import Limits
+from pg_qwen_embed.worker.options import Limits
 
 LIMITS = Limits()
 

@@ -13,16 +13,19 @@ SCHEMA = "_qwen_embed"
 def upgrade() -> None:
     op.add_column("generation", sa.Column("spec", JSONB), schema=SCHEMA)
     op.execute("""
-        UPDATE _qwen_embed.generation SET spec = jsonb_build_object(
-            'model', model, 'dimensions', dimensions, 'template', template, 'distance', distance, 'store', store,
-            'too_long', too_long, 'weight_version', weight_version, 'full_dimensions', full_dimensions,
-            'chunking', CASE WHEN chunk_tokens IS NOT NULL
-                             THEN jsonb_build_object('tokens', chunk_tokens, 'overlap', chunk_overlap) END)
+        UPDATE _qwen_embed.generation g SET spec = jsonb_build_object(
+            'model', g.model, 'dimensions', g.dimensions, 'template', g.template, 'distance', g.distance,
+            'store', g.store, 'too_long', g.too_long, 'weight_version', g.weight_version,
+            'full_dimensions', g.full_dimensions, 'prompt_style', e.prompt_style,
+            'chunking', CASE WHEN g.chunk_tokens IS NOT NULL
+                             THEN jsonb_build_object('tokens', g.chunk_tokens, 'overlap', g.chunk_overlap) END)
+        FROM _qwen_embed.embedding e WHERE e.id = g.embedding_id
     """)
     op.alter_column("generation", "spec", nullable=False, schema=SCHEMA)
     for name in ("model", "dimensions", "distance", "template", "store", "too_long", "weight_version",
                  "full_dimensions", "chunk_tokens", "chunk_overlap"):  # fmt: skip
         op.drop_column("generation", name, schema=SCHEMA)
+    op.drop_column("embedding", "prompt_style", schema=SCHEMA)
     for store in _stores("cut"):
         op.alter_column(store, "cut", new_column_name="truncated", schema=SCHEMA)
 
@@ -53,6 +56,12 @@ def downgrade() -> None:
     """)
     for name in ("model", "dimensions", "distance", "template", "store"):
         op.alter_column("generation", name, nullable=False, schema=SCHEMA)
+    op.add_column("embedding", sa.Column("prompt_style", sa.Text), schema=SCHEMA)
+    op.execute("""
+        UPDATE _qwen_embed.embedding e SET prompt_style = g.spec->>'prompt_style'
+        FROM _qwen_embed.generation g WHERE g.embedding_id = e.id AND g.state = 'live'
+    """)
+    op.alter_column("embedding", "prompt_style", nullable=False, schema=SCHEMA)
     op.drop_column("generation", "spec", schema=SCHEMA)
 
 

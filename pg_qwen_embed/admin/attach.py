@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle, style_of
+from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.source import Source
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
@@ -37,7 +37,6 @@ class Declaration:
     spec: Spec
     name: str | None = None
     instruction: str | None = None
-    prompt_style: PromptStyle | None = None
     column: str = "embedding"
     backfill: bool = True
 
@@ -66,8 +65,7 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
     if source.partitioned and spec.store is StoreKind.COLUMN:
         raise UsageError(f"{source.table} is partitioned: an index on a column of it cannot be built while it is in use; "
                          "leave --store column out")  # fmt: skip
-    style = declaration.prompt_style or style_of(spec.model)
-    if style is PromptStyle.PLAIN and declaration.instruction:
+    if spec.prompt_style is PromptStyle.PLAIN and declaration.instruction:
         raise UsageError(f"{spec.model} is used with plain prompts, which carry no instruction; "
                          "leave --instruction out, or add --prompt-style qwen3")  # fmt: skip
     return Embedding(
@@ -75,7 +73,6 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
         source=source,
         instruction=declaration.instruction or DEFAULT_INSTRUCTION,
         live=Generation(generation_id, GenerationState.LIVE, spec),
-        prompt_style=style,
         column=declaration.column,
         vector_schema=vector_schema,
     )
@@ -198,7 +195,6 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
         "key": [column.name for column in planned.source.key],
         "column": planned.column,
         "instruction": planned.instruction,
-        "prompt_style": planned.prompt_style,
     }
     (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
     live = planned.live

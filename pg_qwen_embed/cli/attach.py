@@ -86,6 +86,7 @@ def attach(
         table=table,
         spec=chosen.spec(
             _template(columns, template_text),
+            prompt_style=PromptStyle(prompt_style) if prompt_style else None,
             distance=Distance(distance),
             store=StoreKind(store),
             too_long=TooLong(too_long),
@@ -93,7 +94,6 @@ def attach(
         ),
         name=name,
         instruction=instruction,
-        prompt_style=PromptStyle(prompt_style) if prompt_style else None,
         column=column,
         backfill=not no_backfill,
     )

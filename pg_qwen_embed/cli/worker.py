@@ -9,7 +9,7 @@ import click
 from pg_qwen_embed.cli._options import with_settings
 from pg_qwen_embed.inference.sglang import READ_TIMEOUT
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.worker import session as working
+from pg_qwen_embed.worker import process as working
 from pg_qwen_embed.worker.options import MOST_REQUESTS, Options
 
 ONCE_OUTAGE_TIMEOUT = 15.0

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pg_qwen_embed.domain.prompt import PromptStyle
 from pg_qwen_embed.domain.source import Source
 from pg_qwen_embed.domain.spec import Layout, Spec
 
@@ -38,7 +37,6 @@ class Embedding:
     live: Generation
     building: Generation | None = None
     retired: tuple[Generation, ...] = ()
-    prompt_style: PromptStyle = PromptStyle.PLAIN
     column: str = "embedding"
     vector_schema: str = "public"  # where the extension's types and operators live
 

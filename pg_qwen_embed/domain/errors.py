@@ -24,7 +24,8 @@ class ServerUnavailable(Error):
 
 
 class ModelMismatch(ServerUnavailable):
-    """The embedding server answers as another model than it did when it was asked what it serves."""
+    """The embedding server has another model, or other weights, than an embedding was attached with, or than it had
+    before. It receives no documents, and its vectors are not used."""
 
 
 class ProtocolError(ServerUnavailable):

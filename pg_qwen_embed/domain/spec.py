@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from pg_qwen_embed.domain import template
+from pg_qwen_embed.domain.prompt import PromptStyle
 from pg_qwen_embed.domain.template import Template
 
 MAX_DIMENSIONS = 4000  # the most an HNSW index on halfvec holds (pgvector README, "Half-Precision Indexing")
@@ -72,6 +73,7 @@ class Spec:
     too_long: TooLong = TooLong.TRUNCATE
     chunking: Chunking | None = None  # None: a document is not divided
     weight_version: str | None = None  # what the server said of the model; None: it did not, and any will do
+    prompt_style: PromptStyle = PromptStyle.PLAIN
     full_dimensions: int | None = None  # of the server's own vectors, before they are shortened; None likewise
 
     @property
@@ -93,6 +95,7 @@ class Spec:
             "chunking": chunking,
             "weight_version": self.weight_version,
             "full_dimensions": self.full_dimensions,
+            "prompt_style": self.prompt_style.value,
         }
 
     @staticmethod
@@ -108,5 +111,6 @@ class Spec:
             store=StoreKind(given.pop("store", StoreKind.TABLE)),
             too_long=TooLong(given.pop("too_long", TooLong.TRUNCATE)),
             chunking=Chunking(**chunking) if chunking else None,
+            prompt_style=PromptStyle(given.pop("prompt_style", PromptStyle.PLAIN)),
             **given,
         )

@@ -7,7 +7,6 @@ to need it, so that a live one does not find it waiting there."""
 
 import asyncio
 import heapq
-import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,11 +14,13 @@ from itertools import count
 
 from pg_qwen_embed.domain import retry
 from pg_qwen_embed.domain.embedding import Target
-from pg_qwen_embed.domain.errors import ModelMismatch, ServerUnavailable
+from pg_qwen_embed.domain.errors import ModelMismatch, ServerOverloaded, ServerUnavailable
+from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference.breaker import Breaker
 from pg_qwen_embed.inference.limiter import Limiter
+from pg_qwen_embed.inference.model_info import Mismatch, ModelInfo
 from pg_qwen_embed.inference.pacing import Pace
-from pg_qwen_embed.inference.sglang import IDENTITY_CHECK_INTERVAL, EmbeddingServer, Mismatch, ModelInfo
+from pg_qwen_embed.inference.sglang import IDENTITY_CHECK_INTERVAL, EmbeddingServer
 
 AHEAD = 0.02  # seconds of a backfill's work that a server has at least: one that is quicker than we look at it would be idle
 MOST_AHEAD = 8  # requests for that
@@ -119,13 +120,14 @@ class Upstream:
 
 
 class Lease:
-    """One request under way, on one server. longest: tokens that every server with the embedding's model takes."""
+    """One request on one server. longest: tokens that every server with the embedding's model takes."""
 
-    def __init__(self, upstream: Upstream, info: ModelInfo, longest: int | None) -> None:
+    def __init__(self, upstream: Upstream, info: ModelInfo, longest: int | None, clock: Callable[[], float]) -> None:
         self.upstream = upstream
         self.info = info
         self.longest = longest
         self.was_answered = False
+        self._clock = clock
 
     @property
     def server(self) -> EmbeddingServer:
@@ -134,17 +136,17 @@ class Lease:
     def answered(self) -> None:
         self.was_answered = True
 
-    def go_on(self) -> None:
-        """Before each further part of a long request. Raises AnotherModel if the server may serve something else now."""
+    def check(self) -> None:
+        """Before each further part of a long request. Raises ModelMismatch if the server may serve something else now."""
         if self.upstream.breaker.info != self.info:
             raise ModelMismatch(f"the server at {self.server.url} may serve another model than it did")
-        self.upstream.heard(asyncio.get_running_loop().time())
-
-    def overloaded(self, error: ServerUnavailable) -> None:
-        self.upstream.overloaded(asyncio.get_running_loop().time(), error)
+        self.upstream.heard(self._clock())
 
     def failed(self, error: ServerUnavailable) -> None:
-        if self.upstream.breaker.info == self.info:  # or it has been asked anew since
+        """The server was to blame."""
+        if isinstance(error, ServerOverloaded):
+            self.upstream.overloaded(self._clock(), error)
+        elif self.upstream.breaker.info == self.info:  # or it has been asked again since
             self.upstream.breaker.open(error)
 
     async def confirm(self, dimensions: int) -> bool:
@@ -153,7 +155,7 @@ class Lease:
 
 
 class Balancer:
-    """`start` it; then `async with fleet.place(...)` for each request."""
+    """`start` it; then `async with balancer.lease(...)` for each request."""
 
     def __init__(
         self,
@@ -164,15 +166,19 @@ class Balancer:
         once: bool = False,
         identity_check_interval: float = IDENTITY_CHECK_INTERVAL,
         changed: Callable[[], None] = lambda: None,
+        runtime: Runtime,
     ) -> None:
-        """most_requests: in flight at once on a server. patience: seconds without any that serves an embedding, before
-        `place` raises; None for ever. once: servers of other models only are an error, and not waited for.
-        look_every: seconds between looks whether a server is still the same. changed: called when one may have failed
-        or come back."""
+        """most_requests: in flight at once on a server. outage_timeout: seconds without any server that has the model,
+        before `lease` raises; None for ever. once: a model that no server has is an error, and not waited for.
+        identity_check_interval: seconds between checks whether a server still serves the same. changed: called when one
+        may have failed or come back."""
         self._upstreams = [
-            Upstream(server, Breaker(server, self._changed, identity_check_interval), Limiter(highest=most_requests))
+            Upstream(
+                server, Breaker(server, self._changed, identity_check_interval, runtime), Limiter(highest=most_requests)
+            )
             for server in servers
         ]
+        self._runtime = runtime
         self._outage_timeout = outage_timeout
         self._once = once
         self._tell = changed
@@ -183,7 +189,6 @@ class Balancer:
         self._later: asyncio.TimerHandle | None = None
         self._asking_again = asyncio.Lock()
         self._times_asked = 0
-        self._rng = random.Random()  # noqa: S311  # jitter
 
     def start(self, group: asyncio.TaskGroup) -> None:
         for upstream in self._upstreams:
@@ -224,7 +229,7 @@ class Balancer:
         work: what the request is worth, in bytes of text. besides: servers to leave out, as long as there are others.
         Raises ServerUnavailable when patience ends."""
         waiter = await self._wait(LIVE if live else BACKFILL, target, work, frozenset(excluding))
-        lease, clock = waiter.lease.result(), asyncio.get_running_loop().time
+        lease, clock = waiter.lease.result(), self._runtime.clock
         try:
             yield lease
         finally:
@@ -259,7 +264,7 @@ class Balancer:
     # Admission.
 
     def _admit(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._runtime.clock()
         passed_over = []
         while self._waiting and self._is_open(self._waiting[0].kind, now):
             waiter = heapq.heappop(self._waiting)
@@ -270,7 +275,9 @@ class Balancer:
                 passed_over.append(waiter)
                 continue
             upstream.take(waiter, now)
-            waiter.lease.set_result(Lease(upstream, upstream.breaker.info, self._longest(waiter.target)))
+            waiter.lease.set_result(
+                Lease(upstream, upstream.breaker.info, self._longest(waiter.target), self._runtime.clock)
+            )
         for waiter in passed_over:
             heapq.heappush(self._waiting, waiter)
         self._admit_later(now)
@@ -299,7 +306,7 @@ class Balancer:
             rooms = (upstream.has_room_at(BACKFILL) for upstream in self._upstreams)
             due = min((room for room in rooms if room is not None and room > now), default=None)
             if due is not None:
-                self._later = asyncio.get_running_loop().call_at(due, self._admit)
+                self._later = asyncio.get_running_loop().call_later(due - now, self._admit)
 
     def _changed(self) -> None:
         """A server came, or went: who waits for the one that went must look for another."""
@@ -318,8 +325,7 @@ class Balancer:
 
     async def _served(self, target: Target) -> None:
         """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
-        loop = asyncio.get_running_loop()
-        outage_ends = None if self._outage_timeout is None else loop.time() + self._outage_timeout
+        outage_ends = None if self._outage_timeout is None else self._runtime.clock() + self._outage_timeout
         await self._looked.wait()
         for attempt in count(1):
             if self.is_served(target):
@@ -331,11 +337,11 @@ class Balancer:
                 await self._move(outage_ends)
 
     def _give_up_on_those_who_only_answer_probes(self, target: Target) -> None:
-        now = asyncio.get_running_loop().time()
-        breakers = [upstream.breaker for upstream in self._upstreams if upstream.serves(target)]
-        since = [breaker.troubled_at for breaker in breakers if breaker.troubled_at is not None]
-        if self._outage_timeout is not None and len(since) == len(breakers) and now - max(since) > self._outage_timeout:
-            raise breakers[0].last_reason or ServerUnavailable("the embedding server answers nothing but probes")
+        now = self._runtime.clock()
+        troubles = [upstream.breaker.trouble for upstream in self._upstreams if upstream.serves(target)]
+        since = [trouble.since for trouble in troubles if trouble is not None]
+        if self._outage_timeout is not None and len(since) == len(troubles) and now - max(since) > self._outage_timeout:
+            raise next(trouble.reason for trouble in troubles if trouble is not None)
 
     async def _move(self, outage_ends: float | None) -> None:
         self._moved.clear()
@@ -349,12 +355,12 @@ class Balancer:
     async def _ask_again(self, target: Target, attempt: int) -> None:
         """Every server has another model: one may be started anew with the right one. Asked once, however many wait."""
         if self._once:
-            raise ServerUnavailable(str(self.mismatch(target)))
+            raise ModelMismatch(str(self.mismatch(target)))
         times_asked = self._times_asked
         async with self._asking_again:
             if self._times_asked != times_asked:  # somebody has asked meanwhile
                 return
-            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._rng))
+            await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._runtime.rng))
             known = [(upstream.breaker, upstream.breaker.info) for upstream in self._upstreams]
             self._times_asked += 1
             await asyncio.gather(*(breaker.ask_again(info) for breaker, info in known if info is not None))

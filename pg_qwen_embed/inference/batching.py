@@ -1,13 +1,11 @@
-"""Which documents go into one request, and how many rows into one write. Pure.
+"""Which documents go into one request. Pure.
 
 Documents of similar length go together, so that a long one does not hold up many short ones on the server."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 BYTES_PER_TOKEN = 3.0  # a cautious guess, for Chinese as for English, where the server does not count
-WRITE_TIME = 0.1  # seconds
-SMALLEST_BATCH = 64  # rows
 SHARE = 0.1  # of each answer in the estimate
 FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # of a token, whatever a server counts
 
@@ -31,22 +29,6 @@ class TokenRatio:
         if tokens > documents:
             found = min(MOST_BYTES, max(FEWEST_BYTES, size / (tokens - documents)))
             self.bytes_per_token += SHARE * (found - self.bytes_per_token)
-
-
-@dataclass(slots=True)
-class BatchSizer:
-    """How many rows to write at once: what takes WRITE_TIME. Where an index is there, a row takes milliseconds, and a
-    change would wait long behind many. But never only a few: where each write takes long, however small, many are the cure."""
-
-    most: int
-    rows: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rows = self.most
-
-    def written(self, rows: int, seconds: float) -> None:
-        if rows:
-            self.rows = min(self.most, max(SMALLEST_BATCH, int(rows * WRITE_TIME / max(seconds, 0.001))))
 
 
 def pack(lengths: Sequence[int], limits: Limits, bytes_per_token: float) -> Iterator[list[int]]:

@@ -4,29 +4,47 @@ Open, it lets nobody through but its own probe, one embedding at a time with jit
 server serves, and looks from time to time whether it still does. It starts open: the first probe learns the model."""
 
 import asyncio
-import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import count
 
-from pg_qwen_embed.domain import retry
+from pg_qwen_embed.domain import events, retry
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
-from pg_qwen_embed.inference.sglang import EmbeddingServer, ModelInfo
-
-log = logging.getLogger("pg_qwen_embed.worker")
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.sglang import EmbeddingServer
 
 LONGEST_PAUSE = 1.0  # seconds: so soon after its return is the server noticed
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Requests failed, and none was answered since."""
+
+    since: float
+    failures: int
+    reason: ServerUnavailable  # of the last one
+
+
+class State(Enum):
+    OPEN = auto()  # it failed: only probes are sent
+    HALF_OPEN = auto()  # it is asked what it serves, and nothing is known to be wrong
+    CLOSED = auto()
 
 
 class Breaker:
     """`info` is what the server serves, None while it is open; `trip` it when the server, not the document, was to
     blame."""
 
-    def __init__(self, server: EmbeddingServer, changed: Callable[[], None], identity_check_interval: float) -> None:
+    def __init__(
+        self, server: EmbeddingServer, changed: Callable[[], None], identity_check_interval: float, runtime: Runtime
+    ) -> None:
         """changed: called when it opens and when it closes. look_every: seconds between looks whether the server is
         still the same."""
         self._server = server
+        self._runtime = runtime
         self._changed = changed
         self._identity_check_interval = identity_check_interval
         self._opened = asyncio.Event()
@@ -34,26 +52,30 @@ class Breaker:
         self.info: ModelInfo | None = None
         self.reason: ServerUnavailable | None = None  # why it is open; None also before the first probe has failed
         self.known: ModelInfo | None = None  # what it served last
-        self.troubled_at: float | None = None  # since when no request was answered, though there were some
-        self.last_reason: ServerUnavailable | None = None
-        self._troubles = 0  # since a request was answered
+        self.trouble: Trouble | None = None
         self._confirming = asyncio.Lock()
         self._confirmed: tuple[ModelInfo, int, float] | None = None  # for vectors of this length, and when it was asked
-        self._rng = random.Random()  # noqa: S311  # jitter
+
+    @property
+    def state(self) -> State:
+        if self.info is not None:
+            return State.CLOSED
+        return State.HALF_OPEN if self.reason is None else State.OPEN
 
     def open(self, reason: ServerUnavailable) -> None:
         """The server failed: nobody asks it until a probe has succeeded. Says so once."""
         if self.info is not None:
             self.info = None
-            self.troubled_at = self.troubled_at or asyncio.get_running_loop().time()
-            self.last_reason = reason
-            self._troubles += 1
+            since, failures = (
+                (self.trouble.since, self.trouble.failures) if self.trouble else (self._runtime.clock(), 0)
+            )
+            self.trouble = Trouble(since, failures + 1, reason)
             self._opened.set()
             self._announce(reason)
 
     def worked(self) -> None:
         """A request was answered."""
-        self._troubles, self.troubled_at = 0, None
+        self.trouble = None
 
     def half_open(self, info: ModelInfo) -> None:
         """Have the server asked again what it serves, if this is still what we believe."""
@@ -65,7 +87,7 @@ class Breaker:
     async def confirm(self, info: ModelInfo, dimensions: int) -> bool:
         """Whether the server still serves this, and embeds what nobody could refuse: then a refusal was the document's
         fault. Trips if not. Asked once for all that was refused before."""
-        clock = asyncio.get_running_loop().time
+        clock = self._runtime.clock
         refused = clock()
         async with self._confirming:
             if self._confirmed and self._confirmed[:2] == (info, dimensions) and self._confirmed[2] >= refused:
@@ -88,8 +110,8 @@ class Breaker:
         while True:
             await self._opened.wait()
             self._opened.clear()
-            if self._troubles > 1:  # probes are answered, and requests are not
-                await self._pause(self._troubles - 1)
+            if self.trouble and self.trouble.failures > 1:  # probes are answered, and requests are not
+                await self._pause(self.trouble.failures - 1)
             self.info = await self._probe()
             self.reason = None
             self._changed()
@@ -112,11 +134,11 @@ class Breaker:
     def _announce(self, reason: ServerUnavailable) -> None:
         announced, self.reason = self.reason is not None, reason
         if not announced:
-            log.warning("server_unavailable reason=%s", reason)
+            self._runtime.events.emit(events.ServerUnavailable(str(reason)))
             self._changed()
 
     async def _pause(self, number: int) -> None:
-        await asyncio.sleep(retry.backoff(number, base=0.05, cap=LONGEST_PAUSE, rng=self._rng))
+        await asyncio.sleep(retry.backoff(number, base=0.05, cap=LONGEST_PAUSE, rng=self._runtime.rng))
 
     async def _probe(self) -> ModelInfo:
         for attempt in count(1):
@@ -127,9 +149,8 @@ class Breaker:
                 await self._pause(attempt)
             else:
                 if info != self.known or attempt > 1:
-                    log.info(
-                        "server_ready url=%s model=%s dimensions=%d", self._server.url, info.model, info.dimensions
-                    )
+                    ready = events.ServerReady(self._server.url, info.model, info.dimensions)
+                    self._runtime.events.emit(ready)
                 self.known = info
                 return info
         raise AssertionError("unreachable")

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pg_qwen_embed.domain.change import Change, Span
+from pg_qwen_embed.domain.change import Span
 from pg_qwen_embed.domain.errors import DocumentRejected
 from pg_qwen_embed.domain.spec import Chunking
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference import batching, boundaries, truncation
-from pg_qwen_embed.inference.sglang import EmbeddingServer, ModelInfo
+from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.sglang import EmbeddingServer
 
 MOST_CHUNKS = 4096  # of a document: they are written together, which an index makes slow
 Piece = tuple[int, Span]  # which text, and where in it
@@ -22,21 +23,30 @@ Piece = tuple[int, Span]  # which text, and where in it
 
 @dataclass(slots=True)
 class Chunks:
-    """Those of a request's documents, and the vectors that there are so far. most: that go to the server at once."""
+    """Those of a request's documents, and the vectors that there are so far; kept from attempt to attempt.
+
+    most: that go to the server at once."""
 
     most: int
-    info: ModelInfo | None = None  # of the server they were divided for, and
-    longest: int | None = None  # what it took
-    changes: list[Change] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    spans: Sequence[Sequence[Span]] = ()  # of each document
     vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    _made_for: tuple[ModelInfo | None, int | None] = (None, None)  # the server, and what it took
     _left: list[int] = field(default_factory=list)
     _came_further: bool = False
 
-    def begin(self, changes: Sequence[Change], spans: Sequence[Sequence[Span]], dimensions: int) -> None:
-        self.changes = [change._replace(spans=tuple(own)) for change, own in zip(changes, spans, strict=True)]
-        self.texts = [change.document[begin:end] for change in self.changes for begin, end in change.spans]
+    def fit(self, info: ModelInfo, longest: int | None) -> bool:
+        """Whether the documents were divided for this server."""
+        return self._made_for == (info, longest)
+
+    def begin(
+        self, documents: Sequence[str], spans: Sequence[Sequence[Span]], dimensions: int, info: ModelInfo,
+        longest: int | None,
+    ) -> None:  # fmt: skip
+        self.spans = spans
+        self.texts = [text[begin:end] for text, own in zip(documents, spans, strict=True) for begin, end in own]
         self.vectors = np.empty((len(self.texts), dimensions), np.float32)
+        self._made_for = info, longest
         self._left = list(range(len(self.texts)))
 
     def next_part(self, limits: batching.Limits, token_ratio: batching.TokenRatio) -> list[int]:
@@ -62,7 +72,7 @@ async def split(
 ) -> list[list[Span]]:
     """The chunks of each text, in order; a short one is one chunk, as it stands. None is blank, if no text is.
 
-    longest: tokens the server takes. Raises DocumentRefused, ServerUnavailable."""
+    longest: tokens the server takes. Raises DocumentRejected, ServerUnavailable."""
     most = min(wanted.tokens, longest or wanted.tokens)
     overlap = min(wanted.overlap, most // 2)
     done: list[list[Span]] = [[] for _ in texts]

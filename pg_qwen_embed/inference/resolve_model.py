@@ -4,10 +4,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from pg_qwen_embed.domain.errors import ServerUnavailable, UsageError
+from pg_qwen_embed.domain.errors import ModelMismatch, ServerUnavailable, UsageError
+from pg_qwen_embed.domain.prompt import PromptStyle, style_of
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, Spec
 from pg_qwen_embed.domain.template import Template
-from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
+from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer
 from pg_qwen_embed.settings import Settings
 
 
@@ -19,21 +21,24 @@ class ResolvedModel:
     weight_version: str | None = None
     full_dimensions: int | None = None
 
-    def spec(self, template: Template, **properties: Any) -> Spec:
-        """Of a generation that is made with this model. properties: the others of a `Spec`."""
+    def spec(self, template: Template, *, prompt_style: PromptStyle | None = None, **properties: Any) -> Spec:
+        """Of a generation that is made with this model. prompt_style: by the model's name, if none is given.
+        properties: the others of a `Spec`."""
         return Spec(
-            self.model, self.dimensions, template, weight_version=self.weight_version,
-            full_dimensions=self.full_dimensions, **properties,
+            self.model, self.dimensions, template, prompt_style=prompt_style or style_of(self.model),
+            weight_version=self.weight_version, full_dimensions=self.full_dimensions, **properties,
         )  # fmt: skip
 
 
 async def resolve_model(settings: Settings, model: str | None, dimensions: int | None) -> ResolvedModel:
     """What was asked for, checked against what the server serves; what was not, as the server has it.
 
-    With both given an absent server is only a warning. Raises UsageError, ServerUnavailable."""
+    With both given an absent server is only a warning. Raises UsageError, ModelMismatch, ServerUnavailable."""
     wanted = model or settings.model
     try:
         info = await _served(settings, wanted)
+    except ModelMismatch:
+        raise
     except ServerUnavailable as error:
         if wanted and dimensions is not None:
             return ResolvedModel(
@@ -55,7 +60,7 @@ async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
         raise away[0]
     if not fitting:
         served = " and ".join(f"the server at {info.url} serves {info.model}" for info in infos)
-        raise UsageError(f"{served}, not {wanted}; leave --model out, or start a server of that model")
+        raise ModelMismatch(f"{served}, not {wanted}; leave --model out, or start a server of that model")
     if len({info.model for info in fitting}) > 1:
         served = " and ".join(sorted({info.model for info in fitting}))
         raise UsageError(f"the servers have different models, {served}; choose one with --model")

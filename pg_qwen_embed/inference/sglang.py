@@ -1,17 +1,14 @@
 """The embedding server, spoken to as SGLang speaks (OpenAI-compatible /v1/embeddings, and SGLang's own /model_info).
 
 One adapter, no decisions: it asks, checks that the answer may be believed, and says in its errors whose fault it is.
-DocumentRefused: the input. ServerUnavailable: the server, try later. ServerFault: the server, and it answered."""
+DocumentRejected: the input. ServerUnavailable: the server, try later. ServerFault: the server, and it answered."""
 
 import asyncio
 import io
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import numpy as np
@@ -19,7 +16,6 @@ import orjson
 import pybase64
 
 from pg_qwen_embed.domain import vectors
-from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import (
     DocumentRejected,
     ModelMismatch,
@@ -27,9 +23,10 @@ from pg_qwen_embed.domain.errors import (
     ServerFault,
     ServerOverloaded,
     ServerUnavailable,
-    UsageError,
 )
 from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.transport import distrust, proxy_of, reason_of, sentence_of, trusted
 from pg_qwen_embed.settings import Settings
 
 CONNECT_TIMEOUT = 5.0
@@ -42,60 +39,6 @@ _REJECTED = {400, 413, 422}
 _FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
 _OVERLOADED = {429, 503}
 _NOT_ALLOWED = {401, 403}
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """Why a server's vectors may not stand among an embedding's, and what to do."""
-
-    text: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.text}; {self.advice}"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What the server says it serves. `dimensions` is the length of its full vectors."""
-
-    model: str
-    dimensions: int
-    shortens: bool  # whether the server takes `dimensions` itself
-    allowed: tuple[int, ...] = ()  # the only ones it takes; empty: any up to `dimensions`
-    answers_as: str | None = None  # what its answers call it; need not be `model`
-    pools_last: bool = False  # the vector is that of the last token
-    longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
-    weight_version: str | None = None  # None: it does not say
-    urgent: int | None = None  # the priority with which a request overtakes those that wait; None: it knows none
-    url: str = ""  # where, for sentences
-
-    def mismatch(self, target: Target) -> Mismatch | None:
-        """Why it is not what the embedding was attached with; None if it is, as far as both say: then its vectors,
-        shortened here if need be, stand beside those that are there."""
-        old = target.spec
-        same = (
-            self.model == old.model
-            and self.dimensions >= old.dimensions
-            and old.full_dimensions in (None, self.dimensions)
-            and (None in (old.weight_version, self.weight_version) or old.weight_version == self.weight_version)
-        )
-        if same:
-            return None
-        attached = _described(old.model, old.full_dimensions or old.dimensions, old.weight_version)
-        return Mismatch(
-            f"{target.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
-            f"serve the old one again, or run: pg-qwen-embed detach {target.name}, and attach anew",
-        )
-
-    @property
-    def identity(self) -> str:
-        """What must be the same of servers whose vectors stand together."""
-        return _described(self.model, self.dimensions, self.weight_version)
-
-    def shortens_to(self, dimensions: int) -> bool:
-        """Whether the server itself gives vectors of this length, a shorter one than its own."""
-        return self.shortens and dimensions != self.dimensions and (not self.allowed or dimensions in self.allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +58,7 @@ class EmbeddingServer:
 
         Raises UsageError for a CA file that cannot be used."""
         self._settings = settings
-        self._trusted = _trusted(settings.ca_file)
+        self._trusted = trusted(settings.ca_file)
         self._timeout = timeout
         self._proxy, self._proxy_headers = proxy_of(settings.server_url)
         self._session: aiohttp.ClientSession | None = None
@@ -216,7 +159,7 @@ class EmbeddingServer:
     async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """The tokens of each text; `special`: with those that the tokenizer adds.
 
-        Raises DocumentRefused, ServerUnavailable."""
+        Raises DocumentRejected, ServerUnavailable."""
         body = {"prompt": texts, "add_special_tokens": special}
         tokens = (await self._post(f"{self._settings.server_root}/tokenize", body)).get("tokens")
         if (
@@ -239,7 +182,7 @@ class EmbeddingServer:
         """Vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank. urgent: ahead of
         those that wait, where the server knows priorities.
 
-        Raises DocumentRefused when the server refuses the request (one bad text refuses all), ServerUnavailable
+        Raises DocumentRejected when the server refuses the request (one bad text refuses all), ServerUnavailable
         and ServerFault when the server is to blame."""
         native = info.shortens_to(dimensions)
         priority = info.urgent if urgent else None
@@ -302,11 +245,11 @@ class EmbeddingServer:
         except aiohttp.ClientConnectorCertificateError as error:
             raise ServerUnavailable(
                 f"the certificate of the embedding server at {self.url} is not trusted "
-                f"({_distrust(error.certificate_error)}); set PG_QWEN_EMBED_CA_FILE to the file of the authority that signed it"
+                f"({distrust(error.certificate_error)}); set PG_QWEN_EMBED_CA_FILE to the file of the authority that signed it"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise ServerUnavailable(
-                f"the embedding server at {self.url} does not answer ({_reason(error)}); "
+                f"the embedding server at {self.url} does not answer ({reason_of(error)}); "
                 "start it, or set PG_QWEN_EMBED_SERVER_URL"
             ) from None
         if 400 <= response.status < 500 and missing is not None:
@@ -316,7 +259,7 @@ class EmbeddingServer:
         return self._parsed(content)
 
     def _rejection(self, status: int, content: bytes) -> Exception:
-        sentence = _sentence(content) or f"status {status}"
+        sentence = sentence_of(content) or f"status {status}"
         if status in _REJECTED:
             return DocumentRejected(sentence)
         if status in _FAILED:
@@ -354,38 +297,6 @@ def _tokens(answer: dict[str, Any]) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def _trusted(ca_file: str | None) -> ssl.SSLContext | bool:
-    """By what certificates are checked; True: by what the system trusts."""
-    if ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError:
-        reason = "it holds no certificate in PEM"
-    except (OSError, ValueError) as error:
-        reason = _reason(error)
-    raise UsageError(f"the CA file {ca_file} cannot be used ({reason}); see PG_QWEN_EMBED_CA_FILE") from None
-
-
-def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
-    """Of the environment, and what it is to be told; its password is not to stand in a sentence. aiohttp would look it up
-    anew for each request, in a thread."""
-    asked = urlsplit(url)
-    found = None if proxy_bypass(asked.hostname or "") else getproxies().get(asked.scheme)
-    if not found:
-        return None, {}
-    parts = urlsplit(found)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    if parts.username is None:
-        return shown, {}
-    known = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return shown, {"Proxy-Authorization": f"Basic {pybase64.b64encode(known.encode()).decode()}"}
-
-
-def _distrust(error: Exception) -> str:
-    return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
-
-
 def _urgent(about: dict[str, Any]) -> int | None:
     """Inputs without a priority come last (SGLang, --enable-priority-scheduling)."""
     if not about.get("enable_priority_scheduling"):
@@ -396,11 +307,6 @@ def _urgent(about: dict[str, Any]) -> int | None:
 def _weights(info: dict[str, Any]) -> str | None:
     version = info.get("weight_version")
     return version if isinstance(version, str) and version else None
-
-
-def _described(model: str, dimensions: int, weight_version: str | None) -> str:
-    weights = "" if weight_version is None else f", weights {weight_version}"
-    return f"{model} ({dimensions} dimensions{weights})"
 
 
 def _decode(answer: dict[str, Any], expected: int) -> Vectors:
@@ -419,21 +325,3 @@ def _decode(answer: dict[str, Any], expected: int) -> Vectors:
         return np.array([item["embedding"] for item in items], dtype=np.float32).reshape(expected, -1)
     except (KeyError, IndexError, TypeError, ValueError):
         raise ServerFault("the server's answer holds no list of embeddings of one length") from None
-
-
-def _sentence(content: bytes) -> str:
-    """The server's own words, from SGLang's flat error, OpenAI's nested one, or plain text."""
-    try:
-        answer = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return " ".join(content[:200].decode(errors="replace").replace("\0", "").split())
-    if not isinstance(answer, dict):
-        return ""
-    nested = answer.get("error")
-    found = answer.get("message") or (nested.get("message") if isinstance(nested, dict) else nested) or ""
-    return str(found).replace("\0", "")
-
-
-def _reason(error: Exception) -> str:
-    os_error = getattr(error, "os_error", error)
-    return getattr(os_error, "strerror", None) or str(error) or type(error).__name__

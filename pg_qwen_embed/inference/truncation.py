@@ -19,7 +19,7 @@ REPLACEMENT = "\ufffd"  # half a character, as a tokenizer decodes it
 async def too_long(server: EmbeddingServer, texts: Sequence[str], longest: int | None) -> dict[int, Tokens]:
     """Positions of the texts that are longer than the server takes, each with its tokens.
 
-    Only texts that could be are shown to the server. Raises DocumentRefused, ServerUnavailable."""
+    Only texts that could be are shown to the server. Raises DocumentRejected, ServerUnavailable."""
     if longest is None:
         return {}
     # At most four bytes a character, and three times as many when composed: spares the short ones a closer look.
@@ -34,7 +34,7 @@ async def truncate(
 ) -> dict[int, str]:
     """The beginnings of the texts that are too long, by position: as much of each as fits into so many tokens.
 
-    Raises DocumentRefused if there is none, ServerUnavailable."""
+    Raises DocumentRejected if there is none, ServerUnavailable."""
     positions = list(too_long)
     bare = await server.tokenize([texts[n] for n in positions], special=False) if positions else []
     tokens = dict(zip(positions, bare, strict=True))

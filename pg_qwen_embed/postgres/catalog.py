@@ -11,7 +11,6 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
 from pg_qwen_embed.domain.errors import SetupError, UsageError
-from pg_qwen_embed.domain.prompt import PromptStyle
 from pg_qwen_embed.domain.source import Column, QualifiedName, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
@@ -192,7 +191,6 @@ def _embedding(rows: Sequence[Row], sources: Mapping[int, Row]) -> Registered:
         live=live,
         building=next(iter(by_state[GenerationState.BUILDING]), None),
         retired=tuple(by_state[GenerationState.RETIRED]),
-        prompt_style=PromptStyle(first["prompt_style"]),
         column=first["column_name"],
         vector_schema=first["vector_schema"] or "public",
     )

@@ -20,7 +20,6 @@ embedding = sa.Table(
     sa.Column("key", ARRAY(sa.Text), nullable=False),
     sa.Column("column_name", sa.Text, nullable=False),
     sa.Column("instruction", sa.Text, nullable=False),
-    sa.Column("prompt_style", sa.Text, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
     comment="One row per embedding: its source, and how queries are put to it",
 )

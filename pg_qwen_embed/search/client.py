@@ -12,11 +12,13 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, ModelMismatch, ServerUnavailable, UsageError
-from pg_qwen_embed.domain.prompt import query_prompt
 from pg_qwen_embed.domain.report import Hit
-from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer, ModelInfo
+from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.inference.encoder import Encoder
+from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer
 from pg_qwen_embed.postgres import binary, catalog
 from pg_qwen_embed.postgres.connection import BinaryValue, Connection, connect
 from pg_qwen_embed.postgres.names import names_of
@@ -26,44 +28,46 @@ from pg_qwen_embed.settings import Settings, resolve
 T = TypeVar("T")
 
 
-class ServerHandle:
-    """A server, and what it said it serves, half a minute ago at most."""
+class CachedServer:
+    """A server, and what it said it serves, half a minute ago at most: a `ServerHandle` of the encoder."""
+
+    longest = None  # a query is not truncated
 
     def __init__(self, server: EmbeddingServer) -> None:
         self.server = server
         self._info: ModelInfo | None = None
-        self._looked = 0.0  # when that was last known to be true
+        self._asked_at = 0.0  # when that was last known to be true
 
-    async def embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
-        """Raises UsageError when it has another model, ServerUnavailable, DocumentRefused."""
-        dimensions = embedding.live.spec.dimensions
+    @property
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            raise RuntimeError("the server was not asked what it serves")
+        return self._info
+
+    def check(self) -> None:
+        """A query is one request."""
+
+    async def query(self, target: Target, text: str) -> Vectors:
+        """The unit vector of a query. Raises ModelMismatch, ServerUnavailable, DocumentRejected."""
+        await self._refresh()
         try:
-            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
-        except ModelMismatch:  # since it was asked what it serves: ask again
+            return await Encoder(self).query(target, target.embedding.instruction, text)
+        except ModelMismatch:  # perhaps since it was asked what it serves: ask again
             self.forget()
-            found = await self.server.embed(await self._fitting(embedding), [prompt], dimensions, urgent=True)
-        query: NDArray[np.float32] = found.vectors[0]
-        return query
-
-    async def _fitting(self, embedding: Embedding) -> ModelInfo:
-        info = await self._current()
-        mismatch = info.mismatch(embedding.target)
-        if mismatch:
-            raise UsageError(str(mismatch))
-        return info
+        await self._refresh()
+        return await Encoder(self).query(target, target.embedding.instruction, text)
 
     def forget(self) -> None:
         """Ask again next time."""
         self._info = None
 
-    async def _current(self) -> ModelInfo:
-        info, now = self._info, asyncio.get_running_loop().time()
-        fresh = info is not None and now - self._looked < IDENTITY_CHECK_INTERVAL
-        if info is None or not (fresh or await self.server.still_serves(info)):
-            info = await self.server.model_info()
-        if not fresh:
-            self._info, self._looked = info, now
-        return info
+    async def _refresh(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._info is not None and now - self._asked_at < IDENTITY_CHECK_INTERVAL:
+            return
+        if self._info is None or not await self.server.still_serves(self._info):
+            self._info = await self.server.model_info()
+        self._asked_at = now
 
 
 class Client:
@@ -86,15 +90,15 @@ class Client:
         options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
         # The one that failed last comes last.
-        self._servers = [ServerHandle(EmbeddingServer(one, ASK_TIMEOUT)) for one in self._settings.servers]
+        self._servers = [CachedServer(EmbeddingServer(one, ASK_TIMEOUT)) for one in self._settings.servers]
         self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pg_qwen_embed client", daemon=True)
         self._thread.start()
-        for handle in self._servers:
-            self._run(handle.server.__aenter__())
+        for server in self._servers:
+            self._run(server.server.__aenter__())
 
     def __enter__(self) -> "Client":
         return self
@@ -108,8 +112,8 @@ class Client:
         """Close the connections; safe to call twice."""
         if self._loop.is_closed():
             return
-        for handle in self._servers:
-            self._run(handle.server.__aexit__(None, None, None))
+        for server in self._servers:
+            self._run(server.server.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -119,7 +123,7 @@ class Client:
     def embed_query(self, name: str, text: str) -> NDArray[np.float32]:
         """The unit vector of a query, shape (dimensions,), with the embedding's instruction in front.
 
-        Raises UsageError (no such embedding, blank text, another model), ServerUnavailable, DocumentRefused,
+        Raises UsageError (no such embedding, blank text), ModelMismatch, ServerUnavailable, DocumentRejected,
         DatabaseUnavailable."""
         return self._query(name, text)[1]
 
@@ -128,8 +132,7 @@ class Client:
             raise UsageError("the query is blank: there is nothing to search for")
         with self._lock:
             embedding = self._embedding(name)
-        prompt = query_prompt(embedding.prompt_style, embedding.instruction, text)
-        return embedding, self._run(self._embed(embedding, prompt))
+        return embedding, self._run(self._embed(embedding.target, text))
 
     def search(self, name: str, text: str, limit: int = 10) -> list[Hit]:
         """The `limit` rows nearest to the query, nearest first: each row's columns and its distance."""
@@ -157,19 +160,20 @@ class Client:
         hits = [Hit(row.pop("qwen_embed_distance"), row) for row in rows]
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by distances it has rounded
 
-    async def _embed(self, embedding: Embedding, prompt: str) -> NDArray[np.float32]:
+    async def _embed(self, target: Target, text: str) -> Vectors:
         """From the first server that has the model and answers."""
-        problems: list[ServerUnavailable | UsageError] = []
-        for handle in list(self._servers):
+        problems: list[ServerUnavailable] = []
+        for server in list(self._servers):
             try:
-                return await handle.embed(embedding, prompt)
-            except UsageError as error:
+                return await server.query(target, text)
+            except ModelMismatch as error:
                 problems.append(error)
             except ServerUnavailable as error:
                 problems.insert(0, error)
-                self._servers.sort(key=lambda other: other is handle)
-        for handle in self._servers:  # one may be put right
-            handle.forget()
+                self._servers.remove(server)
+                self._servers.append(server)
+        for server in self._servers:  # one may be put right
+            server.forget()
         raise problems[0]
 
     def _embedding(self, name: str) -> Embedding:

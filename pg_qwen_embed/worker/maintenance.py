@@ -1,52 +1,54 @@
-"""What a worker does beside following changes: indexes, vacuum, drift, partitions that came or went.
+"""Maintenance: indexes, vacuum of the outboxes, drift, partitions that came or went.
 
-Each chore runs on a connection of its own, gently; what fails is logged and tried again."""
+Each task runs on a connection of its own, gently; what fails is reported and tried again."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import psycopg
 
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
+from pg_qwen_embed.domain.events import (
+    IndexFailed,
+    IndexReady,
+    PartitionsChanged,
+    PartitionsNotFollowed,
+    VacuumFailed,
+    Verified,
+    VerifyFailed,
+)
 from pg_qwen_embed.domain.report import BackfillState
+from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
 from pg_qwen_embed.postgres import drift, index
 from pg_qwen_embed.postgres.connection import Pool, connect_async, first_line
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.pipeline import Pipeline
-
-log = logging.getLogger("pg_qwen_embed.worker")
+from pg_qwen_embed.worker.signals import Signals
 
 VERIFIER_NAME = "pg_qwen_embed worker: verify"
 GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
 class Maintenance:
-    """`start` it once; ask for chores; `leave` a generation that is no longer followed."""
+    """`start` it once; ask for tasks; `leave` a generation that is no longer followed."""
 
-    def __init__(
-        self,
-        url: str,
-        pool: Pool,
-        group: asyncio.TaskGroup,
-        pipelines: Mapping[int, Pipeline],
-        options: Options,
-        done: Callable[[], None],
-    ) -> None:
-        """feeds: those that are followed, by generation. done: called when a chore has ended."""
+    def __init__(self, url: str, pool: Pool, options: Options, signals: Signals, runtime: Runtime) -> None:
         self._url = url
         self._pool = pool
-        self._group = group
-        self._pipelines = pipelines
         self._options = options
-        self._done = done
+        self._signals = signals
+        self._runtime = runtime
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
 
-    def start(self) -> None:
-        self._group.create_task(self._vacuum_now_and_then())
-        self._group.create_task(self._verify_now_and_then())
+    def start(self, group: asyncio.TaskGroup, pipelines: Mapping[int, Pipeline]) -> None:
+        """pipelines: those that run, by generation; the mapping changes as they do."""
+        self._group = group
+        group.create_task(self._vacuum_regularly(pipelines))
+        if self._options.verify_every:
+            group.create_task(self._verify_regularly(pipelines))
 
     @property
     def busy(self) -> bool:
@@ -54,97 +56,89 @@ class Maintenance:
 
     def build_index(self, pipeline: Pipeline) -> None:
         """Searches go on without it, slower; so it is tried until it is there."""
-        id_ = pipeline.target.id
-        if ("index", id_) not in self._tasks:
-            self._tasks["index", id_] = self._group.create_task(self._ensure_index(id_, pipeline))
+        self._begin("index", pipeline.target.id, self._ensure_index(pipeline))
 
     def follow_partitions(self, state: SourceState, pipeline: Pipeline) -> None:
         """Rows that came or went with their partition fired no trigger: look for them. A backfill finds them itself."""
-        id_ = pipeline.target.id
-        if (
-            state.partitions == state.checked_partitions
-            or pipeline.scanner.active
-            or ("partitions", id_) in self._tasks
-        ):
-            return
-        check = self._check_partitions(state, pipeline)
-        self._tasks["partitions", id_] = self._group.create_task(check)
+        if state.partitions != state.checked_partitions and not pipeline.scanner.active:
+            self._begin("partitions", pipeline.target.id, self._check_partitions(state, pipeline))
 
     def leave(self, id_: int) -> None:
         for key in [key for key in self._tasks if key[1] == id_]:
             self._tasks.pop(key).cancel()
 
-    def _end(self, kind: str, id_: int) -> None:
-        if self._tasks.get((kind, id_)) is asyncio.current_task():
-            del self._tasks[kind, id_]
-        self._done()
+    def _begin(self, kind: str, id_: int, work: Coroutine[Any, Any, None]) -> None:
+        if (kind, id_) in self._tasks:
+            work.close()
+            return
+        self._tasks[kind, id_] = self._group.create_task(self._ended(kind, id_, work))
+
+    async def _ended(self, kind: str, id_: int, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            if self._tasks.get((kind, id_)) is asyncio.current_task():
+                del self._tasks[kind, id_]
+            self._signals.look()
 
     # Vacuum and drift.
 
-    async def _vacuum_now_and_then(self) -> None:
-        """Of outboxes that have seen much, on a connection of the pool."""
+    async def _vacuum_regularly(self, pipelines: Mapping[int, Pipeline]) -> None:
+        """Outboxes that have seen much, on a connection of the pool."""
         while True:
             await asyncio.sleep(self._options.vacuum_interval)
-            for pipeline in [pipeline for pipeline in self._pipelines.values() if pipeline.wants_vacuum()]:
+            for pipeline in [pipeline for pipeline in pipelines.values() if pipeline.wants_vacuum()]:
                 try:
                     async with self._pool.connection() as connection:
                         await pipeline.store.vacuum(connection)
                 except psycopg.Error as error:
-                    log.warning("vacuum_failed embedding=%s reason=%s", pipeline.target.name, first_line(error))
+                    self._runtime.events.emit(VacuumFailed(pipeline.target.name, first_line(error)))
 
-    async def _verify_now_and_then(self) -> None:
+    async def _verify_regularly(self, pipelines: Mapping[int, Pipeline]) -> None:
         """Where nothing else is going on."""
-        while self._options.verify_every:
+        while True:
             await asyncio.sleep(self._options.verify_every)
-            for target in [pipeline.target for pipeline in self._pipelines.values() if pipeline.idle]:
+            for target in [pipeline.target for pipeline in pipelines.values() if pipeline.idle]:
                 await self._repair(target, rows=True, missing=True, orphans=True)
 
     async def _repair(self, target: Target, *, rows: bool, missing: bool, orphans: bool) -> bool:
-        """Whether everything was looked at."""
+        """Whether every row was compared."""
         pause = 0.0 if self._options.once else GENTLE_PAUSE
         try:
             async with await connect_async(self._url, VERIFIER_NAME) as connection:
                 done = await drift.repair(connection, target, rows=rows, missing=missing, orphans=orphans, pause=pause)
         except (psycopg.Error, DatabaseUnavailable) as error:
-            log.warning("verify_failed embedding=%s reason=%s", target.name, first_line(error))
+            self._runtime.events.emit(VerifyFailed(target.name, first_line(error)))
             return False
-        enqueued = done.missing_or_stale + done.orphaned
-        log.info("verified embedding=%s enqueued=%d locked=%d", target.name, enqueued, done.locked)
+        self._runtime.events.emit(Verified(target.name, done.missing_or_stale + done.orphaned, done.locked))
         return not done.locked
 
     # Partitions.
 
     async def _check_partitions(self, state: SourceState, pipeline: Pipeline) -> None:
-        target = pipeline.target
+        target, store = pipeline.target, pipeline.store
+        known, now = state.checked_partitions or frozenset(), state.partitions or frozenset()
+        self._runtime.events.emit(PartitionsChanged(target.name, len(now - known), len(known - now)))
         try:
-            known, now = state.checked_partitions or frozenset(), state.partitions or frozenset()
-            log.info("partitions_changed embedding=%s came=%d went=%d", target.name, len(now - known), len(known - now))
             async with self._pool.connection() as connection:
-                backfill, _ = await pipeline.store.read_backfill_state(connection)
-                filled = any([await pipeline.store.has_rows(connection, oid) for oid in now - known])
+                backfill, _ = await store.read_backfill_state(connection)
+                filled = any([await store.has_rows(connection, oid) for oid in now - known])
             gone = bool(known - now) or state.checked_partitions is None
             checked = not (filled or gone) or await self._repair(
                 target, rows=filled, missing=backfill is not BackfillState.NONE, orphans=gone
             )
             if checked:
                 async with self._pool.connection() as connection:
-                    await pipeline.store.note_partitions(connection, state.partitions)
+                    await store.note_partitions(connection, state.partitions)
         except psycopg.Error as error:
-            log.warning("partitions_not_followed embedding=%s reason=%s", target.name, first_line(error))
-        finally:
-            self._end("partitions", target.id)
+            self._runtime.events.emit(PartitionsNotFollowed(target.name, first_line(error)))
 
     # Indexes.
 
-    async def _ensure_index(self, id_: int, pipeline: Pipeline) -> None:
-        try:
-            while True:
-                if await self._index_built(pipeline):
-                    break
-                await asyncio.sleep(self._options.index_pause)
-            log.info("index_ready embedding=%s", pipeline.target.name)
-        finally:
-            self._end("index", id_)
+    async def _ensure_index(self, pipeline: Pipeline) -> None:
+        while not await self._index_built(pipeline):  # noqa: ASYNC110  # nothing tells when another session has built it
+            await asyncio.sleep(self._options.index_pause)
+        self._runtime.events.emit(IndexReady(pipeline.target.name))
 
     async def _index_built(self, pipeline: Pipeline) -> bool:
         try:
@@ -155,6 +149,6 @@ class Maintenance:
         except (psycopg.Error, DatabaseUnavailable) as error:
             if self._options.once:
                 raise
-            log.warning("index_failed embedding=%s reason=%s", pipeline.target.name, first_line(error))
+            self._runtime.events.emit(IndexFailed(pipeline.target.name, first_line(error)))
             return False
         return True

@@ -1,54 +1,99 @@
-"""A backfill under way: reads the source page by page, ahead of the server, and records how far the vectors have come.
+"""The backfill scanner: reads the source page by page, ahead of the servers, and records how far the vectors have come.
 
 It reads on a connection that changes do not use, so that none waits for a page."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 import psycopg
 
-from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.domain.change import Key
+from pg_qwen_embed.domain.events import RowsScanned
+from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.postgres.connection import AsyncConnection, Pool
 from pg_qwen_embed.postgres.store import Store
-from pg_qwen_embed.worker.work import Scan, ScanPage
+from pg_qwen_embed.worker.ledger import Room
+from pg_qwen_embed.worker.options import Limits
+from pg_qwen_embed.worker.queues import Intake
+from pg_qwen_embed.worker.signals import Signals
+from pg_qwen_embed.worker.work import ScanPage
 
 ADVANCE_EVERY = 0.2  # seconds, while pages are written
-WAKE_EVERY = 0.2  # seconds; a rest ends without an event
+WAKE_EVERY = 0.2  # seconds; a pause ends without an event
 READ_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
 FIRST_PAGE, SMALLEST_PAGE = 128, 16  # rows
 
 
+@dataclass(slots=True)
+class Scan:
+    """A keyset scan: where the next page begins, and the pages that are not all written yet, in order."""
+
+    after: Sequence[str] | None
+    exhausted: bool = False
+    _pages: deque[ScanPage] = field(default_factory=deque)
+
+    def add(self, last: Key, rows: int, left: int) -> ScanPage:
+        """A page was read; the next one begins after it."""
+        self.after = [str(value) for value in last]
+        self._pages.append(ScanPage(last, rows, left))
+        return self._pages[-1]
+
+    def written(self) -> list[ScanPage]:
+        """The pages at the front of which everything is written."""
+        return list(takewhile(lambda page: not page.left, self._pages))
+
+    def drop(self, pages: Sequence[ScanPage]) -> None:
+        """It is recorded that these pages, the first ones, are written."""
+        for _ in pages:
+            self._pages.popleft()
+
+    @property
+    def unfinished(self) -> int:
+        """Pages of which it is not recorded that they are written."""
+        return len(self._pages)
+
+    @property
+    def finished(self) -> bool:
+        """Every row of the source has its vector."""
+        return self.exhausted and not self._pages
+
+
+class PageSize:
+    """Rows of a page: as many as have about a quarter of the room, by the documents of the page before."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._most = limits.backfill_rows
+        self._size = limits.size // 4  # bytes
+        self.rows = min(self._most, FIRST_PAGE)
+
+    def seen(self, documents: int, size: int) -> None:
+        if documents:
+            self.rows = min(self._most, max(SMALLEST_PAGE, self._size // max(1, size // documents)))
+
+
 class BackfillScanner:
-    """`begin` a walk; say when there may be `room`; when it is `finished`, `end` it."""
+    """`begin` a scan; say when there may be room by `go_on`; when it is `finished`, `end` it.
+
+    A page that cannot be read is not tried again before `take_error` was called."""
 
     def __init__(
-        self,
-        store: Store,
-        pool: Pool,
-        rows: int,
-        size: int,
-        *,
-        has_room: Callable[[], bool],
-        take: Callable[[list[Change], ScanPage], None],
-        moved: Callable[[], None],
+        self, store: Store, pool: Pool, room: Room, intake: Intake, limits: Limits, signals: Signals, runtime: Runtime
     ) -> None:
-        """rows, size (bytes): of a page, about. has_room: whether another may be read. take: is given each page. moved: called
-        when the last was read, and when one cannot be: it is not tried again before `take_error` was."""
         self._store = store
         self._pool = pool
-        self._most = rows
-        self._size = size
-        self._has_room = has_room
-        self._take = take
-        self._moved = moved
-        self._rows = min(rows, FIRST_PAGE)
+        self._room = room
+        self._intake = intake
+        self._signals = signals
+        self._runtime = runtime
+        self._page = PageSize(limits)
         self._scan: Scan | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._error: psycopg.Error | None = None
-        self._rests_until = 0.0
-        self._room = asyncio.Event()
-        self._advancing = asyncio.Lock()
-        self._advance_at = 0.0
+        self._pause = Pause()
+        self._may_go_on = asyncio.Event()
+        self._progress = Progress(store, runtime)
 
     def begin(self, group: asyncio.TaskGroup, after: Sequence[str] | None) -> None:
         self._scan = Scan(after)
@@ -71,20 +116,22 @@ class BackfillScanner:
         """Every row of the source has its vector."""
         return self._scan is not None and self._scan.finished
 
-    def room(self) -> None:
-        """There may be."""
-        self._room.set()
+    def go_on(self) -> None:
+        """There may be room."""
+        self._may_go_on.set()
 
-    def take_error(self, *, rest: float) -> psycopg.Error | None:
-        """Why the last page was not read; it is tried again after a rest of so many seconds."""
-        error, self._error = self._error, None
-        if error is not None:
-            self._rests_until = asyncio.get_running_loop().time() + rest
-        return error
+    def take_error(self, *, pause: float) -> psycopg.Error | None:
+        """Why the last page was not read; it is tried again after a pause of so many seconds."""
+        return self._pause.take(self._runtime.clock() + pause)
+
+    async def advance(self, connection: AsyncConnection) -> None:
+        """Record what is written, now and then: after a crash some rows are looked at again that have their vector."""
+        if self._scan:
+            await self._progress.record(connection, self._scan)
 
     async def _read(self, scan: Scan) -> None:
         while not scan.exhausted:
-            while not self._may_read():
+            while self._pause.lasts(self._runtime.clock()) or not self._room.for_backfill():
                 await self._wait()
             try:
                 await self._read_page(scan)
@@ -92,41 +139,61 @@ class BackfillScanner:
                 self._give_up(error)
             except TimeoutError:
                 self._give_up(psycopg.OperationalError(f"a page was not read in {READ_TIMEOUT:.0f} s"))
-        self._moved()
-
-    def _may_read(self) -> bool:
-        resting = asyncio.get_running_loop().time() < self._rests_until
-        return self._error is None and not resting and self._has_room()
+        self._signals.look()
 
     async def _read_page(self, scan: Scan) -> None:
-        rows = self._rows
+        rows = self._page.rows
         async with asyncio.timeout(READ_TIMEOUT), self._pool.connection() as connection:
             page = await self._store.read_backfill(connection, after=scan.after, rows=rows)
         scan.exhausted = page.rows < rows
         if page.last is not None:
-            self._take(page.changes, scan.add(page.last, page.rows, left=len(page.changes)))
-        if page.changes:
-            size = sum(change.size for change in page.changes) // len(page.changes)
-            self._rows = min(self._most, max(SMALLEST_PAGE, self._size // max(1, size)))
+            self._intake.take(page.changes, scan.add(page.last, page.rows, left=len(page.changes)))
+            self._runtime.events.emit(RowsScanned(self._store.target.name, page.rows, len(page.changes)))
+        self._page.seen(len(page.changes), sum(change.size for change in page.changes))
 
     def _give_up(self, error: psycopg.Error) -> None:
-        self._error = error
-        self._moved()
+        self._pause.error = error
+        self._signals.look()
 
     async def _wait(self) -> None:
-        self._room.clear()
+        self._may_go_on.clear()
         try:
             async with asyncio.timeout(WAKE_EVERY):
-                await self._room.wait()
+                await self._may_go_on.wait()
         except TimeoutError:
             return
 
-    async def advance(self, connection: AsyncConnection) -> None:
-        """Record what is written, now and then: after a crash some rows are looked at again that have their vector."""
-        now = asyncio.get_running_loop().time()
-        async with self._advancing:
-            scan = self._scan
-            if scan and (pages := scan.written()) and (now >= self._advance_at or len(pages) == scan.unfinished):
+
+@dataclass(slots=True)
+class Pause:
+    """After an error nothing is read until it was taken, and then for a while."""
+
+    error: psycopg.Error | None = None
+    _until: float = 0.0
+
+    def take(self, until: float) -> psycopg.Error | None:
+        error, self.error = self.error, None
+        if error is not None:
+            self._until = until
+        return error
+
+    def lasts(self, now: float) -> bool:
+        return self.error is not None or now < self._until
+
+
+class Progress:
+    """Records up to which key everything is written, one writer at a time."""
+
+    def __init__(self, store: Store, runtime: Runtime) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._recording = asyncio.Lock()
+        self._due = 0.0
+
+    async def record(self, connection: AsyncConnection, scan: Scan) -> None:
+        now = self._runtime.clock()
+        async with self._recording:
+            if (pages := scan.written()) and (now >= self._due or len(pages) == scan.unfinished):
                 await self._store.advance_backfill(connection, pages[-1].last, sum(page.rows for page in pages))
                 scan.drop(pages)
-                self._advance_at = now + ADVANCE_EVERY
+                self._due = now + ADVANCE_EVERY

@@ -17,7 +17,7 @@ from harness import Harness, eventually
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import ServerUnavailable, UsageError
-from pg_qwen_embed.inference.sglang import proxy_of
+from pg_qwen_embed.inference.transport import proxy_of
 
 ATTACH = ("attach", "articles", "--text", "body")
 

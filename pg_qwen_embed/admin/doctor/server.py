@@ -10,7 +10,8 @@ import numpy as np
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerOverloaded, ServerUnavailable, UsageError
-from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer, ModelInfo
+from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer
 from pg_qwen_embed.settings import Settings
 
 AREA = "server"

@@ -3,8 +3,8 @@
 SELECT set_config('lock_timeout', %(timeout)s, true);
 
 -- name: register_embedding
-INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction, prompt_style)
-VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)s, %(prompt_style)s)
+INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction)
+VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)s)
 RETURNING id;
 
 -- name: register_generation

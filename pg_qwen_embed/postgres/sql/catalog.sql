@@ -61,7 +61,7 @@ WHERE e.name = %(name)s;
 -- name: read_registry
 -- Every embedding with its generations, in every state: a row for each. `clones`: our trigger in each partition that holds rows now, made anew when
 -- it is attached; pg_partition_tree() would wait for the partitions' locks.
-SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.prompt_style,
+SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction,
        to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
        g.id, g.state, g.spec, g.partitions,
        (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid

@@ -44,11 +44,11 @@ SELECT pg_notify(%(channel)s, 'ping');
 -- Wakes the workers to read the registry again. Delivered when the transaction commits.
 SELECT pg_notify('qwen_embed', 'registry');
 
--- name: try_lead
+-- name: take_locks
 -- Leadership is a session lock: it ends with the session, so it needs no lease and no heartbeat.
 SELECT id FROM unnest(%(ids)s::int[]) AS id WHERE pg_try_advisory_lock(%(lock)s, id);
 
--- name: release_lead
+-- name: release_lock
 SELECT pg_advisory_unlock(%(lock)s, %(id)s);
 
 -- name: close_gates

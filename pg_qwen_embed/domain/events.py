@@ -1,0 +1,233 @@
+"""What happens, as typed events: each stage emits them, logging and metrics subscribe. Pure.
+
+An event is one per batch, never one per row. Its name, in the log as in the metrics, is that of its class in snake case."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+DEBUG, INFO, WARNING = 10, 20, 30  # as in the module logging
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    level: ClassVar[int] = INFO
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Warned(Event):
+    """Something is wrong, and work goes on."""
+
+    level: ClassVar[int] = WARNING
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Events:
+    """Hands each event to every subscriber, in the order in which they subscribed."""
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._subscribers = list(subscribers)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.append(subscriber)
+
+    def emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            subscriber(event)
+
+
+# The worker as a whole.
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Event):
+    database: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUnavailable(Warned):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Event):
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedEarly(Warned):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    written: int
+
+
+# The embedding servers.
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUnavailable(Warned):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReady(Event):
+    url: str
+    model: str
+    dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMismatch(Warned):
+    reason: str
+
+
+# Which generations are followed.
+
+
+@dataclass(frozen=True, slots=True)
+class Following(Event):
+    embedding: str
+    generation: int
+    backfill: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotFollowed(Warned):
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedElsewhere(Event):
+    embedding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left(Event):
+    embedding: str
+    generation: int
+
+
+# The stages of a pipeline.
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesRead(Event):
+    """A page of changes."""
+
+    level: ClassVar[int] = DEBUG
+    embedding: str
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsScanned(Event):
+    """A page of a backfill; rows that have their vector already are not among the changes."""
+
+    level: ClassVar[int] = DEBUG
+    embedding: str
+    rows: int
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailed(Warned):
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsEncoded(Event):
+    """One request was answered."""
+
+    level: ClassVar[int] = DEBUG
+    embedding: str
+    documents: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRejected(Warned):
+    """Rows that share one sentence of the server are one event."""
+
+    embedding: str
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupWritten(Event):
+    """Outcomes that were written and acknowledged together."""
+
+    level: ClassVar[int] = DEBUG
+    embedding: str
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFailed(Warned):
+    embedding: str
+    attempt: int
+    reason: str
+
+
+# Maintenance.
+
+
+@dataclass(frozen=True, slots=True)
+class VacuumFailed(Warned):
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified(Event):
+    embedding: str
+    enqueued: int
+    locked: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyFailed(Warned):
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsChanged(Event):
+    embedding: str
+    came: int
+    went: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsNotFollowed(Warned):
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReady(Event):
+    embedding: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFailed(Warned):
+    embedding: str
+    reason: str

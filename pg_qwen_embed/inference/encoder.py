@@ -1,0 +1,140 @@
+"""From text to vectors: the only way, for documents and for queries, so that their vectors can never differ.
+
+An encoder is bound to one server and to what it serves. It checks the model's identity, puts the prompt in front,
+truncates or divides what is too long, and shortens the vectors. It does not choose a server, and it does not retry."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from pg_qwen_embed.domain.change import LONGEST_DOCUMENT, Span
+from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.domain.errors import ModelMismatch
+from pg_qwen_embed.domain.prompt import query_prompt
+from pg_qwen_embed.domain.spec import Chunking, TooLong
+from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.inference import batching, truncation
+from pg_qwen_embed.inference.chunking import Chunks, split
+from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.sglang import EmbeddingServer
+
+TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
+
+
+class ServerHandle(Protocol):
+    """A server, and what it serves."""
+
+    @property
+    def server(self) -> EmbeddingServer: ...
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of an input that every server with the model takes; None: no tokens are counted."""
+
+    def check(self) -> None:
+        """Before each further part of a long request. Raises ModelMismatch if the server may serve something else now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Documents as vectors of shape (rows, dimensions): a row for each text in order, or for each of its chunks.
+
+    rejected: positions of texts that have no row, each with the reason. truncated: positions of texts of which only the
+    beginning was embedded. spans: of the chunks of each text that has rows; None where texts are not divided."""
+
+    vectors: Vectors
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    truncated: frozenset[int] = frozenset()
+    spans: Sequence[Sequence[Span]] | None = None
+
+
+class Encoder:
+    """`documents` and `query` of one target at a time; an encoder keeps no state between calls."""
+
+    def __init__(
+        self, handle: ServerHandle, limits: batching.Limits | None = None, ratio: batching.TokenRatio | None = None
+    ) -> None:
+        """limits: of one request, for the chunks of documents. ratio: learns from what the server counts."""
+        self._handle = handle
+        self._limits = limits or batching.Limits()
+        self._ratio = ratio or batching.TokenRatio()
+
+    async def documents(
+        self, target: Target, texts: Sequence[str], *, size: int | None = None, chunks: Chunks | None = None,
+        urgent: bool = False,
+    ) -> Encoded:  # fmt: skip
+        """The vectors of these texts, none of them blank.
+
+        size: of the texts in UTF-8, in bytes, if it is known. chunks: what an earlier attempt has embedded of documents that
+        are divided. urgent: ahead of those that wait, where the server knows priorities.
+        Raises ModelMismatch, DocumentRejected when the server rejects the request (one bad text rejects all), and
+        ServerUnavailable when the server is to blame."""
+        self._check_identity(target)
+        if target.spec.chunking:
+            return await self._divided(
+                target, target.spec.chunking, texts, chunks or Chunks(self._limits.documents), urgent
+            )
+        return await self._whole(target, texts, size, urgent)
+
+    async def query(self, target: Target, instruction: str, text: str) -> Vectors:
+        """The unit vector of a query, of shape (dimensions,). Raises as `documents`."""
+        self._check_identity(target)
+        prompt = query_prompt(target.spec.prompt_style, instruction, text)
+        vector: Vectors = (await self._embed(target, [prompt], None, urgent=True))[0]
+        return vector
+
+    def _check_identity(self, target: Target) -> None:
+        mismatch = self._handle.info.mismatch(target)
+        if mismatch:
+            raise ModelMismatch(str(mismatch))
+
+    async def _whole(self, target: Target, texts: Sequence[str], size: int | None, urgent: bool) -> Encoded:
+        """Each text has one vector; of one that is too long its beginning has, or the text is rejected."""
+        longest = self._handle.longest or 0  # no tokens are counted without it
+        kept = [text[:LONGEST_DOCUMENT] for text in texts]
+        tokens = await truncation.too_long(self._handle.server, kept, self._handle.longest)
+        wrong = {
+            n: f"the document has {len(own):,} tokens, and the server takes {longest:,}" for n, own in tokens.items()
+        }
+        wrong |= _too_large(texts)
+        if not wrong:
+            return Encoded(await self._embed(target, kept, size, urgent=urgent))
+        if target.spec.too_long is TooLong.FAIL:
+            kept = [text for n, text in enumerate(kept) if n not in wrong]
+            return Encoded(await self._embed(target, kept, None, urgent=urgent), rejected=wrong)
+        for n, beginning in (await truncation.truncate(self._handle.server, kept, tokens, longest)).items():
+            kept[n] = beginning
+        return Encoded(await self._embed(target, kept, None, urgent=urgent), truncated=frozenset(wrong))
+
+    async def _divided(
+        self, target: Target, chunking: Chunking, texts: Sequence[str], chunks: Chunks, urgent: bool
+    ) -> Encoded:
+        """Each chunk has a vector. One part after another: what was embedded counts also when a later part fails."""
+        wrong = _too_large(texts)
+        kept = [text for n, text in enumerate(texts) if n not in wrong]
+        handle = self._handle
+        if not chunks.fit(handle.info, handle.longest):
+            spans = await split(handle.server, kept, chunking, handle.longest)
+            chunks.begin(kept, spans, target.spec.dimensions, handle.info, handle.longest)
+        while part := chunks.next_part(self._limits, self._ratio):
+            handle.check()
+            chunks.take(part, await self._embed(target, [chunks.texts[n] for n in part], None, urgent=urgent))
+        return Encoded(chunks.vectors, rejected=wrong, spans=chunks.spans)
+
+    async def _embed(self, target: Target, texts: Sequence[str], size: int | None, *, urgent: bool) -> Vectors:
+        dimensions = target.spec.dimensions
+        if not texts:
+            return np.empty((0, dimensions), np.float32)
+        answer = await self._handle.server.embed(self._handle.info, texts, dimensions, urgent=urgent)
+        size = sum(len(text.encode()) for text in texts) if size is None else size
+        self._ratio.counted(size, len(texts), answer.tokens)
+        return answer.vectors
+
+
+def _too_large(texts: Sequence[str]) -> dict[int, str]:
+    return {n: TOO_LARGE for n, text in enumerate(texts) if len(text) > LONGEST_DOCUMENT}

@@ -1,0 +1,140 @@
+"""Which generations this worker follows: the registry against the pipelines that run."""
+
+import asyncio
+from collections.abc import Iterable
+
+import psycopg
+
+from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.domain.events import Following as FollowingEvent
+from pg_qwen_embed.domain.events import LedElsewhere, Left, NotFollowed
+from pg_qwen_embed.domain.report import BackfillState
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.domain.source import SourceState
+from pg_qwen_embed.inference.balancer import Balancer
+from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
+from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.postgres.store import Store
+from pg_qwen_embed.worker.leadership import Leadership
+from pg_qwen_embed.worker.maintenance import Maintenance
+from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.pipeline import Pipeline
+from pg_qwen_embed.worker.signals import Signals
+
+
+class Pools:
+    """Connections by which changes, and a backfill, are read and written; open while the session lasts."""
+
+    def __init__(self, live: Pool, backfill: Pool) -> None:
+        self.live = live
+        self.backfill = backfill
+
+
+class Following:
+    """The pipelines by generation. `refresh` follows what was attached and leaves what was detached or has changed."""
+
+    def __init__(
+        self, connection: AsyncConnection, pools: Pools, balancer: Balancer, leadership: Leadership,
+        maintenance: Maintenance, options: Options, signals: Signals, runtime: Runtime,
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._pools = pools
+        self._balancer = balancer
+        self._leadership = leadership
+        self._maintenance = maintenance
+        self._options = options
+        self._signals = signals
+        self._runtime = runtime
+        self._halfvec_oid = 0
+        self.pipelines: dict[int, Pipeline] = {}
+        self.stands_by = False  # another worker leads a generation
+
+    async def open(self, group: asyncio.TaskGroup) -> None:
+        """Raises SetupError where `init` has not run."""
+        self._group = group
+        await catalog.require_initialised_async(self._connection)
+        row = await (await self._connection.execute(statement("halfvec_oid"))).fetchone()
+        self._halfvec_oid = row[0] if row else 0
+
+    async def refresh(self) -> None:
+        registered = await catalog.registered_async(self._connection)
+        states = {target.id: state for one in registered for target, state in one.targets}
+        current = {
+            target.id: target for one in registered for target in one.embedding.targets if not states[target.id].problem
+        }
+        for id_, pipeline in list(self.pipelines.items()):
+            if current.get(id_) != pipeline.target:
+                await self._leave(id_)
+        await self._follow(current)
+        await self._restart_backfills()
+        await self._leadership.report_mismatches(self.pipelines.values())
+        await self._leadership.report_servers(self.pipelines.values())
+        self._check_partitions(states)
+
+    async def finish_backfills(self) -> None:
+        """Backfills of which every row has its vector get their index."""
+        for pipeline in self.pipelines.values():
+            if pipeline.scanner.finished:
+                pipeline.scanner.end()
+                await pipeline.store.finish_backfill(
+                    self._connection, BackfillState.INDEXING, after=BackfillState.RUNNING
+                )
+                self._maintenance.build_index(pipeline)
+
+    async def _follow(self, current: dict[int, Target]) -> None:
+        wanted = [id_ for id_ in current if id_ not in self.pipelines]
+        for id_ in await self._leadership.lead(wanted):
+            await self._try_take_on(current[id_])
+        self.stands_by = any(id_ not in self.pipelines for id_ in current)
+        for id_ in set(wanted) - set(self.pipelines) if self._options.once else ():
+            self._runtime.events.emit(LedElsewhere(current[id_].name))
+
+    async def _try_take_on(self, target: Target) -> None:
+        """One that cannot be taken on is left, until the registry is read again."""
+        try:
+            await self._take_on(target)
+        except psycopg.Error as error:
+            if self._connection.closed or self._options.once:
+                raise
+            self._runtime.events.emit(NotFollowed(target.name, first_line(error)))
+            await self._leave(target.id)
+
+    async def _take_on(self, target: Target) -> None:
+        store = Store(target, self._halfvec_oid)
+        pipeline = Pipeline(store, self._balancer, self._pools.backfill, self._options, self._signals, self._runtime)
+        self.pipelines[target.id] = pipeline
+        pipeline.start(self._group, self._pools.live, self._pools.backfill)
+        state, after = await store.read_backfill_state(self._connection)
+        self._runtime.events.emit(FollowingEvent(target.name, target.id, state.value))
+        await self._continue_backfill(pipeline, state, after)
+
+    async def _continue_backfill(self, pipeline: Pipeline, state: BackfillState, after: list[str] | None) -> None:
+        if state in (BackfillState.PENDING, BackfillState.RUNNING):
+            await pipeline.store.start_backfill(self._connection)
+            pipeline.scanner.begin(self._group, after)
+        else:
+            self._maintenance.build_index(pipeline)
+
+    async def _restart_backfills(self) -> None:
+        """Backfills asked for while their generation is being followed."""
+        cursor = await self._connection.execute(statement("pending_backfills"), {"ids": list(self.pipelines)})
+        for (id_,) in await cursor.fetchall():
+            pipeline = self.pipelines[id_]
+            if not pipeline.scanner.active:
+                await self._continue_backfill(pipeline, BackfillState.PENDING, None)
+
+    def _check_partitions(self, states: dict[int, SourceState]) -> None:
+        for id_, pipeline in self.pipelines.items():
+            self._maintenance.follow_partitions(states[id_], pipeline)
+
+    async def _leave(self, id_: int) -> None:
+        pipeline = self.pipelines.pop(id_)
+        pipeline.stop()
+        self._maintenance.leave(id_)
+        await self._leadership.resign(id_)
+        self._runtime.events.emit(Left(pipeline.target.name, id_))
+
+
+def ids_of(pipelines: Iterable[Pipeline]) -> list[int]:
+    return [pipeline.target.id for pipeline in pipelines]

@@ -1,0 +1,55 @@
+"""Leadership: which generations this worker follows, and what it tells the others by lock and by session name.
+
+A leader holds a session lock for each generation. The lock ends with the session, so it needs no lease and no heartbeat."""
+
+from collections.abc import Iterable
+
+from pg_qwen_embed.domain.events import ModelMismatch
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.inference.balancer import Balancer
+from pg_qwen_embed.postgres.connection import AsyncConnection
+from pg_qwen_embed.postgres.locks import Lock
+from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.worker import session_locks
+from pg_qwen_embed.worker.pipeline import Pipeline
+
+READER_NAME = "pg_qwen_embed worker: lead and read"
+AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
+
+
+class Leadership:
+    """Locks and name of the session that leads."""
+
+    def __init__(self, connection: AsyncConnection, balancer: Balancer, runtime: Runtime) -> None:
+        self._connection = connection
+        self._balancer = balancer
+        self._runtime = runtime
+        self._name = READER_NAME
+        self._mismatches: dict[int, str] = {}  # generations whose model no server has, and the sentence
+
+    async def lead(self, ids: Iterable[int]) -> list[int]:
+        """Those of these generations that nobody else leads."""
+        return await session_locks.take(self._connection, Lock.LEADER, ids)
+
+    async def resign(self, id_: int) -> None:
+        await session_locks.release(self._connection, Lock.LEADER, id_)
+
+    async def report_servers(self, pipelines: Iterable[Pipeline]) -> None:
+        """Whether a server is away, in the session's name, where `status` looks."""
+        lacking = any(self._balancer.lacks(pipeline.target) for pipeline in pipelines)
+        name = AWAY_NAME if lacking else READER_NAME
+        if name != self._name:
+            self._name = name
+            await self._connection.execute(statement("name_session"), {"name": name})
+
+    async def report_mismatches(self, pipelines: Iterable[Pipeline]) -> None:
+        """Generations whose model no server has: in the log, and by a lock, where `status` looks."""
+        found = {pipeline.target.id: self._balancer.mismatch(pipeline.target) for pipeline in pipelines}
+        mismatches = {id_: str(mismatch) for id_, mismatch in found.items() if mismatch}
+        for id_ in self._mismatches.keys() - mismatches.keys():
+            await session_locks.release(self._connection, Lock.MODEL_MISMATCH, id_)
+        await session_locks.take(self._connection, Lock.MODEL_MISMATCH, mismatches.keys() - self._mismatches.keys())
+        for id_, sentence in mismatches.items():
+            if self._mismatches.get(id_) != sentence:
+                self._runtime.events.emit(ModelMismatch(sentence))
+        self._mismatches = mismatches

@@ -1,0 +1,70 @@
+"""The ledger of what is read and not yet settled, and how much more may be read. Pure.
+
+What is in flight is left out of further reads. A pipeline that is dropped drops its ledger too, and loses nothing but
+work, because the outbox still has every entry."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pg_qwen_embed.domain.change import Change, Key, entries_of
+from pg_qwen_embed.worker.work import ScanPage
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Sizes are in bytes. `live` counts the documents of changes, not those of a backfill."""
+
+    seqs: set[int] = field(default_factory=set)
+    retrying: set[Key] = field(default_factory=set)  # keys of failures that are being tried again
+    documents: int = 0
+    size: int = 0
+    live: int = 0
+    live_size: int = 0
+    settled_entries: int = 0
+
+    @property
+    def empty(self) -> bool:
+        return not self.documents and not self.seqs
+
+    def take(self, changes: Sequence[Change], page: ScanPage | None) -> None:
+        self._count(changes, page, 1)
+        self.seqs.update(entries_of(changes))
+
+    def settle(self, changes: Sequence[Change], page: ScanPage | None) -> None:
+        """Their entries are acknowledged."""
+        self._count(changes, page, -1)
+        if page is not None:
+            page.left -= len(changes)
+        self.settle_entries(entries_of(changes))
+        if self.retrying:
+            self.retrying.difference_update(change.key for change in changes)
+
+    def settle_entries(self, seqs: Sequence[int]) -> None:
+        self.seqs.difference_update(seqs)
+        self.settled_entries += len(seqs)
+
+    def _count(self, changes: Sequence[Change], page: ScanPage | None, sign: int) -> None:
+        size = sum([change.size for change in changes])
+        self.documents += sign * len(changes)
+        self.size += sign * size
+        if page is None:
+            self.live += sign * len(changes)
+            self.live_size += sign * size
+
+
+@dataclass(slots=True)
+class Room:
+    """How much more may be read: the bound of the queues between the stages, and so of the memory.
+
+    Live changes have as much room as a backfill, which fills only what they leave."""
+
+    ledger: Ledger
+    documents: Callable[[], int]  # grows with the number of requests that the servers take
+    size: int
+    lacked: bool = False  # changes were not read for want of it: they are late
+
+    def for_changes(self) -> bool:
+        return self.ledger.live < self.documents() and self.ledger.live_size < self.size
+
+    def for_backfill(self) -> bool:
+        return self.ledger.documents < self.documents() and self.ledger.size < self.size

@@ -1,0 +1,178 @@
+"""The loop: read what there is; when there is nothing, close the gates so that writers notify, look once more, and sleep."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import psycopg
+
+from pg_qwen_embed.domain.errors import DatabaseUnavailable
+from pg_qwen_embed.domain.events import ReadFailed, Stopped, StoppedEarly
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
+from pg_qwen_embed.postgres.names import union
+from pg_qwen_embed.worker import session_locks
+from pg_qwen_embed.worker.following import Following, ids_of
+from pg_qwen_embed.worker.leadership import Leadership
+from pg_qwen_embed.worker.maintenance import Maintenance
+from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.pipeline import Pipeline
+from pg_qwen_embed.worker.reader import Reader
+from pg_qwen_embed.worker.signals import Signals
+
+STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
+LONGEST_SPIN = 0.05
+DRAIN_INTERVAL = 0.1
+
+Look = Callable[[Reader, AsyncConnection], Awaitable[bool]]
+
+
+class Loop:
+    """`run` it until the worker is told to stop; with `once` until everything is drained."""
+
+    def __init__(
+        self, connection: AsyncConnection, following: Following, leadership: Leadership, maintenance: Maintenance,
+        options: Options, signals: Signals, runtime: Runtime,
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._following = following
+        self._leadership = leadership
+        self._maintenance = maintenance
+        self._options = options
+        self._signals = signals
+        self._runtime = runtime
+        self._spin = options.spin_interval
+        self._with_work = WithWork(connection)
+
+    async def run(self) -> None:
+        clock = self._runtime.clock
+        active = swept = looked = clock()
+        while not self._signals.stopping.is_set():
+            self._signals.begin()
+            if await self._hear_of_changes(due=clock() - looked >= (self._options.poll or STANDBY_POLL)):
+                looked = clock()
+            self._report_scan_errors()
+            pipelines = await self._with_work.of(self._pipelines)
+            found = await self._look(Reader.read, pipelines)
+            if clock() - swept >= self._options.sweep:
+                found |= await self._look(Reader.sweep, pipelines)
+                swept = clock()
+            await self._following.finish_backfills()
+            if found:
+                active = clock()
+            elif self._options.once and await self._drained():
+                break
+            elif clock() - active < self._options.linger:
+                await self._signals.wait(self._options.spin_interval)
+            else:
+                await self._sleep()
+        await self._drain()
+
+    @property
+    def _pipelines(self) -> list[Pipeline]:
+        return list(self._following.pipelines.values())
+
+    async def _hear_of_changes(self, *, due: bool) -> bool:
+        """Read the registry if it may have changed, or if it is due."""
+        if self._signals.take_servers():
+            await self._leadership.report_servers(self._pipelines)
+        if not self._signals.take_registry() and not due:
+            return False
+        await self._following.refresh()
+        return True
+
+    async def _sleep(self) -> None:
+        """Close the gates, look once more from the beginning, then wait to be told."""
+        pipelines = [pipeline for pipeline in self._pipelines if pipeline.reader.takes_changes]
+        closed = await session_locks.close_gates(self._connection, ids_of(pipelines))
+        try:
+            if await self._look(Reader.rescan, await self._with_work.of(self._pipelines)):
+                return
+            # A writer that found its gate open will not notify: until it is done, keep looking.
+            await self._signals.wait(self._longest_sleep() if len(closed) == len(pipelines) else self._next_spin())
+        finally:
+            await session_locks.open_gates(self._connection, closed)
+
+    def _longest_sleep(self) -> float | None:
+        self._spin = self._options.spin_interval
+        if any(pipeline.reader.paused for pipeline in self._pipelines):
+            return self._options.error_pause
+        if self._following.stands_by:
+            return self._options.poll or STANDBY_POLL
+        return self._options.poll or None
+
+    def _next_spin(self) -> float:
+        """A transaction that keeps its gate open may last: look less and less often."""
+        self._spin = min(self._spin * 1.5, LONGEST_SPIN)
+        return self._spin
+
+    async def _drain(self) -> None:
+        """Let what is in flight be written, but not for ever."""
+        for pipeline in self._pipelines:
+            pipeline.scanner.stop()
+        ends = self._runtime.clock() + self._options.shutdown_timeout
+        while not all(pipeline.settled for pipeline in self._pipelines):
+            if self._runtime.clock() >= ends:
+                reason = f"requests still in flight after {self._options.shutdown_timeout} s"
+                self._runtime.events.emit(StoppedEarly(reason))
+                break
+            self._signals.begin()
+            await self._signals.wait(DRAIN_INTERVAL)
+        self._runtime.events.emit(Stopped(sum(pipeline.writer.written for pipeline in self._pipelines)))
+
+    async def _drained(self) -> bool:
+        """Nothing in flight, nothing being built, and the outboxes are empty from the very beginning."""
+        if self._maintenance.busy or not all(pipeline.idle for pipeline in self._pipelines):
+            return False
+        return not await self._look(Reader.rescan, self._pipelines)
+
+    async def _look(self, how: Look, pipelines: Iterable[Pipeline]) -> bool:
+        """Let these read; True if one found something. One that cannot pauses a while, and the others go on."""
+        found = False
+        for pipeline in pipelines:
+            try:
+                found |= await how(pipeline.reader, self._connection)
+            except psycopg.Error as error:
+                if self._connection.closed:
+                    raise
+                self._report_read_error(pipeline, error)
+                pipeline.reader.pause(self._options.error_pause)
+        return found
+
+    def _report_scan_errors(self) -> None:
+        for pipeline in self._pipelines:
+            if error := pipeline.scanner.take_error(pause=self._options.error_pause):
+                self._report_read_error(pipeline, error)
+
+    def _report_read_error(self, pipeline: Pipeline, error: psycopg.Error) -> None:
+        name = pipeline.target.name
+        if self._options.once and not isinstance(error, psycopg.OperationalError):  # those pass: a lock, a time-out
+            raise DatabaseUnavailable(f"{name} cannot be read: {first_line(error)}") from None
+        self._runtime.events.emit(ReadFailed(name, first_line(error)))
+        self._signals.registry()  # a source may have been altered, or an embedding detached
+
+
+class WithWork:
+    """Which pipelines would find something, or may: of many embeddings only a few change at a time."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._asked: Sequence[Pipeline] = ()
+        self._query = b""  # of those
+
+    async def of(self, pipelines: Iterable[Pipeline]) -> list[Pipeline]:
+        awake = [pipeline for pipeline in pipelines if not pipeline.reader.paused]  # the others may be locked
+        if len(awake) < 2:
+            return awake
+        try:
+            cursor = await self._connection.execute(self._query_of(awake))
+            ids = {row[0] for row in await cursor.fetchall()}
+        except psycopg.Error:
+            if self._connection.closed:
+                raise
+            return awake  # one of them cannot be read: it is found by looking at each
+        return [pipeline for pipeline in awake if pipeline.target.id in ids]
+
+    def _query_of(self, pipelines: Sequence[Pipeline]) -> bytes:
+        if pipelines != self._asked:
+            self._asked = pipelines
+            self._query = union(pipeline.store.has_work for pipeline in pipelines).as_bytes(None)
+        return self._query

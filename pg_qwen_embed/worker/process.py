@@ -1,0 +1,85 @@
+"""The worker as a process: one session after another until it is told to stop."""
+
+import asyncio
+import logging
+import random
+import signal
+from contextlib import AsyncExitStack
+
+from pg_qwen_embed.domain.errors import DatabaseUnavailable
+from pg_qwen_embed.domain.events import DatabaseUnavailable as DatabaseUnavailableEvent
+from pg_qwen_embed.domain.events import Event, Events, Stopping
+from pg_qwen_embed.domain.retry import backoff
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.inference.sglang import EmbeddingServer
+from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.session import Session
+from pg_qwen_embed.worker.signals import Signals
+
+log = logging.getLogger("pg_qwen_embed.worker")
+
+
+class Worker:
+    """`await Worker(settings, options).run()`; `stop` lets it finish what is in flight."""
+
+    def __init__(self, settings: Settings, options: Options, events: Events | None = None) -> None:
+        """events: by default those that are logged."""
+        self._settings = settings
+        self._options = options
+        self._signals = Signals()
+        self.events = events or Events(log_event)
+
+    def stop(self) -> None:
+        self._signals.stop()
+
+    async def run(self) -> None:
+        """Until stopped, or with `once` until everything is drained. Raises Error only with `once`, or at the start."""
+        attempt = 0
+        runtime = Runtime(asyncio.get_running_loop().time, random.Random(), self.events)  # noqa: S311  # jitter
+        async with AsyncExitStack() as stack:
+            servers = [EmbeddingServer(one, self._options.request_timeout) for one in self._settings.servers]
+            for server in servers:
+                await stack.enter_async_context(server)
+            while not self._signals.stopping.is_set():
+                self._signals.registry()
+                session = Session(self._settings.database_url, servers, self._options, self._signals, runtime)
+                try:
+                    await session.run()
+                    return
+                except DatabaseUnavailable as error:
+                    if self._options.once or (attempt == 0 and not session.opened):
+                        raise
+                    self.events.emit(DatabaseUnavailableEvent(str(error)))
+                attempt = 1 if session.opened else attempt + 1
+                await self._pause(backoff(attempt, base=0.2, cap=5.0, rng=runtime.rng))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._signals.stopping.wait()
+        except TimeoutError:
+            return
+
+
+def log_event(event: Event) -> None:
+    """The first subscriber: `name key=value key=value`."""
+    if log.isEnabledFor(event.level):
+        log.log(event.level, "%s %s", event.name, " ".join(f"{name}={value}" for name, value in event.values.items()))
+
+
+async def run(settings: Settings, options: Options) -> None:
+    """The worker as a process: SIGTERM and SIGINT let it finish what is in flight, a second one ends it at once."""
+    worker = Worker(settings, options)
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        worker.events.emit(Stopping(number.name))
+        worker.stop()
+        for again in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(again)
+            signal.signal(again, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    await worker.run()

@@ -1,0 +1,65 @@
+"""The queues between the stages: what was read waits to be encoded, what came of it waits to be written.
+
+They hold what the ledger counts, so its `Room` bounds them: a stage that reads asks for room first."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.worker.ledger import Ledger
+from pg_qwen_embed.worker.work import Batch, Cleared, Outcome, ScanPage, of_backfill
+
+LIVE, BACKFILL = 0, 1  # which batches go first
+
+
+class EncodeQueue:
+    """Batches in order, those of live changes first."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.PriorityQueue[tuple[int, int, Batch]] = asyncio.PriorityQueue()
+        self._numbers = count()
+
+    def put(self, batch: Batch) -> None:
+        self._queue.put_nowait((LIVE if batch.page is None else BACKFILL, next(self._numbers), batch))
+
+    async def get(self) -> Batch:
+        return (await self._queue.get())[2]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteQueue:
+    """Outcomes of one kind. gathering: one writer gathers a group at a time, or two would share what there is."""
+
+    outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
+    gathering: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class WriteQueues:
+    """A change waits for no backfill: each kind has a queue, and writers and connections of its own."""
+
+    def __init__(self) -> None:
+        self.live = WriteQueue()
+        self.backfill = WriteQueue()
+
+    def put(self, outcome: Outcome) -> None:
+        (self.backfill if of_backfill(outcome) else self.live).outcomes.put_nowait(outcome)
+
+
+class Intake:
+    """Where both readers put what they read: documents go to be encoded, keys without one go to be cleared."""
+
+    def __init__(self, ledger: Ledger, to_encode: EncodeQueue, to_write: WriteQueues) -> None:
+        self._ledger = ledger
+        self._to_encode = to_encode
+        self._to_write = to_write
+
+    def take(self, changes: Sequence[Change], page: ScanPage | None) -> None:
+        self._ledger.take(changes, page)
+        documents = [change for change in changes if change.fingerprint is not None]
+        if documents:
+            self._to_encode.put(Batch(documents, page))
+        blank = [change for change in changes if change.fingerprint is None]
+        if blank or (page is not None and not changes):  # nothing to write, but the scan has come further
+            self._to_write.put(Cleared(blank))

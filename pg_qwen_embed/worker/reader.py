@@ -1,0 +1,108 @@
+"""The first stage: changed keys from the outbox, and failures whose time has come, each with its document.
+
+Called from the worker's loop, on its connection. What is in flight is left out; what is read goes to the intake."""
+
+from pg_qwen_embed.domain.events import ChangesRead
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.postgres.connection import AsyncConnection
+from pg_qwen_embed.postgres.store import Page, Store
+from pg_qwen_embed.worker.ledger import Ledger, Room
+from pg_qwen_embed.worker.options import Limits
+from pg_qwen_embed.worker.queues import Intake, WriteQueues
+from pg_qwen_embed.worker.watermark import Watermark
+from pg_qwen_embed.worker.work import SourceTruncated
+
+
+class Reader:
+    """`read` goes on from the last page, `sweep` looks for what became visible late, `rescan` reads from the beginning.
+
+    Each says whether it found something."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        room: Room,
+        intake: Intake,
+        to_write: WriteQueues,
+        limits: Limits,
+        runtime: Runtime,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._room = room
+        self._intake = intake
+        self._to_write = to_write
+        self._limits = limits
+        self._runtime = runtime
+        self._watermark = Watermark()
+        self._entries = limits.page_entries  # to read at once
+        self._paused_until = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Read nothing for so long: the last read failed."""
+        self._paused_until = self._runtime.clock() + seconds
+
+    @property
+    def paused(self) -> bool:
+        return self._paused_until > self._runtime.clock()
+
+    @property
+    def takes_changes(self) -> bool:
+        """Whether there is room for live changes, whatever of a backfill is in flight."""
+        return not self.paused and self._room.for_changes()
+
+    async def read(self, connection: AsyncConnection) -> bool:
+        """Take the next page of changes."""
+        return await self._read_changes(connection, self._watermark.read_position)
+
+    async def sweep(self, connection: AsyncConnection) -> bool:
+        """Read again from the low watermark, for entries that became visible late, and raise it."""
+        if self._watermark.complete:
+            return await self._read_failures(connection)
+        xmin, transaction_id = await self._store.read_snapshot(connection)
+        self._watermark.mark(transaction_id)
+        found = await self._read_changes(connection, self._watermark.low, sweep_xmin=xmin)
+        return await self._read_failures(connection) or found
+
+    async def rescan(self, connection: AsyncConnection) -> bool:
+        """Read again from the very beginning, as before sleeping."""
+        self._watermark.rewind()
+        found = await self._read_changes(connection, 0)
+        return await self._read_failures(connection) or found
+
+    async def _read_failures(self, connection: AsyncConnection) -> bool:
+        """Take failures whose time has come, unless they are being tried already."""
+        if not self.takes_changes:
+            return False
+        due = await self._store.read_failures(connection, rows=self._limits.page_keys)
+        due = [change for change in due if change.key not in self._ledger.retrying]
+        self._ledger.retrying.update(change.key for change in due)
+        self._intake.take(due, None)
+        return bool(due)
+
+    async def _read_changes(self, connection: AsyncConnection, after: int, sweep_xmin: int | None = None) -> bool:
+        if not self.takes_changes:
+            self._room.lacked = True
+            return False
+        page = await self._store.read_outbox(
+            connection, after=after, in_flight=self._ledger.seqs, entries=self._entries, keys=self._limits.page_keys
+        )
+        self._entries = self._limits.page_keys * 4 if page.full else self._limits.page_entries
+        if sweep_xmin is None:
+            self._watermark.read(page.end)
+        else:
+            self._watermark.swept(sweep_xmin, page.end if page.partial else None)
+        found = self._take(page)
+        if page.partial and sweep_xmin is not None:  # what came late is more than a page
+            await self._read_changes(connection, page.end, sweep_xmin)
+        return found
+
+    def _take(self, page: Page) -> bool:
+        for version, seqs in page.source_truncated:
+            self._ledger.seqs.update(seqs)
+            self._to_write.put(SourceTruncated(version, seqs))
+        self._intake.take(page.changes, None)
+        if page.changes:
+            self._runtime.events.emit(ChangesRead(self._store.target.name, len(page.changes)))
+        return bool(page.changes or page.source_truncated)

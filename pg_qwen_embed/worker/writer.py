@@ -1,0 +1,207 @@
+"""The third stage: what came of the documents is written in groups, guarded by version, and acknowledged.
+
+The vectors stay in memory and the outbox keeps the entries, so nothing is lost by waiting. No transaction is open while a
+server works: a connection is taken when there is a group to write."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from itertools import count
+
+import psycopg
+
+from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.domain.errors import DatabaseUnavailable
+from pg_qwen_embed.domain.events import DocumentRejected, GroupWritten, WriteFailed
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
+from pg_qwen_embed.postgres.store import Store
+from pg_qwen_embed.worker import policy
+from pg_qwen_embed.worker.batch_sizer import BatchSizer
+from pg_qwen_embed.worker.ledger import Ledger, Room
+from pg_qwen_embed.worker.policy import Fail, Park, Retry, Split
+from pg_qwen_embed.worker.queues import WriteQueue, WriteQueues
+from pg_qwen_embed.worker.scanner import BackfillScanner
+from pg_qwen_embed.worker.signals import Signals
+from pg_qwen_embed.worker.work import Cleared, Embedded, Outcome, Rejected, Request, SourceTruncated, pieces_of, rows_of
+
+TRIES_ONCE = 8  # of a group, by a worker that ends by itself
+WRITERS = 2  # groups written at once, of changes and of a backfill each
+LOCKED_PAUSE = 0.1  # seconds
+GATHER = 0.2  # seconds that changes wait for others to be written with, while more have happened than there is room for
+WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
+
+
+class Writer:
+    """`start` it in a task group: tasks that write until they are stopped. `written` counts documents."""
+
+    def __init__(
+        self, store: Store, source: WriteQueues, ledger: Ledger, room: Room, scanner: BackfillScanner, sizer: BatchSizer,
+        signals: Signals, runtime: Runtime, *, once: bool,
+    ) -> None:  # fmt: skip
+        """once: a group that cannot be written is given up after a while."""
+        self._store = store
+        self._source = source
+        self._ledger = ledger
+        self._room = room
+        self._scanner = scanner
+        self._sizer = sizer
+        self._signals = signals
+        self._runtime = runtime
+        self._once = once
+        # Writes that exclude each other wait here rather than in the database, where each would hold a connection.
+        self._one_at_a_time = asyncio.Lock() if store.writes_alone else nullcontext()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.written = 0
+
+    def start(self, group: asyncio.TaskGroup, live: Pool, backfill: Pool) -> None:
+        """The connections for changes, and for a backfill."""
+        for queue, pool in ((self._source.live, live), (self._source.backfill, backfill)):
+            self._tasks += [group.create_task(self._write_all(queue, pool)) for _ in range(WRITERS)]
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _write_all(self, queue: WriteQueue, pool: Pool) -> None:
+        while True:
+            alone = deque(await self._write_until_done(await self._next_group(queue), pool))
+            while alone:
+                await self._write_until_done([alone.popleft()], pool)
+            self._scanner.go_on()
+            if self._ledger.empty or self._scanner.finished or (self._room.lacked and self._room.for_changes()):
+                self._room.lacked = False
+                self._signals.look()
+
+    async def _next_group(self, queue: WriteQueue) -> list[Outcome]:
+        """What there is to write, up to a batch. Changes that are late already wait for others."""
+        outcomes = queue.outcomes
+        async with queue.gathering:
+            group = [await outcomes.get()]
+            rows, most = rows_of(group[0]), self._sizer.rows
+            late = queue is self._source.live and self._room.lacked
+            if late:
+                most = min(most, self._ledger.live // 2)  # the others keep the server busy meanwhile
+            with suppress(asyncio.QueueEmpty, TimeoutError):
+                async with asyncio.timeout(GATHER if late else None):
+                    while rows < most:
+                        group.append(await outcomes.get() if late else outcomes.get_nowait())
+                        rows += rows_of(group[-1])
+            return group
+
+    async def _write_until_done(self, group: list[Outcome], pool: Pool) -> list[Outcome]:
+        """Nothing, or the pieces of a group of which a row cannot be written: each is to be written on its own."""
+        for attempt in count(1):
+            try:
+                await self._write_group(group, pool)
+            except (psycopg.Error, TimeoutError) as error:
+                reason, sqlstate = _reason(error), getattr(error, "sqlstate", None)
+                self._emit(WriteFailed(self._store.target.name, attempt, reason))
+                pieces = [piece for outcome in group for piece in pieces_of(outcome)]
+                match policy.after_write(sqlstate, reason, attempt, len(pieces), rng=self._runtime.rng):
+                    case Split():
+                        return pieces
+                    case Fail(sentence):
+                        self._fail(pieces[0], sentence)
+                        return []
+                    case Retry(seconds):
+                        if isinstance(error, psycopg.ProgrammingError):  # detached, its source altered, a right lost
+                            self._signals.registry()
+                        if self._once and attempt == TRIES_ONCE:
+                            sentence = f"{self._store.target.name} cannot be written: {reason}"
+                            raise DatabaseUnavailable(sentence) from None
+                        await asyncio.sleep(seconds)
+            else:
+                break
+        return []
+
+    async def _write_group(self, group: list[Outcome], pool: Pool) -> None:
+        rows, clock = sum(map(rows_of, group)), self._runtime.clock
+        async with self._one_at_a_time, asyncio.timeout(WRITE_TIMEOUT), pool.connection() as connection:
+            began = clock()
+            await self._write(connection, group)
+            seconds = clock() - began
+        self._sizer.written(rows, seconds)
+        self._emit(GroupWritten(self._store.target.name, rows, seconds))
+
+    def _fail(self, piece: Outcome, sentence: str) -> None:
+        """The row that cannot be written becomes a failure."""
+        match piece:
+            case Embedded(request, _):
+                self._source.put(Rejected(request, sentence))
+            case Cleared([change]):
+                self._source.put(Rejected(Request([change], None), sentence))
+            case other:
+                self._later(other)
+
+    async def _write(self, connection: AsyncConnection, group: list[Outcome]) -> None:
+        """Write a group of outcomes; each kind that was written is taken out of the group, so a retry does the rest."""
+        embedded = [outcome for outcome in group if isinstance(outcome, Embedded)]
+        if embedded:
+            changes = [change for outcome in embedded for change in outcome.request.changes]
+            locked = await self._store.write(connection, changes, [outcome.embeddings for outcome in embedded])
+            group[:] = [outcome for outcome in group if not isinstance(outcome, Embedded)]
+            self._settle_embedded(embedded, set(locked))
+        rejected = [outcome for outcome in group if isinstance(outcome, Rejected)]
+        if rejected:
+            await self._record_failures(connection, rejected)
+            group[:] = [outcome for outcome in group if not isinstance(outcome, Rejected)]
+            for outcome in rejected:
+                self._ledger.settle(outcome.request.changes, outcome.request.page)
+        while group:
+            await self._clear(connection, group[-1])
+            group.pop()
+        await self._scanner.advance(connection)
+
+    async def _clear(self, connection: AsyncConnection, outcome: Outcome) -> None:
+        match outcome:
+            case Cleared(changes):
+                undone = await self._store.clear(connection, changes) if changes else []
+                self._ledger.settle([change for n, change in enumerate(changes) if n not in undone], None)
+                if undone:
+                    self._later(Cleared([changes[n] for n in undone]))
+            case SourceTruncated(version, seqs):
+                await self._store.clear_source_truncated(connection, version, seqs)
+                self._ledger.settle_entries(seqs)
+
+    async def _record_failures(self, connection: AsyncConnection, rejected: Sequence[Rejected]) -> None:
+        changes = [change for outcome in rejected for change in outcome.request.changes]  # one each
+        sentences = [outcome.sentence for outcome in rejected]
+        for sentence, rows in Counter(sentences).items():
+            self._emit(DocumentRejected(self._store.target.name, rows, sentence))
+        await self._store.record_failures(connection, changes, sentences, [self._pause_of(one) for one in changes])
+
+    def _pause_of(self, change: Change) -> float | None:
+        """Seconds until a rejected document is tried again; None parks it, as the database has it."""
+        match policy.after_rejection(change.attempts + 1, rng=self._runtime.rng):
+            case Retry(seconds):
+                return seconds
+            case Park():
+                return None
+
+    def _settle_embedded(self, embedded: list[Embedded], locked: set[int]) -> None:
+        position = 0
+        for outcome in embedded:
+            done = outcome.request.changes
+            if locked:
+                done = []
+                for number, one in enumerate(outcome.of_each(), position):
+                    if number in locked:
+                        self._later(one)
+                    else:
+                        done += one.request.changes
+            position += len(outcome.request.changes)
+            self.written += len(done)
+            self._ledger.settle(done, outcome.request.page)
+
+    def _later(self, outcome: Outcome) -> None:
+        """The application has a row locked: its vector waits here, and the worker does not wait for the lock."""
+        asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._source.put, outcome)
+
+    def _emit(self, event: GroupWritten | WriteFailed | DocumentRejected) -> None:
+        self._runtime.events.emit(event)
+
+
+def _reason(error: psycopg.Error | TimeoutError) -> str:
+    return first_line(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
