@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pg_qwen_embed.settings import VARIABLES
 from tools import generate_docs
 
 ROOT = generate_docs.ROOT
-DOCS = ROOT / "docs"
+DOCS, PACKAGE = ROOT / "docs", ROOT / "pg_qwen_embed"
 PAGES = [ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     DOCS.rglob("*.md")
 )
@@ -85,19 +86,27 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
     assert [target for target in targets if leads_nowhere(page, target)] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    """From the top of the checkout, or of the package. Links are looked at above."""
+    text = re.sub(r"\[[^\]]*\]\([^)]*\)", "", read(page))
+    found = re.findall(r"(?<![\w./-])(?:[\w-]+/)+[\w-]+\.(?:py|sql|yaml)\b", text)
+    assert [name for name in found if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
+
+
 def test_every_page_can_be_reached_from_the_readme() -> None:
-    reached, new = set[Path](), [ROOT / "README.md"]
+    reached, new = set[Path](), {ROOT / "README.md"}
     while new:
-        page = new.pop()
-        reached.add(page)
-        targets = [(page.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)", read(page))]
-        inside = [one for folder in targets if folder.is_dir() for one in folder.glob("*.md")]
-        new += [
-            target
-            for target in targets + inside
-            if target.suffix == ".md" and target.exists() and target not in reached
-        ]
+        reached |= new
+        new = {page for known in new for page in _linked(known)} - reached
     assert [named(page) for page in PAGES if page not in reached] == []
+
+
+def _linked(page: Path) -> Iterator[Path]:
+    """Pages that a page has links to; a link to a folder counts for each page in it."""
+    for target in re.findall(r"\]\(([^)#:]+)", read(page)):
+        there = (page.parent / target).resolve()
+        yield from there.glob("*.md") if there.is_dir() else [there] if there in PAGES else []
 
 
 def test_tests_named_in_the_documentation_exist() -> None:
