@@ -1,4 +1,4 @@
-"""Write the generated parts of the documentation: docs/commands.md, and the configuration table of the README.
+"""Write the generated parts of the documentation: docs/commands.md, and the configuration table of docs/operations.md.
 
     python -m tools.generate_docs [--check]
 
@@ -13,6 +13,8 @@ from pg_qwen_embed.cli import COMMANDS, main
 from pg_qwen_embed.settings import VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMANDS_PAGE = ROOT / "docs" / "commands.md"
+CONFIGURATION_PAGE = ROOT / "docs" / "operations.md"
 BEGIN, END = "<!-- generated: configuration -->", "<!-- end -->"
 WIDTH = 100
 
@@ -34,7 +36,7 @@ def commands() -> str:
 
 
 def configuration() -> str:
-    """The table between the README's markers."""
+    """The table of the settings."""
     rows = ["| option | environment | meaning |", "|---|---|---|"]
     for name, (variables, meaning) in VARIABLES.items():
         option = f"`--{name.replace('_', '-')}`" if name != "api_key" else "none: it would show in the process list"
@@ -42,15 +44,17 @@ def configuration() -> str:
     return "\n".join(rows)
 
 
-def readme(text: str) -> str:
-    before, rest = text.split(BEGIN, 1)
+def with_configuration(page: str) -> str:
+    """The page, with today's table between its markers."""
+    before, rest = page.split(BEGIN, 1)
     _, after = rest.split(END, 1)
     return f"{before}{BEGIN}\n{configuration()}\n{END}{after}"
 
 
 def wanted() -> dict[Path, str]:
-    page = ROOT / "README.md"
-    return {ROOT / "docs" / "commands.md": commands(), page: readme(page.read_text(encoding="utf-8"))}
+    """Each generated page as it should be."""
+    page = CONFIGURATION_PAGE.read_text(encoding="utf-8")
+    return {COMMANDS_PAGE: commands(), CONFIGURATION_PAGE: with_configuration(page)}
 
 
 if __name__ == "__main__":
