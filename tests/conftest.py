@@ -1,5 +1,7 @@
 """Servers are started once for each process of the tests; each test has a database of its own in them."""
 
+from __future__ import annotations
+
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -7,11 +9,13 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-from fake_sglang import FakeSGLang
-from harness import Cluster, Harness, cluster
+
+if TYPE_CHECKING:  # the fixtures import when they are used: the unit tests need none of it
+    from harness import Cluster, Harness
 
 NEWEST = 18
 collect_ignore = [] if "SGLANG_PYTHON" in os.environ else ["contract"]  # see `make test-sglang`
@@ -33,6 +37,8 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def clusters() -> Iterator[Callable[[int], Cluster]]:
     """PostgreSQL by its version, started when it is first asked for."""
+    from harness import cluster
+
     with ExitStack() as stack:
         yield cache(lambda version: stack.enter_context(cluster(version)))
 
@@ -50,6 +56,9 @@ def postgres(clusters: Callable[[int], Cluster], postgres_version: int) -> Clust
 @pytest.fixture
 def harness(postgres: Cluster, tmp_path: Path) -> Iterator[Harness]:
     """A database on which `init` has run, and an embedding server."""
+    from fake_sglang import FakeSGLang
+    from harness import Harness
+
     with postgres.database() as url, FakeSGLang().running() as server, ExitStack() as stack:
         yield Harness(url, server, tmp_path, stack)
 
@@ -64,5 +73,8 @@ def bare_database(postgres: Cluster) -> Iterator[str]:
 @pytest.fixture
 def bare(bare_database: str, tmp_path: Path) -> Iterator[Harness]:
     """The same with an embedding server and the command line."""
+    from fake_sglang import FakeSGLang
+    from harness import Harness
+
     with FakeSGLang().running() as server, ExitStack() as stack:
         yield Harness(bare_database, server, tmp_path, stack)

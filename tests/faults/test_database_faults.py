@@ -20,15 +20,16 @@ import psycopg
 import pytest
 from fake_sglang import FakeSGLang
 from harness import Cluster, Harness, cluster, eventually, postmaster, restart, setting, together
+from proxy import Proxy
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_qwen_embed.postgres import embedded
-from pg_qwen_embed.postgres.connection import connect_async
 from pg_qwen_embed.postgres.connection import pool as worker_pool
 from pg_qwen_embed.postgres.locks import Lock
 
 OUTBOX = "_qwen_embed.outbox_1"
 OURS = "application_name LIKE 'pg_qwen_embed worker%' AND datname = current_database()"
+LEADING = f"SELECT pid FROM pg_stat_activity WHERE {OURS} AND application_name ~ ': (lead and read|listen)$'"
 
 
 @pytest.fixture
@@ -118,24 +119,38 @@ def test_standby_is_rejected_with_one_sentence(own_cluster: tuple[Cluster, Harne
         assert "rows 1  vectors 1" in harness.ok("status", env=there)
 
 
-async def told_of_tcp(url: str) -> dict[str, int]:
-    """What PostgreSQL is to ask of the connections of a worker."""
-    async with await connect_async(url, "test") as connection:
-        cursor = await connection.execute("SELECT name, setting::int FROM pg_settings WHERE name LIKE 'tcp_%'")
-        return dict(await cursor.fetchall())
+def listening(harness: Harness) -> tuple[str, int]:
+    """PostgreSQL, started again to listen on TCP as well; its address."""
+    data = Path(setting(harness.url, "data_directory"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    pg_ctl = [str(Path(config(harness.url, "BINDIR")) / "pg_ctl"), "-w", "-D", str(data), "-l", os.devnull]
+    subprocess.run([*pg_ctl, "restart", "-o", f"-h 127.0.0.1 -p {port} -k {data}"], check=True, user=owner(data))
+    return "127.0.0.1", port
 
 
 def test_worker_whose_machine_vanishes_leads_for_half_a_minute(own_cluster: tuple[Cluster, Harness]) -> None:
-    """PostgreSQL is told so in each session, and the rest is the kernel's."""
-    _, harness = own_cluster
-    data = Path(setting(harness.url, "data_directory"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    pg_ctl = [str(Path(config(harness.url, "BINDIR")) / "pg_ctl"), "-w", "-D", str(data), "-l", os.devnull]
-    subprocess.run([*pg_ctl, "restart", "-o", f"-h 127.0.0.1 -p {port} -k {data}"], check=True, user=owner(data))
-    told = asyncio.run(told_of_tcp(make_conninfo(harness.url, host="127.0.0.1", port=port)))
-    assert 0 < told["tcp_keepalives_idle"] + told["tcp_keepalives_count"] * told["tcp_keepalives_interval"] <= 30  # s
-    assert 0 < told["tcp_user_timeout"] <= 30_000  # ms, while it waits for an acknowledgement
+    """PostgreSQL's own probes find it out; the kernel sends them as each session of a worker has asked for."""
+    _, here = own_cluster
+    host, port = listening(here)
+    harness = Harness(make_conninfo(here.url, host=host, port=port), here.server, here.folder, here.stack)
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    with Proxy((host, port)).running() as proxy:
+        far = Harness(make_conninfo(harness.url, port=proxy.port), harness.server, harness.folder, harness.stack)
+        gone = far.worker()
+        eventually(harness.settled)
+        leading = [pid for (pid,) in harness.rows(LEADING)]
+        harness.worker("--poll", "0.5")
+        eventually(lambda: len(harness.rows(LEADING)) == 2 * len(leading))
+        proxy.vanish()
+        gone.end(signal.SIGKILL)
+        harness.execute("INSERT INTO articles VALUES (2, 'two')")
+        assert {(pid,) for pid in leading} < set(harness.rows(LEADING)), "PostgreSQL was told: this proves nothing"
+        eventually(lambda: "two" in harness.server.texts, deadline=40)
+        eventually(lambda: not {(pid,) for pid in leading} & set(harness.rows(LEADING)))
+        eventually(harness.settled)
+        harness.assert_in_step()
 
 
 def test_too_many_connections_are_waited_out(own_cluster: tuple[Cluster, Harness]) -> None:

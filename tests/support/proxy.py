@@ -1,17 +1,23 @@
-"""A TCP proxy in front of PostgreSQL's Unix socket that can cut, delay, swallow or refuse."""
+"""A TCP proxy in front of PostgreSQL that can cut, delay, swallow, refuse, or vanish."""
 
 import asyncio
+import ctypes
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+
+SO_ATTACH_FILTER = 26  # Linux; Python has no name for it
+DROP = struct.pack("HBBI", 6, 0, 0, 0)  # one instruction of BPF: keep nothing of the packet
 
 
 @dataclass
 class Proxy:
     """`mode`: "pass", "delay" (0.3 s a packet), "swallow" (nothing goes through, nobody is told), "refuse"."""
 
-    target: str  # the path of a Unix socket
+    target: str | tuple[str, int]  # the path of a Unix socket, or an address
     mode: str = "pass"
     port: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -20,6 +26,11 @@ class Proxy:
     def cut(self) -> None:
         """Close every connection in both directions at once."""
         self._loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in list(self._writers)])
+
+    def vanish(self) -> None:
+        """As a machine whose power fails: no packet is answered, not even acknowledged, and nothing is closed. Linux only."""
+        self.mode = "refuse"
+        asyncio.run_coroutine_threadsafe(self._go_deaf(), self._loop).result()
 
     @contextmanager
     def running(self) -> Iterator["Proxy"]:
@@ -33,10 +44,10 @@ class Proxy:
             server.close()
             for writer in list(self._writers):
                 writer.transport.abort()
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            if left := asyncio.all_tasks() - {asyncio.current_task()}:
+                _, stuck = await asyncio.wait(left, timeout=1)
+                for task in stuck:
+                    task.cancel()
 
         thread = threading.Thread(target=self._loop.run_until_complete, args=(serve(),), name="proxy")
         thread.start()
@@ -53,7 +64,7 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            upstream, downstream = await asyncio.open_unix_connection(self.target)
+            upstream, downstream = await self._open()
         except OSError:
             writer.transport.abort()
             return
@@ -65,6 +76,18 @@ class Proxy:
             self._writers -= pair
             for end in pair:
                 end.transport.abort()
+
+    async def _go_deaf(self) -> None:
+        """The kernel drops whatever comes, before it acknowledges anything: nobody can tell that from a machine that is gone."""
+        filtering = ctypes.create_string_buffer(DROP)
+        program = struct.pack("HP", len(DROP) // 8, ctypes.addressof(filtering))
+        for writer in self._writers:
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.target, str):
+            return await asyncio.open_unix_connection(self.target)
+        return await asyncio.open_connection(*self.target)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
