@@ -1,17 +1,14 @@
-"""The local embedding server over HTTP: SGLang's endpoints in front of an embedder.
+"""The local embedding server: an embedder as a service behind SGLang's endpoints, and the process that runs it.
 
-The event loop parses requests; one thread embeds and words the answers, so that /ready is answered meanwhile. The queue
-before that thread is unbounded, as SGLang's is; what a client that went away had queued is dropped."""
+The event loop parses requests. One thread embeds and writes the answers, so that /ready is answered meanwhile. The
+queue before that thread is unbounded, as SGLang's is. The queued requests of a client that disconnects are dropped."""
 
 import asyncio
 import errno
-import logging
 import os
-import secrets
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,41 +17,38 @@ from types import FrameType
 from typing import TypeVar
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.serve import protocol
+from pg_qwen_embed.serve import endpoints, protocol
 from pg_qwen_embed.serve.embedders import Embedder, load, unit
-from pg_qwen_embed.serve.protocol import DetokenizeRequest, EmbeddingRequest, Refusal, TokenizeRequest
+from pg_qwen_embed.serve.protocol import DetokenizeRequest, EmbeddingRequest, Load, ServedModel, TokenizeRequest
 
 DEFAULT_MODEL = Path(__file__).parent / "model"
 DEFAULT_MODEL_NAME = "pg-qwen-embed-stand-in"
-MAX_BODY = 64 << 20
-KEEP_ALIVE = 5  # seconds; SGLang's, so that a client that copes with one copes with the other
-DRAIN = 0.3  # seconds that requests under way are given when the server stops; aiohttp takes them twice
+SHUTDOWN_TIMEOUT = 0.3  # seconds for unfinished requests when the server stops; aiohttp applies it twice
 
-_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 def serve(host: str, port: int, model_path: Path | None, api_key: str | None) -> None:
-    """Serve the model of a folder (the packaged one if none) until SIGTERM or SIGINT. Port 0: a free one.
+    """Serve the model in a folder, or the packaged one, until SIGTERM or SIGINT. Port 0: a free one.
 
     Raises UsageError if the model or the address cannot be used."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     listener = _bind(host, port)  # first: loading a model can take long
     embedder = load(model_path or DEFAULT_MODEL)
-    app = create_app(embedder, api_key=api_key, model_name=str(model_path) if model_path else DEFAULT_MODEL_NAME)
-    asyncio.run(_serve_until_told(app, listener))
-    if app[SERVER].worker.running:
-        # Python would wait for the thread, however long its texts are; nobody is left to hear the answer.
+    name = str(model_path) if model_path else DEFAULT_MODEL_NAME
+    server = LocalServer(embedder, name, api_key)
+    asyncio.run(_serve_until_stopped(server, listener))
+    if server.load.running:
+        # Python would wait until the thread has embedded its texts, but no client is left to read the answer.
         os._exit(0)
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    """Told to stop before there is anything to stop."""
+def _exit(number: int, _: FrameType | None) -> None:
+    """Stopped before the server runs."""
     sys.exit(0)
 
 
@@ -67,55 +61,49 @@ def _bind(host: str, port: int) -> socket.socket:
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
-async def _serve_until_told(app: web.Application, listener: socket.socket) -> None:
-    told = asyncio.Event()
+async def _serve_until_stopped(server: "LocalServer", listener: socket.socket) -> None:
+    stop = asyncio.Event()
     runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEP_ALIVE, shutdown_timeout=DRAIN
+        create_app(server),
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=endpoints.KEEP_ALIVE,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()
-        server = app[SERVER]
         await server.warm_up()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, told.set)
-        host, port, *_ = listener.getsockname()
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        print(f"serving {server.model_name} ({server.model.dimensions} dimensions) on http://{where}/v1", flush=True)
-        await told.wait()
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        print(f"serving {_description(server.served)} on http://{_address(listener)}/v1", flush=True)
+        await stop.wait()
     finally:
         await runner.cleanup()
 
 
-def create_app(embedder: Embedder, *, api_key: str | None, model_name: str) -> web.Application:
-    """The server without its socket. It embeds one word when it starts and is /ready after that."""
-    server = Server(embedder, model_name)
-    guards = [_refusals_as_json] if api_key is None else [_bearer(api_key), _refusals_as_json]
-    app = web.Application(middlewares=guards, client_max_size=MAX_BODY)
-    app[SERVER] = server
+def _description(model: ServedModel) -> str:
+    return f"{model.name} ({model.facts.dimensions} dimensions)"
+
+
+def _address(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def create_app(server: "LocalServer") -> web.Application:
+    """The server without its socket. At its start it embeds one word; after that it is /ready."""
+    app = endpoints.create_app(server)
     app.cleanup_ctx.append(server.lifespan)
     app.on_shutdown.append(server.stop)
-    for path, handler in (
-        ("/ready", server.ready),
-        ("/health", server.health),
-        ("/v1/models", server.models),
-        ("/model_info", server.model_info),
-        ("/server_info", server.server_info),
-        ("/v1/loads", server.loads),
-    ):
-        app.router.add_get(path, handler, allow_head=False)
-    app.router.add_post("/v1/embeddings", server.embeddings)
-    for prefix in ("", "/v1"):
-        app.router.add_post(f"{prefix}/tokenize", server.tokenize)
-        app.router.add_post(f"{prefix}/detokenize", server.detokenize)
     return app
 
 
-class Worker:
-    """The one thread that embeds, and the count of inputs in it and before it."""
+class EmbeddingThread:
+    """The only thread that uses the embedder. Counts the inputs that it embeds and those that wait for it."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
         self.running = 0
         self.waiting = 0
 
@@ -129,7 +117,7 @@ class Worker:
                 self.running = 0
 
         self.waiting += inputs
-        future = self._thread.submit(work)
+        future = self._executor.submit(work)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -138,119 +126,62 @@ class Worker:
             raise
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-class Server:
-    """The endpoints. Each parses, has the worker do what takes time, and answers bytes."""
+class LocalServer:
+    """The service: everything that takes time goes to the embedding thread."""
 
-    def __init__(self, embedder: Embedder, model_name: str) -> None:
-        self.embedder = embedder
-        self.model = embedder.facts
-        self.model_name = model_name
-        self.worker = Worker()
+    def __init__(self, embedder: Embedder, model_name: str, api_key: str | None) -> None:
+        self.served = ServedModel(model_name, embedder.facts)
+        self.api_key = api_key
         self.is_ready = False
+        self._embedder = embedder
+        self._thread = EmbeddingThread()
+
+    @property
+    def load(self) -> Load:
+        return Load(self._thread.running, self._thread.waiting)
 
     async def lifespan(self, _: web.Application) -> AsyncIterator[None]:
         warming = asyncio.create_task(self.warm_up())
         yield
         warming.cancel()
-        self.worker.close()
+        self._thread.close()
 
     async def warm_up(self) -> None:
-        await self.worker.run(self._embed_one)
+        await self.check_health()
         self.is_ready = True
 
     async def stop(self, _: web.Application) -> None:
         self.is_ready = False
 
-    async def ready(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self.is_ready else 503)
+    async def check_health(self) -> None:
+        await self._thread.run(partial(self._embedder.embed, ["ready"]))
 
-    async def health(self, _: web.Request) -> web.Response:
-        if not self.is_ready:
-            return web.Response(status=503)
-        await self.worker.run(self._embed_one)
-        return web.Response()
+    async def embed(self, request: EmbeddingRequest) -> bytes:
+        return await self._thread.run(partial(self._embed, request), inputs=len(request.texts))
 
-    async def embeddings(self, request: web.Request) -> web.Response:
-        asked = protocol.parse_embeddings(*await _body(request), self.model, self.model_name)
-        return _json(await self.worker.run(partial(self._embed, asked), inputs=len(asked.texts)))
+    async def tokenize(self, request: TokenizeRequest) -> bytes:
+        return await self._thread.run(partial(self._tokenize, request))
 
-    async def tokenize(self, request: web.Request) -> web.Response:
-        asked = protocol.parse_tokenize(*await _body(request))
-        return _json(await self.worker.run(partial(self._tokenize, asked)))
+    async def detokenize(self, request: DetokenizeRequest) -> bytes:
+        return await self._thread.run(partial(self._detokenize, request))
 
-    async def detokenize(self, request: web.Request) -> web.Response:
-        asked = protocol.parse_detokenize(*await _body(request))
-        return _json(await self.worker.run(partial(self._detokenize, asked)))
+    # In the embedding thread
 
-    async def models(self, _: web.Request) -> web.Response:
-        return _json(protocol.models_answer(self.model, self.model_name, created=int(time.time())))
+    def _embed(self, request: EmbeddingRequest) -> bytes:
+        raw, tokens = self._embedder.embed(request.texts)
+        vectors = unit(raw, request.texts, request.dimensions)
+        items = protocol.items(protocol.written(vectors, base64=request.base64))
+        return protocol.embeddings_answer(items, tokens=tokens, model_name=self.served.name)
 
-    async def model_info(self, _: web.Request) -> web.Response:
-        return _json(protocol.model_info_answer(self.model, self.model_name))
+    def _tokenize(self, request: TokenizeRequest) -> bytes:
+        rows = [self._embedder.tokenize(text, add_special_tokens=request.add_special_tokens) for text in request.texts]
+        return protocol.tokenize_answer(rows, single=request.single, max_length=self.served.facts.context_length)
 
-    async def server_info(self, _: web.Request) -> web.Response:
-        return _json(protocol.server_info_answer(self.model, self.model_name))
-
-    async def loads(self, _: web.Request) -> web.Response:
-        return _json(protocol.loads_answer(running=self.worker.running, waiting=self.worker.waiting))
-
-    # In the worker's thread
-
-    def _embed(self, asked: EmbeddingRequest) -> bytes:
-        vectors, tokens = self.embedder.embed(asked.texts)
-        vectors = unit(vectors, asked.texts, asked.dimensions)
-        return protocol.embeddings_answer(vectors, tokens=tokens, base64=asked.base64, model_name=self.model_name)
-
-    def _embed_one(self) -> None:
-        self.embedder.embed(["ready"])
-
-    def _tokenize(self, asked: TokenizeRequest) -> bytes:
-        rows = [self.embedder.tokenize(text, add_special_tokens=asked.add_special_tokens) for text in asked.texts]
-        return protocol.tokenize_answer(rows, self.model, single=asked.single)
-
-    def _detokenize(self, asked: DetokenizeRequest) -> bytes:
-        texts = [self.embedder.detokenize(row, skip_special_tokens=asked.skip_special_tokens) for row in asked.rows]
-        return protocol.detokenize_answer(texts, single=asked.single)
-
-
-SERVER = web.AppKey("server", Server)
-
-
-async def _body(request: web.Request) -> tuple[bytes, str]:
-    return await request.read(), request.headers.get("Content-Type", "")
-
-
-def _json(body: bytes, status: int = 200) -> web.Response:
-    return web.Response(body=body, status=status, content_type="application/json")
-
-
-def _bearer(api_key: str) -> Middleware:
-    expected = api_key.encode()
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        known = scheme.lower() == "bearer" and secrets.compare_digest(key.encode(errors="replace"), expected)
-        if known or request.path.startswith(("/ready", "/health")):
-            return await handler(request)
-        return _json(b'{"error":"Unauthorized"}', 401)
-
-    return check
-
-
-@web.middleware
-async def _refusals_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Refusal as refusal:
-        return _json(refusal.body(), refusal.status)
-    except web.HTTPException as error:
-        answer = _json(protocol.detail_answer(error.reason), error.status)
-        answer.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
-        return answer
-    except Exception as error:
-        _log.exception("request failed", extra={"path": request.path})
-        return _json(protocol.internal_error(error).body(), 500)
+    def _detokenize(self, request: DetokenizeRequest) -> bytes:
+        texts = [
+            self._embedder.detokenize(row, skip_special_tokens=request.skip_special_tokens) for row in request.rows
+        ]
+        return protocol.detokenize_answer(texts, single=request.single)

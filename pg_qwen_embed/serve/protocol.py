@@ -1,11 +1,14 @@
-"""SGLang's embedding protocol, as far as this package needs it. Pure: bytes in, bytes out; no socket, model or clock.
+"""SGLang's embedding protocol: requests parsed and validated, answers and errors written.
 
-Shapes and sentences are those that SGLang 0.5.23 was seen to answer. Where its sentence is a dump of pydantic's
-internals, only status, type and opening are kept. Different on purpose: token ids are refused with 400 (they can kill
-an SGLang server), and so are the fields of its multimodal input; `dimensions` is checked before any text's length."""
+Pure: bytes in, bytes out; no socket, model or clock. Every server of this project speaks it: the local server and the
+fake one of tests and benchmarks. Shapes and sentences are those of SGLang 0.5.23, as observed. Where SGLang dumps
+pydantic's internals, only status, type and opening are kept. Three differences are deliberate. Token ids are rejected
+with 400, because they can kill an SGLang server. Multimodal inputs are rejected too. `dimensions` is checked before
+the length of any text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, NoReturn
 
 import numpy as np
@@ -14,22 +17,50 @@ import orjson
 import pybase64
 
 Vectors = npt.NDArray[np.float32]  # one row a text
+Item = dict[str, object]  # of an answer's `data`: a vector and its index
 
 SGLANG_VERSION = "0.5.23"  # the version whose protocol is spoken
-MAX_TOKEN_ID = (1 << 32) - 1  # what a tokenizer can be asked for; an id beyond its vocabulary decodes to nothing
-MAX_TOTAL_TOKENS = 1 << 20  # SGLang's KV pool; nothing is pooled here, but clients pack their requests by it
+MAX_TOKEN_ID = (1 << 32) - 1  # the largest that a tokenizer accepts; an id outside its vocabulary decodes to nothing
+PRIORITIES = range(-(1 << 63), 1 << 63)
+MAX_TOTAL_TOKENS = 1 << 20  # SGLang's KV pool; there is none here, but clients pack their requests by its size
+RESERVED_TOKENS = 6  # of the context: SGLang accepts no longer input than the rest, by its /server_info
+
+
+class Scheduling(Enum):
+    """The order of waiting inputs: SGLang's --enable-priority-scheduling and --schedule-low-priority-values-first."""
+
+    FIRST_COME = auto()
+    HIGH_FIRST = auto()
+    LOW_FIRST = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the server tells of its model."""
+    """What a server tells about its model."""
 
     architectures: tuple[str, ...]
     dimensions: int
-    context_length: int  # in tokens; the longest input accepted is one shorter
-    supports_dimensions: bool  # are prefixes of a vector vectors of their own?
-    matryoshka_dimensions: tuple[int, ...] = ()  # the prefixes allowed; none listed: all of them
-    weight_version: str = "default"
+    context_length: int  # in tokens; the longest accepted input is one token shorter
+    supports_dimensions: bool  # whether a prefix of a vector is a vector too
+    matryoshka_dimensions: tuple[int, ...] = ()  # the only prefixes allowed; empty: all are
+    weight_version: str | None = "default"  # None: not told, as by older servers
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model under the name it is served by."""
+
+    name: str
+    facts: ModelFacts
+    scheduling: Scheduling = Scheduling.FIRST_COME
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Inputs, not requests: SGLang counts the same."""
+
+    running: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +68,13 @@ class EmbeddingRequest:
     texts: list[str]
     dimensions: int | None
     base64: bool
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
     texts: list[str]
-    single: bool  # asked without a list around it, answered without one
+    single: bool  # one text, not in a list; the answer has no list either
     add_special_tokens: bool
 
 
@@ -53,8 +85,8 @@ class DetokenizeRequest:
     skip_special_tokens: bool
 
 
-class Refusal(Exception):
-    """A request answered with an error."""
+class RequestError(Exception):
+    """The request is answered with SGLang's flat error. `kind` is the error's `type`."""
 
     def __init__(self, message: str, *, status: int = 400, kind: str = "BadRequestError") -> None:
         super().__init__(message)
@@ -67,33 +99,44 @@ class Refusal(Exception):
         )
 
 
-def input_too_long(tokens: int, context_length: int) -> Refusal:
-    return Refusal(f"The input ({tokens} tokens) is longer than the model's context length ({context_length} tokens).")
+def input_too_long(tokens: int, context_length: int) -> RequestError:
+    return RequestError(
+        f"The input ({tokens} tokens) is longer than the model's context length ({context_length} tokens)."
+    )
 
 
-def internal_error(error: Exception) -> Refusal:
-    return Refusal(f"Internal server error: {error}", status=500, kind="InternalServerError")
+def queue_full() -> RequestError:
+    return RequestError("The request queue is full.", status=503, kind="503")
+
+
+def internal_error(error: Exception) -> RequestError:
+    return RequestError(f"Internal server error: {error}", status=500, kind="InternalServerError")
 
 
 # Requests
 
 
-def parse_embeddings(body: bytes, content_type: str, model: ModelFacts, model_name: str) -> EmbeddingRequest:
-    """Raises Refusal. Everything but the length of the texts is checked: that needs the tokenizer."""
+def parse_embeddings(body: bytes, content_type: str, model: ServedModel) -> EmbeddingRequest:
+    """Raises RequestError. Everything but the length of the texts is checked: that needs the tokenizer."""
     fields = _object(body, content_type)
     encoding = _string(fields, "encoding_format", "float")
     dimensions = _integer(fields, "dimensions")
+    priority = _integer(fields, "priority")
     _string(fields, "model", "")
     if encoding not in ("float", "base64"):
-        raise Refusal(f"encoding_format must be either 'float' or 'base64', got {encoding!r}")
+        raise RequestError(f"encoding_format must be either 'float' or 'base64', got {encoding!r}")
     texts = _texts(fields)
+    if priority is not None and priority not in PRIORITIES:
+        raise RequestError(
+            f"priority must be a signed 64-bit integer between {PRIORITIES.start} and {PRIORITIES.stop - 1}"
+        )
     if dimensions is not None:
-        _check_dimensions(dimensions, model, model_name)
-    return EmbeddingRequest(texts, dimensions, base64=encoding == "base64")
+        _check_dimensions(dimensions, model.facts, model.name)
+    return EmbeddingRequest(texts, dimensions, encoding == "base64", priority)
 
 
 def parse_tokenize(body: bytes, content_type: str) -> TokenizeRequest:
-    """Raises Refusal."""
+    """Raises RequestError."""
     fields = _object(body, content_type)
     prompt = fields.get("prompt")
     if prompt is None:
@@ -106,7 +149,7 @@ def parse_tokenize(body: bytes, content_type: str) -> TokenizeRequest:
 
 
 def parse_detokenize(body: bytes, content_type: str) -> DetokenizeRequest:
-    """Raises Refusal."""
+    """Raises RequestError."""
     fields = _object(body, content_type)
     if "tokens" not in fields:
         _invalid("missing", ("body", "tokens"), "Field required")
@@ -116,7 +159,7 @@ def parse_detokenize(body: bytes, content_type: str) -> DetokenizeRequest:
     if not (_all(rows, list) and all(_all(row, int) for row in rows)):
         _invalid("list_type", ("body", "tokens"), "Input should be a valid list of integers, or of such lists")
     if not all(0 <= token <= MAX_TOKEN_ID for row in rows for token in row):
-        raise Refusal(f"Token ids must be between 0 and {MAX_TOKEN_ID}")
+        raise RequestError(f"Token ids must be between 0 and {MAX_TOKEN_ID}")
     return DetokenizeRequest(rows, single, _boolean(fields, "skip_special_tokens"))
 
 
@@ -143,40 +186,40 @@ def _texts(fields: Mapping[str, Any]) -> list[str]:
     if not isinstance(given, str | list):
         _invalid("string_type", ("body", "input"), "Input should be a valid string or a list of strings")
     if not given:
-        raise Refusal("Input cannot be empty")
+        raise RequestError("Input cannot be empty")
     if isinstance(given, str):
         if not given.strip():
-            raise Refusal("Input cannot be empty or whitespace only")
+            raise RequestError("Input cannot be empty or whitespace only")
         return [given]
     for index, text in enumerate(given):
         if not isinstance(text, str):
-            _refuse_item(index, text)
+            _reject_item(index, text)
         if not text.strip():
-            raise Refusal(f"Input at index {index} cannot be empty or whitespace only")
+            raise RequestError(f"Input at index {index} cannot be empty or whitespace only")
     return given
 
 
-def _refuse_item(index: int, item: object) -> NoReturn:
+def _reject_item(index: int, item: object) -> NoReturn:
     if isinstance(item, int | list):
-        raise Refusal(f"Input at index {index} is not text: this server takes no token ids; send strings")
+        raise RequestError(f"Input at index {index} is not text: this server takes no token ids; send strings")
     _invalid("string_type", ("body", "input", index), "Input should be a valid string")
 
 
 def _check_dimensions(dimensions: int, model: ModelFacts, name: str) -> None:
     if not model.supports_dimensions:
-        raise Refusal(
+        raise RequestError(
             f"Model '{name}' does not support matryoshka representation, "
             "changing output dimensions will lead to poor results."
         )
     if dimensions < 1:
-        raise Refusal("Requested dimensions must be greater than 0")
+        raise RequestError("Requested dimensions must be greater than 0")
     if model.matryoshka_dimensions and dimensions not in model.matryoshka_dimensions:
-        raise Refusal(
+        raise RequestError(
             f"Model '{name}' only supports {list(model.matryoshka_dimensions)} matryoshka dimensions, "
             "using other output dimensions will lead to poor results."
         )
     if dimensions > model.dimensions:
-        raise Refusal(f"Provided dimensions are greater than max embedding dimension: {model.dimensions}")
+        raise RequestError(f"Provided dimensions are greater than max embedding dimension: {model.dimensions}")
 
 
 def _string(fields: Mapping[str, Any], name: str, default: str) -> str:
@@ -215,22 +258,30 @@ def _all(value: object, kind: type) -> bool:
 def _invalid(kind: str, where: tuple[str | int, ...], message: str, reason: str | None = None) -> NoReturn:
     """The opening of the sentence that SGLang's web framework makes of a body of the wrong shape."""
     detail = {"type": kind, "loc": where, "msg": message} | ({"ctx": {"error": reason}} if reason else {})
-    raise Refusal(f"1 validation error:\n  {detail}", kind="Bad Request")
+    raise RequestError(f"1 validation error:\n  {detail}", kind="Bad Request")
 
 
 # Answers
 
 
-def embeddings_answer(vectors: Vectors, *, tokens: int, base64: bool, model_name: str) -> bytes:
-    """`vectors` as they shall leave: sliced and of length 1."""
+def written(vectors: Vectors, *, base64: bool) -> Sequence[object]:
+    """Each vector as it stands in an answer. `vectors` are sliced and of length 1 already."""
     if base64:
-        rows: Sequence[object] = [pybase64.b64encode_as_string(row) for row in vectors.astype("<f4", copy=False)]
-    else:
-        # As doubles: their shortest digits round-trip to the very float32 that base64 carries.
-        rows = list(vectors.astype(np.float64))
+        return [pybase64.b64encode_as_string(row) for row in vectors.astype("<f4", copy=False)]
+    # As doubles: their shortest digits round-trip to the very float32 that base64 carries.
+    return list(vectors.astype(np.float64))
+
+
+def items(rows: Iterable[object]) -> list[Item]:
+    """The `data` of an answer: written vectors in the order of their texts."""
+    return [{"embedding": row, "index": index, "object": "embedding"} for index, row in enumerate(rows)]
+
+
+def embeddings_answer(data: Sequence[Item], *, tokens: int, model_name: str) -> bytes:
+    """`tokens`: of all texts together."""
     return orjson.dumps(
         {
-            "data": [{"embedding": row, "index": i, "object": "embedding"} for i, row in enumerate(rows)],
+            "data": data,
             "model": model_name,
             "object": "list",
             "usage": {
@@ -246,78 +297,83 @@ def embeddings_answer(vectors: Vectors, *, tokens: int, base64: bool, model_name
     )
 
 
-def tokenize_answer(rows: list[list[int]], model: ModelFacts, *, single: bool) -> bytes:
+def tokenize_answer(rows: Sequence[list[int]], *, single: bool, max_length: int) -> bytes:
+    """`max_length`: the tokenizer's own limit; it can differ from the model's context length."""
     counts = [len(row) for row in rows]
     return orjson.dumps(
         {
             "tokens": rows[0] if single else rows,
             "count": counts[0] if single else counts,
-            "max_model_len": model.context_length,
+            "max_model_len": max_length,
         }
     )
 
 
-def detokenize_answer(texts: list[str], *, single: bool) -> bytes:
+def detokenize_answer(texts: Sequence[str], *, single: bool) -> bytes:
     return orjson.dumps({"text": texts[0] if single else texts})
 
 
-def models_answer(model: ModelFacts, model_name: str, *, created: int) -> bytes:
+def models_answer(model: ServedModel, *, created: int) -> bytes:
     card = {
-        "id": model_name,
+        "id": model.name,
         "object": "model",
         "created": created,
         "owned_by": "pg-qwen-embed",
-        "root": model_name,
+        "root": model.name,
         "parent": None,
-        "max_model_len": model.context_length,
+        "max_model_len": model.facts.context_length,
     }
     return orjson.dumps({"object": "list", "data": [card]})
 
 
-def model_info_answer(model: ModelFacts, model_name: str) -> bytes:
+def model_info_answer(model: ServedModel) -> bytes:
+    weights = {} if model.facts.weight_version is None else {"weight_version": model.facts.weight_version}
     return orjson.dumps(
         {
-            "model_path": model_name,
-            "served_model_name": model_name,
+            "model_path": model.name,
+            "served_model_name": model.name,
             "is_generation": False,
-            "weight_version": model.weight_version,
-            "architectures": model.architectures,
+            **weights,
+            "architectures": model.facts.architectures,
             "embedding": {
                 "task": "embed",
                 "enabled": True,
                 "normalize": True,
-                "supports_dimensions": model.supports_dimensions,
-                "matryoshka_dimensions": model.matryoshka_dimensions,
+                "supports_dimensions": model.facts.supports_dimensions,
+                "matryoshka_dimensions": model.facts.matryoshka_dimensions,
             },
         }
     )
 
 
-def server_info_answer(model: ModelFacts, model_name: str) -> bytes:
+def server_info_answer(model: ServedModel) -> bytes:
     return orjson.dumps(
         {
-            "model_path": model_name,
-            "served_model_name": model_name,
+            "model_path": model.name,
+            "served_model_name": model.name,
             "max_total_num_tokens": MAX_TOTAL_TOKENS,
-            "max_req_input_len": model.context_length - 6,  # what SGLang keeps free of the context
+            "max_req_input_len": model.facts.context_length - RESERVED_TOKENS,
+            "enable_priority_scheduling": model.scheduling is not Scheduling.FIRST_COME,
+            "schedule_low_priority_values_first": model.scheduling is Scheduling.LOW_FIRST,
+            "default_priority_value": None,
+            "abort_on_priority_when_disabled": False,
             "version": SGLANG_VERSION,
             "frontend": "pg-qwen-embed",
         }
     )
 
 
-def detail_answer(reason: str) -> bytes:
-    """What the framework under SGLang answers to an unknown path or method."""
-    return orjson.dumps({"detail": reason})
-
-
-def loads_answer(*, running: int, waiting: int) -> bytes:
-    """Counts inputs, not requests, as SGLang does."""
-    load = {
+def loads_answer(load: Load) -> bytes:
+    fields = {
         "dp_rank": 0,
-        "num_running_reqs": running,
-        "num_waiting_reqs": waiting,
+        "num_running_reqs": load.running,
+        "num_waiting_reqs": load.waiting,
         "max_total_num_tokens": MAX_TOTAL_TOKENS,
-        "utilization": 1.0 if running else 0.0,
+        "utilization": 1.0 if load.running else 0.0,
     }
-    return orjson.dumps({"version": SGLANG_VERSION, "loads": [load]})
+    return orjson.dumps({"version": SGLANG_VERSION, "loads": [fields]})
+
+
+def detail_answer(reason: str) -> bytes:
+    """What FastAPI, the framework under SGLang, answers to an unknown path or method."""
+    return orjson.dumps({"detail": reason})

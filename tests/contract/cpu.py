@@ -4,7 +4,7 @@ Nothing here computes: a kernel that is called raises, so a wrong answer is impo
 importing the main module again, so this is imported by `launch.py` and takes effect in each of them."""
 
 import importlib.abc
-import importlib.internal
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -48,11 +48,11 @@ class Triton(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, stubs: Any) -> None:
         self._stubs = stubs
 
-    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.internal.ModuleSpec | None:
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         ours = name == "triton" or name.startswith("triton.")
-        return importlib.internal.ModuleSpec(name, self, is_package=True) if ours else None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if ours else None
 
-    def create_module(self, spec: importlib.internal.ModuleSpec) -> Any:
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
         return self._stubs._MockModule(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -80,7 +80,7 @@ def stub_triton() -> None:
 
 def stub_kernels() -> None:
     module = Kernels("sgl_kernel")
-    module.__spec__ = importlib.internal.ModuleSpec("sgl_kernel", None, is_package=True)
+    module.__spec__ = importlib.machinery.ModuleSpec("sgl_kernel", None, is_package=True)
     sys.modules["sgl_kernel"] = module
 
 

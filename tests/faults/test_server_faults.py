@@ -2,10 +2,8 @@
 
 import asyncio
 import time
-from typing import Any
 
 import pytest
-from fake_sglang import PROBE
 from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed.domain.errors import ServerUnavailable
@@ -19,14 +17,9 @@ FAULTS = ["503", "500", "429", "401", "html", "nan", "zero", "too_few", "too_sho
 @pytest.fixture
 def probes_only(harness: Harness) -> Harness:
     """Its server answers probes, and everything else with one vector too few."""
-    items = harness.server._items
-
-    def fewer(texts: list[str], *how: Any) -> list[dict[str, Any]]:
-        return items(texts, *how)[: None if texts == [PROBE] else -1]
-
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body")
-    harness.server._items = fewer  # type: ignore[method-assign]
+    harness.server.fault = "only_probes"
     return harness
 
 
@@ -37,7 +30,7 @@ def test_server_that_answers_nothing_but_probes_is_asked_less_and_less_often(pro
     time.sleep(2)
     assert len(probes_only.server.requests) - asked < 40
     assert probes_only.count("failure") == 0
-    del probes_only.server._items
+    probes_only.server.fault = None
     # One that was being looked into just now may have been blamed, and is tried again soon.
     eventually(lambda: probes_only.count("store") == 2 and probes_only.settled(), deadline=60)
     probes_only.assert_in_step()

@@ -309,7 +309,7 @@ def test_document_of_more_chunks_than_the_server_takes_at_once_is_no_failure(har
 
 
 def test_server_that_is_overloaded_now_and_then_makes_no_failure_of_a_document_of_many_chunks(harness: Harness) -> None:
-    harness.server.refuses_every = 4
+    harness.server.overloaded_every = 4
     harness.articles(*(f"Sentence {n} of many. " * 3000 for n in range(2)))
     attach(harness)
     harness.once()

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from pg_qwen_embed.cli.serve import serve as serve_command
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.serve import embedders
-from pg_qwen_embed.serve.app import DEFAULT_MODEL, create_app
+from pg_qwen_embed.serve.app import DEFAULT_MODEL, LocalServer, create_app
 from pg_qwen_embed.serve.embedders import Embedded, Embedder, load
 from pg_qwen_embed.serve.protocol import ModelFacts, Vectors
 
@@ -95,7 +95,7 @@ class Serving:
         self._sessions: list[aiohttp.ClientSession] = []
 
     async def start(self, embedder: Embedder, api_key: str | None = None) -> Client:
-        runner = web.AppRunner(create_app(embedder, api_key=api_key, model_name="m"), handler_cancellation=True)
+        runner = web.AppRunner(create_app(LocalServer(embedder, "m", api_key)), handler_cancellation=True)
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -135,7 +135,7 @@ async def client(serving: Serving, packaged: Embedder) -> Client:
 
 
 class Gated:
-    """An embedder that embeds only when it is let, and remembers what it was given."""
+    """An embedder that waits at a gate, and records the texts that it was given."""
 
     facts = ModelFacts(architectures=(), dimensions=2, context_length=9, supports_dimensions=False)
 

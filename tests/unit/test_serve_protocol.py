@@ -1,6 +1,7 @@
-"""SGLang's protocol as bytes: what is accepted, the sentences of what is refused, and the shape of the answers."""
+"""SGLang's protocol as bytes: accepted requests, the errors of rejected ones, and the shape of the answers."""
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,23 @@ import pybase64
 import pytest
 
 from pg_qwen_embed.serve import protocol
-from pg_qwen_embed.serve.protocol import EmbeddingRequest, ModelFacts, Refusal
+from pg_qwen_embed.serve.protocol import EmbeddingRequest, Load, ModelFacts, RequestError, Scheduling, ServedModel
 
-MODEL = ModelFacts(architectures=("StaticModel",), dimensions=256, context_length=8192, supports_dimensions=True)
+FACTS = ModelFacts(architectures=("StaticModel",), dimensions=256, context_length=8192, supports_dimensions=True)
+MODEL = ServedModel("m", FACTS)
 JSON = "application/json"
+OUT_OF_RANGE = "priority must be a signed 64-bit integer between -9223372036854775808 and 9223372036854775807"
 
 
-def parse(body: dict[str, Any] | bytes, model: ModelFacts = MODEL) -> EmbeddingRequest:
-    return protocol.parse_embeddings(body if isinstance(body, bytes) else orjson.dumps(body), JSON, model, "m")
+def parse(body: dict[str, Any] | bytes, facts: ModelFacts = FACTS) -> EmbeddingRequest:
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    return protocol.parse_embeddings(content, JSON, ServedModel("m", facts))
 
 
-def refusal(body: dict[str, Any] | bytes, model: ModelFacts = MODEL) -> Refusal:
-    with pytest.raises(Refusal) as refused:
-        parse(body, model)
-    return refused.value
+def rejection(body: dict[str, Any] | bytes, facts: ModelFacts = FACTS) -> RequestError:
+    with pytest.raises(RequestError) as rejected:
+        parse(body, facts)
+    return rejected.value
 
 
 def test_a_string_is_a_list_of_one() -> None:
@@ -46,6 +50,13 @@ def test_dimensions_are_taken_as_number_or_digits(given: object) -> None:
     assert parse({"input": "a", "dimensions": given}).dimensions == 64
 
 
+@pytest.mark.parametrize(
+    ("given", "priority"), [(None, None), (0, 0), (-1, -1), ("5", 5), (5.0, 5), ((1 << 63) - 1, (1 << 63) - 1)]
+)
+def test_priority_is_a_signed_64_bit_integer(given: object, priority: int | None) -> None:
+    assert parse({"input": "a", "priority": given}).priority == priority
+
+
 @pytest.mark.parametrize("given", [1, 255, 256])
 def test_every_prefix_up_to_the_whole_vector_is_allowed(given: int) -> None:
     assert parse({"input": "a", "dimensions": given}).dimensions == given
@@ -63,11 +74,13 @@ def test_every_prefix_up_to_the_whole_vector_is_allowed(given: int) -> None:
         ({"input": "a", "dimensions": 0}, "Requested dimensions must be greater than 0"),
         ({"input": "a", "dimensions": -1}, "Requested dimensions must be greater than 0"),
         ({"input": "a", "dimensions": 257}, "Provided dimensions are greater than max embedding dimension: 256"),
+        ({"input": "a", "priority": 1 << 63, "dimensions": 0}, OUT_OF_RANGE),
+        ({"input": " ", "priority": 1 << 63}, "Input cannot be empty or whitespace only"),
     ],
 )
-def test_refusals_have_the_sentences_of_sglang(body: dict[str, Any], sentence: str) -> None:
-    refused = refusal(body)
-    assert (refused.status, refused.kind, str(refused)) == (400, "BadRequestError", sentence)
+def test_rejections_have_the_sentences_of_sglang(body: dict[str, Any], sentence: str) -> None:
+    rejected = rejection(body)
+    assert (rejected.status, rejected.kind, str(rejected)) == (400, "BadRequestError", sentence)
 
 
 @pytest.mark.parametrize(
@@ -88,34 +101,35 @@ def test_refusals_have_the_sentences_of_sglang(body: dict[str, Any], sentence: s
         ({"input": "a", "dimensions": 3.5}, "int_type"),
         ({"input": "a", "dimensions": "x"}, "int_parsing"),
         ({"input": "a", "dimensions": [3]}, "int_type"),
+        ({"input": "a", "priority": "high"}, "int_parsing"),
     ],
 )
 def test_a_body_of_the_wrong_shape_is_a_validation_error(body: dict[str, Any] | bytes, detail: str) -> None:
-    refused = refusal(body)
-    assert (refused.status, refused.kind) == (400, "Bad Request")
-    assert str(refused).startswith(f"1 validation error:\n  {{'type': '{detail}', 'loc': (")
+    rejected = rejection(body)
+    assert (rejected.status, rejected.kind) == (400, "Bad Request")
+    assert str(rejected).startswith(f"1 validation error:\n  {{'type': '{detail}', 'loc': (")
 
 
 @pytest.mark.parametrize("given", [[1, 2], [[1, 2], [3]], [[]], ["a", 1]])
 def test_token_ids_are_rejected(given: list[object]) -> None:
-    refused = refusal({"input": given})
-    assert refused.status == 400
-    assert "takes no token ids" in str(refused)
+    rejected = rejection({"input": given})
+    assert rejected.status == 400
+    assert "takes no token ids" in str(rejected)
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "", "application/jsonp"])
 def test_only_json_is_read(content_type: str) -> None:
-    with pytest.raises(Refusal, match="Only 'application/json' is allowed"):
-        protocol.parse_embeddings(b'{"input":"a"}', content_type, MODEL, "m")
+    with pytest.raises(RequestError, match="Only 'application/json' is allowed"):
+        protocol.parse_embeddings(b'{"input":"a"}', content_type, MODEL)
 
 
 def test_the_content_type_may_name_a_charset() -> None:
-    assert protocol.parse_embeddings(b'{"input":"a"}', "Application/JSON; charset=utf-8", MODEL, "m").texts == ["a"]
+    assert protocol.parse_embeddings(b'{"input":"a"}', "Application/JSON; charset=utf-8", MODEL).texts == ["a"]
 
 
 def test_a_model_without_prefixes_rejects_even_its_full_size() -> None:
     plain = ModelFacts(architectures=(), dimensions=256, context_length=8192, supports_dimensions=False)
-    assert str(refusal({"input": "a", "dimensions": 256}, plain)) == (
+    assert str(rejection({"input": "a", "dimensions": 256}, plain)) == (
         "Model 'm' does not support matryoshka representation, changing output dimensions will lead to poor results."
     )
 
@@ -123,7 +137,7 @@ def test_a_model_without_prefixes_rejects_even_its_full_size() -> None:
 def test_a_model_with_listed_prefixes_rejects_others() -> None:
     listed = ModelFacts((), dimensions=256, context_length=9, supports_dimensions=True, matryoshka_dimensions=(64, 128))
     assert parse({"input": "a", "dimensions": 128}, listed).dimensions == 128
-    assert str(refusal({"input": "a", "dimensions": 100}, listed)) == (
+    assert str(rejection({"input": "a", "dimensions": 100}, listed)) == (
         "Model 'm' only supports [64, 128] matryoshka dimensions, "
         "using other output dimensions will lead to poor results."
     )
@@ -145,18 +159,26 @@ def test_an_internal_error_is_500() -> None:
     assert body["message"] == "Internal server error: out of luck"
 
 
+def test_a_full_queue_is_503() -> None:
+    body = orjson.loads(protocol.queue_full().body())
+    assert (body["code"], body["type"], body["message"]) == (503, "503", "The request queue is full.")
+
+
+def answer_of(vectors: protocol.Vectors, *, base64: bool) -> Any:
+    data = protocol.items(protocol.written(vectors, base64=base64))
+    return orjson.loads(protocol.embeddings_answer(data, tokens=7, model_name="m"))
+
+
 def test_base64_is_little_endian_float32_and_equal_to_the_floats_bit_by_bit() -> None:
     vectors = np.random.default_rng(1).standard_normal((3, 5), np.float32)
-    as_floats = orjson.loads(protocol.embeddings_answer(vectors, tokens=1, base64=False, model_name="m"))
-    as_base64 = orjson.loads(protocol.embeddings_answer(vectors, tokens=1, base64=True, model_name="m"))
+    as_floats, as_base64 = answer_of(vectors, base64=False), answer_of(vectors, base64=True)
     for floats, packed, row in zip(as_floats["data"], as_base64["data"], vectors, strict=True):
         unpacked = list(struct.unpack("<5f", pybase64.b64decode(packed["embedding"], validate=True)))
         assert unpacked == floats["embedding"] == [float(x) for x in row]
 
 
 def test_an_answer_has_sglangs_fields() -> None:
-    answer = protocol.embeddings_answer(np.ones((2, 1), np.float32), tokens=7, base64=False, model_name="m")
-    assert orjson.loads(answer) == {
+    assert answer_of(np.ones((2, 1), np.float32), base64=False) == {
         "data": [
             {"embedding": [1.0], "index": 0, "object": "embedding"},
             {"embedding": [1.0], "index": 1, "object": "embedding"},
@@ -179,9 +201,9 @@ def test_tokenize_answers_in_the_shape_it_was_asked() -> None:
     many = protocol.parse_tokenize(b'{"prompt":["a b","c"]}', JSON)
     assert (one.texts, one.single, one.add_special_tokens) == (["a b"], True, False)
     assert (many.texts, many.single, many.add_special_tokens) == (["a b", "c"], False, True)
-    answer = orjson.loads(protocol.tokenize_answer([[1, 2]], MODEL, single=True))
+    answer = orjson.loads(protocol.tokenize_answer([[1, 2]], single=True, max_length=8192))
     assert answer == {"tokens": [1, 2], "count": 2, "max_model_len": 8192}
-    answer = orjson.loads(protocol.tokenize_answer([[1, 2], [3]], MODEL, single=False))
+    answer = orjson.loads(protocol.tokenize_answer([[1, 2], [3]], single=False, max_length=8192))
     assert answer == {"tokens": [[1, 2], [3]], "count": [2, 1], "max_model_len": 8192}
 
 
@@ -198,19 +220,20 @@ def test_detokenize_answers_in_the_shape_it_was_asked() -> None:
     "body", [b"{}", b'{"prompt":5}', b'{"prompt":["a",1]}', b'{"prompt":"a","add_special_tokens":1}']
 )
 def test_tokenize_rejects_other_shapes(body: bytes) -> None:
-    with pytest.raises(Refusal, match="1 validation error"):
+    with pytest.raises(RequestError, match="1 validation error"):
         protocol.parse_tokenize(body, JSON)
 
 
 @pytest.mark.parametrize("tokens", ["[-1]", "[4294967296]", "[[0],[-1]]", "[true]", '["a"]', '"a"', "[1,[2]]", "null"])
 def test_detokenize_rejects_what_no_tokenizer_can_decode(tokens: str) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(RequestError):
         protocol.parse_detokenize(f'{{"tokens":{tokens}}}'.encode(), JSON)
 
 
 def test_the_model_tells_what_clients_decide_by() -> None:
-    listed = ModelFacts(("A",), 256, 8192, supports_dimensions=True, matryoshka_dimensions=(64,), weight_version="w1")
-    info = orjson.loads(protocol.model_info_answer(listed, "m"))
+    facts = ModelFacts(("A",), 256, 8192, supports_dimensions=True, matryoshka_dimensions=(64,), weight_version="w1")
+    listed = ServedModel("m", facts)
+    info = orjson.loads(protocol.model_info_answer(listed))
     assert (info["model_path"], info["architectures"], info["weight_version"]) == ("m", ["A"], "w1")
     assert (
         info["embedding"].items()
@@ -220,19 +243,38 @@ def test_the_model_tells_what_clients_decide_by() -> None:
             "normalize": True,
         }.items()
     )
-    (card,) = orjson.loads(protocol.models_answer(listed, "m", created=5))["data"]
+    (card,) = orjson.loads(protocol.models_answer(listed, created=5))["data"]
     assert (card["id"], card["max_model_len"], card["created"]) == ("m", 8192, 5)
 
 
+def test_a_weight_version_that_is_not_told_has_no_field() -> None:
+    assert "weight_version" not in orjson.loads(
+        protocol.model_info_answer(ServedModel("m", replace(FACTS, weight_version=None)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "enabled", "low_first"),
+    [
+        (Scheduling.FIRST_COME, False, False),
+        (Scheduling.HIGH_FIRST, True, False),
+        (Scheduling.LOW_FIRST, True, True),
+    ],
+)
+def test_the_server_tells_which_priorities_go_first(scheduling: Scheduling, enabled: bool, low_first: bool) -> None:
+    info = orjson.loads(protocol.server_info_answer(replace(MODEL, scheduling=scheduling)))
+    assert (info["enable_priority_scheduling"], info["schedule_low_priority_values_first"]) == (enabled, low_first)
+
+
 def test_the_server_tells_its_limits_as_sglang_derives_them() -> None:
-    info = orjson.loads(protocol.server_info_answer(MODEL, "m"))
+    info = orjson.loads(protocol.server_info_answer(MODEL))
     assert info["max_req_input_len"] == 8192 - 6
     assert info["max_total_num_tokens"] > 8192
     assert info["version"] == "0.5.23"
 
 
 def test_loads_count_inputs_and_busy_is_full_use() -> None:
-    (busy,) = orjson.loads(protocol.loads_answer(running=64, waiting=128))["loads"]
+    (busy,) = orjson.loads(protocol.loads_answer(Load(running=64, waiting=128)))["loads"]
     assert (busy["num_running_reqs"], busy["num_waiting_reqs"], busy["utilization"]) == (64, 128, 1.0)
-    (idle,) = orjson.loads(protocol.loads_answer(running=0, waiting=0))["loads"]
+    (idle,) = orjson.loads(protocol.loads_answer(Load()))["loads"]
     assert idle["utilization"] == 0.0

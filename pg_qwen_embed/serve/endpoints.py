@@ -1,0 +1,152 @@
+"""SGLang's endpoints over HTTP: routes, the API key, and errors as JSON.
+
+Requests are parsed and errors written by `protocol`; a service answers what is left. This file knows no model: the
+local server (app.py) is one service, the fake server of tests and benchmarks is another."""
+
+import logging
+import secrets
+import time
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from pg_qwen_embed.serve import protocol
+from pg_qwen_embed.serve.protocol import (
+    DetokenizeRequest,
+    EmbeddingRequest,
+    Load,
+    RequestError,
+    ServedModel,
+    TokenizeRequest,
+)
+
+MAX_BODY = 64 << 20
+KEEP_ALIVE = 5  # seconds; SGLang's, so that a client meets the same expiry here
+OPEN_PATHS = ("/ready", "/health")  # answered without the key
+
+_log = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """What answers behind the endpoints. Its properties are read at each request."""
+
+    @property
+    def served(self) -> ServedModel: ...
+
+    @property
+    def api_key(self) -> str | None:
+        """None: no key is required."""
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    @property
+    def load(self) -> Load: ...
+
+    async def check_health(self) -> None:
+        """Returns when the model has answered; any error makes /health fail."""
+
+    async def embed(self, request: EmbeddingRequest) -> bytes:
+        """The body of the answer. Raises RequestError, as the next two do."""
+
+    async def tokenize(self, request: TokenizeRequest) -> bytes: ...
+
+    async def detokenize(self, request: DetokenizeRequest) -> bytes: ...
+
+
+def create_app(service: Service) -> web.Application:
+    """The application in front of a service. A middleware appended to it runs behind the key check."""
+    app = web.Application(middlewares=[_key_required(service), _errors_as_json], client_max_size=MAX_BODY)
+    endpoints = Endpoints(service)
+    for path, handler in (
+        ("/ready", endpoints.ready),
+        ("/health", endpoints.health),
+        ("/v1/models", endpoints.models),
+        ("/model_info", endpoints.model_info),
+        ("/server_info", endpoints.server_info),
+        ("/v1/loads", endpoints.loads),
+    ):
+        app.router.add_get(path, handler, allow_head=False)
+    app.router.add_post("/v1/embeddings", endpoints.embeddings)
+    for prefix in ("", "/v1"):
+        app.router.add_post(f"{prefix}/tokenize", endpoints.tokenize)
+        app.router.add_post(f"{prefix}/detokenize", endpoints.detokenize)
+    return app
+
+
+class Endpoints:
+    """One method a path: parse, let the service answer, respond."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def ready(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self._service.is_ready else 503)
+
+    async def health(self, _: web.Request) -> web.Response:
+        if not self._service.is_ready:
+            return web.Response(status=503)
+        await self._service.check_health()
+        return web.Response()
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        parsed = protocol.parse_embeddings(*await _body(request), self._service.served)
+        return json_response(await self._service.embed(parsed))
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        return json_response(await self._service.tokenize(protocol.parse_tokenize(*await _body(request))))
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        return json_response(await self._service.detokenize(protocol.parse_detokenize(*await _body(request))))
+
+    async def models(self, _: web.Request) -> web.Response:
+        return json_response(protocol.models_answer(self._service.served, created=int(time.time())))
+
+    async def model_info(self, _: web.Request) -> web.Response:
+        return json_response(protocol.model_info_answer(self._service.served))
+
+    async def server_info(self, _: web.Request) -> web.Response:
+        return json_response(protocol.server_info_answer(self._service.served))
+
+    async def loads(self, _: web.Request) -> web.Response:
+        return json_response(protocol.loads_answer(self._service.load))
+
+
+def json_response(body: bytes, status: int = 200) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+async def _body(request: web.Request) -> tuple[bytes, str]:
+    return await request.read(), request.headers.get("Content-Type", "")
+
+
+def _key_required(service: Service) -> Middleware:
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        expected = service.api_key
+        if expected is None or request.path.startswith(OPEN_PATHS) or _gives(request, expected):
+            return await handler(request)
+        return json_response(b'{"error":"Unauthorized"}', 401)
+
+    return check
+
+
+def _gives(request: web.Request, expected: str) -> bool:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and secrets.compare_digest(key.encode(errors="replace"), expected.encode())
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return json_response(error.body(), error.status)
+    except web.HTTPException as error:
+        answer = json_response(protocol.detail_answer(error.reason), error.status)
+        answer.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
+        return answer
+    except Exception as error:
+        _log.exception("request failed", extra={"path": request.path})
+        return json_response(protocol.internal_error(error).body(), 500)
