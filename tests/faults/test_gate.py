@@ -9,11 +9,12 @@ import psycopg
 import pytest
 from harness import Harness, both_versions, eventually
 
+from pg_qwen_embed.postgres.connection import AsyncConnection
 from pg_qwen_embed.postgres.locks import Lock
-from pg_qwen_embed.worker.session import Session
+from pg_qwen_embed.worker import session_locks
 
 ROWS = 40
-MODEL_MISMATCH = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # a rollback as good as any
+ROLLED_BACK = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # a rollback as good as any
 
 
 def gate_closed(harness: Harness) -> bool:
@@ -34,7 +35,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         for _ in range(self._transactions):
-            with suppress(*MODEL_MISMATCH), self._connection.transaction():
+            with suppress(*ROLLED_BACK), self._connection.transaction():
                 for _ in range(self._rng.choice([1, 1, 1, 2, 5])):
                     self._change()
                 if self._rng.random() < 0.2:
@@ -115,17 +116,17 @@ def test_a_commit_between_the_last_look_and_the_closing_of_the_gate_is_seen(
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body")
     harness.once()
-    close_gates = Session._close_gates
+    close_gates = session_locks.close_gates
     written = threading.Event()
     other = harness.connect()
 
-    async def commit_first(session: Session, pipelines: Any) -> list[int]:
+    async def commit_first(connection: AsyncConnection, ids: list[int]) -> list[int]:
         if not written.is_set():
             written.set()
             other.execute("UPDATE articles SET body = 'in between'")  # finds the gate open: does not notify
-        return await close_gates(session, pipelines)
+        return await close_gates(connection, ids)
 
-    monkeypatch.setattr(Session, "_close_gates", commit_first)
+    monkeypatch.setattr(session_locks, "close_gates", commit_first)
 
     with harness.worker_here(poll=0):
         eventually(lambda: "in between" in harness.server.texts)

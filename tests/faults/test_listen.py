@@ -9,7 +9,9 @@ from harness import DEADLINE, Harness
 from pg_qwen_embed.postgres import listener
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.settings import Settings
-from pg_qwen_embed.worker import session
+from pg_qwen_embed.worker import wakeup
+from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.process import Worker
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -30,8 +32,8 @@ async def test_change_made_while_nobody_listened_is_found_once_somebody_does(
         async for payload in listener.notifications(url, channel):
             yield payload
 
-    monkeypatch.setattr(session, "notifications", late)
-    following = session.Worker(Settings(harness.url, harness.server.url), session.Options(poll=0, ping=0))
+    monkeypatch.setattr(wakeup, "notifications", late)
+    following = Worker(Settings(harness.url, harness.server.url), Options(poll=0, ping=0))
     task = asyncio.create_task(following.run())
     asleep = f"""
         SELECT 1 FROM _qwen_embed.backfill, pg_locks l JOIN pg_stat_activity a USING (pid)

@@ -9,7 +9,7 @@ from harness import Harness, both_versions, eventually
 from pg_qwen_embed.domain.errors import ServerUnavailable
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.options import Options
-from pg_qwen_embed.worker.session import Worker
+from pg_qwen_embed.worker.process import Worker
 
 FAULTS = ["503", "500", "429", "401", "html", "nan", "zero", "too_few", "too_short", "index_twice"]
 

@@ -29,7 +29,7 @@ class ManualWriter:
 
     async def read_source_truncated(self) -> tuple[int, list[int]]:
         page = await self.store.read_outbox(self.connection, after=0, in_flight=set(), entries=100, keys=100)
-        ((version, seqs),) = page.truncated
+        ((version, seqs),) = page.source_truncated
         return version, list(seqs)
 
     async def scan(self) -> list[Change]:

@@ -8,7 +8,7 @@ from fake_sglang import PROBE
 from harness import Harness, Process, both_versions, eventually
 
 from pg_qwen_embed.inference import batching
-from pg_qwen_embed.worker.pipeline import Limits
+from pg_qwen_embed.worker.options import Limits
 
 
 def leader(harness: Harness, name: str = "articles") -> str | None:

@@ -9,10 +9,11 @@ import pytest
 from fake_sglang import FakeSGLang
 from harness import Harness, eventually
 
-from pg_qwen_embed.domain.embedding import Embedding, Generation
+from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
 from pg_qwen_embed.domain.errors import ServerUnavailable
+from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import Column, QualifiedName, Source
-from pg_qwen_embed.domain.spec import Distance
+from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.inference.balancer import BACKFILL, LIVE, MOST_AHEAD, Balancer, Upstream, Waiter
 from pg_qwen_embed.inference.breaker import Breaker
@@ -24,9 +25,13 @@ KEY = Column("id", "bigint")
 SOURCE = Source(QualifiedName("public", "articles"), (KEY,), (KEY,))
 
 
-def embedding_of(model: str) -> Embedding:
-    generation = Generation(1, model, 16, Distance.COSINE, Template(()))
-    return Embedding("articles", SOURCE, generation, "", "none")
+def target_of(model: str) -> Target:
+    generation = Generation(1, GenerationState.LIVE, Spec(model, 16, Template(())))
+    return Embedding("articles", SOURCE, "", generation).target
+
+
+def runtime() -> Runtime:
+    return Runtime(asyncio.get_running_loop().time)
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ async def balancer_of(*servers: FakeSGLang, **options: int | float | bool) -> As
         ours = [EmbeddingServer(Settings(server_url=server.url)) for server in servers]
         for one in ours:
             await one.__aenter__()
-        balancer = Balancer(ours, **{"most_requests": 64, **options})  # type: ignore[arg-type]
+        balancer = Balancer(ours, **{"most_requests": 64, "runtime": runtime(), **options})  # type: ignore[arg-type]
         runner = group.create_task(_run(balancer))
         try:
             yield balancer
@@ -89,9 +94,9 @@ async def test_quick_server_has_twenty_milliseconds_of_a_backfill_ahead(
     kind: int, milliseconds: float, limit: int
 ) -> None:
     server = EmbeddingServer(Settings())
-    upstream = Upstream(server, Breaker(server, lambda: None, 1.0), Limiter(limit=2))
+    upstream = Upstream(server, Breaker(server, lambda: None, 1.0, runtime()), Limiter(limit=2))
     nobody = asyncio.get_running_loop().create_future()
-    turns = [Waiter(kind, number, embedding_of("m"), 100.0, frozenset(), nobody) for number in range(20)]
+    turns = [Waiter(kind, number, target_of("m"), 100.0, frozenset(), nobody) for number in range(20)]
     upstream.take(turns[0], 0.0)
     for number, (waiter, after) in enumerate(pairwise(turns)):
         upstream.take(after, number * milliseconds / 1000)
@@ -103,9 +108,9 @@ async def test_quick_server_has_twenty_milliseconds_of_a_backfill_ahead(
 
 async def test_last_request_of_a_backfill_waits_until_the_server_is_about_to_need_it_and_a_live_one_does_not() -> None:
     server = EmbeddingServer(Settings())
-    upstream = Upstream(server, Breaker(server, lambda: None, 1.0), Limiter(limit=2))
+    upstream = Upstream(server, Breaker(server, lambda: None, 1.0, runtime()), Limiter(limit=2))
     nobody = asyncio.get_running_loop().create_future()
-    first, second = (Waiter(BACKFILL, number, embedding_of("m"), 100.0, frozenset(), nobody) for number in range(2))
+    first, second = (Waiter(BACKFILL, number, target_of("m"), 100.0, frozenset(), nobody) for number in range(2))
     upstream.take(first, 10.0)
     assert upstream.has_room_at(BACKFILL) == 0.0
     upstream.leave(first, 11.0, answered=True, more=True)
@@ -248,7 +253,7 @@ async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(serve
     async with balancer_of(server) as balancer:  # it begins with two at once
 
         async def request(name: str, live: bool) -> None:
-            async with balancer.lease(embedding_of(server.model), live=live, work=1) as lease:
+            async with balancer.lease(target_of(server.model), live=live, work=1) as lease:
                 went.append(name)
                 first.set()
                 await back.wait()
@@ -269,12 +274,12 @@ async def test_nobody_goes_beyond_the_highest_number_allowed(server: FakeSGLang)
     async with balancer_of(server, most_requests=1) as balancer:
 
         async def request(live: bool) -> None:
-            async with balancer.lease(embedding_of(server.model), live=live, work=1) as lease:
+            async with balancer.lease(target_of(server.model), live=live, work=1) as lease:
                 went.append(live)
                 await asyncio.sleep(0)
                 assert lease.upstream.busy == 1
 
-        async with balancer.lease(embedding_of(server.model), live=False, work=1):
+        async with balancer.lease(target_of(server.model), live=False, work=1):
             tasks = [asyncio.create_task(request(live)) for live in (False, False, True, True)]
             await asyncio.sleep(0.05)
         await asyncio.gather(*tasks)
@@ -283,7 +288,7 @@ async def test_nobody_goes_beyond_the_highest_number_allowed(server: FakeSGLang)
 
 async def test_request_that_is_cancelled_gives_its_place_back(server: FakeSGLang) -> None:
     async with balancer_of(server, most_requests=1) as balancer:
-        wanted = embedding_of(server.model)
+        wanted = target_of(server.model)
 
         async def request() -> None:
             async with balancer.lease(wanted, live=False, work=1):
@@ -301,7 +306,7 @@ async def test_request_that_is_cancelled_gives_its_place_back(server: FakeSGLang
 
 async def test_those_who_wait_for_a_server_that_fails_lose_patience(server: FakeSGLang) -> None:
     async with balancer_of(server, most_requests=1, outage_timeout=0.3) as balancer:
-        wanted = embedding_of(server.model)
+        wanted = target_of(server.model)
 
         async def request() -> None:
             async with balancer.lease(wanted, live=False, work=1):

@@ -1,12 +1,11 @@
 """Documents the server refuses: isolated, kept, retried, parked, handled by hand."""
 
 import json
-import random
 
 import pytest
 from harness import Harness, eventually
 
-from pg_qwen_embed.domain import retry
+from pg_qwen_embed.worker.policy import REJECTIONS
 
 
 @pytest.fixture
@@ -54,12 +53,12 @@ def test_failure_is_tried_again_when_its_time_has_come(failed: Harness) -> None:
 
 
 def test_failure_that_is_rejected_again_counts_its_attempts_and_is_parked_at_last(failed: Harness) -> None:
-    failed.execute(f"UPDATE {failed.internal('failure')} SET next_attempt_at = now(), attempts = {retry.ATTEMPTS - 2}")
+    failed.execute(f"UPDATE {failed.internal('failure')} SET next_attempt_at = now(), attempts = {REJECTIONS - 2}")
     failed.once()
-    assert [(f["attempts"], f["next_attempt_at"] is None) for f in listed(failed)] == [(retry.ATTEMPTS - 1, False)]
+    assert [(f["attempts"], f["next_attempt_at"] is None) for f in listed(failed)] == [(REJECTIONS - 1, False)]
     failed.execute(f"UPDATE {failed.internal('failure')} SET next_attempt_at = now()")
     failed.once()
-    assert [(f["attempts"], f["next_attempt_at"] is None) for f in listed(failed)] == [(retry.ATTEMPTS, True)]
+    assert [(f["attempts"], f["next_attempt_at"] is None) for f in listed(failed)] == [(REJECTIONS, True)]
     assert "parked" in failed.ok("failures", "list", "articles")
 
 
@@ -105,19 +104,6 @@ def test_discarded_failure_is_forgotten_and_not_tried_again(failed: Harness) -> 
 def test_key_of_the_wrong_length_is_rejected(failed: Harness) -> None:
     said = failed.refused("failures", "retry", "articles", "--key", "1", "--key", "2")
     assert said == "the key of articles is (id): give --key 1 time"
-
-
-def test_pauses_grow_and_end() -> None:
-    longest = [retry.backoff(n, base=10, cap=3600, rng=_Highest()) for n in range(1, 12)]
-    assert longest[:4] == [10, 20, 40, 80]
-    assert longest[-1] == 3600
-    assert retry.decide(retry.ATTEMPTS, random.Random(1)) == retry.Park()
-    assert isinstance(retry.decide(retry.ATTEMPTS - 1, random.Random(1)), retry.RetryAfter)
-
-
-class _Highest(random.Random):
-    def uniform(self, a: float, b: float) -> float:
-        return b
 
 
 def test_one_rejected_document_among_three_thousand_costs_few_requests(harness: Harness) -> None:

@@ -9,7 +9,7 @@ from fake_sglang import PROBE
 from harness import Harness, eventually
 
 from pg_qwen_embed import Client
-from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.errors import ModelMismatch
 from pg_qwen_embed.search import client
 
 REMEDY = "; serve the old one again, or run: pg-qwen-embed detach articles, and attach anew"
@@ -154,13 +154,13 @@ def test_embeddings_from_before_the_model_was_taken_down_accept_what_they_get(at
 def test_a_client_notices_other_weights_and_goes_on_when_attached_anew(
     attached: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(client, "IDENTITY_CHECK_INTERVAL", 0.0)
     harness = attached
     with Client(harness.url, server_url=harness.server.url) as asking:
         assert asking.search("articles", "one")
         harness.server.weight_version = "v2"
         for _ in range(2):
-            with pytest.raises(UsageError) as said:
+            with pytest.raises(ModelMismatch) as said:
                 asking.search("articles", "one")
             assert str(said.value) == sentence(harness, CHANGES["weight_version"][1])
         harness.ok("detach", "articles", "--yes")

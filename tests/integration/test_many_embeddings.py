@@ -5,7 +5,7 @@ from harness import Harness, eventually
 
 from pg_qwen_embed.postgres.names import union
 from pg_qwen_embed.postgres.store import Store
-from pg_qwen_embed.worker.session import READER_NAME
+from pg_qwen_embed.worker.leadership import READER_NAME
 
 NAMES = ("one", "two", "three", "four")
 

@@ -30,7 +30,7 @@ from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.postgres import catalog, embedded, migrate
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.options import Options
-from pg_qwen_embed.worker.session import Worker
+from pg_qwen_embed.worker.process import Worker
 
 T = TypeVar("T")
 DEADLINE = 20.0  # seconds until a test gives up waiting

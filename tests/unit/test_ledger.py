@@ -5,17 +5,9 @@ import numpy as np
 from hypothesis import given
 
 from pg_qwen_embed.domain.change import Change
-from pg_qwen_embed.worker.work import (
-    Cleared,
-    Embedded,
-    Ledger,
-    Request,
-    Scan,
-    ScanPage,
-    SourceTruncated,
-    pieces_of,
-    rows_of,
-)
+from pg_qwen_embed.worker.ledger import Ledger, Room
+from pg_qwen_embed.worker.scanner import Scan
+from pg_qwen_embed.worker.work import Cleared, Embedded, Request, ScanPage, SourceTruncated, pieces_of, rows_of
 
 texts = st.one_of(st.none(), st.text(max_size=5))
 
@@ -88,3 +80,24 @@ def test_outcome_comes_apart_into_one_of_each_change() -> None:
     assert pieces_of(Cleared(changes)) == [Cleared([one]) for one in changes]
     assert pieces_of(Cleared([])) == [Cleared([])]
     assert pieces_of(SourceTruncated(3, (1, 2))) == [SourceTruncated(3, (1, 2))]
+
+
+def test_a_backfill_fills_only_the_room_that_live_changes_leave() -> None:
+    held, page = Ledger(), ScanPage((0,), 0, 0)
+    room = Room(held, documents=lambda: 10, size=1000)
+    held.take([change(n, "text", 1) for n in range(10)], page)
+    assert (room.for_changes(), room.for_backfill()) == (True, False)
+    held.take([change(n, "text", 1) for n in range(10, 20)], None)
+    assert (room.for_changes(), room.for_backfill()) == (False, False)
+    held.settle([change(n, "text", 1) for n in range(10, 20)], None)
+    assert room.for_changes()
+
+
+def test_room_ends_with_the_bytes_as_well() -> None:
+    held = Ledger()
+    room = Room(held, documents=lambda: 10, size=8)
+    held.take([change(1, "four", 1)], None)
+    assert room.for_changes()
+    held.take([change(2, "four", 1)], None)
+    assert not room.for_changes()
+    assert not room.for_backfill()

@@ -13,7 +13,8 @@ from pg_qwen_embed.domain import retry, template
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle, query_prompt, style_of
 from pg_qwen_embed.domain.template import Part, Placeholder, Template
-from pg_qwen_embed.inference.batching import SMALLEST_BATCH, WRITE_TIME, BatchSizer, Limits, TokenRatio, pack
+from pg_qwen_embed.inference.batching import Limits, TokenRatio, pack
+from pg_qwen_embed.worker.batch_sizer import SMALLEST_BATCH, WRITE_TIME, BatchSizer
 
 limits = st.builds(Limits, documents=st.integers(1, 10), tokens=st.integers(1, 500))
 token_ratios = st.floats(1, 16)
@@ -135,18 +136,18 @@ def test_pauses_grow_until_their_cap() -> None:
 
 @given(st.floats(1e-6, 0.05), st.integers(1, 1000))
 def test_writes_come_to_take_the_time_they_may_whatever_a_row_costs(seconds_a_row: float, most: int) -> None:
-    portion = BatchSizer(most)
+    sizer = BatchSizer(most)
     for _ in range(4):
-        portion.written(portion.rows, portion.rows * seconds_a_row)
+        sizer.written(sizer.rows, sizer.rows * seconds_a_row)
     fewest = min(most, SMALLEST_BATCH)
-    assert fewest <= portion.rows <= most
-    assert portion.rows == fewest or portion.rows * seconds_a_row <= WRITE_TIME * 1.001
-    assert portion.rows == most or (portion.rows + 1) * seconds_a_row >= WRITE_TIME * 0.999
+    assert fewest <= sizer.rows <= most
+    assert sizer.rows == fewest or sizer.rows * seconds_a_row <= WRITE_TIME * 1.001
+    assert sizer.rows == most or (sizer.rows + 1) * seconds_a_row >= WRITE_TIME * 0.999
 
 
 @given(st.floats(0, 10))
 def test_writes_that_take_long_whatever_their_size_are_not_made_small(fixed: float) -> None:
-    portion = BatchSizer(512)
+    sizer = BatchSizer(512)
     for rows in (1, 0, 1, 1):
-        portion.written(rows, fixed)
-    assert portion.rows >= SMALLEST_BATCH
+        sizer.written(rows, fixed)
+    assert sizer.rows >= SMALLEST_BATCH
