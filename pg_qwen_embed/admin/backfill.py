@@ -10,7 +10,7 @@ from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.sql import statement
 
-PATIENCE = 15.0  # seconds without a worker
+NO_WORKER_TIMEOUT = 15.0  # seconds without a worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def watch(
         if found.backfill.state is BackfillState.DONE:
             return
         led = now if found.leader else led
-        if now - led > PATIENCE:
+        if now - led > NO_WORKER_TIMEOUT:
             raise UsageError(
-                f"{name}: no worker has been following it for {PATIENCE:.0f} s; start one: pg-qwen-embed worker"
+                f"{name}: no worker has been following it for {NO_WORKER_TIMEOUT:.0f} s; start one: pg-qwen-embed worker"
             )
         sleep(every)

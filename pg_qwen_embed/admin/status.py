@@ -52,8 +52,7 @@ def _status(connection: Connection, registered: Registered) -> Status:
     return Status(
         name=embedding.name,
         source=str(embedding.source.table),
-        model=target.spec.model,
-        dimensions=target.spec.dimensions,
+        spec=target.spec,
         rows=row["rows"],
         vectors=row["vectors"],
         truncated=row["truncated"],
@@ -74,9 +73,8 @@ def _status(connection: Connection, registered: Registered) -> Status:
 
 
 def _not_followed(embedding: Embedding, problem: str) -> Status:
-    spec = embedding.live.spec
     return Status(
-        name=embedding.name, source=str(embedding.source.table), model=spec.model, dimensions=spec.dimensions,
+        name=embedding.name, source=str(embedding.source.table), spec=embedding.live.spec,
         rows=0, vectors=0, truncated=0, pending=0, lag_seconds=0.0, failures=0,
         backfill=BackfillProgress(BackfillState.NONE, 0, 0), index=IndexState.NONE, problem=problem,
     )  # fmt: skip

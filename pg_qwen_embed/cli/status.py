@@ -1,7 +1,5 @@
 """status."""
 
-import dataclasses
-
 import click
 
 from pg_qwen_embed.admin import status as reporting
@@ -20,7 +18,7 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
     with connect(settings.database_url, "pg_qwen_embed status") as connection:
         found = reporting.status(connection, name)
     if as_json:
-        print_json([dataclasses.asdict(one) for one in found])
+        print_json([one.to_json() for one in found])
     elif not found:
         click.echo("no embedding yet; attach a table: pg-qwen-embed attach TABLE --text COLUMN")
     for one in () if as_json else found:
@@ -36,7 +34,7 @@ def _report(one: Status) -> str:
     truncated = f" ({one.truncated:,} of documents that were cut)" if one.truncated else ""
     chunks = "" if one.chunks is None else f" in {one.chunks:,} chunks"
     return (
-        f"{one.name}  {one.source}, {one.model}, {one.dimensions} dimensions\n"
+        f"{one.name}  {one.source}, {one.spec.model}, {one.spec.dimensions} dimensions\n"
         f"  rows {one.rows:,}  vectors {one.vectors:,}{chunks}{truncated}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
         f"failures {one.failures:,}\n"
         f"{_warnings(one)}"

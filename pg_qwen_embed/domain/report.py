@@ -1,8 +1,11 @@
 """What is said of an embedding: status, failures, drift, search results. Pure."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+from pg_qwen_embed.domain.spec import Spec
 
 
 class BackfillState(StrEnum):
@@ -35,8 +38,7 @@ class Status:
 
     name: str
     source: str
-    model: str
-    dimensions: int
+    spec: Spec
     rows: int
     vectors: int  # rows that have one, or have chunks
     truncated: int  # of the vectors, those of documents longer than the model takes: only the beginning is embedded
@@ -51,6 +53,14 @@ class Status:
     model_mismatch: bool = False  # the server has another model than was attached, and receives no documents
     problem: str | None = None
     chunks: int | None = None  # None: its documents are not divided
+
+    def to_json(self) -> dict[str, Any]:
+        """Every property of the live generation is in `spec`; its model and dimensions stand beside it too."""
+        spec = self.spec.to_json()
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return found | {
+            "backfill": asdict(self.backfill), "spec": spec, "model": self.spec.model, "dimensions": self.spec.dimensions
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 The registry keeps a spec as one JSON object. A property that is added here needs a default, with which the objects
 written before are read."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -84,33 +84,36 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """As the registry keeps it; `from_json` reads it."""
-        chunking = self.chunking and {"tokens": self.chunking.tokens, "overlap": self.chunking.overlap}
-        return {
-            "model": self.model,
-            "dimensions": self.dimensions,
-            "template": self.template.to_json(),
-            "distance": self.distance.value,
-            "store": self.store.value,
-            "too_long": self.too_long.value,
-            "chunking": chunking,
-            "weight_version": self.weight_version,
-            "full_dimensions": self.full_dimensions,
-            "prompt_style": self.prompt_style.value,
-        }
+        return {field.name: _written(getattr(self, field.name)) for field in fields(self)}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Spec":
         """Raises KeyError, TypeError or ValueError for an object that `to_json` did not make."""
-        given = dict(value)
-        chunking = given.pop("chunking", None)
-        return Spec(
-            model=given.pop("model"),
-            dimensions=given.pop("dimensions"),
-            template=template.from_json(given.pop("template")),
-            distance=Distance(given.pop("distance", Distance.COSINE)),
-            store=StoreKind(given.pop("store", StoreKind.TABLE)),
-            too_long=TooLong(given.pop("too_long", TooLong.TRUNCATE)),
-            chunking=Chunking(**chunking) if chunking else None,
-            prompt_style=PromptStyle(given.pop("prompt_style", PromptStyle.PLAIN)),
-            **given,
-        )
+        return Spec(**{name: _READ.get(name, _as_it_is)(written) for name, written in value.items()})
+
+
+def _written(value: object) -> Any:
+    match value:
+        case Template():
+            return value.to_json()
+        case Chunking():
+            return asdict(value)
+        case StrEnum():
+            return value.value
+        case _:
+            return value
+
+
+def _as_it_is(written: Any) -> Any:
+    return written
+
+
+# How properties are read whose type JSON does not have.
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "template": template.from_json,
+    "distance": Distance,
+    "store": StoreKind,
+    "too_long": TooLong,
+    "chunking": lambda written: written and Chunking(**written),
+    "prompt_style": PromptStyle,
+}

@@ -88,9 +88,9 @@ class Breaker:
         """Whether the server still serves this, and embeds what nobody could refuse: then a refusal was the document's
         fault. Trips if not. Asked once for all that was refused before."""
         clock = self._runtime.clock
-        refused = clock()
+        rejected_at = clock()
         async with self._confirming:
-            if self._confirmed and self._confirmed[:2] == (info, dimensions) and self._confirmed[2] >= refused:
+            if self._confirmed and self._confirmed[:2] == (info, dimensions) and self._confirmed[2] >= rejected_at:
                 return True
             self._confirmed = None
             began = clock()
