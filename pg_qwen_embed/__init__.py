@@ -2,7 +2,34 @@
 
 from importlib.metadata import version
 
+from pg_qwen_embed.domain.errors import (
+    DatabaseUnavailable,
+    DocumentRejected,
+    Error,
+    ModelMismatch,
+    ProtocolError,
+    ServerFault,
+    ServerOverloaded,
+    ServerUnavailable,
+    SetupError,
+    UsageError,
+)
+from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.search.client import Client
 
-__all__ = ["Client", "__version__"]
+__all__ = [
+    "Client",
+    "DatabaseUnavailable",
+    "DocumentRejected",
+    "Error",
+    "Hit",
+    "ModelMismatch",
+    "ProtocolError",
+    "ServerFault",
+    "ServerOverloaded",
+    "ServerUnavailable",
+    "SetupError",
+    "UsageError",
+    "__version__",
+]
 __version__ = version("pg-qwen-embed")
