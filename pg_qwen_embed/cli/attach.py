@@ -53,6 +53,7 @@ from pg_qwen_embed.settings import Settings
               help="Divide documents into chunks of at most N tokens, each with a vector of its own.")  # fmt: skip
 @click.option("--chunk-overlap", type=int, metavar="M",
               help="Tokens, about, of the chunk before that a chunk repeats.  [default: 0]")  # fmt: skip
+@click.option("--comment", default="", metavar="TEXT", help="A note for administrators; `status --json` shows it.")
 @click.option("--no-backfill", is_flag=True, help="Embed only what changes from now on.")
 @click.option("--dry-run", is_flag=True, help="Print the SQL, its locks and the grants; create nothing.")
 @with_settings("database_url", "server_url", "ca_file")
@@ -72,6 +73,7 @@ def attach(
     too_long: str,
     chunk_tokens: int | None,
     chunk_overlap: int | None,
+    comment: str,
     no_backfill: bool,
     dry_run: bool,
 ) -> None:
@@ -91,6 +93,7 @@ def attach(
             store=StoreKind(store),
             too_long=TooLong(too_long),
             chunking=_chunking(chunk_tokens, chunk_overlap),
+            comment=comment,
         ),
         name=name,
         instruction=instruction,

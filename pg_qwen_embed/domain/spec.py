@@ -74,6 +74,7 @@ class Spec:
     chunking: Chunking | None = None  # None: a document is not divided
     weight_version: str | None = None  # what the server said of the model; None: it did not, and any will do
     prompt_style: PromptStyle = PromptStyle.PLAIN
+    comment: str = ""  # the note that an administrator leaves
     full_dimensions: int | None = None  # of the server's own vectors, before they are shortened; None likewise
 
     @property

@@ -122,6 +122,13 @@ def test_status_as_json_tells_everything(harness: Harness) -> None:
     assert progress["started_at"] <= progress["finished_at"]
 
 
+def test_the_note_of_an_administrator_is_shown_by_status(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body", "--comment", "ask the search team before detaching")
+    (one,) = json.loads(harness.ok("status", "--json"))
+    assert one["spec"]["comment"] == "ask the search team before detaching"
+
+
 def test_verify_exits_1_while_a_vector_is_behind_its_text(harness: Harness) -> None:
     harness.articles("one", "two", "three")
     harness.ok("attach", "articles", "--text", "body")

@@ -24,6 +24,7 @@ specs = st.builds(
     weight_version=st.none() | st.text(max_size=5),
     full_dimensions=st.none() | st.integers(1, 8000),
     prompt_style=st.sampled_from(PromptStyle),
+    comment=st.text(max_size=20),
 )
 
 
