@@ -1,4 +1,6 @@
-"""Declare an embedding on a PostgreSQL table, almost as you would declare an index, and its vectors follow the text."""
+"""Declare an embedding on a PostgreSQL table, almost as you would declare an index, and its vectors follow the text.
+
+The names in `__all__` are the public API. Other modules may change between versions."""
 
 from importlib.metadata import version
 

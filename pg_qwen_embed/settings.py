@@ -1,4 +1,7 @@
-"""Where the database and the embedding server are: options, then environment, then defaults. Read in one place."""
+"""The settings: where the database and the embedding servers are.
+
+An option overrides the environment, which overrides the default. `resolve` is the only place that reads them. It checks
+the form of the URLs; whether anything answers there is found out elsewhere."""
 
 import re
 from collections.abc import Mapping
@@ -9,23 +12,23 @@ from pg_qwen_embed.domain.errors import UsageError
 
 DEFAULT_SERVER_URL = "http://127.0.0.1:30000/v1"
 
-# What each setting is read from, and what it means: the command's help and the documentation are made from this.
+# The variables of each setting, and its meaning. The commands' help and the documentation are generated from this.
 VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "database_url": (
         ("PG_QWEN_EMBED_DATABASE_URL", "DATABASE_URL"),
-        "The database, as a libpq URL or connection string; without it libpq's own variables (PGHOST ...) count.",
+        "The database, as a libpq URL or connection string (default: libpq's own variables, PGHOST ...).",
     ),
     "server_url": (
         ("PG_QWEN_EMBED_SERVER_URL",),
         f"The embedding server's OpenAI-compatible base URL (default {DEFAULT_SERVER_URL}); "
-        "several servers with commas between.",
+        "separate several servers by commas.",
     ),
     "api_key": (("PG_QWEN_EMBED_API_KEY",), "The key sent to the embedding server as a Bearer token."),
     "ca_file": (
         ("PG_QWEN_EMBED_CA_FILE",),
-        "A PEM file of the authorities by which the embedding server's certificate is checked (default: the system's).",
+        "A PEM file with the certificate authorities to trust for the embedding server (default: the system's).",
     ),
-    "model": (("PG_QWEN_EMBED_MODEL",), "The model new embeddings use (default: the one the server serves)."),
+    "model": (("PG_QWEN_EMBED_MODEL",), "The model of new embeddings (default: the one that the server serves)."),
 }
 
 
@@ -40,17 +43,18 @@ class Settings:
 
     @property
     def servers(self) -> tuple["Settings", ...]:
-        """The same for each embedding server by itself."""
+        """These settings once for each embedding server."""
         urls = (self.server_url, *self.further_server_urls)
         return tuple(replace(self, server_url=url, further_server_urls=()) for url in urls)
 
     @property
     def server_list(self) -> str:
-        """All URLs as the setting is written."""
+        """All server URLs, written like the setting."""
         return ", ".join((self.server_url, *self.further_server_urls))
 
     @property
     def shown_server_url(self) -> str:
+        """The URL without user, password and query: for messages."""
         parts = urlsplit(self.server_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
@@ -61,9 +65,9 @@ class Settings:
 
 
 def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
-    """Settings from options, then the environment, then defaults. Raises UsageError for a URL that is none.
+    """Settings from options, then the environment, then defaults. Raises UsageError for an invalid URL.
 
-    `DATABASE_URL` as SQLAlchemy writes it (`postgresql+psycopg://`) is understood."""
+    A `DATABASE_URL` in SQLAlchemy's form (`postgresql+psycopg://`) is accepted."""
     found = {name: options.get(name) or _first(environment, VARIABLES[name][0]) for name in VARIABLES}
     first, *further = _http_urls(found["server_url"] or DEFAULT_SERVER_URL)
     return Settings(
@@ -88,7 +92,7 @@ def _libpq_url(url: str) -> str:
 
 
 def _http_urls(written: str) -> list[str]:
-    """A comma that no URL follows belongs to a password."""
+    """A comma separates two URLs only if a URL follows it; otherwise it belongs to a password."""
     return list(dict.fromkeys(_http_url(url) for url in re.split(r"[,\s]+(?=\w+://)", written.strip(", \n"))))
 
 
@@ -99,5 +103,5 @@ def _http_url(url: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise UsageError(f"the server URL {url.rpartition('@')[2]!r} is not one; write it like {DEFAULT_SERVER_URL}")
+        raise UsageError(f"the server URL {url.rpartition('@')[2]!r} is not a URL; write it like {DEFAULT_SERVER_URL}")
     return url.rstrip("/")

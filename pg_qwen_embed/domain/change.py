@@ -5,26 +5,27 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any text that is read are fewer
+LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any natural text have fewer
 Key = tuple[Any, ...]
-Span = tuple[int, int]  # characters of a document, from 0, the second one not included
+Span = tuple[int, int]  # character offsets in a document, from 0: the first, and the one after the last
 
 
-class Change(NamedTuple):  # there is one for each row: a dataclass takes three times as long to make
-    """A key to bring up to date: the document of the snapshot that gave the version, and the entries it settles.
+class Change(NamedTuple):  # one per row: a dataclass takes three times as long to create
+    """A key to bring up to date: its document, its version, and the outbox entries that it settles.
 
-    Without a fingerprint the document is NULL or blank, or the row has gone: there is no vector to be."""
+    Document and version come from one snapshot. fingerprint: None if the document is NULL or blank, or the row is gone;
+    then the key has no vector."""
 
     key: Key
     version: int
     seqs: Sequence[int]
     fingerprint: bytes | None
     document: str
-    size: int  # of the document in UTF-8, in bytes
-    here: bool = True  # whether the row was there; blank if so, and gone if not
-    attempts: int = 0  # how often the server has refused this version
-    spans: tuple[Span, ...] = ()  # of its chunks, when it is divided: each has a vector
-    truncated: bool = False  # the vector is that of the document's beginning: it is longer than the model takes
+    size: int  # of the document, in bytes of UTF-8
+    here: bool = True  # whether the row exists; without a fingerprint it is blank if so, and gone if not
+    attempts: int = 0  # how often the server has rejected this version
+    spans: tuple[Span, ...] = ()  # of its chunks, if the document is divided; each chunk has a vector
+    truncated: bool = False  # the vector is of the document's beginning: it is longer than the model takes
 
 
 def change_of(
@@ -36,8 +37,10 @@ def change_of(
     here: bool = True,
     attempts: int = 0,
 ) -> Change:
-    """known: the fingerprint, where the document is not the whole one; else it is made here, the first 16 bytes of the SHA-256,
-    as by the function `fingerprint` in the database."""
+    """A change with the fingerprint of its document.
+
+    known: the fingerprint, if `document` is only the beginning of the document. Otherwise it is computed here as the
+    function `_qwen_embed.fingerprint` does: the first 16 bytes of the SHA-256; None for a blank document."""
     if known is None and (document is None or not document.strip()):
         return Change(key, version, seqs, None, "", 0, here, attempts)
     encoded = (document or "").encode()
@@ -46,5 +49,5 @@ def change_of(
 
 
 def entries_of(changes: Sequence[Change]) -> list[int]:
-    """The entries of the outbox that they settle."""
+    """The outbox entries that these changes settle."""
     return list(chain.from_iterable([change.seqs for change in changes]))

@@ -9,9 +9,9 @@ from pg_qwen_embed.domain.spec import Layout, Spec
 
 
 class GenerationState(StrEnum):
-    BUILDING = "building"  # it is filled, and followed; queries do not see it yet
-    LIVE = "live"  # the one that queries see
-    RETIRED = "retired"  # queries saw it before; it is followed until it is dropped
+    BUILDING = "building"  # being filled, and followed; queries do not see it yet
+    LIVE = "live"  # queries see this one
+    RETIRED = "retired"  # was live before; followed until it is dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Embedding:
     building: Generation | None = None
     retired: tuple[Generation, ...] = ()
     column: str = "embedding"
-    vector_schema: str = "public"  # where the extension's types and operators live
+    vector_schema: str = "public"  # the schema of pgvector's types and operators
 
     @property
     def targets(self) -> Iterator["Target"]:

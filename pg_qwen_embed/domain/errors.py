@@ -1,18 +1,18 @@
-"""What can go wrong, as types. Every message is one sentence a person can act on.
+"""The errors, by type. Every message is one sentence that a person can act on.
 
 The command line prints the message of an `Error` and exits with 1; the worker decides by the type."""
 
 
 class Error(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base class of everything that this package raises on purpose."""
 
 
 class UsageError(Error):
-    """What was asked for cannot be done as asked: an unknown column, a name taken, dimensions too large."""
+    """The request cannot be carried out as given: an unknown column, a name that is taken, too many dimensions."""
 
 
 class SetupError(Error):
-    """The database is not ready: not initialised, extension missing or too old, no privilege."""
+    """The database is not ready: not initialised, an extension missing or too old, a privilege missing."""
 
 
 class DatabaseUnavailable(Error):
@@ -24,22 +24,24 @@ class ServerUnavailable(Error):
 
 
 class ModelMismatch(ServerUnavailable):
-    """The embedding server has another model, or other weights, than an embedding was attached with, or than it had
-    before. It receives no documents, and its vectors are not used."""
+    """The server's model identity is not the one recorded at `attach`, or not the one that it had before.
+
+    It receives no documents, and its vectors are not used."""
 
 
 class ProtocolError(ServerUnavailable):
-    """The embedding server has no such path, or does not let us use it (4xx but for what means the input or overload; 501)."""
+    """The embedding server has no such path, or does not allow its use: 501, or a 4xx that is no rejection and no overload."""
 
 
 class ServerOverloaded(ServerUnavailable):
-    """The embedding server has more requests than it takes (429, 503), or is not ready yet."""
+    """The embedding server has more requests than it takes, or is not ready yet (429, 503)."""
 
 
 class ServerFault(ServerUnavailable):
-    """The embedding server answered something that must not be written (too few vectors, NaN, wrong length), or
-    nothing in time. When it answers others, it may be this input that does it."""
+    """The embedding server's answer must not be written (too few vectors, NaN, wrong length), or did not come in time.
+
+    If the server answers other requests, this input may be the cause."""
 
 
 class DocumentRejected(Error):
-    """The embedding server refuses the input itself (4xx): asking again with the same text is of no use."""
+    """The embedding server rejects the input itself (400, 413, 422): the same text would be rejected again."""

@@ -1,6 +1,6 @@
-"""What happens, as typed events: each stage emits them, logging and metrics subscribe. Pure.
+"""Typed events: each stage of the worker emits them, logging and metrics subscribe to them. Pure.
 
-An event is one per batch, never one per row. Its name, in the log as in the metrics, is that of its class in snake case."""
+There is one event per batch, never one per row. The name of an event is that of its class in snake case."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Warned(Event):
-    """Something is wrong, and work goes on."""
+    """Something is wrong, and the worker goes on."""
 
     level: ClassVar[int] = WARNING
 
@@ -163,7 +163,7 @@ class DocumentsEncoded(Event):
 
 @dataclass(frozen=True, slots=True)
 class DocumentRejected(Warned):
-    """Rows that share one sentence of the server are one event."""
+    """All rows that were rejected with the same sentence are one event."""
 
     embedding: str
     rows: int

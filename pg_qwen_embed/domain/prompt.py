@@ -1,6 +1,6 @@
-"""What is put in front of a query or a document before a model sees it. Pure.
+"""The prompt: what stands in front of a query when the model sees it. Pure.
 
-Qwen3-Embedding wants an instruction before the query and nothing before a document (model card and evaluation
+Qwen3-Embedding expects an instruction before a query and nothing before a document (model card and evaluation
 script of Qwen/Qwen3-Embedding: one space after `Instruct:`, none after `Query:`)."""
 
 from collections.abc import Callable
@@ -15,11 +15,12 @@ class PromptStyle(StrEnum):
 
 
 def style_of(model: str) -> PromptStyle:
-    """The style that a model was trained with, by its name."""
+    """The style that the model was trained with, as its name tells."""
     return PromptStyle.QWEN3 if "qwen3-embedding" in model.lower() else PromptStyle.PLAIN
 
 
 def query_prompt(style: PromptStyle, instruction: str, query: str) -> str:
+    """The text to embed for a query."""
     return _QUERY[style](instruction, query)
 
 

@@ -1,4 +1,4 @@
-"""What is said of an embedding: status, failures, drift, search results. Pure."""
+"""What is reported about an embedding: status, failures, drift, search results. Pure."""
 
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -9,10 +9,10 @@ from pg_qwen_embed.domain.spec import Spec
 
 
 class BackfillState(StrEnum):
-    NONE = "none"  # none was asked for
+    NONE = "none"  # none was requested
     PENDING = "pending"
-    RUNNING = "running"  # the source is scanned
-    INDEXING = "indexing"  # every row has its vector
+    RUNNING = "running"  # the source is being scanned
+    INDEXING = "indexing"  # every row has its vector; the index is being built
     DONE = "done"
 
 
@@ -34,28 +34,28 @@ class BackfillProgress:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One embedding at one moment. Lag is in seconds: the age of the oldest change that is not acknowledged."""
+    """One embedding at one moment. lag_seconds: the age of the oldest change that is not acknowledged."""
 
     name: str
     source: str
     spec: Spec
     rows: int
-    vectors: int  # rows that have one, or have chunks
-    truncated: int  # of the vectors, those of documents longer than the model takes: only the beginning is embedded
+    vectors: int  # rows with a vector, or with chunks
+    truncated: int  # vectors of over-long documents, of which only the beginning was embedded
     pending: int
     lag_seconds: float
     failures: int
     backfill: BackfillProgress
     index: IndexState
     leader: str | None = None
-    broken_triggers: int = 0  # of five: dropped, disabled, altered, or blind to a BEFORE trigger that was added
+    broken_triggers: int = 0  # of five: dropped, disabled, altered, or unaware of a BEFORE trigger that was added
     vacuum_blocked_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
-    model_mismatch: bool = False  # the server has another model than was attached, and receives no documents
+    model_mismatch: bool = False  # no server has the recorded model identity, so no documents are sent
     problem: str | None = None
     chunks: int | None = None  # None: its documents are not divided
 
     def to_json(self) -> dict[str, Any]:
-        """Every property of the live generation is in `spec`; its model and dimensions stand beside it too."""
+        """All properties of the live generation are in `spec`; `model` and `dimensions` are also keys of their own."""
         spec = self.spec.to_json()
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return found | {
@@ -92,7 +92,7 @@ class Drift:
 class Hit:
     """One search result: the row's columns without its embedding, and the distance to the query.
 
-    Of documents that are divided also the nearest chunk: `chunk`, `span` and `chunk_text`."""
+    For documents in chunks, `row` has the nearest chunk too: `chunk`, `span` and `chunk_text`."""
 
     distance: float
     row: dict[str, object] = field(default_factory=dict)

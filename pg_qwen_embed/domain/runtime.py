@@ -1,4 +1,4 @@
-"""What a process has one of: a clock, a source of randomness, and the events. Made once and passed down. Pure."""
+"""The runtime of a process: its clock, its source of randomness and its events. Created once and passed down. Pure."""
 
 import random
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pg_qwen_embed.domain.events import Events
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """clock: seconds, monotonic; that of the event loop. Tests choose all three."""
+    """clock: monotonic seconds, those of the event loop. Tests choose all three."""
 
     clock: Callable[[], float]
     rng: random.Random = field(default_factory=random.Random)

@@ -18,8 +18,8 @@ class Column:
 
     name: str
     type: str
-    base_type: str = ""  # of a domain: the type under it, which NULL always fits
-    collation: QualifiedName | None = None  # only when it is not the type's own
+    base_type: str = ""  # of a domain: its base type, which always accepts NULL
+    collation: QualifiedName | None = None  # only if it is not the type's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Source:
 class SourceState:
     """What was last observed of a source, kept apart from what was declared.
 
-    `problem`: why it cannot be followed any more; None while it can. The partitions are those that hold rows, each
-    named by the oid of our INSERT trigger in it, which is new each time a partition is attached; None: the source has
-    none, or none was ever checked."""
+    problem: why it can no longer be followed; None while it can. partitions: those that hold rows. Each is named by the
+    oid of our INSERT trigger in it, because that is new each time a partition is attached. None: the source has no
+    partitions, or none was ever checked."""
 
     problem: str | None = None
-    partitions: frozenset[int] | None = None  # that it has now
+    partitions: frozenset[int] | None = None  # that the source has now
     checked_partitions: frozenset[int] | None = None  # whose rows were compared with the store

@@ -1,7 +1,6 @@
-"""What a generation is made of. A spec is frozen: to change a property is to start another generation. Pure.
+"""The spec: the frozen properties of a generation. To change a property is to start another generation. Pure.
 
-The registry keeps a spec as one JSON object. A property that is added here needs a default, with which the objects
-written before are read."""
+The registry keeps a spec as one JSON object. A new property needs a default, because older objects lack it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +13,7 @@ from pg_qwen_embed.domain.template import Template
 
 MAX_DIMENSIONS = 4000  # the most an HNSW index on halfvec holds (pgvector README, "Half-Precision Indexing")
 MIN_DIMENSIONS = 1
-SHORTEST_CHUNK = 16  # tokens: one character makes at most 14, composed and with those the tokenizer adds
+SHORTEST_CHUNK = 16  # tokens; one character has at most 14, after composition and with special tokens
 
 
 class Distance(StrEnum):
@@ -46,7 +45,7 @@ class TooLong(StrEnum):
 
 
 class Layout(StrEnum):
-    """How a store is laid out. What differs by layout is an object of postgres/layouts.py."""
+    """How a generation keeps its vectors. postgres/layouts.py has an object for each layout."""
 
     TABLE = "table"  # one vector a row, in the store
     COLUMN = "column"  # one vector a row, in the source; the store has its version and fingerprint
@@ -55,7 +54,7 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """Documents of more tokens are divided; each chunk repeats up to `overlap` tokens of the one before it."""
+    """A document of more than `tokens` tokens is divided; a chunk repeats up to `overlap` tokens of the one before it."""
 
     tokens: int
     overlap: int = 0
@@ -72,10 +71,10 @@ class Spec:
     store: StoreKind = StoreKind.TABLE
     too_long: TooLong = TooLong.TRUNCATE
     chunking: Chunking | None = None  # None: a document is not divided
-    weight_version: str | None = None  # what the server said of the model; None: it did not, and any will do
+    weight_version: str | None = None  # as the server reported it; None: not reported, so not compared
     prompt_style: PromptStyle = PromptStyle.PLAIN
     comment: str = ""  # the note that an administrator leaves
-    full_dimensions: int | None = None  # of the server's own vectors, before they are shortened; None likewise
+    full_dimensions: int | None = None  # of the server's vectors before they are shortened; None likewise
 
     @property
     def layout(self) -> Layout:
@@ -84,7 +83,7 @@ class Spec:
         return Layout.COLUMN if self.store is StoreKind.COLUMN else Layout.TABLE
 
     def to_json(self) -> dict[str, Any]:
-        """As the registry keeps it; `from_json` reads it."""
+        """The JSON object that the registry keeps; `from_json` reads it."""
         return {field.name: _written(getattr(self, field.name)) for field in fields(self)}
 
     @staticmethod
@@ -109,7 +108,7 @@ def _as_it_is(written: Any) -> Any:
     return written
 
 
-# How properties are read whose type JSON does not have.
+# Readers of the properties whose type JSON does not have.
 _READ: Mapping[str, Callable[[Any], Any]] = {
     "template": template.from_json,
     "distance": Distance,

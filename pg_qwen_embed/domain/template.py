@@ -1,6 +1,6 @@
-"""How the text of a row is put together: the embedding's document template.
+"""The template: which columns make a document, and the text between them. Pure.
 
-Pure. Parsing and printing only; sql/fragments.py compiles a template to SQL."""
+This file parses and prints templates; postgres/expressions.py compiles them to SQL."""
 
 import re
 import string
@@ -23,7 +23,7 @@ Part = str | Placeholder
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Either literal text and columns in order, or (`separator` given) columns alone, joined where they are not NULL.
+    """Literal text and columns in order; or, with a `separator`, columns alone, joined where they are not NULL.
 
     A document whose columns are all NULL is NULL."""
 
@@ -32,7 +32,7 @@ class Template:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns the document is made of, each once, in order of appearance."""
+        """The columns of the document, each once, in order of appearance."""
         return tuple(dict.fromkeys(part.column for part in self.parts if isinstance(part, Placeholder)))
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class Template:
         return (self.separator or "").join(written)
 
     def to_json(self) -> dict[str, Any]:
-        """As the registry keeps it; `from_json` reads it back."""
+        """The JSON object that the registry keeps; `from_json` reads it."""
         parts = [{"column": p.column} if isinstance(p, Placeholder) else p for p in self.parts]
         return {"parts": parts, "separator": self.separator}
 
@@ -51,14 +51,14 @@ def from_json(value: dict[str, Any]) -> Template:
 
 
 def from_columns(columns: tuple[str, ...]) -> Template:
-    """The template of `--text A --text B`: the columns that are not NULL, a blank line between."""
+    """The template of `--text A --text B`: the columns that are not NULL, with a blank line between them."""
     return Template(tuple(Placeholder(column) for column in columns), separator=PARAGRAPH)
 
 
 def parse(text: str) -> Template:
     r"""Parse '{title}\n\n{body}': columns in braces, `{{` and `}}` for braces, and the escapes \n, \t and \\.
 
-    Raises UsageError, with the place, for anything else."""
+    Raises UsageError for anything else."""
     parts: list[Part] = []
     try:
         for literal, column, spec, conversion in string.Formatter().parse(_unescape(text)):

@@ -1,4 +1,4 @@
-"""Vectors as numpy arrays: checked, normalised, shortened. Pure: whole batches."""
+"""Vectors as numpy arrays of shape (rows, dimensions): checked, normalised, shortened, in whole batches. Pure."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,20 +8,23 @@ from pg_qwen_embed.domain.errors import ServerFault
 Vectors = NDArray[np.float32]
 
 _MIN_NORM = 1e-6
-_UNIT = 1e-5  # how far the square of a length is from 1 at most: far below what a halfvec can tell
+_UNIT = 1e-5  # largest deviation of a squared length from 1; a halfvec resolves far less
 
 
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:
-    """The first `dimensions` of each vector, normalised again (Matryoshka). Shape (rows, dimensions). Raises ServerFault."""
+    """The first `dimensions` of each vector, normalised again. Raises ServerFault.
+
+    Models trained for it keep their quality (Kusupati et al., "Matryoshka Representation Learning", 2022)."""
     return unit_vectors(np.ascontiguousarray(vectors[:, :dimensions]), len(vectors), dimensions)
 
 
 def normalise(vectors: Vectors) -> Vectors:
+    """Each vector divided by its length."""
     return _scaled(vectors, _squares(vectors))
 
 
 def unit_vectors(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
-    """What `check` gives, each of length 1. Raises ServerFault."""
+    """The vectors, checked as by `check` and scaled to length 1. Raises ServerFault."""
     return _scaled(vectors, _checked(vectors, rows, dimensions))
 
 
@@ -33,23 +36,23 @@ def _scaled(vectors: Vectors, squares: Vectors) -> Vectors:
 
 
 def _squares(vectors: Vectors) -> Vectors:
-    """The square of each length, shape (rows,). Infinite above a length of 1.8e19 as well: no such vector can be stored."""
+    """The squared length of each vector, shape (rows,). A length above 1.8e19 overflows; no such vector can be stored."""
     squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
     return squares
 
 
 def check(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
-    """The vectors, if they may be written: one per text, the right length, finite, not zero. Else ServerFault."""
+    """The vectors, if they may be written: one per text, the right length, finite, not zero. Raises ServerFault."""
     _checked(vectors, rows, dimensions)
     return vectors
 
 
 def _checked(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
-    """The squares of their lengths."""
+    """Their squared lengths. Raises ServerFault as `check` does."""
     if vectors.shape != (rows, dimensions):
         raise ServerFault(
             f"the server answered {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions "
-            f"where {rows} of {dimensions} were asked for"
+            f"where {rows} of {dimensions} were requested"
         )
     squares = _squares(vectors)
     if not np.isfinite(squares).all():

@@ -192,7 +192,7 @@ def test_server_that_is_only_away_is_not_taken_for_one_of_another_model(
     pair[1].fault = "500"
     worker = harness.worker()
     eventually(lambda: "server_unavailable" in worker.said)
-    assert "wrong_model" not in worker.said
+    assert "model_mismatch" not in worker.said
     assert "detach" not in harness.cli("doctor").stdout
     pair[1].fault = None
     eventually(harness.settled)

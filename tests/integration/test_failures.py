@@ -30,7 +30,7 @@ def test_rows_that_share_a_rejected_text_are_failures_each_and_one_line_in_the_l
     worker = harness.worker()
     eventually(lambda: harness.count("failure") == 300)
     eventually(harness.settled)
-    assert worker.said.count("document_refused") < 10
+    assert worker.said.count("document_rejected") < 10
     assert len([r for r in harness.server.requests if r["input"] == ["poison"]]) < 10
 
 
