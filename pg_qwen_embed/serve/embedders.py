@@ -1,7 +1,7 @@
-"""The models behind the local server: text in, vectors out. Nothing here knows of HTTP.
+"""The models of the local server: text in, vectors out. Nothing here knows of HTTP.
 
-An embedder refuses a text that is too long (it never truncates) and answers raw vectors; `unit` makes of them what is
-sent: sliced, of length 1, never zero. An embedder is used by one thread at a time."""
+An embedder rejects a text that is too long, and never truncates. It returns raw vectors; `unit` slices and normalises
+them, and never returns a zero vector. One thread at a time uses an embedder."""
 
 import hashlib
 import importlib
@@ -18,15 +18,15 @@ from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.vectors import normalise
 from pg_qwen_embed.serve.protocol import ModelFacts, Vectors, input_too_long
 
-STATIC_CONTEXT = 8192  # a static model has no limit of its own
-MAX_WORDS = 1 << 16  # words whose tokens are remembered: 15 MB of ordinary text
-LONGEST_WORD = 64  # longer ones are rarely met again
+STATIC_CONTEXT = 8192  # tokens; a static model itself has no limit
+MAX_WORDS = 1 << 16  # in the cache of a word's tokens: 15 MB with ordinary text
+LONGEST_WORD = 64  # characters; longer words seldom repeat, and are not cached
 T = TypeVar("T")
-_TOKEN = np.dtype(np.int64)  # what numpy gathers by without converting
+_TOKEN = np.dtype(np.int64)  # NumPy takes such indexes without a conversion
 
 
 class Embedded(NamedTuple):
-    vectors: Vectors  # raw: one row a text, any length
+    vectors: Vectors  # raw: one row a text, of any norm
     tokens: int  # of all texts together
 
 
@@ -37,7 +37,7 @@ class Embedder(Protocol):
     def facts(self) -> ModelFacts: ...
 
     def embed(self, texts: Sequence[str]) -> Embedded:
-        """Raises Refusal for the first text that is too long, before anything is embedded."""
+        """Raises RequestError for the first text that is too long, before it embeds any."""
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
@@ -55,12 +55,14 @@ def load(folder: Path) -> Embedder:
         return kind(folder)
     except UsageError:
         raise
-    except Exception as error:  # each library has errors of its own, some of them bare Exceptions
+    except Exception as error:  # the libraries raise errors of their own classes, and bare Exceptions
         raise UsageError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
 def unit(vectors: Vectors, texts: Sequence[str], dimensions: int | None) -> Vectors:
-    """The first `dimensions` of each vector, of length 1. A text of unknown tokens only gets a direction of its own."""
+    """The first `dimensions` of each vector, at length 1. A zero vector becomes a direction made of the text's hash.
+
+    The vector of a text is zero if the model knows none of its tokens."""
     prefixes = np.ascontiguousarray(vectors[:, :dimensions])
     for row in np.flatnonzero(~prefixes.any(axis=1)).tolist():
         prefixes[row] = _direction_of(texts[row], prefixes.shape[1])
@@ -68,16 +70,16 @@ def unit(vectors: Vectors, texts: Sequence[str], dimensions: int | None) -> Vect
 
 
 def _direction_of(text: str, dimensions: int) -> npt.NDArray[np.float32]:
-    """The same for the same text, on every machine; no element is zero, so any prefix has a length."""
+    """The same for the same text, on every machine. No element is zero, so every prefix can be normalised."""
     noise = np.frombuffer(hashlib.shake_256(text.encode()).digest(dimensions), np.uint8)
     return noise.astype(np.float32) - np.float32(127.5)
 
 
 class StaticEmbedder:
-    """A model2vec model: the sum of the vectors of a text's tokens. (Its length is lost, so sum and mean are one.)
+    """A model2vec model: a text's vector is the sum of its tokens' vectors. (Sum or mean: normalised, they are equal.)
 
-    Same vectors as model2vec's own encode(), several times faster: the tokens of a word are remembered, and sums of
-    int8 are exact in float32."""
+    Its vectors equal those of model2vec's encode(). It is several times faster: it caches the tokens of each word, and
+    adds int8 vectors in float32, where the sums are exact."""
 
     def __init__(self, folder: Path) -> None:
         model = _import("model2vec", extra="embedded").StaticModel.from_pretrained(folder)
@@ -121,7 +123,7 @@ class StaticEmbedder:
 
 
 def _token_vectors(model: Any) -> npt.NDArray[Any]:
-    """One row a token id, as int8 or float32. The unknown token means nothing: its row is zero."""
+    """One row a token id, as int8 or float32. The row of the unknown token is zero: it has no meaning."""
     rows = model.embedding if model.token_mapping is None else model.embedding[model.token_mapping]
     if model.weights is not None:
         rows = rows * model.weights[:, None]
@@ -136,7 +138,7 @@ def _packed(ids: Sequence[int]) -> bytes:
 
 
 class _Words(dict[str, bytes]):
-    """The tokens of each word, learned from the tokenizer as they come. Forgets all when full."""
+    """A cache of the tokens of each word. When it is full, it starts again empty."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
@@ -152,18 +154,18 @@ class _Words(dict[str, bytes]):
 
 
 def _word_by_word(tokenizer: Any) -> Callable[[str], bytes]:
-    """Not str.split(): some of what it takes for space is removed by the tokenizer, not split at."""
-    recall = _Words(tokenizer).__getitem__
+    """A text's tokens, word by word. str.split() would also split at characters that BERT's tokenizer removes."""
+    cached = _Words(tokenizer).__getitem__
 
     def tokens_of(text: str) -> bytes:
         words = text.replace("\n", " ").replace("\t", " ").replace("\r", " ").split(" ")
-        return b"".join(map(recall, words))
+        return b"".join(map(cached, words))
 
     return tokens_of
 
 
 def _splits_at_spaces(tokenizer: Any) -> bool:
-    """Are a text's tokens those of its words, one after the other? True of BERT's tokenizer; others are not trusted."""
+    """Whether a text's tokens are those of its words, in order. Known of BERT's tokenizer only."""
     parts = json.loads(tokenizer.to_str())
     return (
         (parts["normalizer"] or {}).get("type") == "BertNormalizer"
@@ -173,10 +175,10 @@ def _splits_at_spaces(tokenizer: Any) -> bool:
 
 
 class SentenceTransformerEmbedder:
-    """Any sentence-transformers model, on whatever device that library picks.
+    """Any sentence-transformers model, on the device that the library chooses.
 
-    Prefixes are offered if the model's config.json says "is_matryoshka": true or lists "matryoshka_dimensions",
-    which is where SGLang looks too."""
+    It supports `dimensions` if the model's config.json has "is_matryoshka": true or "matryoshka_dimensions": [..].
+    SGLang reads the same fields."""
 
     def __init__(self, folder: Path) -> None:
         library = _import("sentence_transformers", extra="local")
@@ -224,7 +226,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _json(file: Path, default: T) -> T:
-    """What the file holds, if that is of the default's type."""
+    """The content of the file; the default if the file cannot be read or holds another type."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -236,6 +238,6 @@ def _import(library: str, *, extra: str) -> Any:
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        if error.name != library:  # it is there, but broken
+        if error.name != library:  # the library is installed, but something that it imports is not
             raise
         raise UsageError(f"this model needs {library}; run: pip install 'pg-qwen-embed[{extra}]'") from error

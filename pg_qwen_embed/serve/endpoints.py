@@ -57,7 +57,7 @@ class Service(Protocol):
 
 def create_app(service: Service) -> web.Application:
     """The application in front of a service. A middleware appended to it runs behind the key check."""
-    app = web.Application(middlewares=[_key_required(service), _errors_as_json], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[_guarded(service)], client_max_size=MAX_BODY)
     endpoints = Endpoints(service)
     for path, handler in (
         ("/ready", endpoints.ready),
@@ -121,32 +121,35 @@ async def _body(request: web.Request) -> tuple[bytes, str]:
     return await request.read(), request.headers.get("Content-Type", "")
 
 
-def _key_required(service: Service) -> Middleware:
+def _guarded(service: Service) -> Middleware:
+    """The key is checked first; every error is answered as JSON."""
+
     @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        expected = service.api_key
-        if expected is None or request.path.startswith(OPEN_PATHS) or _gives(request, expected):
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        key = service.api_key
+        if key is not None and not _has_key(request, key) and not request.path.startswith(OPEN_PATHS):
+            return json_response(b'{"error":"Unauthorized"}', 401)
+        try:
             return await handler(request)
-        return json_response(b'{"error":"Unauthorized"}', 401)
+        except Exception as error:
+            return _error_response(request, error)
 
-    return check
+    return guard
 
 
-def _gives(request: web.Request, expected: str) -> bool:
+def _has_key(request: web.Request, expected: str) -> bool:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     return scheme.lower() == "bearer" and secrets.compare_digest(key.encode(errors="replace"), expected.encode())
 
 
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except RequestError as error:
-        return json_response(error.body(), error.status)
-    except web.HTTPException as error:
-        answer = json_response(protocol.detail_answer(error.reason), error.status)
-        answer.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
-        return answer
-    except Exception as error:
-        _log.exception("request failed", extra={"path": request.path})
-        return json_response(protocol.internal_error(error).body(), 500)
+def _error_response(request: web.Request, error: Exception) -> web.Response:
+    match error:
+        case RequestError():
+            return json_response(error.body(), error.status)
+        case web.HTTPException():
+            response = json_response(protocol.detail_answer(error.reason), error.status)
+            response.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})
+            return response
+        case _:
+            _log.error("request failed", exc_info=error, extra={"path": request.path})
+            return json_response(protocol.internal_error(error).body(), 500)

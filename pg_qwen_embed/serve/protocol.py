@@ -191,18 +191,27 @@ def _texts(fields: Mapping[str, Any]) -> list[str]:
         if not given.strip():
             raise RequestError("Input cannot be empty or whitespace only")
         return [given]
-    for index, text in enumerate(given):
-        if not isinstance(text, str):
-            _reject_item(index, text)
-        if not text.strip():
-            raise RequestError(f"Input at index {index} cannot be empty or whitespace only")
+    if not _none_blank(given):
+        _reject_first(given)
     return given
 
 
-def _reject_item(index: int, item: object) -> NoReturn:
-    if isinstance(item, int | list):
-        raise RequestError(f"Input at index {index} is not text: this server takes no token ids; send strings")
-    _invalid("string_type", ("body", "input", index), "Input should be a valid string")
+def _none_blank(items: list[Any]) -> bool:
+    """Whether all are texts that are not blank. A loop in C: benchmarks send 40,000 texts a second."""
+    try:
+        return all(map(str.strip, items))
+    except TypeError:
+        return False
+
+
+def _reject_first(items: list[Any]) -> None:
+    for index, item in enumerate(items):
+        if isinstance(item, int | list):
+            raise RequestError(f"Input at index {index} is not text: this server takes no token ids; send strings")
+        if not isinstance(item, str):
+            _invalid("string_type", ("body", "input", index), "Input should be a valid string")
+        if not item.strip():
+            raise RequestError(f"Input at index {index} cannot be empty or whitespace only")
 
 
 def _check_dimensions(dimensions: int, model: ModelFacts, name: str) -> None:
