@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parents[2] / "tests" / "sglang"
+TESTS = Path(__file__).parents[2] / "tests" / "contract"
 VOCABULARY = 32_000  # of the tokenizer; the model's own is larger
 SHAPES = {
     "0.6B": {"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 3072},

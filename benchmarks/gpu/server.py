@@ -17,7 +17,7 @@ from pathlib import Path
 from pg_qwen_embed.inference import launch
 
 HERE = Path(__file__).parent
-TESTS = HERE.parents[1] / "tests" / "sglang"
+TESTS = HERE.parents[1] / "tests" / "contract"
 
 
 def model(wanted: Namespace, folder: Path) -> str:
