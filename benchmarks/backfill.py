@@ -2,7 +2,7 @@
 
     python benchmarks/backfill.py [--rows 100000] [--dimensions 1024] [--rounds 5]
 
-The server costs next to nothing (modelled_gpu.py without a time of its own), so that worker and database are what is
+The server costs next to nothing (tests/support/modelled_gpu.py without a time of its own), so that worker and database are what is
 measured. All have the same rows and the same server. Without an index: the worker, from the first row read to the last
 vector written; the floor, a script of the fewest steps without any safety (floor.py); COPY of finished vectors; and the
 peer's worker, where it is installed (`make peer`), from its first request to its last, which leaves out its start and its

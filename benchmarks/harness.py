@@ -22,6 +22,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was star
 
 BACKFILL_STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"  # of the newest
 PG_QWEN_EMBED = (sys.executable, "-m", "pg_qwen_embed")
+MODELLED_GPU = Path(__file__).parents[1] / "tests" / "support" / "modelled_gpu.py"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def gpu(
     parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256, vectors: Path | None = None
 ) -> Iterator[str]:
     """A modelled GPU; with 64, 0 and 0 a server that costs next to nothing. Its URL, as the worker wants it."""
-    command = [sys.executable, str(Path(__file__).parent / "modelled_gpu.py"), "--parallel", str(parallel),
+    command = [sys.executable, str(MODELLED_GPU), "--parallel", str(parallel),
                "--fixed-ms", str(fixed_ms), "--token-us", str(token_us), "--dimensions", str(dimensions)]  # fmt: skip
     command += ["--vectors", str(vectors)] if vectors else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -2,7 +2,7 @@
 
     python benchmarks/hiccups.py [--parallel 1 --fixed-ms 5 --token-us 5]
 
-The server is a modelled GPU (modelled_gpu.py). slow_start: it answers nothing but 503 for the worker's first seconds;
+The server is a modelled GPU (tests/support/modelled_gpu.py). slow_start: it answers nothing but 503 for the worker's first seconds;
 cut: every connection is closed once; away: closed for five seconds; overload: 503 for two seconds. Each figure: seconds
 from the end of the hiccup to the first two seconds in which as much is done as before it, less 5 %. One line of JSON."""
 

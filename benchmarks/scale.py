@@ -2,8 +2,9 @@
 
     python benchmarks/scale.py [--parts rows workers embeddings] [--rows 10000 100000 1000000] [--rounds 2]
 
-The server costs next to nothing (modelled_gpu.py without a time of its own). No HNSW index is built: an index of that name
-over no rows stands in its place. What happens in turns has `--rounds` turns; more than 100,000 rows have one.
+The server costs next to nothing (tests/support/modelled_gpu.py without a time of its own). No HNSW index is built: an
+index of that name over no rows stands in its place. What happens in turns has `--rounds` turns; more than 100,000 rows
+have one.
 
 rows: a backfill, from the first row read to the last vector written; CPU and WAL are those of this stretch. Then, up to 100,000
 rows, every row is updated, 1,000 to a transaction and one after the other: what the outbox comes to while the worker

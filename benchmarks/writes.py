@@ -12,11 +12,11 @@ The same statements, in turns, on tables that differ in their triggers alone:
 
 `peer` is left out where pgai is not installed (make peer). No vectors have an index. Transactions a second are pgbench's,
 with fsync and synchronous_commit, on the machine that it shares with PostgreSQL and the worker. The embedding server is a
-modelled GPU (modelled_gpu.py: one request at a time, 5 ms and 5 us a token, about 1,700 rows a second), as it would be on
-another machine: with one that costs nothing, the worker would embed as fast as pgbench writes, and the two cores be full of
-that. Shares of the transactions without a trigger are taken round by round. The CPU is that of one backend that commits
-one transaction after another and does not wait for the disk; what is
-added is above `none` in the same round."""
+modelled GPU (tests/support/modelled_gpu.py: one request at a time, 5 ms and 5 us a token, about 1,700 rows a second), as
+it would be on another machine: with one that costs nothing, the worker would embed as fast as pgbench writes, and the two
+cores be full of that. Shares of the transactions without a trigger are taken round by round. The CPU is that of one
+backend that commits one transaction after another and does not wait for the disk; what is added is above `none` in the
+same round."""
 
 import argparse
 import re
