@@ -1,4 +1,4 @@
-"""A real SGLang on the CPU, our `serve` and the tests' stand-in, side by side.
+"""A real SGLang on the CPU, our `serve` and the fake SGLang, side by side.
 
 SGLANG_PYTHON is a Python into which requirements.txt is installed; `make test-sglang` makes one."""
 
@@ -12,6 +12,9 @@ from fake_sglang import FakeSGLang
 from harness import eventually
 from real import HERE, START, Starting, served, sglang
 from subject import KEY, Subject
+
+OPEN = ("sglang", "serve", "fake")
+LOCKED = tuple(f"{name} with a key" for name in OPEN)
 
 
 @pytest.fixture(scope="session")
@@ -36,28 +39,33 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Star
 
 @pytest.fixture(scope="session")
 def subjects(servers: dict[str, Starting], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Subject]]:
-    """Whom the contract binds: `sglang` makes it, the others keep it."""
+    """The servers under the contract: `sglang` sets it, the others keep it."""
     with ExitStack() as stack:
         url = stack.enter_context(served(tmp_path_factory.mktemp("serve")))
         locked = stack.enter_context(served(tmp_path_factory.mktemp("locked"), "--api-key", KEY))
-        fake_sglang = stack.enter_context(FakeSGLang(context_length=512).running())
-        with_key = stack.enter_context(FakeSGLang(api_key=KEY).running())
+        fake = stack.enter_context(FakeSGLang(context_length=512).running())
+        fake_with_key = stack.enter_context(FakeSGLang(api_key=KEY).running())
         ours = Subject(url, "", 0, 0)
         yield {
             "sglang": servers["plain"].subject,
             "serve": ours.introduced(),
-            "stand_in": Subject(fake_sglang.url.removesuffix("/v1"), fake_sglang.model, fake_sglang.dimensions, 512),
+            "fake": Subject(fake.url.removesuffix("/v1"), "", 0, 0).introduced(),
             "sglang with a key": servers["strict"].subject,
             "serve with a key": Subject(locked, "", 0, 0, KEY).introduced(),
-            "stand_in with a key": Subject(with_key.url.removesuffix("/v1"), "stand-in", 16, 32_768, KEY),
+            "fake with a key": Subject(fake_with_key.url.removesuffix("/v1"), "", 0, 0, KEY).introduced(),
         }
 
 
-@pytest.fixture(params=["sglang", "serve", "stand_in"])
+@pytest.fixture(params=OPEN)
 def subject(request: pytest.FixtureRequest, subjects: dict[str, Subject]) -> Subject:
     return subjects[request.param]
 
 
-@pytest.fixture(params=["sglang with a key", "serve with a key", "stand_in with a key"])
+@pytest.fixture(params=LOCKED)
 def locked(request: pytest.FixtureRequest, subjects: dict[str, Subject]) -> Subject:
+    return subjects[request.param]
+
+
+@pytest.fixture(params=OPEN + LOCKED)
+def any_subject(request: pytest.FixtureRequest, subjects: dict[str, Subject]) -> Subject:
     return subjects[request.param]

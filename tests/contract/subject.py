@@ -28,7 +28,7 @@ class Subject:
     key: str | None = None
 
     def introduced(self) -> "Subject":
-        """With the model, dimensions and context that it says it has."""
+        """With the model, dimensions and context that it tells."""
         card = self.get("/v1/models").json["data"][0]
         vector = self.post("/v1/embeddings", {"model": card["id"], "input": "x"}).json["data"][0]["embedding"]
         return replace(self, model=card["id"], dimensions=len(vector), context=card["max_model_len"])

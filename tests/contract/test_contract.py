@@ -1,4 +1,4 @@
-"""What SGLang answers, field by field; `serve` and the tests' stand-in answer the same."""
+"""What SGLang answers, field by field; `serve` and the fake SGLang of the tests answer the same."""
 
 import asyncio
 import base64
@@ -25,8 +25,8 @@ TEXTS = ["one", "two words", "日本語のテキスト", "emoji 🙂 and accents
 ERROR_FIELDS = ["object", "message", "type", "param", "code"]
 
 
-def refusal(answer: Any) -> str:
-    """The message of a 400, whose fields are those of SGLang."""
+def rejection(answer: Any) -> str:
+    """The message of a 400 with the fields of SGLang."""
     assert answer.status == 400, answer.body
     body = answer.json
     assert list(body) == ERROR_FIELDS
@@ -64,6 +64,14 @@ def test_server_info_says_how_long_an_input_may_be(subject: Subject) -> None:
     info = subject.get("/server_info").json
     assert info["version"].startswith("0.5")
     assert info["max_req_input_len"] == subject.context - 6
+
+
+def test_server_info_says_which_priorities_go_first(any_subject: Subject) -> None:
+    info = any_subject.get("/server_info").json
+    assert info["enable_priority_scheduling"] in (True, False)
+    assert info["schedule_low_priority_values_first"] is False
+    assert info["default_priority_value"] is None
+    assert info["abort_on_priority_when_disabled"] is False
 
 
 def test_ready_and_health_answer_nothing_but_their_status(subject: Subject) -> None:
@@ -122,22 +130,22 @@ def test_dimensions_are_the_beginning_normalised_again(subject: Subject) -> None
 
 def test_dimensions_that_cannot_be_are_rejected(subject: Subject) -> None:
     for dimensions in (0, -1):
-        assert refusal(subject.embed(["x"], dimensions=dimensions)) == "Requested dimensions must be greater than 0"
+        assert rejection(subject.embed(["x"], dimensions=dimensions)) == "Requested dimensions must be greater than 0"
     too_many = f"Provided dimensions are greater than max embedding dimension: {subject.dimensions}"
-    assert refusal(subject.embed(["x"], dimensions=subject.dimensions + 1)) == too_many
+    assert rejection(subject.embed(["x"], dimensions=subject.dimensions + 1)) == too_many
 
 
 def test_inputs_that_are_empty_are_rejected_all_together(subject: Subject) -> None:
-    assert refusal(subject.embed([])) == "Input cannot be empty"
-    assert refusal(subject.embed("")) == "Input cannot be empty"
-    assert refusal(subject.embed(["a", " \n"])) == "Input at index 1 cannot be empty or whitespace only"
+    assert rejection(subject.embed([])) == "Input cannot be empty"
+    assert rejection(subject.embed("")) == "Input cannot be empty"
+    assert rejection(subject.embed(["a", " \n"])) == "Input at index 1 cannot be empty or whitespace only"
 
 
 def test_input_that_is_too_long_has_the_whole_request_rejected_without_its_index(subject: Subject) -> None:
     long = "word and word " * subject.context
     count = subject.post("/tokenize", {"prompt": long}).json["count"]
     expected = f"The input ({count} tokens) is longer than the model's context length ({subject.context} tokens)."
-    assert refusal(subject.embed(["fine", long])) == expected
+    assert rejection(subject.embed(["fine", long])) == expected
 
 
 def test_longest_input_is_one_shorter_than_the_context(subject: Subject) -> None:
@@ -154,14 +162,29 @@ def test_longest_input_is_one_shorter_than_the_context(subject: Subject) -> None
 def test_requests_that_are_no_requests_are_rejected_in_the_same_shape(subject: Subject) -> None:
     for body in (b"{", b"[]", json.dumps({"model": "x"}).encode(), json.dumps({"model": "x", "input": 5}).encode(),
                  json.dumps({"model": "x", "input": ["a", None]}).encode()):  # fmt: skip
-        refusal(subject.post("/v1/embeddings", body))
-    assert "encoding_format" in refusal(subject.embed(["x"], encoding_format="hex"))
+        rejection(subject.post("/v1/embeddings", body))
+    assert "encoding_format" in rejection(subject.embed(["x"], encoding_format="hex"))
 
 
 def test_unknown_fields_are_ignored_and_the_model_is_not_checked(subject: Subject) -> None:
     answer = subject.post("/v1/embeddings", {"model": "another", "input": ["x"], "dim": 4, "instruction": "no"})
     np.testing.assert_allclose(vectors(answer), vectors(subject.embed(["x"])), atol=1e-6)
     assert subject.post("/v1/embeddings", {"input": ["x"]}).status == 200
+
+
+def test_priority_is_accepted_with_scheduling_and_without_and_must_be_a_64_bit_integer(any_subject: Subject) -> None:
+    for priority in (0, 1, -1, "5", 5.0, None):
+        assert any_subject.embed(["x"], priority=priority).status == 200
+    for priority in ("high", 5.5):
+        assert "validation error" in rejection(any_subject.embed(["x"], priority=priority))
+    sentence = f"priority must be a signed 64-bit integer between {-1 << 63} and {(1 << 63) - 1}"
+    assert rejection(any_subject.embed(["x"], priority=1 << 63)) == sentence
+
+
+def test_loads_are_counted_in_inputs(subject: Subject) -> None:
+    (one,) = subject.get("/v1/loads").json["loads"]
+    assert (one["num_running_reqs"], one["num_waiting_reqs"], one["utilization"]) == (0, 0, 0)
+    assert one["max_total_num_tokens"] > 0
 
 
 # Tokens
@@ -212,14 +235,14 @@ def test_ready_says_503_while_it_starts(servers: dict[str, Starting]) -> None:
 def test_server_that_does_not_shorten_says_so(servers: dict[str, Starting]) -> None:
     strict = servers["strict"].subject
     assert strict.get("/model_info").json["embedding"]["supports_dimensions"] is False
-    assert "does not support matryoshka representation" in refusal(strict.embed(["x"], dimensions=64))
+    assert "does not support matryoshka representation" in rejection(strict.embed(["x"], dimensions=64))
 
 
 def test_request_that_is_more_than_the_queue_holds_gets_503(servers: dict[str, Starting]) -> None:
     answer = servers["strict"].subject.embed([f"text {n}" for n in range(64)])
     assert answer.status == 503
     assert list(answer.json) == ERROR_FIELDS
-    assert answer.json["message"] == "The request queue is full."
+    assert (answer.json["message"], answer.json["type"]) == ("The request queue is full.", "503")
 
 
 def test_server_goes_on_when_a_client_hangs_up(servers: dict[str, Starting]) -> None:
@@ -246,21 +269,9 @@ def loads(subject: Subject) -> tuple[int, int]:
     return one["num_running_reqs"], one["num_waiting_reqs"]
 
 
-def test_server_says_whether_it_has_priorities_and_which_go_first(servers: dict[str, Starting]) -> None:
-    for name, has in (("plain", True), ("strict", False)):
-        info = servers[name].subject.get("/server_info").json
-        assert info["enable_priority_scheduling"] is has
-        assert info["schedule_low_priority_values_first"] is False
-        assert info["default_priority_value"] is None
-        assert info["abort_on_priority_when_disabled"] is False
-
-
-def test_priority_is_taken_by_a_server_that_has_none_and_must_be_a_whole_number(servers: dict[str, Starting]) -> None:
-    for starting in servers.values():
-        for priority in (0, 1, -1, None):
-            assert starting.subject.embed(["x"], priority=priority).status == 200
-        assert "validation error" in refusal(starting.subject.embed(["x"], priority="high"))
-        assert "priority must be a signed 64-bit integer" in refusal(starting.subject.embed(["x"], priority=1 << 63))
+def test_server_with_priorities_says_so(servers: dict[str, Starting]) -> None:
+    for name, enabled in (("plain", True), ("strict", False)):
+        assert servers[name].subject.get("/server_info").json["enable_priority_scheduling"] is enabled
 
 
 def test_input_with_a_priority_overtakes_those_that_wait_and_one_without_does_not(servers: dict[str, Starting]) -> None:
@@ -302,7 +313,7 @@ async def test_client_gets_the_servers_vectors(client: EmbeddingServer, subject:
         assert answer.tokens == sum(len(tokens) for tokens in await client.tokenize(TEXTS, special=True))
 
 
-async def test_client_cuts_so_that_it_fits_and_ends_with_the_token_that_is_pooled(
+async def test_client_truncates_so_that_it_fits_and_ends_with_the_token_that_is_pooled(
     client: EmbeddingServer, subject: Subject
 ) -> None:
     info = await client.model_info()
