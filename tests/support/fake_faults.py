@@ -33,7 +33,7 @@ class Faults:
         if poisoned and not self.overloads:
             raise input_too_long(10_002, 512)
         every = self.overloaded_every
-        if poisoned or len(texts) > self.most_inputs or (every and number % every == 0):
+        if poisoned or self.fault == "503" or len(texts) > self.most_inputs or (every and number % every == 0):
             raise queue_full()
         if self.fault and self.fault.isdigit():
             raise RequestError("The test wants it.", status=int(self.fault), kind=self.fault)
