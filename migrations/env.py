@@ -10,7 +10,7 @@ ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are
 
 def run(connection: Connection) -> None:
     connection.execute(text(f"SELECT pg_advisory_xact_lock({ONE_AT_A_TIME})"))
-    connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # who waits for a lock holds up those who come after
+    connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # a session that waits holds up those behind it
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL_SCHEMA}"))  # Alembic's own table lives in it
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=INTERNAL_SCHEMA)
     with context.begin_transaction():

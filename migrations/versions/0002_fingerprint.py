@@ -1,4 +1,4 @@
-"""The fingerprint: by what a stored vector is compared with the document of now."""
+"""The fingerprint function: by fingerprints a stored vector is compared with the current document."""
 
 from alembic import op
 

@@ -1,5 +1,6 @@
-"""Documents longer than the model takes: what to do with them, and which vectors are of cut ones. And the partitions of
-a source, as far as they have been looked into."""
+"""Over-long documents: what to do with them, and which vectors are of truncated ones (`cut`, later `truncated`).
+
+And the partitions of a source whose rows were compared with the store."""
 
 import sqlalchemy as sa
 from alembic import op

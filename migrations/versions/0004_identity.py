@@ -1,4 +1,4 @@
-"""What the server said of the model when an embedding was attached: the version of its weights, the length of its vectors."""
+"""The model identity recorded at `attach`: the version of the weights, and the length of the full vectors."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,6 @@
-"""The properties of a generation as one JSON object, and the store's column `truncated`, which was called `cut`."""
+"""The properties of a generation as one JSON object; the store's column `cut` becomes `truncated`.
+
+The comments in the database follow the glossary too (docs/words.md)."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,9 +30,21 @@ def upgrade() -> None:
     op.drop_column("embedding", "prompt_style", schema=SCHEMA)
     for store in _stores("cut"):
         op.alter_column(store, "cut", new_column_name="truncated", schema=SCHEMA)
+    op.execute("COMMENT ON SCHEMA _qwen_embed IS 'pg_qwen_embed: its internal schema; it may change between versions'")
+    op.create_table_comment(
+        "backfill",
+        "One row per generation: its backfill, and the key up to which every vector is written",
+        schema=SCHEMA,
+    )
 
 
 def downgrade() -> None:
+    op.execute("COMMENT ON SCHEMA _qwen_embed IS 'pg_qwen_embed: its machinery; internal, may change between versions'")
+    op.create_table_comment(
+        "backfill",
+        "How far the walk over a source has come: the key up to which every vector is written",
+        schema=SCHEMA,
+    )
     for store in _stores("truncated"):
         op.alter_column(store, "truncated", new_column_name="cut", schema=SCHEMA)
     for column in (
@@ -66,7 +80,7 @@ def downgrade() -> None:
 
 
 def _stores(column: str) -> list[str]:
-    """Those that have this column; the store of a chunked generation has not."""
+    """The stores that have this column; the store of a chunked generation has not."""
     found = op.get_bind().execute(
         sa.text("""
             SELECT c.relname FROM _qwen_embed.generation g

@@ -8,7 +8,7 @@ from pg_qwen_embed.domain.errors import ServerFault
 Vectors = NDArray[np.float32]
 
 _MIN_NORM = 1e-6
-_UNIT = 1e-5  # largest deviation of a squared length from 1; a halfvec resolves far less
+_UNIT = 1e-5  # largest deviation of a squared length from 1: far below the resolution of a halfvec
 
 
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:

@@ -1,4 +1,4 @@
-"""Arrays in PostgreSQL's binary format, made of whole numpy batches: nothing per row in Python. Pure.
+"""Arrays in PostgreSQL's binary format, built from whole numpy batches, not row by row in Python. Pure.
 
 The array format is that of array_send() (PostgreSQL, src/backend/utils/adt/arrayfuncs.c): number of dimensions,
 has-NULLs flag, element type, then per dimension its length and lower bound, then each element with its length.

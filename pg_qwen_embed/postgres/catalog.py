@@ -1,4 +1,4 @@
-"""What the database knows of tables and embeddings, as the nouns of model.py. Reads only."""
+"""The registry and PostgreSQL's own catalogs, read as the nouns of domain/. Nothing is written here."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ def _check_initialised(row: tuple[bool, bool] | None, database: str) -> None:
 
 
 def vector_extension(connection: Connection) -> Extension | None:
-    """The installed and the installable pgvector; None when the server has none."""
+    """The installed and the installable version of pgvector; None when the server has none."""
     row = _dicts(connection, "vector_extension")
     return Extension(row[0]["version"], row[0]["schema"], row[0]["available"]) if row else None
 
@@ -62,7 +62,7 @@ def find_source(connection: Connection, table: str) -> tuple[int, Source]:
     try:
         (oid,) = connection.execute(statement("resolve_table"), {"table": table}).fetchone() or (None,)
     except psycopg.Error as error:
-        raise UsageError(f"{table}: not a table's name as SQL writes it ({first_line(error)})") from None
+        raise UsageError(f"{table}: not a valid table name in SQL ({first_line(error)})") from None
     if oid is None:
         raise UsageError(f"{table}: there is no such table in the database {connection.info.dbname}; write it as in SQL, "
                          'like public.articles or app."Odd Name"')  # fmt: skip
@@ -74,7 +74,7 @@ def find_source(connection: Connection, table: str) -> tuple[int, Source]:
 
 
 def _objections(row: Row) -> list[tuple[bool, str]]:
-    """Why a relation cannot be attached, each with how to help."""
+    """Why a relation cannot be attached, each reason with what to do about it."""
     return [
         (row["kind"] not in ("r", "p"), f"is {_KINDS.get(row['kind'], 'no table')}; an embedding needs a table"),
         (
@@ -132,7 +132,7 @@ class Registered:
 
 
 def registered(connection: Connection, name: str | None = None) -> list[Registered]:
-    """Every embedding, or the one of that name; also those whose source has a problem."""
+    """Every embedding, or the one of that name, even if its source has a problem."""
     rows = _dicts(connection, "read_registry", name=name)
     sources = _dicts(connection, "describe_sources", tables=[row["source"] for row in rows])
     return _registered(rows, sources)
@@ -161,7 +161,7 @@ def embedding(connection: Connection, name: str) -> Embedding:
 
 
 def find(connection: Connection, name: str) -> Registered:
-    """The embedding of that name, also when its source has a problem. Raises UsageError if there is none."""
+    """The embedding of that name, even if its source has a problem. Raises UsageError if there is none."""
     require_initialised(connection)
     found = registered(connection, name)
     if not found:
@@ -205,7 +205,7 @@ def _state(row: Row, problem: str | None) -> SourceState:
 
 
 def _problem(source: Row | None, row: Row, spec: Spec) -> str | None:
-    """Why a generation cannot follow its source any more."""
+    """Why a generation can no longer follow its source; None while it can."""
     if source is None:
         return "its table was dropped"
     table = f"{source['schema']}.{source['name']}"
@@ -225,7 +225,7 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> str | None:
 
 
 def _registered_source(source: Row | None, row: Row, problem: str | None) -> Source:
-    """The source of an embedding as it is now; the key as it was attached, when there is a problem."""
+    """The current source of an embedding; if there is a problem, with the key as it was attached."""
     attached_key = tuple(Column(name, "") for name in row["key"])
     if source is None:
         return Source(QualifiedName("", ""), attached_key, ())

@@ -1,4 +1,6 @@
-"""Connections to PostgreSQL: who we are, what for, and one clear sentence when it does not answer."""
+"""Connections to PostgreSQL: named after their purpose, with session settings of our own.
+
+A server that does not answer is one sentence, DatabaseUnavailable; a string that is no connection string is a UsageError."""
 
 import asyncio
 import os
@@ -19,12 +21,12 @@ from pg_qwen_embed.domain.errors import DatabaseUnavailable, UsageError
 from pg_qwen_embed.postgres.sql import statement
 
 CONNECT_TIMEOUT = 10  # seconds
-PREPARED_MAX = 500  # statements: each embedding has its own
+PREPARED_MAX = 500  # statements; each embedding has its own
 SEND_BUFFER = 1 << 20  # bytes
 
-MAX_IDLE = 10.0  # seconds, of a connection that is not needed
-POOL_TIMEOUT = 30.0  # seconds, for one to be free
-RECONNECT_TIMEOUT = 10.0  # seconds; the pause between attempts doubles, and the next who asks begins anew
+MAX_IDLE = 10.0  # seconds until an unused connection is closed
+POOL_TIMEOUT = 30.0  # seconds to wait for a free connection
+RECONNECT_TIMEOUT = 10.0  # seconds of attempts with doubling pauses; the next request for a connection starts again
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
@@ -32,9 +34,11 @@ AsyncCursor = psycopg.AsyncCursor[Any]
 
 
 class Pool(AsyncConnectionPool[AsyncConnection]):
-    """It waits for a connection by asyncio.wait_for, which before Python 3.12 loses a cancellation that comes in the moment in
-    which the connection does (https://github.com/python/cpython/issues/86296). The task would go on, and its group wait for it
-    for ever."""
+    """A pool that never loses a cancellation.
+
+    The base class waits for a connection with asyncio.wait_for. Before Python 3.12 that loses a cancellation which arrives
+    together with the connection (https://github.com/python/cpython/issues/86296): the task would go on, and its group would
+    wait for it for ever."""
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection:  # noqa: ASYNC109  # the pool's own
         task = asyncio.current_task()
@@ -52,7 +56,7 @@ class Pool(AsyncConnectionPool[AsyncConnection]):
 
 @dataclass(frozen=True, slots=True)
 class BinaryValue:
-    """A parameter that is already in PostgreSQL's binary format; the statement's cast says of which type."""
+    """A parameter that is already in PostgreSQL's binary format; a cast in the statement gives its type."""
 
     value: bytes
 
@@ -87,14 +91,14 @@ async def connect_async(url: str, purpose: str) -> AsyncConnection:
         connection = await psycopg.AsyncConnection.connect(conninfo(url, purpose), autocommit=True)
         try:
             await configure_worker(connection)
-        except BaseException:  # cancelled, for instance: nobody else knows of it yet
+        except BaseException:  # a cancellation, for instance: nobody else could close it
             await connection.close()
             raise
     return connection
 
 
 def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:
-    """The worker's connections for a purpose; more than the least are there only while they are needed."""
+    """The worker's connections for one purpose: `least` stay open, up to `most` while they are needed."""
     return Pool(
         conninfo(url, purpose),
         kwargs={"autocommit": True},
@@ -118,15 +122,16 @@ async def configure_worker(connection: AsyncConnection) -> None:
 
 
 def _widen(connection: AsyncConnection) -> None:
-    """Vectors for a write are a megabyte, and a Unix socket takes a fifth of that at a time; unlike TCP's, its buffer does not
-    grow by itself. As far as the system allows (net.core.wmem_max)."""
+    """Enlarge the send buffer of a Unix socket, as far as the system allows (net.core.wmem_max).
+
+    The vectors of a write are a megabyte. The default buffer holds a fifth of that, and unlike TCP's it does not grow."""
     with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as own:
         if own.family == socket.AF_UNIX:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 def conninfo(url: str, purpose: str) -> str:
-    """The connection string with our name on it, TCP keepalives, and a bound on connecting."""
+    """The connection string with an application name, TCP keepalives and a connect timeout. Raises UsageError."""
     try:
         given = conninfo_to_dict(url)
         defaults: dict[str, str | int] = {"connect_timeout": CONNECT_TIMEOUT, "keepalives_idle": 10, "keepalives_interval": 5,

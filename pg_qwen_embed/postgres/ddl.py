@@ -14,7 +14,7 @@ from pg_qwen_embed.postgres.triggers import triggers
 
 
 def attach(embedding: Embedding) -> Iterator[sql.Composed]:
-    """Everything of an embedding with one generation.
+    """Creates everything of an embedding with one generation.
 
     The triggers come last: they take the strongest lock on the source, and its writers wait until the commit."""
     yield from generation(embedding.target)
@@ -23,26 +23,26 @@ def attach(embedding: Embedding) -> Iterator[sql.Composed]:
 
 
 def generation(target: Target) -> Iterator[sql.Composed]:
-    """The tables and functions of a generation. `follow` adds the triggers."""
+    """Creates the tables and functions of a generation. `follow` adds the triggers."""
     yield from _tables(Names(target))
     yield from _row_functions(Names(target))
 
 
 def follow(target: Target) -> Iterator[sql.Composed]:
-    """The triggers by which a generation follows its source."""
+    """Creates the triggers by which a generation follows its source."""
     for trigger in triggers(target):
         yield from trigger.create(target)
 
 
 def unfollow(target: Target) -> Iterator[sql.Composed]:
-    """The triggers and their functions, dropped."""
+    """Drops the triggers and their functions."""
     for trigger in triggers(target):
         yield trigger.drop(target)
         yield trigger.drop_function(target)
 
 
 def interface(embedding: Embedding) -> Iterator[sql.Composed]:
-    """What applications see: the view, and the search function of a chunked embedding."""
+    """Creates what applications see: the view, and the search function of a chunked embedding."""
     names = names_of(embedding)
     yield statement(names.layout.create_view, names)
     yield statement("comment_view", names, comment=names.comment("rows with their vectors; what applications query"))
@@ -60,7 +60,7 @@ def drop_interface(embedding: Embedding) -> Iterator[sql.Composed]:
 
 
 def detach(embedding: Embedding) -> Iterator[sql.Composed]:
-    """Everything of an embedding, dropped. The triggers go first: writers stop appending.
+    """Drops everything of an embedding. The triggers go first: writers stop appending.
 
     A source that was dropped has no columns, and took its triggers with it."""
     has_source = bool(embedding.source.columns)

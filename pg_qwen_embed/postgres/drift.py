@@ -1,7 +1,7 @@
-"""Find rows whose vector is missing, stale or orphaned, whatever made them so, and put them into the outbox.
+"""Repair of drift: rows whose vector is missing, stale or orphaned are found and put into the outbox.
 
-What bypasses triggers (a partition attached, a restored dump, DISABLE TRIGGER) is found by fingerprint, page by page in
-key order: no long transaction, no lock held for longer than a page."""
+Fingerprints also find what bypasses triggers (a partition attached, a restored dump, DISABLE TRIGGER). The scan goes
+page by page in key order: no long transaction, no lock held for longer than a page. The worker does the embedding."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ PAGE = 500  # rows
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """How many keys were enqueued, and how many rows were left because the application had them locked."""
+    """How many keys were enqueued, and how many rows were skipped because the application had them locked."""
 
     missing_or_stale: int
     orphaned: int
@@ -30,7 +30,7 @@ class Repaired:
 
 
 def repair_now(url: str, target: Target) -> Repaired:
-    """The whole of it on a connection of its own, without pauses. Raises DatabaseUnavailable."""
+    """A full repair on a connection of its own, without pauses. Raises DatabaseUnavailable."""
 
     async def work() -> Repaired:
         async with await connect_async(url, "pg_qwen_embed verify") as connection:
@@ -48,8 +48,9 @@ async def repair(
     orphans: bool = True,
     pause: float = 0.0,
 ) -> Repaired:
-    """Walk the source for rows, then the store for orphans. missing: rows too that never had a vector. pause: seconds
-    between pages, to go gently."""
+    """Scan the source for rows, then the store for orphans.
+
+    missing: include rows that never had a vector. pause: seconds between pages, to keep the load low."""
     names = Names(target)
     found = [
         await _scan(connection, target, _pages(page, beyond, names), missing, pause) if wanted else (0, 0)

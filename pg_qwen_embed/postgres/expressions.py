@@ -84,7 +84,7 @@ def key_cast(n: int, column: Column) -> sql.Composable:
 
 
 def as_sent(value: sql.Composable, column: Column) -> sql.Composable:
-    """A key column as it is sent to us."""
+    """A key column as the worker receives it."""
     return sql.SQL("{}::{}").format(value, sql.SQL("bigint" if is_integer(column) else "text"))
 
 

@@ -18,8 +18,10 @@ MEMORY = "256MB"  # maintenance_work_mem of the build; a graph beyond it is fini
 
 
 async def ensure(url: str, target: Target) -> bool:
-    """A valid HNSW index and fresh statistics; False while another session builds it (that of a killed worker, for
-    instance, whose statement goes on). Takes no lock that writers wait for; needs a connection of its own."""
+    """Make sure that there is a valid HNSW index with fresh statistics; False while another session builds it.
+
+    That can be the session of a killed worker, whose statement goes on. No writer waits for a lock of this. It opens a
+    connection of its own. Raises DatabaseUnavailable, psycopg.Error."""
     names = Names(target)
     async with await connect_async(url, f"pg_qwen_embed index: {target.name}"[:63]) as connection:
         state = await _state(connection, names)

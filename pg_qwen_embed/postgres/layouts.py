@@ -28,7 +28,7 @@ class TableLayout:
     stored = "stored_plain"  # a count of the vectors
     stored_by_row = "stored_by_row_plain"  # the store, one row for each row of the source
     stored_of_page = "stored_of_page_plain"  # the same, joined to a page of keys
-    view_columns: tuple[str, ...] = ("stale",)  # of the view's own, beside the vector
+    view_columns: tuple[str, ...] = ("stale",)  # columns that the view adds, other than the vector
     in_source = False  # the vectors are in a column of the source
     has_chunks = False
     # Whether a write sees what every write before it wrote, so that writes wait for each other.
@@ -39,11 +39,11 @@ class TableLayout:
     distinct: sql.Composable = sql.SQL("")
 
     def has_vector(self, column: sql.Identifier) -> sql.Composable:
-        """Of the source: whether the row has a vector, where that does not follow from the store."""
+        """Whether a row of the source has a vector, where the store alone does not tell."""
         return TRUE
 
     def write_values(self, changes: Sequence[Change]) -> Values:
-        """What `write` is bound with beside keys, versions, fingerprints and vectors."""
+        """What `write` is bound with in addition to keys, versions, fingerprints and vectors."""
         truncated = BinaryValue(bool_array([change.truncated for change in changes]))
         return {"truncated": truncated} | self.entries(changes)
 
@@ -52,7 +52,7 @@ class TableLayout:
         return {"seqs": BinaryValue(int8_array(entries_of(changes)))}
 
     def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:
-        """From what `write` or `clear` returned: the positions of the changes that were not made."""
+        """The positions of the changes that were not made, from the rows that `write` or `clear` returned."""
         return []
 
 
@@ -73,7 +73,7 @@ class ColumnLayout(TableLayout):
         return sql.SQL("{} IS NOT NULL").format(column)
 
     def entries(self, changes: Sequence[Change]) -> Values:
-        """Likewise, and which change each entry belongs to."""
+        """The outbox entries that the changes settle, and which change each one belongs to."""
         positions = [n for n, change in enumerate(changes, 1) for _ in change.seqs]
         return super().entries(changes) | {"positions": BinaryValue(int8_array(positions))}
 

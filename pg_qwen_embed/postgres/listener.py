@@ -13,7 +13,7 @@ PING = "ping"  # on the worker's own channel
 
 
 async def notifications(url: str, own_channel: str) -> AsyncIterator[str | None]:
-    """Payloads as they arrive. The first is None and comes when we hear: what was sent before was not delivered."""
+    """Payloads as they arrive. The first is None: LISTEN has run, and nothing sent before it was delivered."""
     async with await connect_async(url, APPLICATION_NAME) as connection:
         for channel in ("qwen_embed", own_channel):
             await connection.execute(statement("listen", channel=sql.Identifier(channel)))

@@ -4,11 +4,9 @@ from enum import IntEnum
 
 
 class Lock(IntEnum):
-    """The first half of our advisory locks; the second is the generation's id. Arbitrary, but never to change."""
+    """The first key of our advisory locks; the second is the generation's id. The numbers are arbitrary and must not change."""
 
     LEADER = 0x51450001  # session, exclusive: who follows a generation
     GATE = 0x51450002  # session, exclusive by a sleeping worker; transaction, shared by a writer that need not notify
     STORE = 0x51450003  # transaction: shared to write vectors, exclusive to remove them
-    MODEL_MISMATCH = (
-        0x51450004  # session, exclusive by its leader: the server serves another model than it was attached with
-    )
+    MODEL_MISMATCH = 0x51450004  # session, exclusive by its leader: no server has the recorded model identity

@@ -1,4 +1,4 @@
-"""`init`: the fixed part of the database, by Alembic, after checking that the server can carry it."""
+"""`init`: creates or upgrades the fixed part of the database with Alembic, after checks of PostgreSQL and pgvector."""
 
 import re
 from importlib import resources
@@ -23,7 +23,7 @@ SOUND_PGVECTOR = (0, 8, 4)
 
 
 def init(database_url: str) -> list[str]:
-    """Bring the database up to date; idempotent. Returns what a person should hear of. Raises SetupError."""
+    """Bring the database up to date; idempotent. Returns lines for a person to read. Raises SetupError."""
     with connect(database_url, "pg_qwen_embed init") as connection:
         check_server(connection)
         said = ensure_extension(connection)
@@ -41,7 +41,7 @@ def check_server(connection: Connection) -> None:
 
 
 def ensure_extension(connection: Connection) -> list[str]:
-    """pgvector, recent enough. Raises SetupError with the line that helps; returns warnings."""
+    """Create pgvector if it is missing, and check its version. Returns warnings; the SetupError says what to run."""
     extension = catalog.vector_extension(connection)
     if extension is not None and extension.version is None:
         _create_extension(connection)
@@ -50,7 +50,7 @@ def ensure_extension(connection: Connection) -> list[str]:
 
 
 def judge_extension(extension: catalog.Extension | None) -> list[str]:
-    """Warnings about a pgvector that will do. Raises SetupError if it will not, with the line that helps."""
+    """Warnings about a pgvector that is usable. Raises SetupError if it is not, with what to run."""
     if extension is None:
         raise SetupError(
             "this PostgreSQL server has no pgvector; install the package pgvector for it, then run: pg-qwen-embed init"
@@ -65,7 +65,7 @@ def judge_extension(extension: catalog.Extension | None) -> list[str]:
         )
     if version < SOUND_PGVECTOR:
         return [
-            f"warning: pgvector {extension.version} has faults that 0.8.2 to 0.8.4 mended (overflow in parallel HNSW "
+            f"warning: pgvector {extension.version} has faults that 0.8.2 to 0.8.4 fixed (overflow in parallel HNSW "
             "builds, corruption on vacuum, unrepaired graphs); upgrade it, then run: ALTER EXTENSION vector UPDATE;"
         ]
     return []
@@ -102,7 +102,7 @@ def _create_extension(connection: Connection) -> None:
     try:
         connection.execute(statement("create_vector_extension"))
     except psycopg.errors.UniqueViolation:
-        return  # somebody else has just created it: IF NOT EXISTS does not see what is not committed
+        return  # somebody else has just created it: IF NOT EXISTS does not see an uncommitted one
     except psycopg.errors.InsufficientPrivilege:
         raise SetupError(
             f"the extension vector is missing and this role may not create it; let a superuser run in the database "
@@ -123,7 +123,7 @@ def _config(connection: sa.Connection | None) -> Config:
 
 
 def _scripts() -> Path:
-    """The migrations: inside the installed package, or beside it in a checkout."""
+    """The migrations: inside the installed package, or next to it in a checkout."""
     package = Path(str(resources.files("pg_qwen_embed")))
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

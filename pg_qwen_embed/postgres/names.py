@@ -126,15 +126,15 @@ class _Keys(_Objects):
         )
 
     def key_out(self, alias: str) -> sql.Composed:
-        """The key as it is sent to us."""
+        """The key as the worker receives it."""
         return joined(expressions.as_sent(sql.Identifier(alias, f"k{n}"), column) for n, column in self._numbered)
 
     def source_key_out(self, alias: str) -> sql.Composed:
-        """Likewise, from the source."""
+        """The key as the worker receives it, from the source."""
         return joined(expressions.as_sent(sql.Identifier(alias, column.name), column) for column in self._columns)
 
     def key_of_row(self, row: str) -> sql.Composed:
-        """Every key column of a row of the source, whatever the columns are called by now."""
+        """Every key column of a row of the source, also after a column was renamed."""
         record = sql.SQL(row)
         return joined(sql.SQL("{}({})").format(self.key_function(n), record) for n, _ in self._numbered)
 
@@ -191,8 +191,9 @@ class Names(_Keys):
     """Every placeholder of the statements about one generation."""
 
     def row_exists(self, alias: str) -> sql.Composable:
-        """Whether an outer join found a row of the source. Not IS NOT NULL: a key that is a row is neither that nor NULL
-        when a field of it is NULL."""
+        """Whether an outer join found a row of the source.
+
+        Not IS NOT NULL: for a key of a composite type with a NULL field, neither IS NULL nor IS NOT NULL is true."""
         first = self.target.source.key[0].name
         return sql.SQL("{} IS DISTINCT FROM NULL").format(sql.Identifier(alias, first))
 
@@ -201,20 +202,20 @@ class Names(_Keys):
         return sql.SQL("{}({})").format(self.document_function, sql.SQL(alias))
 
     def document_text(self, alias: str) -> sql.Composable:
-        """The document as it is sent to us: whole, or the beginning of a long one."""
+        """The document as the worker receives it: whole, or the beginning of a long one."""
         return sql.SQL("CASE WHEN {} THEN {a}.document ELSE left({a}.document, %(longest)s) END").format(
             self._is_whole(alias), a=sql.SQL(alias)
         )
 
     def known_fingerprint(self, alias: str) -> sql.Composable:
-        """Of a document that is not sent whole; of the others the worker makes it (domain/change.py)."""
+        """The fingerprint of a document that is not sent whole; the worker computes the others (domain/change.py)."""
         return sql.SQL("CASE WHEN NOT {} THEN _qwen_embed.fingerprint({}.document) END").format(
             self._is_whole(alias), sql.SQL(alias)
         )
 
     @staticmethod
     def _is_whole(alias: str) -> sql.Composable:
-        """Counting its characters would read all of it."""
+        """In bytes: to count the characters would read the whole text."""
         return sql.SQL("octet_length({}.document) < %(longest)s").format(sql.SQL(alias))
 
     @property
@@ -232,7 +233,7 @@ class Names(_Keys):
 
     @property
     def distance(self) -> sql.Composable:
-        """The operator, with its schema."""
+        """The distance operator, with its schema."""
         schema, operator = self.target.embedding.vector_schema, self.target.spec.distance.operator
         return sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
 
@@ -242,7 +243,7 @@ class Names(_Keys):
 
     @property
     def storage(self) -> sql.SQL:
-        """Of the vectors in the store."""
+        """The TOAST strategy of the vectors in the store."""
         return sql.SQL("PLAIN" if self.target.spec.dimensions <= PLAIN_STORAGE_DIMENSIONS else "EXTERNAL")
 
     def source_columns(self, alias: str) -> sql.Composed:
@@ -300,7 +301,7 @@ class Names(_Keys):
 
 
 def names_of(embedding: Embedding) -> Names:
-    """Of an embedding's live generation."""
+    """The names of an embedding's live generation."""
     return Names(embedding.target)
 
 

@@ -1,6 +1,6 @@
-"""The fixed part of the database, as SQLAlchemy describes it: what the migrations must add up to.
+"""The fixed part of the database, as SQLAlchemy describes it: the result of all migrations.
 
-The tables of a generation are not here: attach makes them, typed after their source."""
+The tables of a generation are not here: `attach` creates them, with the key types of their source."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID, REGCLASS
@@ -49,5 +49,5 @@ backfill = sa.Table(
     sa.Column("started_at", sa.DateTime(timezone=True)),
     sa.Column("finished_at", sa.DateTime(timezone=True)),
     sa.CheckConstraint("state IN ('none', 'pending', 'running', 'indexing', 'done')", name="backfill_state"),
-    comment="How far the walk over a source has come: the key up to which every vector is written",
+    comment="One row per generation: its backfill, and the key up to which every vector is written",
 )

@@ -1,4 +1,4 @@
-"""The worker's statements about one generation: one method each, named like it. No decisions."""
+"""The worker's statements about one generation: one method per statement, named like it. It decides nothing."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,9 +24,9 @@ from pg_qwen_embed.postgres.sql import statement
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one read of the outbox gave: every entry up to `end`.
+    """A page of the outbox: every entry up to `end`.
 
-    partial: there may be more entries. full: it has as many keys as were asked for."""
+    partial: there may be more entries. full: it has as many keys as were requested."""
 
     changes: list[Change]
     source_truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
@@ -37,6 +37,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class BackfillPage:
+    """A page of the source. changes: its documents that have no version yet. rows: how many were read. last: the last key."""
+
     changes: list[Change]
     rows: int
     last: Key | None
@@ -66,6 +68,9 @@ class Store:
     async def read_outbox(
         self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
     ) -> Page:
+        """Changed keys with their documents. after: the read position. in_flight: entries to leave out.
+
+        entries, keys: the most of each to read. Raises psycopg.Error."""
         values = {
             "after": after,
             "in_flight": BinaryValue(binary.int8_array(np.fromiter(in_flight, np.int64, len(in_flight)))),
@@ -93,6 +98,7 @@ class Store:
     async def read_backfill(
         self, connection: AsyncConnection, *, after: Sequence[str] | None, rows: int
     ) -> BackfillPage:
+        """The next page in key order. after: the last key of the page before; None for the first. Raises psycopg.Error."""
         values: dict[str, Any] = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
         query = self._query("first page" if after is None else "next page")
@@ -106,9 +112,10 @@ class Store:
     async def write(
         self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Sequence[Vectors]
     ) -> list[int]:
-        """Write and acknowledge; the positions of changes whose row the application has locked are left undone.
+        """Write and acknowledge. Returns the positions of changes left undone: the application has their row locked.
 
-        embeddings: together of shape (len(changes), dimensions); of documents that are divided, a row for each chunk."""
+        embeddings: arrays that together have a row for each change, or for each of its chunks, and `dimensions` columns.
+        Raises psycopg.Error; then nothing was written."""
         values = self._keys_and_versions(changes)
         values["fingerprints"] = BinaryValue(binary.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(binary.halfvec_array(embeddings, self._halfvec_oid))
@@ -117,8 +124,7 @@ class Store:
         return await self._undone(await self._locked(connection, lock, self._layout.write, values))
 
     async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:
-        """Settle keys that need no vector: their row has gone, or its document is blank. Like `write`, it returns the
-        positions of changes left undone."""
+        """Settle keys that need no vector: their row is gone, or its document is blank. Returns and raises as `write`."""
         values = self._keys_and_versions(changes)
         values["here"] = BinaryValue(binary.bool_array([change.here for change in changes]))
         values |= self._layout.entries(changes)
@@ -140,7 +146,9 @@ class Store:
         self, connection: AsyncConnection, changes: Sequence[Change], sentences: Sequence[str],
         retry_afters: Sequence[float | None],
     ) -> None:  # fmt: skip
-        """retry_afters: seconds; None parks it."""
+        """Record a failure for each change, with the server's sentence.
+
+        retry_afters: seconds until the next attempt; None parks the failure."""
         values = self._keys_and_versions(changes)
         values["attempts"] = [change.attempts + 1 for change in changes]
         values["errors"] = [sentence.replace("\0", "") for sentence in sentences]
@@ -152,12 +160,12 @@ class Store:
         await connection.execute(self._query("start_backfill"), {"id": self.target.id})
 
     async def advance_backfill(self, connection: AsyncConnection, last: Key, rows: int) -> None:
-        """So many more rows have their vector: every one up to this key."""
+        """Record that `rows` more rows have their vector: every row up to the key `last`."""
         values = {"id": self.target.id, "cursor": [str(value) for value in last], "rows": rows}
         await connection.execute(statement("advance_backfill"), values)
 
     async def finish_backfill(self, connection: AsyncConnection, state: BackfillState, *, after: BackfillState) -> None:
-        """From one state to the next; nothing, if the backfill was started again meanwhile."""
+        """Move on from the state `after`. Does nothing if the backfill was started again meanwhile."""
         values = {"id": self.target.id, "state": state.value, "from": after.value}
         await connection.execute(statement("finish_backfill"), values)
 
@@ -168,7 +176,7 @@ class Store:
         return (BackfillState(row[0]), row[1]) if row else (BackfillState.NONE, None)
 
     async def has_rows(self, connection: AsyncConnection, trigger: int) -> bool:
-        """Of the partition with this trigger; one that has just been dropped has none. If this role may not look: yes."""
+        """Whether the partition with this trigger has rows. True if this role may not read it, False if it was dropped."""
         row = await (await connection.execute(statement("table_of_trigger"), {"trigger": trigger})).fetchone()
         if row is None:
             return False
@@ -180,7 +188,7 @@ class Store:
         return bool(row and row[0])
 
     async def note_partitions(self, connection: AsyncConnection, partitions: frozenset[int] | None) -> None:
-        """The rows of these partitions were compared with the store."""
+        """Record that the rows of these partitions were compared with the store."""
         values = {"id": self.target.id, "partitions": None if partitions is None else sorted(partitions)}
         await connection.execute(statement("note_partitions"), values)
 
@@ -188,11 +196,11 @@ class Store:
         await connection.execute(self._query("vacuum_outbox"), {})
 
     async def _locked(self, connection: AsyncConnection, lock: str, name: str, values: dict[str, Any]) -> AsyncCursor:
-        """Runs a statement under a lock. Both go out together; what is sent up to one Sync is one transaction (PostgreSQL,
-        "Pipelining"): BEGIN and COMMIT would be answered and waited for. But only an explicit COMMIT says what a deferred
-        trigger of a source that is written to finds wrong.
+        """Run a statement under a lock. Both are sent together, in one implicit transaction that ends at the Sync (PostgreSQL,
+        "Pipelining"): BEGIN and COMMIT would each cost a round trip.
 
-        Prepared at once: with its threshold psycopg would believe in a statement whose preparation failed at its second use."""
+        A layout that writes to the source has an explicit COMMIT, because only that reports the error of a deferred trigger.
+        The statement is prepared at once: with a threshold, psycopg would take one whose preparation failed for prepared."""
         block = connection.transaction() if self._layout.in_source else nullcontext()
         async with connection.pipeline(), block:
             await self._lock(connection, lock)
@@ -205,7 +213,7 @@ class Store:
         return self._layout.left_undone(await cursor.fetchall()) if self._layout.in_source else []
 
     def _query(self, name: str) -> bytes:
-        """A statement as it is sent: psycopg would put the pieces together for each execution."""
+        """A statement as it is sent, rendered once: psycopg would render it for each execution."""
         if name not in self._rendered:
             self._rendered[name] = statement(name, self._names).as_bytes(None)
         return self._rendered[name]
@@ -221,7 +229,7 @@ class Store:
 
 
 async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Rows with documents. Raises psycopg.DataError also for text that is not UTF-8, which a cast WITHOUT FUNCTION makes."""
+    """Rows with documents. Raises psycopg.DataError also for text that is not UTF-8: a cast WITHOUT FUNCTION can produce it."""
     cursor = await connection.cursor(binary=True).execute(query, values)
     try:
         return await cursor.fetchall()

@@ -1,4 +1,4 @@
-"""The triggers on a source that append its changed keys to the outbox: what they are called, what they run, and when."""
+"""The triggers on a source, which append its changed keys to the outbox: their names, functions and conditions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,12 +43,12 @@ class Trigger:
         return statement("drop_function", **self._own(target))
 
     def body(self, target: Target) -> str:
-        """The source of its function."""
+        """The source code of its function."""
         names = Names(target)
         return as_text(statement("follow_body", names, append=statement(self.append, names)))
 
     def columns(self, target: Target) -> tuple[str, ...]:
-        """The columns that an UPDATE must name to fire it; none: whatever it names."""
+        """The columns that an UPDATE must name to fire the trigger; none: every UPDATE fires it."""
         source = target.source
         if self.event not in ("update", "key_change") or source.before_update_triggers:
             return ()  # such triggers may change a column that the UPDATE does not name
@@ -83,5 +83,5 @@ _BY_ROW = (
 
 
 def triggers(target: Target) -> tuple[Trigger, ...]:
-    """Those of a source, in the order in which they are created."""
+    """The triggers of a generation, in the order in which they are created."""
     return _BY_ROW if target.source.partitioned else _BY_STATEMENT

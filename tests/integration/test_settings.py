@@ -76,7 +76,7 @@ def test_a_comma_in_a_password_divides_no_url() -> None:
 
 @pytest.mark.parametrize("url", ["h:1/v1", "ftp://h/v1", "http://", "http://h:none/v1", "http://[::1/v1"])
 def test_a_server_url_that_is_none_is_rejected(url: str) -> None:
-    with pytest.raises(UsageError, match="is not one; write it like"):
+    with pytest.raises(UsageError, match="is not a URL; write it like"):
         resolve({}, server_url=url)
 
 

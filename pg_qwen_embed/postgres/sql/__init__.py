@@ -1,4 +1,4 @@
-"""The statements: each has a name and a purpose, and lives in a file of this folder. Python only fills them in.
+"""The statements: each has a name and a purpose, and lives in a file of this folder. Python only fills in placeholders.
 
 A placeholder `{store}` is an attribute of the `Names` that a statement is rendered with; `{key:s}` calls one with an
 argument. Where a name was filled in, a percent sign is doubled, because psycopg reads it as a bound value."""
@@ -20,8 +20,8 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 def statement(name: str, names: "Names | None" = None, /, **pieces: sql.Composable) -> sql.Composed:
     """The statement of that name, rendered; to be executed with values (if only `{}`).
 
-    names: an object whose attributes are its placeholders. pieces: those that the names do not have, or have otherwise.
-    KeyError if there is no such statement, AttributeError if there is no such placeholder."""
+    names: an object whose attributes are its placeholders. pieces: placeholders that `names` lacks, or that replace its own.
+    Raises KeyError if there is no such statement, AttributeError if there is no such placeholder."""
     rendered: list[sql.Composable] = []
     for literal, placeholder, argument, _ in Formatter().parse(_catalogue()[name]):
         rendered.append(sql.SQL(literal))
