@@ -57,7 +57,10 @@ EXAMPLES = LAYOUTS | {PARTITIONED: embedding(replace(SOURCE, partitioned=True), 
 
 
 def page() -> str:
-    parts = [INTRODUCTION, "\n".join(f"- [{file.name}](#{file.name.replace('.', '')}): {file.purpose}" for file in files())]
+    parts = [
+        INTRODUCTION,
+        "\n".join(f"- [{file.name}](#{file.name.replace('.', '')}): {file.purpose}" for file in files()),
+    ]
     texts = {label: Texts(example) for label, example in EXAMPLES.items()}
     for file in files():
         parts.append(f"## {file.name}\n\n{wrapped(file.purpose)}")
