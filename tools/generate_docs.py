@@ -1,4 +1,5 @@
-"""Write the generated parts of the documentation: docs/commands.md, and the configuration table of docs/operations.md.
+"""Write the generated parts of the documentation: docs/commands.md, docs/sql.md, and the tables between markers in other
+pages.
 
     python -m tools.generate_docs [--check]
 
@@ -11,9 +12,11 @@ import click
 
 from pg_qwen_embed.cli import COMMANDS, main
 from pg_qwen_embed.settings import VARIABLES
+from tools import sql_page
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS_PAGE = ROOT / "docs" / "commands.md"
+SQL_PAGE = ROOT / "docs" / "sql.md"
 CONFIGURATION_PAGE = ROOT / "docs" / "operations.md"
 BEGIN, END = "<!-- generated: configuration -->", "<!-- end -->"
 WIDTH = 100
@@ -54,7 +57,7 @@ def with_configuration(page: str) -> str:
 def wanted() -> dict[Path, str]:
     """Each generated page as it should be."""
     page = CONFIGURATION_PAGE.read_text(encoding="utf-8")
-    return {COMMANDS_PAGE: commands(), CONFIGURATION_PAGE: with_configuration(page)}
+    return {COMMANDS_PAGE: commands(), SQL_PAGE: sql_page.page(), CONFIGURATION_PAGE: with_configuration(page)}
 
 
 if __name__ == "__main__":

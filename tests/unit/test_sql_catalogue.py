@@ -21,6 +21,7 @@ STATEMENT = re.compile(
     r"\s*(SELECT\s|INSERT INTO\s|UPDATE\s+\S+\s+SET\s|DELETE FROM\s|CREATE\s+\w+|ALTER\s+\w+|DROP\s+\w+|TRUNCATE\s|"
     r"WITH\s+\w+\s+AS|LISTEN\s|NOTIFY\s|VACUUM|ANALYZE|COPY\s|GRANT\s|REVOKE\s|SET\s+\w+\s|BEGIN\b|COMMIT\b|EXPLAIN\s)"
 )
+SENTENCES = re.compile(r"[^a-z].{15,}\.")
 
 
 # Names that are made up, by file and expression, with all that each can be. To be emptied: a name should be a literal.
@@ -63,6 +64,12 @@ def test_every_statement_says_its_name_to_the_server() -> None:
         assert found.startswith(f"/* pg_qwen_embed:{name} */ ")
         assert "--" not in found
         assert not found.endswith(";") or name.startswith("body_")
+
+
+def test_every_statement_and_every_file_says_what_it_is_for() -> None:
+    for file in sql.files():
+        purposes = {file.name: file.purpose} | {one.name: one.purpose for one in file.statements}
+        assert [name for name, purpose in purposes.items() if not SENTENCES.fullmatch(purpose)] == []
 
 
 def test_a_statement_that_is_not_there_is_a_key_error() -> None:

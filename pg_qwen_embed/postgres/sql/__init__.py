@@ -4,8 +4,11 @@ A placeholder `{store}` is an attribute of the `Names` that a statement is rende
 argument. Where a name was filled in, a percent sign is doubled, because psycopg reads it as a bound value."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import takewhile
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,24 @@ if TYPE_CHECKING:
     from pg_qwen_embed.postgres.names import Names
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement as it is written. purpose: the comment after its name, hazard included, as one paragraph."""
+
+    name: str
+    purpose: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatementFile:
+    """A file of statements. purpose: the comment at its top."""
+
+    name: str
+    purpose: str
+    statements: tuple[Statement, ...]
 
 
 def statement(name: str, names: "Names | None" = None, /, **pieces: sql.Composable) -> sql.Composed:
@@ -45,18 +66,34 @@ def names() -> tuple[str, ...]:
     return tuple(_catalogue())
 
 
+def files() -> Iterator[StatementFile]:
+    """Every file with its statements, as they are written."""
+    for file in sorted(resources.files(__package__).iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".sql"):
+            yield _read(file.name, file.read_text(encoding="utf-8"))
+
+
+def _read(name: str, text: str) -> StatementFile:
+    top, *pieces = _NAME.split(text)
+    written = zip(pieces[::2], pieces[1::2], strict=True)
+    statements = (Statement(own, _purpose(piece), _without_comments(piece)) for own, piece in written)
+    return StatementFile(name, _purpose(top), tuple(statements))
+
+
 @cache
 def _catalogue() -> dict[str, str]:
     found: dict[str, str] = {}
-    for file in sorted(resources.files(__package__).iterdir(), key=lambda f: f.name):
-        if not file.name.endswith(".sql"):
-            continue
-        _, *pieces = _NAME.split(file.read_text(encoding="utf-8"))
-        for name, text in zip(pieces[::2], pieces[1::2], strict=True):
-            if name in found:
-                raise ValueError(f"{file.name}: the statement {name} is there twice")
-            found[name] = f"/* pg_qwen_embed:{name} */ {_without_comments(text)}"
+    for file in files():
+        for one in file.statements:
+            if one.name in found:
+                raise ValueError(f"{file.name}: the statement {one.name} is there twice")
+            found[one.name] = f"/* pg_qwen_embed:{one.name} */ {one.text}"
     return found
+
+
+def _purpose(text: str) -> str:
+    lines = takewhile(lambda line: line.startswith("--"), text.splitlines())
+    return " ".join(line.removeprefix("--").strip() for line in lines)
 
 
 def _without_comments(text: str) -> str:

@@ -1,21 +1,30 @@
+-- What `attach` creates and `detach` drops. postgres/ddl.py and postgres/triggers.py say in which order.
+
 -- name: limit_lock_wait
--- Creating a trigger waits for the writers in flight, and new writers wait behind it: not for long.
+-- Bounds how long the transaction waits for a lock.
+-- A lock request that waits holds up everyone behind it: new writers wait behind a CREATE TRIGGER that waits for the
+-- writers in flight.
 SELECT set_config('lock_timeout', %(timeout)s, true);
 
 -- name: register_embedding
+-- Adds an embedding to the registry, and returns its id.
 INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction)
 VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)s)
 RETURNING id;
 
 -- name: register_generation
+-- Adds a generation to the registry, and returns its id. The id names the outbox, store, failure table and triggers.
 INSERT INTO _qwen_embed.generation (embedding_id, state, spec) VALUES (%(embedding_id)s, %(state)s, %(spec)s)
 RETURNING id;
 
 -- name: register_backfill
+-- Records the first state of a generation's backfill: `pending`, or `none` for attach --no-backfill.
 INSERT INTO _qwen_embed.backfill (generation_id, state) VALUES (%(generation_id)s, %(state)s);
 
 -- name: create_outbox
--- Append-only: writers never meet each other or the worker here. TRUNCATE appends one entry without a key.
+-- The outbox: append-only, so that writers never wait for each other or for the worker. A TRUNCATE appends one entry
+-- without a key.
+-- Vacuum comes early and works without pauses, because a read passes over the dead entries that it has not removed.
 CREATE TABLE {outbox} (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     changed_at timestamptz NOT NULL DEFAULT now(),
@@ -23,10 +32,12 @@ CREATE TABLE {outbox} (
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 -- name: comment_outbox
+-- Describes the outbox in the database.
 COMMENT ON TABLE {outbox} IS {comment};
 
 -- name: create_store_table
--- embedding and fingerprint are NULL for a row whose document is blank: the version still guards against an older vector.
+-- The store of layout `table`: the vector of each row, with the version and the fingerprint that it was made from.
+-- embedding and fingerprint are NULL for a blank row. Its version still guards against an older vector.
 CREATE TABLE {store} (
     {key_columns},
     version bigint NOT NULL,
@@ -37,8 +48,9 @@ CREATE TABLE {store} (
 );
 
 -- name: create_store_chunked
--- A row has its chunks 1 to `chunks`, all of one version; a blank one has the first, without an embedding. span: of the
--- document's characters, from 0.
+-- The store of layout `chunked`: a row has its chunks 1 to `chunks`, all of one version. span: characters of the
+-- document, from 0.
+-- A blank row has its first chunk only, without an embedding. Its version still guards against an older vector.
 CREATE TABLE {store} (
     {key_columns},
     chunk integer NOT NULL,
@@ -51,10 +63,14 @@ CREATE TABLE {store} (
 );
 
 -- name: set_store_storage
+-- Chooses how vectors are stored: PLAIN inside the page up to 1300 dimensions, and EXTERNAL (TOAST, uncompressed)
+-- above.
+-- Vectors do not compress; a query that must fetch each of them from TOAST is slower.
 ALTER TABLE {store} ALTER COLUMN embedding SET STORAGE {storage};
 
 -- name: create_store_column
--- The vectors are in the source; here is what guards them.
+-- The store of layout `column`: the version and the fingerprint of each vector. The vectors themselves are in the
+-- source.
 CREATE TABLE {store} (
     {key_columns},
     version bigint NOT NULL,
@@ -64,15 +80,21 @@ CREATE TABLE {store} (
 );
 
 -- name: add_source_column
+-- Adds the column of vectors to the source, for attach --store column.
+-- ACCESS EXCLUSIVE on the source until the commit. Nothing is rewritten, because the column is NULL at first.
 ALTER TABLE {source} ADD COLUMN {column} {halfvec}({dimensions});
 
 -- name: comment_source_column
+-- Describes the column of vectors in the database.
 COMMENT ON COLUMN {source}.{column} IS {comment};
 
 -- name: comment_store
+-- Describes the store in the database.
 COMMENT ON TABLE {store} IS {comment};
 
 -- name: create_failure
+-- The failures: one row for each key whose document the server rejects, with the server's sentence.
+-- next_attempt_at is NULL for a parked one.
 CREATE TABLE {failure} (
     {key_columns},
     version bigint NOT NULL,
@@ -85,33 +107,40 @@ CREATE TABLE {failure} (
 );
 
 -- name: comment_failure
+-- Describes the failure table in the database.
 COMMENT ON TABLE {failure} IS {comment};
 
 -- name: create_document_function
--- The one place that says what the document of a row is. BEGIN ATOMIC is parsed now and kept by column number: renaming
--- a column does not reach it, and a planner inlines it.
+-- The one definition of a row's document. BEGIN ATOMIC is parsed now and kept by column number: a renamed column
+-- does not break it. A planner inlines it.
+-- It depends on the template's columns: DROP COLUMN needs CASCADE, and then drops the function and the view.
 CREATE FUNCTION {document_function}(t {source}) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC SELECT {template}; END;
 
 -- name: create_key_function
--- One key column of a row, likewise: a trigger that named the column would fail the application's INSERT once it is
--- renamed.
+-- One key column of a row, kept by column number like the document.
+-- A trigger that named the column would fail the application's INSERT once the column is renamed.
 CREATE FUNCTION {key_function}(t {source}) RETURNS {type}
 LANGUAGE sql IMMUTABLE PARALLEL SAFE BEGIN ATOMIC SELECT {key_column}; END;
 
 -- name: comment_row_function
+-- Describes the document function or a key function in the database.
 COMMENT ON FUNCTION {function}({source}) IS {comment};
 
 -- name: drop_row_function
+-- Drops the document function or a key function. One that is not there is no error.
 DROP FUNCTION IF EXISTS {function};
 
 -- name: create_follow_function
--- SECURITY DEFINER: the application's role needs nothing but its own table.
+-- The function of one trigger.
+-- SECURITY DEFINER: the application's role needs no right to the outbox. The search_path is fixed, so that the
+-- caller cannot put objects of its own in front.
 CREATE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body};
 
 -- name: follow_body
--- The gate: a worker that sleeps holds it, and only then is it worth a NOTIFY, which serialises commits.
+-- The body of a trigger function: append to the outbox, then try the gate. A worker that sleeps holds the gate.
+-- NOTIFY serialises commits, so it is sent only when the gate is held.
 BEGIN
     {append};
     IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
@@ -121,66 +150,88 @@ BEGIN
 END
 
 -- name: append_changed_rows
+-- Appends the keys of all rows of one INSERT or DELETE. Part of follow_body.
 INSERT INTO {outbox} ({keys}) SELECT {key_of_row:ROW(r.*)} FROM changed_rows r
 
 -- name: append_row
+-- Appends the key of the new row. Part of follow_body.
 INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:new})
 
 -- name: append_old_row
+-- Appends the key of a deleted row, on a partitioned source. Part of follow_body.
 INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:old})
 
 -- name: append_both_keys
+-- Appends the old and the new key of a row whose key changed. Part of follow_body.
 INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:old}), ({key_of_row:new})
 
 -- name: append_truncation
+-- Appends one entry without a key: the source was truncated. Part of follow_body.
 INSERT INTO {outbox} DEFAULT VALUES
 
 -- name: revoke_function
--- Firing a trigger needs no right to its function; putting it on another table does.
+-- Takes from PUBLIC the right to a trigger function.
+-- A trigger fires without that right. With it, a role could put the function on another table, and append to this
+-- outbox.
 REVOKE ALL ON FUNCTION {function}() FROM PUBLIC;
 
 -- name: comment_function
+-- Describes a trigger function in the database.
 COMMENT ON FUNCTION {function}() IS {comment};
 
 -- name: create_insert_trigger
+-- Follows INSERT, with one call for each statement.
+-- SHARE ROW EXCLUSIVE on the source, as for every trigger: it waits for the writers in flight, and new writers wait
+-- until the commit.
 CREATE TRIGGER {trigger} AFTER INSERT ON {source}
 REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION {function}();
 
 -- name: create_insert_row_trigger
--- On a partitioned source: statement triggers miss what is aimed at a partition.
+-- Follows INSERT on a partitioned source, with one call for each row.
+-- A statement trigger would miss a statement that is aimed at a partition.
 CREATE TRIGGER {trigger} AFTER INSERT ON {source} FOR EACH ROW EXECUTE FUNCTION {function}();
 
 -- name: create_update_trigger
--- The column list makes an UPDATE of something else cost next to nothing; the condition spares one that changes nothing.
--- PostgreSQL reads the condition anew for every statement, which costs more than to evaluate it: a change of the key is
--- left to a trigger of its own.
+-- Follows UPDATE of the template's columns. The column list makes an UPDATE of other columns cost next to nothing.
+-- The condition ignores one that changes no text.
+-- PostgreSQL reads the condition again for every statement, which costs more than to evaluate it. A change of the
+-- key therefore has a trigger of its own.
 CREATE TRIGGER {trigger} AFTER {of_columns} ON {source}
 FOR EACH ROW WHEN ({text_changed}) EXECUTE FUNCTION {function}();
 
 -- name: create_key_trigger
--- A row that got another key left its vector behind under the old one, and has none under the new.
+-- Follows UPDATE of the key. The vector stays behind under the old key, and the new key has none.
 CREATE TRIGGER {trigger} AFTER {of_columns} ON {source}
 FOR EACH ROW WHEN ({key_changed}) EXECUTE FUNCTION {function}();
 
 -- name: create_delete_trigger
+-- Follows DELETE, with one call for each statement.
 CREATE TRIGGER {trigger} AFTER DELETE ON {source}
 REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION {function}();
 
 -- name: create_delete_row_trigger
+-- Follows DELETE on a partitioned source, with one call for each row.
 CREATE TRIGGER {trigger} AFTER DELETE ON {source} FOR EACH ROW EXECUTE FUNCTION {function}();
 
 -- name: create_truncate_trigger
+-- Follows TRUNCATE.
+-- It does not fire for a TRUNCATE that is aimed at one partition; `verify --repair` finds the orphans.
 CREATE TRIGGER {trigger} AFTER TRUNCATE ON {source} FOR EACH STATEMENT EXECUTE FUNCTION {function}();
 
 -- name: enable_trigger_always
--- Also for rows that logical replication or a restore with session_replication_role = replica brings.
+-- Lets a trigger fire also for rows that logical replication brings, or a restore with session_replication_role =
+-- replica.
+-- Only the owner of the table may run it.
 ALTER TABLE {source} ENABLE ALWAYS TRIGGER {trigger};
 
 -- name: comment_trigger
+-- Describes a trigger in the database.
 COMMENT ON TRIGGER {trigger} ON {source} IS {comment};
 
 -- name: create_view_on_table
--- INNER JOIN: with the vector on the nullable side of an outer join the index would not be used.
+-- The view of layout `table`: the source's columns, the vector, and whether it is stale. security_invoker: the
+-- reader's own rights and row-level security hold.
+-- An inner join: with the vector on the nullable side of an outer join the index would not be used.
 CREATE VIEW {view} WITH (security_invoker = true) AS
 SELECT {source_columns:t}, s.embedding AS {column},
        s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
@@ -188,6 +239,8 @@ FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE s.embedding IS NOT NULL;
 
 -- name: create_view_on_column
+-- The view of layout `column`: the same, with the vector from the source.
+-- The store is joined for `stale` only.
 CREATE VIEW {view} WITH (security_invoker = true) AS
 SELECT {source_columns:t}, t.{column},
        s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
@@ -195,7 +248,8 @@ FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE t.{column} IS NOT NULL;
 
 -- name: create_view_on_chunked
--- One row for each chunk. Its text is that of the document of now, so a stale one has none.
+-- The view of layout `chunked`: one row for each chunk, with its span and its text.
+-- chunk_text comes from the current document, so it is NULL for a stale chunk: its span belongs to another text.
 CREATE VIEW {view} WITH (security_invoker = true) AS
 SELECT {source_columns:t}, s.chunk, s.span,
        CASE WHEN s.fingerprint = _qwen_embed.fingerprint({document:t})
@@ -206,8 +260,9 @@ FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE s.embedding IS NOT NULL;
 
 -- name: create_search_function
--- The plan is one that gives its first rows soon. Operators and functions are named with their schema: to set search_path
--- costs 5 % of a query.
+-- The function of a chunked embedding: the nearest rows, each with its best chunk. cursor_tuple_fraction = 0 makes a
+-- plan that returns its first rows soon.
+-- Operators and functions are named with their schema: a SET search_path would cost 5 % of a query.
 CREATE FUNCTION {view}(query {halfvec}, rows integer DEFAULT 10) RETURNS SETOF {view}
 LANGUAGE plpgsql STABLE STRICT ROWS 10
 SET cursor_tuple_fraction = 0
@@ -216,9 +271,10 @@ SET hnsw.max_scan_tuples = 2147483647
 AS {body};
 
 -- name: search_body
--- Chunks by their distance: the first of a row is its best. The nearest hnsw.ef_search chunks do nearly always; if not, an
--- iterative scan goes on (which costs 15 % more). It may end before the chunks do, for its memory is bounded: then all the rows
--- that are left are looked at.
+-- The body of that function. Chunks come by distance, so the first chunk of a row is its best. The nearest
+-- hnsw.ef_search chunks are enough nearly always. If not, an iterative scan continues, which costs 15 % more.
+-- The iterative scan may end before the chunks do, because its memory is bounded. Then all remaining rows are
+-- compared.
 #variable_conflict use_variable
 DECLARE
     nearest CURSOR FOR SELECT e.* FROM {view} e ORDER BY e.{column} {distance} query;
@@ -250,29 +306,42 @@ BEGIN
 END
 
 -- name: comment_search_function
+-- Describes the search function in the database.
 COMMENT ON FUNCTION {view}({halfvec}, integer) IS {comment};
 
 -- name: drop_search_function
+-- Drops the search function of a chunked embedding. It goes before the view, whose row type it returns.
 DROP FUNCTION IF EXISTS {view}({halfvec}, integer);
 
 -- name: comment_view
+-- Describes the view in the database.
 COMMENT ON VIEW {view} IS {comment};
 
 -- name: drop_view
+-- Drops the view.
+-- It fails while an object of the application depends on the view; `detach` then changes nothing.
 DROP VIEW IF EXISTS {view};
 
 -- name: drop_trigger
+-- Drops one trigger.
+-- ACCESS EXCLUSIVE on the source until the commit: readers wait too.
 DROP TRIGGER IF EXISTS {trigger} ON {source};
 
 -- name: drop_function
+-- Drops one trigger function, after its trigger.
 DROP FUNCTION IF EXISTS {function}();
 
 -- name: drop_table
+-- Drops the outbox, the store or the failure table of a generation.
+-- It waits for an index that is being built on it, and for every reader.
 DROP TABLE IF EXISTS {table};
 
 -- name: drop_source_column
+-- Drops the column of vectors from the source, for layout `column`.
+-- ACCESS EXCLUSIVE on the source until the commit. Only the catalog changes; the space is free again after the rows
+-- were rewritten.
 ALTER TABLE {source} DROP COLUMN IF EXISTS {column};
 
 -- name: unregister_embedding
--- Generations and their backfills go with it (ON DELETE CASCADE).
+-- Removes an embedding from the registry. Its generations and their backfills go with it (ON DELETE CASCADE).
 DELETE FROM _qwen_embed.embedding WHERE name = %(name)s;

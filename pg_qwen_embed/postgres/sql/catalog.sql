@@ -1,8 +1,13 @@
+-- What the server, the database and the registry say. Nothing here writes, except create_vector_extension.
+
 -- name: server_version
+-- What `init` must know of the server: its version, the database's encoding and name.
 SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version,
        current_setting('server_encoding') AS encoding, current_database() AS database;
 
 -- name: vector_extension
+-- The pgvector that is installed in this database, and the version that the server could install. No row: the server
+-- has none.
 SELECT e.extversion AS version, n.nspname AS schema, a.default_version AS available
 FROM pg_available_extensions a
 LEFT JOIN pg_extension e ON e.extname = a.name
@@ -10,16 +15,20 @@ LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
 WHERE a.name = 'vector';
 
 -- name: create_vector_extension
+-- Creates the extension vector if it is missing.
+-- IF NOT EXISTS does not see an extension that another session has not committed: unique_violation then means that
+-- it is there.
 CREATE EXTENSION IF NOT EXISTS vector;
 
 -- name: is_initialised
--- Whether init has run here, and whether its newest migration has: by what that one added, which every role can see.
+-- Whether `init` has run here, and whether its newest migration has. The second is told by a column that this
+-- migration added: every role can see that.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
        EXISTS (SELECT FROM pg_attribute
                WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'spec');
 
 -- name: resolve_table
--- A table as it is written in SQL; NULL if there is none of that name on the search_path.
+-- The oid of a table as it is written in SQL. NULL: there is no table of that name on the search_path.
 SELECT to_regclass(%(table)s)::oid AS oid;
 
 -- name: describe_sources
@@ -54,13 +63,14 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY (%(tables)s::oid[]);
 
 -- name: live_generation
--- Cheap to ask: whether what is known of an embedding is still so.
+-- The id of an embedding's live generation: a cheap test of whether what a client knows is still true.
 SELECT g.id FROM _qwen_embed.embedding e JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
 WHERE e.name = %(name)s;
 
 -- name: read_registry
--- Every embedding with its generations, in every state: a row for each. `clones`: our trigger in each partition that holds rows now, made anew when
--- it is attached; pg_partition_tree() would wait for the partitions' locks.
+-- Every embedding with its generations in every state, a row for each generation. `clones` are our triggers in the
+-- partitions; a partition that is attached again gets another one.
+-- pg_partition_tree() is not used, because it would wait for the locks of the partitions.
 SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction,
        to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
        g.id, g.state, g.spec, g.partitions,
@@ -74,15 +84,17 @@ WHERE %(name)s::text IS NULL OR e.name = %(name)s
 ORDER BY e.name, g.id;
 
 -- name: name_taken
+-- Whether a view, or anything else, has this name in qwen_embed.
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname = 'qwen_embed' AND c.relname = %(name)s);
 
 -- name: vector_columns
--- Columns of a source that other embeddings keep their vectors in: a view does not show those.
+-- Columns of a source in which other embeddings keep their vectors: a view does not show those.
 SELECT e.column_name FROM _qwen_embed.embedding e
 JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.spec->>'store' = 'column'
 WHERE e.source = %(source)s::oid::regclass;
 
 -- name: next_generation
--- Only for --dry-run: attach takes the number that the registry gives it.
+-- The number of the next generation, for --dry-run.
+-- A guess: attach takes the number that the registry gives it.
 SELECT coalesce(max(id), 0) + 1 AS id FROM _qwen_embed.generation;

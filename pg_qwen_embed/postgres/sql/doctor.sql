@@ -1,6 +1,9 @@
+-- What `doctor` looks at beyond `status`.
+
 -- name: look_at_server
--- Who holds back vacuum in this database: a transaction, or a prepared one. Of other roles' sessions PostgreSQL tells only
--- members of pg_read_all_stats.
+-- Is it a standby, how many connections are free, how close is wraparound, and which old transaction of this
+-- database blocks vacuum.
+-- PostgreSQL shows the sessions of other roles only to members of pg_read_all_stats.
 SELECT pg_is_in_recovery() AS standby,
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
            - (SELECT sum(numbackends)::int FROM pg_stat_database) AS free,
@@ -16,10 +19,11 @@ SELECT pg_is_in_recovery() AS standby,
         ) h WHERE h.seconds > %(old)s ORDER BY h.seconds DESC LIMIT 1) AS holder;
 
 -- name: own_backend
+-- The process id of the backend that answers. It differs from the one that the client was told behind a pooler.
 SELECT pg_backend_pid();
 
 -- name: look_at_rights
--- What the worker's statements need, and this role has not; and whether row-level security would hide rows from it.
+-- Which rights of the worker's statements this role lacks, and whether row-level security hides rows from it.
 SELECT current_user,
        (SELECT coalesce(array_agg(format('%%s on %%s', r.privilege, r.relation) ORDER BY r.relation, r.privilege), '{{}}')
         FROM (SELECT {literal:source}::regclass AS relation, p AS privilege

@@ -1,28 +1,37 @@
+-- The ANN index of a generation, built while the worker writes.
+
 -- name: prepare_index_session
--- Parallel workers are planned by the size of the heap, and TOASTed vectors leave a tiny one.
+-- Settings for an index build.
+-- Parallel workers are planned by the size of the heap, and vectors in TOAST leave a tiny heap: so the smallest size
+-- is 1 page.
 SELECT set_config('maintenance_work_mem', %(memory)s, false), set_config('min_parallel_table_scan_size', '1', false),
        set_config('max_parallel_maintenance_workers', %(workers)s, false), set_config('statement_timeout', '0', false),
        set_config('lock_timeout', '0', false);
 
 -- name: create_index_on_store
--- CONCURRENTLY: the worker goes on writing. No transaction may be open around it.
+-- Builds the HNSW index on the store. CONCURRENTLY: the worker keeps writing.
+-- It may not run in a transaction. It waits for every transaction that was open before it. A build that was
+-- interrupted leaves an invalid index.
 CREATE INDEX CONCURRENTLY {index} ON {store} USING hnsw (embedding {operator_class});
 
 -- name: create_index_on_column
+-- The same on the source, for layout `column`. CONCURRENTLY: the application keeps writing.
 CREATE INDEX CONCURRENTLY {index} ON {source} USING hnsw ({column} {operator_class});
 
 -- name: drop_index
--- What a build that was cut short has left.
+-- Drops the invalid index that an interrupted build has left. CONCURRENTLY: nobody waits for it.
 DROP INDEX CONCURRENTLY IF EXISTS {index_in_schema};
 
 -- name: comment_index
+-- Describes the index in the database.
 COMMENT ON INDEX {index_in_schema} IS {comment};
 
 -- name: analyze
+-- Gathers statistics of the table with the vectors: `status` estimates from them above a million rows.
 ANALYZE {table};
 
 -- name: index_state
--- none | building | invalid | valid
+-- The state of the index: none, building, invalid or valid.
 SELECT CASE WHEN i.indexrelid IS NULL THEN 'none'
             WHEN EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid) THEN 'building'
             WHEN NOT i.indisvalid THEN 'invalid' ELSE 'valid' END AS state

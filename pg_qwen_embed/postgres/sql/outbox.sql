@@ -1,7 +1,10 @@
+-- What the worker reads: changed keys from the outbox, and pages of the source for a backfill.
+
 -- name: read_outbox
--- Changed keys after the cursor, with the document of the same snapshot. A key's version is its highest entry here.
--- A full page has keys beyond it: the caller moves the cursor to the last row's `first` only. NOT IN is hashed.
--- Sequence numbers become visible out of order: see floor.py.
+-- Changed keys after the read position, with the document of the same snapshot. The version of a key is its highest
+-- entry here.
+-- A full page has keys beyond it: the read position moves to the `first` of its last row only. Sequence numbers
+-- become visible out of order: see "The low watermark" in docs/architecture.md. NOT IN is hashed.
 WITH entry AS (
     SELECT o.seq, {key:o}
     FROM {outbox} o
@@ -22,25 +25,28 @@ CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d
 ORDER BY c.first;
 
 -- name: has_work
--- Of many generations at once: those with an entry, whoever has it in hand, or with a failure whose time has come. Entries
--- that an old snapshot still sees have to be walked over: some 70 ms for a million.
+-- Part of a UNION over many generations: those whose outbox has an entry, being embedded or not, or that have a
+-- failure whose time has come.
+-- Entries that an old snapshot still sees must be passed over: some 70 ms for a million.
 SELECT {id} WHERE EXISTS (SELECT FROM {outbox}) OR EXISTS (SELECT FROM {failure} WHERE next_attempt_at <= now())
 
 -- name: read_snapshot
--- Two marks for the floor. The snapshot's xmin counts for what is read after it in the same transaction; the new
--- transaction id for what was read before.
+-- Two marks for the low watermark. The xmin of the snapshot counts for what is read after it in the same
+-- transaction. The new transaction id counts for what was read before.
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
        pg_current_xact_id()::text::bigint AS transaction_id;
 
 -- name: read_backfill_state
+-- The state of a backfill, and the key up to which every vector is written.
 SELECT state, cursor FROM _qwen_embed.backfill WHERE generation_id = %(id)s;
 
 -- name: pending_backfills
+-- Which of these generations wait for a backfill to start.
 SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND generation_id = ANY (%(ids)s::int[]);
 
 -- name: read_backfill
--- The next page of the source in key order. A row that has a version already is not embedded again: the outbox
--- follows it.
+-- The next page of the source in key order: a keyset scan. A row that has a version is not embedded again, because
+-- the outbox follows it.
 SELECT s.version IS NOT NULL AS present, {known_fingerprint:d}, {document_text:d}, {source_key_out:t}
 FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s) t
 LEFT JOIN {store} s ON ({key:s}) = ({source_key:t}) AND {first_chunk}
@@ -48,10 +54,12 @@ CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document:t} END AS 
 ORDER BY {source_key:t};
 
 -- name: beyond
+-- Rows after the last key of the page before. Part of read_backfill and repair_page.
 ({source_key:t}) > ({after})
 
 -- name: start_backfill
--- The total is exact for a small source; for a large one the planner's estimate, or a guess from its size.
+-- Marks a backfill as running, and records how many rows it has: exact for a small source, the planner's estimate
+-- for a large one, or a guess from its size.
 UPDATE _qwen_embed.backfill
 SET state = 'running', started_at = coalesce(started_at, now()),
     rows_total = (SELECT CASE WHEN sum(pg_table_size(c.oid)) < 1e8 THEN (SELECT count(*) FROM {source})
@@ -63,15 +71,18 @@ SET state = 'running', started_at = coalesce(started_at, now()),
 WHERE generation_id = %(id)s;
 
 -- name: advance_backfill
--- Only after the vectors of every row up to the cursor are written.
+-- Records the key up to which the backfill is written, and how many rows more.
+-- It runs only after the vectors of every row up to that key are written: after a crash the scan continues there.
 UPDATE _qwen_embed.backfill SET cursor = %(cursor)s, rows_done = rows_done + %(rows)s WHERE generation_id = %(id)s;
 
 -- name: finish_backfill
+-- Moves a backfill from one state to the next. It changes nothing if the backfill was started again meanwhile.
 UPDATE _qwen_embed.backfill
 SET state = %(state)s, finished_at = CASE WHEN %(state)s = 'done' THEN now() END
 WHERE generation_id = %(id)s AND state = %(from)s;
 
 -- name: restart_backfill
+-- Asks for another backfill. It changes nothing while one is pending, running or indexing.
 UPDATE _qwen_embed.backfill
 SET state = 'pending', cursor = NULL, rows_done = 0, rows_total = NULL, started_at = NULL, finished_at = NULL
 WHERE generation_id = %(id)s AND state IN ('none', 'done');

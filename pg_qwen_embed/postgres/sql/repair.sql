@@ -1,13 +1,15 @@
+-- Drift, partitions and vacuum: what keeps a generation right when triggers were bypassed.
+
 -- name: draw_transaction_id
--- First in its transaction: the floor rests on whoever appends to an outbox having its transaction id by then. Nobody would find
--- again what a crash took back, so this waits for the disk.
+-- Gives the transaction its id before it appends to an outbox. The low watermark rests on that order.
+-- It also waits for the disk at the commit: nothing would find the drift again that a crash took back.
 SELECT set_config('synchronous_commit', 'on', true), pg_current_xact_id();
 
 -- name: repair_page
--- One page of the source in key order: rows whose vector is missing or stale are enqueued. Their rows are locked first,
--- as a writer of the row would: else an entry drawn here could outrank a change that was made before and commits later.
--- Rows locked by the application are left for another time, and counted; failures wait for their own time, unless they
--- are parked.
+-- Enqueues the rows of one page of the source whose vector is missing or stale. The page comes in key order.
+-- The rows are locked first, as a writer of the row would lock them. Otherwise an entry drawn here could outrank a
+-- change that was made before and commits later. Rows that the application has locked are left and counted. Failures
+-- wait for their own time, unless they are parked.
 WITH page AS MATERIALIZED (
     SELECT {source_key_as:t}, _qwen_embed.fingerprint({document:t}) AS fingerprint, {has_vector} AS has_vector
     FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s
@@ -25,7 +27,7 @@ SELECT (SELECT count(*) FROM enqueued), (SELECT count(*) FROM wrong) - (SELECT c
        (SELECT ARRAY[{key_text:p}] FROM page p ORDER BY {key_descending:p} LIMIT 1);
 
 -- name: repair_orphans_page
--- One page of the store in key order: vectors whose row has gone are enqueued, and the worker removes them.
+-- Enqueues the orphans of one page of the store, in key order. The worker removes them.
 WITH page AS MATERIALIZED (
     SELECT {distinct} {key:s} FROM {store} s WHERE {beyond} ORDER BY {key:s} LIMIT %(rows)s
 ), enqueued AS (
@@ -37,28 +39,35 @@ SELECT (SELECT count(*) FROM enqueued), 0::bigint,
        (SELECT ARRAY[{key_text:p}] FROM page p ORDER BY {key_descending:p} LIMIT 1);
 
 -- name: stored_of_page_plain
+-- The store joined to a page of keys, for layouts `table` and `column`. Part of repair_page.
 {store} s ON ({key:s}) = ({key:p})
 
 -- name: stored_of_page_chunked
+-- The chunks of each row joined to a page of keys, for layout `chunked`. Part of repair_page.
 LATERAL (SELECT {all_chunks} FROM {store} s WHERE ({key:s}) = ({key:p})) s ON true
 
 -- name: store_beyond
+-- Vectors after the last key of the page before. Part of repair_orphans_page.
 ({key:s}) > ({after})
 
 -- name: ring
--- What a trigger does at its end: notify if the worker sleeps.
+-- What a trigger does at its end: NOTIFY if the worker sleeps.
 SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(gate)s, %(id)s) THEN pg_notify('qwen_embed', %(id)s::text) END;
 
 -- name: table_of_trigger
+-- The partition that a trigger stands in. No row: the partition was dropped.
 SELECT n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE t.oid = %(trigger)s;
 
 -- name: has_rows
+-- Whether a partition has rows.
 SELECT EXISTS (SELECT FROM {table});
 
 -- name: note_partitions
+-- Records the partitions whose rows were compared with the store.
 UPDATE _qwen_embed.generation SET partitions = %(partitions)s::oid[] WHERE id = %(id)s;
 
 -- name: vacuum_outbox
--- Without truncating the file: that would lock writers out.
+-- Vacuums an outbox.
+-- TRUNCATE off: to shorten the file would take ACCESS EXCLUSIVE, and lock writers out.
 VACUUM (TRUNCATE off) {outbox};

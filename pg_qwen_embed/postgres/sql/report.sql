@@ -1,4 +1,8 @@
+-- What `status` and `verify` count, and how `search` queries.
+
 -- name: read_status
+-- The status of one generation: counts, lag, backfill, leader, model mismatch, triggers as they should be, and what
+-- blocks vacuum.
 -- Counts are exact below a million rows and the planner's estimate above.
 SELECT r.rows, v.vectors, v.truncated, v.chunks,
        (SELECT count(*) FROM {outbox}) AS pending,
@@ -36,6 +40,7 @@ CROSS JOIN LATERAL ({stored}) v
 WHERE b.generation_id = %(id)s;
 
 -- name: stored_plain
+-- How many vectors there are, and how many are truncated, for layouts `table` and `column`. Part of read_status.
 SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)
             ELSE c.reltuples::bigint END AS vectors,
        CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE truncated)
@@ -48,7 +53,8 @@ SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fing
 FROM pg_class c WHERE c.oid = {literal:store}::regclass
 
 -- name: stored_chunked
--- Every row has a first chunk.
+-- How many rows have vectors, and how many chunks there are, for layout `chunked`. Every row has a first chunk. Part
+-- of read_status.
 SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE chunk = 1 AND fingerprint IS NOT NULL)
             ELSE (c.reltuples * coalesce((
                 SELECT s.most_common_freqs[array_position(s.most_common_vals::text::integer[], 1)]
@@ -61,19 +67,23 @@ SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE chun
 FROM pg_class c WHERE c.oid = {literal:store}::regclass
 
 -- name: all_chunks
--- What the chunks of one row say together; whole: none is missing, and none left over.
+-- The chunks of one row as one row. `whole`: no chunk is missing and there is no surplus chunk. Part of repair_page
+-- and count_drift.
 max(s.version) AS version,
 (array_agg(s.fingerprint) FILTER (WHERE s.fingerprint IS NOT NULL))[1] AS fingerprint,
 coalesce(count(*) = max(s.chunk) AND max(s.chunks) = max(s.chunk) AND min(s.version) = max(s.version), true) AS whole
 
 -- name: stored_by_row_plain
+-- The store, one row for each row of the source, for layouts `table` and `column`. Part of count_drift.
 {store}
 
 -- name: stored_by_row_chunked
+-- The store, one row for each row of the source, for layout `chunked`. Part of count_drift.
 (SELECT {key:s}, {all_chunks} FROM {store} s GROUP BY {key:s})
 
 -- name: count_drift
--- What should be against what is, by fingerprint.
+-- Counts the rows whose vector is missing, stale or orphaned, by fingerprint.
+-- It reads the whole source and makes every document.
 SELECT count(*) FILTER (WHERE d.here AND d.fingerprint IS NOT NULL
                           AND (s.fingerprint IS NULL OR NOT d.has_vector OR NOT {whole})) AS missing,
        count(*) FILTER (WHERE d.here AND s.fingerprint IS NOT NULL AND d.has_vector
@@ -85,17 +95,19 @@ FROM (SELECT {source_key_as:t}, true AS here, _qwen_embed.fingerprint({document:
 FULL JOIN {stored_by_row} s ON ({key:d}) = ({key:s});
 
 -- name: search
--- The nearest rows by the view, through the index: ORDER BY the bare distance, ascending, with a LIMIT.
+-- The nearest rows of the view, for layouts `table` and `column`.
+-- The index is used for this form only: ORDER BY the bare distance, ascending, with a LIMIT.
 SELECT e.*, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
 FROM {view} e
 ORDER BY e.{column} {distance} %(query)s::{halfvec}
 LIMIT %(limit)s;
 
 -- name: search_chunks
--- The nearest chunk of each of the nearest rows, as the embedding's own function finds them.
+-- The nearest rows, each with its nearest chunk, by the embedding's own function.
 SELECT e.*, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
 FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e;
 
 -- name: configure_search
--- Without it a limit above hnsw.ef_search, or a filter, would return fewer rows than there are. pgvector >= 0.8.0.
+-- Lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later).
+-- Without it a limit above hnsw.ef_search, or a filter, returns fewer rows than there are.
 SELECT set_config('hnsw.iterative_scan', 'strict_order', true);

@@ -1,16 +1,24 @@
+-- What the worker writes. Each write acknowledges its outbox entries in the same statement. In all of them `a` is
+-- the batch as it is bound, `v` or `c` each key once with its newest version, `n` the rows that are written, `s` the
+-- store, `f` the failures.
+
 -- name: lock_store_shared
--- Writes that only add or replace vectors may run side by side: the version guard orders them.
+-- The lock of a write that only adds or replaces vectors. Such writes run side by side, because the version guard
+-- orders them.
 SELECT pg_advisory_xact_lock_shared(%(lock)s, %(id)s);
 
 -- name: lock_store_exclusive
--- A write that removes must see what the writes before it wrote, and be seen by those after it: its snapshot and
--- theirs may not overlap, or a vector could appear behind a row that has gone. Writes beside it may last.
+-- The lock of a write that removes vectors, writes chunks or records failures. It must see what the writes before it
+-- wrote, and be seen by those after it.
+-- If its snapshot and theirs overlapped, a vector could appear for a row that has gone. It waits up to 50 s, because
+-- a write of many vectors may last.
 SELECT set_config('lock_timeout', '50s', true), pg_advisory_xact_lock(%(lock)s, %(id)s);
 
 -- name: write_table
--- Write and acknowledge in one statement. Joined to the source, so that a row deleted meanwhile gets no vector;
--- guarded by version, so that a slow worker cannot overwrite a newer one. One key may come twice: the newest counts.
--- `v` is used once: what is used twice is stored, vectors and all.
+-- Writes vectors and acknowledges their entries in one statement, for layout `table`. It joins the source, so a row
+-- that was deleted meanwhile gets no vector. It compares versions, so a slow worker cannot overwrite a newer vector.
+-- A key may come twice: the newest counts.
+-- `v` is used once: what is used twice is materialized, vectors included.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
                          %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, truncated, embedding)
@@ -36,8 +44,9 @@ WITH a AS (
 SELECT count(*) FROM written;
 
 -- name: write_chunked
--- The same for documents that are divided: all chunks of a row, or none. Under lock_store_exclusive, so that the version it
--- compares with is the last that was written: an older document with more chunks leaves none behind.
+-- The same for layout `chunked`: all chunks of a row, or none.
+-- It runs under lock_store_exclusive, so the version that it compares with is the last one written: an older
+-- document with more chunks leaves no surplus chunk.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[], %(counts)s::bigint[])
          WITH ORDINALITY AS a({keys}, version, fingerprint, chunks, position)
@@ -66,9 +75,10 @@ WITH a AS (
 SELECT count(*) FROM written;
 
 -- name: write_column
--- The same into a column of the source. Its rows are locked in key order, and one that the application has locked
--- is left for later (its position is returned): the worker never waits for the application, so it cannot deadlock
--- with it. `entry` says which outbox entries belong to which position.
+-- The same into a column of the source, for layout `column`. `entry` says which outbox entries belong to which
+-- position.
+-- Rows are locked in key order. A row that the application has locked is left for later, and its position is
+-- returned. The worker never waits for the application, so it cannot deadlock with it.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
                          %(truncated)s::boolean[], %(embeddings)s::{halfvec}[])
@@ -107,9 +117,9 @@ WITH a AS (
 SELECT position FROM locked;
 
 -- name: clear_table
--- Rows that have gone, or whose document has become blank. A blank one keeps its version, or an older vector still
--- on its way would be written as if nothing had been there. One that had gone and is here again is left alone: it is no
--- longer known to be blank, and has an entry of its own.
+-- Settles keys that need no vector, for layout `table`: the row has gone, or its document is blank. A row that had
+-- gone and is there again is left alone, because it has an entry of its own.
+-- A blank row keeps its version. Otherwise an older vector that is still on its way would be written.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[]) AS a({keys}, version, here)
 ), c AS (
@@ -129,7 +139,7 @@ WITH a AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: clear_chunked
--- The same for documents that are divided: a blank one keeps its first chunk, for its version.
+-- The same for layout `chunked`. A blank row keeps its first chunk, for its version.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[]) AS a({keys}, version, here)
 ), c AS (
@@ -154,7 +164,8 @@ WITH a AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: clear_column
--- As in write_column, a row that the application has locked is left for later.
+-- The same for layout `column`.
+-- A row that the application has locked is left for later, as in write_column.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(here)s::boolean[])
          WITH ORDINALITY AS a({keys}, version, here, position)
@@ -190,7 +201,7 @@ WITH a AS (
 SELECT position FROM locked;
 
 -- name: clear_source_truncated
--- The source was emptied when it drew this version: whatever is older, and has no row, goes.
+-- Settles a TRUNCATE. Vectors and failures that are older than the TRUNCATE and have no row are removed.
 WITH removed AS (
     DELETE FROM {store} s
     WHERE s.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:s}))
@@ -201,9 +212,10 @@ WITH removed AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: record_failures
--- Under lock_store_exclusive: a newer document that is written at the same time would not see this failure, nor be seen by it.
--- The server refuses these documents. Kept with the server's own sentences, unless a newer one has been written meanwhile;
--- the rows' entries are acknowledged, so that nothing else waits for them.
+-- Records the documents that the server rejects, with its sentences, and acknowledges their entries, so that nothing
+-- waits behind them. A failure is not recorded when a newer version has been written meanwhile.
+-- It runs under lock_store_exclusive: a newer document written at the same time would not see this failure, and
+-- would not be seen by it.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(attempts)s::int[], %(errors)s::text[],
                          %(retry_afters)s::float8[]) AS a({keys}, version, attempts, error, retry_after)
@@ -224,22 +236,25 @@ WITH a AS (
 DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: read_failures
--- Failures whose time has come, with the document of now. A newer one is in the outbox as well, and wins by its version.
+-- Failures whose time has come, with the current document. A newer change of the row is in the outbox as well, and
+-- wins by its version.
 SELECT f.version, f.attempts, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:f}
 FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
 LEFT JOIN {source} t ON ({source_key:t}) = ({key:f})
 CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d;
 
 -- name: list_failures
+-- The failures of a generation, all or that of one key, the latest first.
 SELECT f.attempts, f.error, f.first_at, f.last_at, f.next_attempt_at, {key:f}
 FROM {failure} f WHERE {chosen} ORDER BY f.last_at DESC, {key:f};
 
 -- name: retry_failures
+-- Makes failures due at once, parked ones too, and wakes the worker.
 WITH due AS (
     UPDATE {failure} f SET next_attempt_at = now(), attempts = 0 WHERE {chosen} RETURNING 1
 )
 SELECT count(*), pg_notify('qwen_embed', %(id)s::text) FROM due;
 
 -- name: discard_failures
--- The row keeps the vector it had, if any, until it changes.
+-- Deletes failures. A row keeps the vector that it had, if any, until it changes.
 WITH gone AS (DELETE FROM {failure} f WHERE {chosen} RETURNING 1) SELECT count(*) FROM gone;

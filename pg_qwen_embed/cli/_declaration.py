@@ -1,0 +1,136 @@
+"""The options that say what an embedding is: shared by `attach` and `sql attach`."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from pg_qwen_embed.admin.attach import Declaration
+from pg_qwen_embed.domain import template
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.prompt import PromptStyle
+from pg_qwen_embed.domain.spec import Chunking, Distance, StoreKind, TooLong
+from pg_qwen_embed.domain.template import Template
+from pg_qwen_embed.inference.resolve_model import ResolvedModel, resolve_model
+from pg_qwen_embed.settings import Settings
+
+R = TypeVar("R")
+
+_OPTIONS = (
+    click.option(
+        "--text", "columns", multiple=True, metavar="COL", help="A column to embed; several are joined by blank lines."
+    ),
+    click.option(
+        "--template", "template_text", metavar="TEXT", help=r"Or a text with columns in braces: '{title}\n\n{body}'."
+    ),
+    click.option("--name", help="The embedding's name, and its view's in qwen_embed.  [default: the table's]"),
+    click.option("--dimensions", type=int, help="Length of the vectors.  [default: the model's]"),
+    click.option("--model", help="The model.  [env: PG_QWEN_EMBED_MODEL; default: the one the server serves]"),
+    click.option("--instruction", help="What a query is for, in English; put in front of queries, not of documents."),
+    click.option(
+        "--prompt-style",
+        type=click.Choice([style.value for style in PromptStyle]),
+        help="How queries are put.  [default: by the model's name]",
+    ),
+    click.option(
+        "--distance",
+        type=click.Choice([distance.value for distance in Distance]),
+        default="cosine",
+        show_default=True,
+    ),
+    click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), default="table", show_default=True,
+                 help="Keep vectors in a table of their own, or in a column of TABLE (see the README for its costs)."),
+    click.option(
+        "--column",
+        default="embedding",
+        show_default=True,
+        help="The vector's column in the view (and in TABLE with --store column).",
+    ),
+    click.option("--too-long", type=click.Choice([policy.value for policy in TooLong]), default="truncate",
+                 show_default=True,
+                 help="A document longer than the model takes: embed its beginning, or make it a failure."),
+    click.option("--chunk-tokens", type=click.IntRange(max=1_000_000), metavar="N",
+                 help="Divide documents into chunks of at most N tokens, each with a vector of its own."),
+    click.option("--chunk-overlap", type=int, metavar="M",
+                 help="Tokens, about, of the chunk before that a chunk repeats.  [default: 0]"),
+    click.option("--comment", default="", metavar="TEXT", help="A note for administrators; `status --json` shows it."),
+)  # fmt: skip
+_NAMES = (
+    "columns", "template_text", "name", "dimensions", "model", "instruction", "prompt_style", "distance", "store", "column",
+    "too_long", "chunk_tokens", "chunk_overlap", "comment",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DeclarationOptions:
+    """What was given. model and dimensions are not confirmed yet; properties: of the spec that will be."""
+
+    name: str | None
+    model: str | None
+    dimensions: int | None
+    instruction: str | None
+    column: str
+    template: Template
+    properties: dict[str, Any]
+
+    def resolved(self, settings: Settings, table: str, *, backfill: bool = True) -> Declaration:
+        """The declaration, with the model and the dimensions that the server confirms. Raises what `resolve_model` does."""
+        chosen = asyncio.run(resolve_model(settings, self.model, self.dimensions))
+        if chosen.warning:
+            click.echo(f"warning: {chosen.warning}", err=True)
+        return self._declaration(chosen, table, backfill)
+
+    def unconfirmed(self, settings: Settings, table: str) -> Declaration:
+        """The declaration without asking a server. Raises UsageError unless model and dimensions are given."""
+        model = self.model or settings.model
+        if model is None or self.dimensions is None:
+            raise UsageError("a described table is printed without asking the server: add --model and --dimensions")
+        return self._declaration(ResolvedModel(model, self.dimensions), table, backfill=True)
+
+    def _declaration(self, chosen: ResolvedModel, table: str, backfill: bool) -> Declaration:
+        spec = chosen.spec(self.template, **self.properties)
+        return Declaration(table, spec, self.name, self.instruction, self.column, backfill)
+
+
+def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command these options, together as its argument `options`."""
+
+    @wraps(command)
+    def run(*args: Any, **values: Any) -> R:
+        given = {name: values.pop(name) for name in _NAMES}
+        return command(*args, options=_options(**given), **values)
+
+    decorated: Callable[..., R] = run
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def _options(
+    *, columns: tuple[str, ...], template_text: str | None, prompt_style: str | None, distance: str, store: str,
+    too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, comment: str, **others: Any,
+) -> DeclarationOptions:  # fmt: skip
+    properties = {
+        "prompt_style": PromptStyle(prompt_style) if prompt_style else None,
+        "distance": Distance(distance),
+        "store": StoreKind(store),
+        "too_long": TooLong(too_long),
+        "chunking": _chunking(chunk_tokens, chunk_overlap),
+        "comment": comment,
+    }
+    return DeclarationOptions(template=_template(columns, template_text), properties=properties, **others)
+
+
+def _template(columns: tuple[str, ...], text: str | None) -> Template:
+    if bool(columns) == (text is not None):
+        raise UsageError("say what to embed: either --text COL (once or more) or --template '{title}\\n\\n{body}'")
+    return template.parse(text) if text is not None else template.from_columns(columns)
+
+
+def _chunking(tokens: int | None, overlap: int | None) -> Chunking | None:
+    if tokens is None and overlap is not None:
+        raise UsageError("--chunk-overlap is for chunks: add --chunk-tokens, or leave it out")
+    return None if tokens is None else Chunking(tokens, overlap or 0)

@@ -1,0 +1,140 @@
+"""docs/sql.md: every statement with its purpose, rendered for one example table. No database is needed.
+
+What creates and drops objects is rendered by postgres/ddl.py itself; the rest with the placeholders of `Names`. A statement
+is shown once for each text that it has: examples with the same text share it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from textwrap import fill
+
+from psycopg import sql
+
+from pg_qwen_embed.domain import template
+from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState
+from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
+from pg_qwen_embed.domain.source import Column, QualifiedName, Source
+from pg_qwen_embed.domain.spec import Chunking, Spec, StoreKind
+from pg_qwen_embed.postgres import ddl
+from pg_qwen_embed.postgres.connection import as_text
+from pg_qwen_embed.postgres.names import Names, identifier, names_of
+from pg_qwen_embed.postgres.sql import Statement, files, statement
+
+INTRODUCTION = """\
+# SQL statements
+
+Generated from `pg_qwen_embed/postgres/sql` by `make docs`. Each statement has its purpose, and its hazard where it has
+one. It is rendered for one example:
+
+- the table `public.articles(id bigint PRIMARY KEY, title text, body text)`
+- `pg-qwen-embed attach articles --text title --text body` with a model of 1,024 dimensions, as generation 1
+
+`%(name)s` is a bound value. A statement that differs by layout is shown for each: `table` is the default, `column` is
+`attach --store column`, `chunked` is `attach --chunk-tokens 512`. pg_qwen_embed quotes every identifier; this page
+leaves out the quotes that SQL does not need. At run time a statement carries its name, as in `/* pg_qwen_embed:ping */`;
+pg_stat_activity and the server's log show it. Inside a statement a name marks a part that this page also shows alone.
+
+`pg-qwen-embed sql attach` prints the DDL for your table, in the order in which `attach` runs it."""
+
+COLUMNS = tuple(Column(name, type_) for name, type_ in (("id", "bigint"), ("title", "text"), ("body", "text")))
+SOURCE = Source(QualifiedName("public", "articles"), COLUMNS[:1], COLUMNS)
+SPEC = Spec("Qwen/Qwen3-Embedding-0.6B", 1024, template.from_columns(("title", "body")))
+NAME = re.compile(r"/\* pg_qwen_embed:(\w+) \*/ ")
+RESERVED = {"column", "table", "user"}
+
+
+def embedding(source: Source, spec: Spec) -> Embedding:
+    return Embedding("articles", source, DEFAULT_INSTRUCTION, Generation(1, GenerationState.LIVE, spec))
+
+
+LAYOUTS = {
+    "`table`": embedding(SOURCE, SPEC),
+    "`column`": embedding(SOURCE, replace(SPEC, store=StoreKind.COLUMN)),
+    "`chunked`": embedding(SOURCE, replace(SPEC, chunking=Chunking(512))),
+}
+PARTITIONED, NOT_PARTITIONED = "Partitioned source", "Source that is not partitioned"
+EXAMPLES = LAYOUTS | {PARTITIONED: embedding(replace(SOURCE, partitioned=True), SPEC)}
+
+
+def page() -> str:
+    parts = [
+        INTRODUCTION,
+        "\n".join(f"- [{file.name}](#{file.name.replace('.', '')}): {file.purpose}" for file in files()),
+    ]
+    texts = {label: Texts(example) for label, example in EXAMPLES.items()}
+    for file in files():
+        parts.append(f"## {file.name}\n\n{wrapped(file.purpose)}")
+        parts += (section(one, texts) for one in file.statements)
+    return "\n\n".join(parts) + "\n"
+
+
+def section(one: Statement, texts: "dict[str, Texts]") -> str:
+    """A statement's part of the page: its purpose, and each text that it has."""
+    created = any(one.name in example.created for example in texts.values())
+    owned = any(one.name in example.owned for example in texts.values())
+    by_text: dict[str, list[str]] = {}
+    for label, example in texts.items():
+        if (text := example.text(one.name, created=created, owned=owned)) is not None:
+            by_text.setdefault(text, []).append(label)
+    blocks = [f"{caption(labels, len(by_text))}```sql\n{text}\n```" for text, labels in by_text.items()]
+    return "\n\n".join([f"### {one.name}", wrapped(one.purpose), *blocks])
+
+
+def caption(examples: list[str], texts: int) -> str:
+    """Whose text it is; nothing where every layout has this one."""
+    layouts = [name for name in examples if name in LAYOUTS]
+    if len(layouts) == len(LAYOUTS):
+        return "" if texts == 1 and PARTITIONED in examples else f"{NOT_PARTITIONED}:\n\n"
+    return f"Layout {' and '.join(layouts)}:\n\n" if layouts else f"{PARTITIONED}:\n\n"
+
+
+class Texts:
+    """The statements about one embedding, as texts."""
+
+    def __init__(self, example: Embedding) -> None:
+        layout = names_of(example).layout
+        self.names = names_of(example)
+        self.created = first_of_each((*ddl.attach(example), *ddl.detach(example)))
+        self.owned = {value for name in dir(layout) if isinstance(value := getattr(layout, name), str)}
+
+    def text(self, name: str, *, created: bool, owned: bool) -> str | None:
+        """None where this embedding has no such statement. created: whether `ddl` makes it for any embedding. owned:
+        whether some layout names it."""
+        if name in self.created:
+            return self.created[name]
+        if created or (owned and name not in self.owned):
+            return None
+        return readable(statement(name, self.names, **pieces(name, self.names)))
+
+
+def first_of_each(commands: Iterable[sql.Composed]) -> dict[str, str]:
+    """Texts by the names that the statements carry."""
+    texts: dict[str, str] = {}
+    for command in commands:
+        if found := NAME.match(command.as_string(None)):
+            texts.setdefault(found[1], readable(command))
+    return texts
+
+
+def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
+    """The placeholders that a statement gets where it is used."""
+    index, partition = names.index, sql.Identifier("public", "articles_2026")
+    return {
+        "append": statement("append_changed_rows", names) if name == "follow_body" else sql.SQL(""),
+        "beyond": statement("store_beyond" if name == "repair_orphans_page" else "beyond", names),
+        "chosen": names.one_key,
+        "channel": sql.Identifier("qwen_embed"),
+        "table": partition if name == "has_rows" else names.indexed,
+        "index": sql.Identifier(index.name),
+        "index_in_schema": identifier(index),
+        "comment": names.comment("nearest neighbours"),
+    }
+
+
+def wrapped(prose: str) -> str:
+    return fill(prose, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def readable(query: sql.Composable) -> str:
+    """As a person would write it."""
+    return re.sub(r'"([a-z_][a-z0-9_]*)"', lambda found: found[0] if found[1] in RESERVED else found[1], as_text(query))
