@@ -17,7 +17,7 @@ def doctor(settings: Settings, as_json: bool) -> None:
     """Look at settings, database, embeddings and server; say what to do about each thing that is not right.
 
     The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed; each server gets
-    about 270 short texts.
+    about 270 short texts, and two more for each embedding.
     """
     found = examining.diagnose(settings)
     if as_json:

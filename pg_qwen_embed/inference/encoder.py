@@ -41,6 +41,21 @@ class ServerHandle(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class KnownServer:
+    """The handle of a server that was just asked what it serves."""
+
+    server: EmbeddingServer
+    info: ModelInfo
+
+    @property
+    def longest(self) -> int | None:
+        return self.info.longest
+
+    def check(self) -> None:
+        """It was just asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """Documents as vectors of shape (rows, dimensions): a row for each text in order, or for each of its chunks.
 

@@ -10,6 +10,7 @@ import numpy as np
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerOverloaded, ServerUnavailable, UsageError
+from pg_qwen_embed.inference.encoder import Encoder, KnownServer
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer
 from pg_qwen_embed.settings import Settings
@@ -37,6 +38,7 @@ async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[Mo
             found += [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
             found += await _length(server, info, about)
             found += await _believable(server, info)
+            found += await _encodes(server, info, ours)
             found.append(await _speed(server, info))
     except (ServerUnavailable, DocumentRejected, UsageError) as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
@@ -104,6 +106,22 @@ async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]
         judge(AREA, differ < TOLERANCE, f"a text alone and among others differ by {differ:.0e}",
               "the same text must always get the same vector: try another attention backend or dtype", State.WARNING),
     ]  # fmt: skip
+
+
+async def _encodes(server: EmbeddingServer, info: ModelInfo, embeddings: Sequence[Embedding]) -> list[Finding]:
+    """A query and a document of each embedding, as the worker and the client embed them."""
+    encoder, found = Encoder(KnownServer(server, info)), []
+    for embedding in embeddings:
+        query = await encoder.query(embedding.target, embedding.instruction, SENTENCES[0])
+        encoded = await encoder.documents(embedding.target, SENTENCES[:1])
+        right = query.shape == encoded.vectors.shape[1:] == (embedding.live.spec.dimensions,)
+        text = (
+            f"embeds queries and documents of {embedding.name}"
+            if right
+            else f"embeds {embedding.name} to other dimensions"
+        )
+        found.append(judge(AREA, right, text, "start it with the model that the embedding was attached with"))
+    return found
 
 
 async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
