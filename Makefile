@@ -14,7 +14,12 @@ BENCHMARKS := backfill freshness writes queries scale
 RECORD ?=
 ARGS ?=
 
-.PHONY: demo unit test test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
+# Tests in which a worker follows changes: with --polling it hears of none and has to look.
+POLLING := whole_way version_guard
+POLLING_TOO := triggers altered_source chunking failures identity many_embeddings repair transactions truncation view \
+	server_faults worker_life
+
+.PHONY: demo unit test test-polling test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
@@ -22,8 +27,12 @@ demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 unit: $(VENV)/installed-dev ## what needs no I/O, in five seconds
 	$(RUN) pytest -q tests/unit
 
-test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18
+test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18, and a part of it without notifications
 	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --polling $(POLLING:%=tests/*/test_%.py)
+
+test-polling: $(VENV)/installed-dev ## all that follows changes, without notifications
+	$(RUN) pytest -n 2 --polling $(patsubst %,tests/*/test_%.py,$(POLLING) $(POLLING_TOO))
 
 test-sglang: $(VENV)/installed-dev $(SGLANG)/installed ## our client and our server against a real SGLang on the CPU
 	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/contract --timeout 600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -25,13 +26,32 @@ hypothesis.settings.register_profile("suite", max_examples=60, deadline=None, da
 hypothesis.settings.load_profile("suite")
 
 
-def pytest_configure() -> None:
+POLL = "0.05"  # seconds
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--polling", action="store_true", help=f"swallow notifications; workers look every {POLL} s instead"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Told to stop, leave through the fixtures, which stop the servers."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(f"signal {number}")
 
     signal.signal(signal.SIGTERM, interrupt)
+    if config.getoption("polling"):
+        _swallow_notifications()
+
+
+def _swallow_notifications() -> None:
+    """In this process, and in those that it starts."""
+    module = importlib.import_module("polling.sitecustomize")
+    folders = [str(Path(str(module.__file__)).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+    os.environ["TESTS_POLL"] = POLL
 
 
 @pytest.fixture(scope="session")

@@ -406,7 +406,8 @@ async def test_cancellation_that_comes_with_the_connection_is_heeded(harness: Ha
     async with worker_pool(harness.url, "test", least=1, most=1) as pool:
         held = await pool.getconn()
         waiting = asyncio.create_task(pool.getconn())
-        await asyncio.sleep(0.05)
+        while not pool.get_stats().get("requests_waiting"):  # noqa: ASYNC110  # the pool has no event for it
+            await asyncio.sleep(0)
         await pool.putconn(held)
         for _ in range(moment):  # steps of the event loop: one after the other wakes up who waits
             await asyncio.sleep(0)

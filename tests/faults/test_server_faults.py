@@ -1,17 +1,34 @@
 """The embedding server misbehaves: nothing wrong is written, nothing is lost, and only the documents it refuses fail."""
 
 import asyncio
-import time
 
 import pytest
 from harness import Harness, both_versions, eventually
+from pauses import Pauses
 
 from pg_qwen_embed.domain.errors import ServerUnavailable
+from pg_qwen_embed.inference.breaker import LONGEST_PAUSE
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.process import Worker
 
 FAULTS = ["503", "500", "429", "401", "html", "nan", "zero", "too_few", "too_short", "index_twice"]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    """Those of a worker in this process."""
+    pauses = Pauses()
+    pauses.injected(monkeypatch)
+    return pauses
+
+
+def assert_paused(harness: Harness, pauses: Pauses, *, each: int = 1) -> None:
+    """The next hundred requests come after as many pauses, or `each` after one of them, and these become long."""
+    asked, paused = len(harness.server.requests), len(pauses.longest)
+    eventually(lambda: len(harness.server.requests) >= asked + 100)
+    assert len(pauses.longest) - paused >= 80 // each
+    assert max(pauses.longest[-20:]) >= LONGEST_PAUSE
 
 
 @pytest.fixture
@@ -23,16 +40,16 @@ def probes_only(harness: Harness) -> Harness:
     return harness
 
 
-def test_server_that_answers_nothing_but_probes_is_asked_less_and_less_often(probes_only: Harness) -> None:
-    probes_only.worker()
-    eventually(lambda: len(probes_only.server.requests) > 30)
-    asked = len(probes_only.server.requests)
-    time.sleep(2)
-    assert len(probes_only.server.requests) - asked < 40
-    assert probes_only.count("failure") == 0
-    probes_only.server.fault = None
-    # One that was being looked into just now may have been blamed, and is tried again soon.
-    eventually(lambda: probes_only.count("store") == 2 and probes_only.settled(), deadline=60)
+def test_server_that_answers_nothing_but_probes_is_asked_less_and_less_often(
+    probes_only: Harness, pauses: Pauses
+) -> None:
+    with probes_only.worker_here():
+        assert_paused(probes_only, pauses, each=3)  # a probe, the documents, and half of them
+        assert probes_only.count("failure") == 0
+        probes_only.server.fault = None
+        eventually(probes_only.settled)
+        probes_only.ok("failures", "retry", "articles")  # one that was being looked into just now may have been blamed
+        eventually(lambda: probes_only.count("store") == 2 and probes_only.settled())
     probes_only.assert_in_step()
 
 
@@ -63,15 +80,12 @@ def test_a_server_that_recovers_gets_everything_embedded_and_nothing_has_failed(
 
 
 @pytest.mark.parametrize("fault", ["503", "nan"])
-def test_a_server_at_fault_is_not_asked_in_a_tight_loop(harness: Harness, fault: str) -> None:
+def test_a_server_at_fault_is_not_asked_in_a_tight_loop(harness: Harness, pauses: Pauses, fault: str) -> None:
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body")
     harness.server.fault = fault
-    harness.worker()
-    eventually(lambda: len(harness.server.requests) > 1)
-    began, asked = time.monotonic(), len(harness.server.requests)
-    eventually(lambda: len(harness.server.requests) >= asked + 6)
-    assert time.monotonic() - began > 0.1
+    with harness.worker_here(shutdown_timeout=0.1):
+        assert_paused(harness, pauses)
 
 
 def test_a_server_that_is_away_when_the_worker_starts_is_waited_for(harness: Harness) -> None:
@@ -236,22 +250,22 @@ def test_a_server_that_is_swapped_for_another_model_between_two_requests_gets_no
     harness.assert_in_step()
 
 
-def test_overload_that_does_not_end_is_said_and_not_asked_about_in_a_tight_loop(harness: Harness) -> None:
+def test_overload_that_does_not_end_is_said_and_not_asked_about_in_a_tight_loop(
+    harness: Harness, pauses: Pauses, caplog: pytest.LogCaptureFixture
+) -> None:
     for n in range(6):
         harness.execute(f"CREATE TABLE t{n} (id int PRIMARY KEY, body text)")
         harness.ok("attach", f"t{n}", "--text", "body")
-    worker = harness.worker()
-    eventually(lambda: all(harness.settled(f"t{n}") for n in range(6)))
-    harness.server.fault = "503"
-    for n in range(6):
-        harness.execute(f"INSERT INTO t{n} SELECT i, 'text ' || i FROM generate_series(1, 100) i")
-    eventually(lambda: "server_unavailable" in worker.said)
-    eventually(lambda: "does not answer" in harness.ok("status", "t0"))
-    asked = len(harness.server.requests)
-    time.sleep(2)
-    assert len(harness.server.requests) - asked < 40
-    harness.server.fault = None
-    eventually(lambda: all(harness.settled(f"t{n}") for n in range(6)), deadline=30)
+    with harness.worker_here():
+        eventually(lambda: all(harness.settled(f"t{n}") for n in range(6)))
+        harness.server.fault = "503"
+        for n in range(6):
+            harness.execute(f"INSERT INTO t{n} SELECT i, 'text ' || i FROM generate_series(1, 100) i")
+        eventually(lambda: "server_unavailable" in caplog.text)
+        eventually(lambda: "does not answer" in harness.ok("status", "t0"))
+        assert_paused(harness, pauses)
+        harness.server.fault = None
+        eventually(lambda: all(harness.settled(f"t{n}") for n in range(6)), deadline=30)
     assert all(harness.count("failure", f"t{n}") == 0 for n in range(6))
 
 

@@ -65,6 +65,12 @@ async def balancer_of(*servers: FakeSGLang, **options: int | float | bool) -> As
                 await one.__aexit__(None, None, None)
 
 
+async def everybody_has_had_a_turn() -> None:
+    """Whoever may go has gone: nobody waits for anything but the balancer."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
 async def _run(balancer: Balancer) -> None:
     async with asyncio.TaskGroup() as group:
         balancer.start(group)
@@ -262,7 +268,7 @@ async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(serve
         tasks = [asyncio.create_task(request(f"backfill {n}", False)) for n in range(3)]
         await first.wait()
         tasks += [asyncio.create_task(request(f"live {n}", True)) for n in range(3)]
-        await asyncio.sleep(0.05)
+        await everybody_has_had_a_turn()
         assert went == ["backfill 0", "backfill 1", "live 0", "live 1"]
         back.set()
         await asyncio.gather(*tasks)
@@ -281,7 +287,7 @@ async def test_nobody_goes_beyond_the_highest_number_allowed(server: FakeSGLang)
 
         async with balancer.lease(target_of(server.model), live=False, work=1):
             tasks = [asyncio.create_task(request(live)) for live in (False, False, True, True)]
-            await asyncio.sleep(0.05)
+            await everybody_has_had_a_turn()
         await asyncio.gather(*tasks)
     assert went == [True, True, False, False]
 
@@ -296,7 +302,7 @@ async def test_request_that_is_cancelled_gives_its_place_back(server: FakeSGLang
 
         async with balancer.lease(wanted, live=False, work=1):
             tasks = [asyncio.create_task(request()) for _ in range(3)]
-            await asyncio.sleep(0.05)
+            await everybody_has_had_a_turn()
         for task in (tasks[1], tasks[0], tasks[2]):  # one that waits, one that was let in, and the one after it
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -314,7 +320,7 @@ async def test_those_who_wait_for_a_server_that_fails_lose_patience(server: Fake
 
         async with balancer.lease(wanted, live=False, work=1) as lease:
             waiting = asyncio.create_task(request())
-            await asyncio.sleep(0.05)
+            await everybody_has_had_a_turn()
             server.fault = "500"
             lease.failed(ServerUnavailable("it died"))
         with pytest.raises(ServerUnavailable):

@@ -216,11 +216,13 @@ class Harness:
         return Process(popen, output)
 
     def worker(self, *arguments: str) -> Process:
-        return self.process("worker", *arguments)
+        return self.process("worker", *arguments, *(["--poll", poll] if (poll := os.environ.get("TESTS_POLL")) else []))
 
     @contextmanager
     def worker_here(self, **options: Any) -> Iterator[None]:
         """A worker in a thread, with options that the command line does not have."""
+        if poll := os.environ.get("TESTS_POLL"):  # set by `pytest --polling`
+            options["poll"] = float(poll)
         worker = Worker(Settings(self.url, self.server.url), Options(**options))
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_until_complete, args=(worker.run(),), name="worker")
