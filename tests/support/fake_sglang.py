@@ -65,7 +65,7 @@ class FakeSGLang(HashModel, ByteTokenizer, Faults, Holds):
 
     @web.middleware
     async def _observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Record what was asked; answer instead of the endpoint where not even the protocol holds."""
+        """Records requests before they are parsed. Faults below the protocol are answered here."""
         if request.path == "/model_info":
             self.looks += 1
         if self.tokenizing and request.path.endswith(("/tokenize", "/server_info")):
