@@ -1,9 +1,12 @@
-"""Who may ask which embedding server now: live changes first, the least loaded of the servers that have the model, and
-as many requests at once as each one's limiter finds good.
+"""The balancer: chooses the upstream of each request, and when the request may go.
 
-All feeds of a worker share the servers. On each a few places are kept for live changes beyond the limit, so that none
-waits for a backfill's requests to come back; and the backfill's last request is held back until the server is about
-to need it, so that a live one does not find it waiting there."""
+All pipelines of a worker share the upstreams. Live changes go before a backfill. A request goes to the least loaded
+upstream that has the embedding's model, within its concurrency limit. Each upstream has a few leases beyond that limit
+for live changes, so none of them waits for a backfill's requests. The last request of a backfill is held back until the
+server is about to need it, so that a live change does not queue behind it.
+
+Others decide whether an upstream answers (breaker.py), how many requests it takes (limiter.py) and when it will need
+the next one (pacing.py). The balancer sends nothing itself."""
 
 import asyncio
 import heapq
@@ -22,9 +25,9 @@ from pg_qwen_embed.inference.model_info import Mismatch, ModelInfo
 from pg_qwen_embed.inference.pacing import Pace
 from pg_qwen_embed.inference.sglang import IDENTITY_CHECK_INTERVAL, EmbeddingServer
 
-AHEAD = 0.02  # seconds of a backfill's work that a server has at least: one that is quicker than we look at it would be idle
-MOST_AHEAD = 8  # requests for that
-RESERVED = 2  # requests of live changes that may go beyond the limit of a server
+AHEAD = 0.02  # seconds of a backfill's work that a server has at least: with less, one that is faster than our loop would be idle
+MOST_AHEAD = 8  # requests, at most, for AHEAD
+RESERVED = 2  # leases beyond the limit of a server, for live changes
 STALLED = 2.0  # seconds without an answer
 FIRST_LOOK = 5.0  # seconds
 LIVE, BACKFILL = 0, 1  # which requests go first
@@ -36,7 +39,7 @@ class UpstreamGone(Exception):  # not an error: wait for another one
 
 @dataclass(frozen=True, slots=True, order=True)
 class Waiter:
-    """A request that waits for a place."""
+    """A request that waits for a lease."""
 
     kind: int
     number: int
@@ -47,7 +50,7 @@ class Waiter:
 
 
 class Upstream:
-    """One server: whether it answers and what it serves, and what it has of ours in flight."""
+    """One server as the balancer sees it: whether it answers, what it serves, and our requests in flight."""
 
     def __init__(self, server: EmbeddingServer, breaker: Breaker, limiter: Limiter) -> None:
         self.server = server
@@ -56,7 +59,7 @@ class Upstream:
         self._pace = Pace()
         self._in_flight = [0, 0]  # live, backfill
         self._answered = 0.0  # when it last answered
-        self._judged: tuple[ModelInfo | None, dict[int, bool]] = (None, {})  # generations that it is for, or not
+        self._judged: tuple[ModelInfo | None, dict[int, bool]] = (None, {})  # which generations it has the model of
 
     @property
     def busy(self) -> int:
@@ -67,7 +70,7 @@ class Upstream:
         return self.busy / self.limiter.limit
 
     def fits(self, target: Target) -> bool:
-        """Whether it has the embedding's model, or had it when it last answered."""
+        """Whether the server has the embedding's model, or had it when it last answered."""
         info = self.breaker.known
         if info is not self._judged[0]:
             self._judged = info, {}
@@ -80,11 +83,11 @@ class Upstream:
         return self.breaker.info is not None and self.fits(target)
 
     def heard(self, now: float) -> None:
-        """It is alive."""
+        """The server is alive."""
         self._answered = now
 
     def has_room_at(self, kind: int) -> float | None:
-        """From when on it takes one more of this kind; None: not before something changes."""
+        """The time from which it takes one more request of this kind; None: not before something changes."""
         spare = self.limiter.limit - self.busy
         if kind == LIVE and self.busy < self.limiter.highest:
             return 0.0 if spare > 0 or self._in_flight[LIVE] < RESERVED else None
@@ -93,17 +96,17 @@ class Upstream:
         return self._pace.due() if spare == 1 < self.limiter.limit else 0.0
 
     def take(self, waiter: Waiter, now: float) -> None:
-        if not self.busy:  # nobody has waited for an answer until now
+        if not self.busy:  # no request has waited for an answer until now
             self._answered = now
         self._in_flight[waiter.kind] += 1
         self._pace.sent(now, waiter.number, waiter.work)
 
     def leave(self, waiter: Waiter, now: float, *, answered: bool, more: bool) -> None:
-        """more: others would like to go there."""
+        """The request has ended. more: other requests wait for this upstream."""
         self._in_flight[waiter.kind] -= 1
         if answered:
             self._pace.answered(now, waiter.number)
-            # Not without a backfill: live requests are small, and say nothing of how long its own will take.
+            # Only in a backfill: live requests are small, and do not tell how long a backfill's take.
             ahead = self._pace.within(AHEAD, waiter.work) if self._in_flight[BACKFILL] else 1
             self.limiter.keep(now, min(MOST_AHEAD, ahead))
             self.limiter.answered(now, waiter.work, saturated=more)
@@ -113,14 +116,14 @@ class Upstream:
             self._pace.dropped(waiter.number)
 
     def overloaded(self, now: float, error: ServerUnavailable) -> None:
-        """It has more than it takes. If it has answered nobody for a while, or has nobody else to answer, it is away."""
+        """The server has more than it takes. It is unavailable if this request was alone, or if none was answered for a while."""
         self.limiter.overloaded(now)
         if self.busy == 1 or now - self._answered > STALLED:
             self.breaker.open(error)
 
 
 class Lease:
-    """One request on one server. longest: tokens that every server with the embedding's model takes."""
+    """The right to send one request to one upstream. longest: tokens that every server with the embedding's model takes."""
 
     def __init__(self, upstream: Upstream, info: ModelInfo, longest: int | None, clock: Callable[[], float]) -> None:
         self.upstream = upstream
@@ -137,20 +140,20 @@ class Lease:
         self.was_answered = True
 
     def check(self) -> None:
-        """Before each further part of a long request. Raises ModelMismatch if the server may serve something else now."""
+        """To be called before each further part of a long request. Raises ModelMismatch if the model may have changed."""
         if self.upstream.breaker.info != self.info:
-            raise ModelMismatch(f"the server at {self.server.url} may serve another model than it did")
+            raise ModelMismatch(f"the server at {self.server.url} may serve another model than before")
         self.upstream.heard(self._clock())
 
     def failed(self, error: ServerUnavailable) -> None:
-        """The server was to blame."""
+        """The request failed, and the server is to blame."""
         if isinstance(error, ServerOverloaded):
             self.upstream.overloaded(self._clock(), error)
-        elif self.upstream.breaker.info == self.info:  # or it has been asked again since
+        elif self.upstream.breaker.info == self.info:  # else the server was probed since
             self.upstream.breaker.open(error)
 
     async def confirm(self, dimensions: int) -> bool:
-        """Whether the server is to be believed when it refuses something: it serves what it did, and embeds others."""
+        """Whether a rejection is the document's fault: the server has the same identity, and embeds a harmless text."""
         return await self.upstream.breaker.confirm(self.info, dimensions)
 
 
@@ -168,10 +171,10 @@ class Balancer:
         changed: Callable[[], None] = lambda: None,
         runtime: Runtime,
     ) -> None:
-        """most_requests: in flight at once on a server. outage_timeout: seconds without any server that has the model,
-        before `lease` raises; None for ever. once: a model that no server has is an error, and not waited for.
-        identity_check_interval: seconds between checks whether a server still serves the same. changed: called when one
-        may have failed or come back."""
+        """most_requests: in flight at once on a server. outage_timeout: seconds without a server that has the model, before
+        `lease` raises; None: never. once: a model that no server has is an error; else it is waited for.
+        identity_check_interval: seconds between checks of a server's identity. changed: called when a server may have
+        failed or returned."""
         self._upstreams = [
             Upstream(
                 server, Breaker(server, self._changed, identity_check_interval, runtime), Limiter(highest=most_requests)
@@ -197,7 +200,7 @@ class Balancer:
         group.create_task(self._look_first())
 
     async def _look_first(self) -> None:
-        """Nobody goes before all have been asked what they take, but for one that hangs."""
+        """No request goes before every server has answered its first probe; a server that hangs is not waited for."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
                 while not all(upstream.breaker.known or upstream.breaker.reason for upstream in self._upstreams):
@@ -206,28 +209,28 @@ class Balancer:
         self._looked.set()
 
     def lacks(self, target: Target) -> bool:
-        """Whether those that answer cannot embed for it, and one that may does not answer."""
+        """Whether no server that answers has the embedding's model, while another one does not answer."""
         return not self.is_served(target) and any(upstream.breaker.reason is not None for upstream in self._upstreams)
 
     def mismatch(self, target: Target) -> Mismatch | None:
-        """Why no server is for this embedding; None if one is, or may be, for it has not said yet what it serves."""
+        """Why no server has the embedding's model; None if one has it, or has not said yet what it serves."""
         known = [upstream.breaker.known for upstream in self._upstreams]
         found = [info.mismatch(target) for info in known if info is not None]
         return found[0] if len(found) == len(known) and all(found) else None
 
     @property
     def limit(self) -> int:
-        """Requests in flight on all servers together."""
+        """The concurrency limits of all servers together."""
         return sum(upstream.limiter.limit for upstream in self._upstreams)
 
     @asynccontextmanager
     async def lease(
         self, target: Target, *, live: bool, work: float, excluding: Iterable[Upstream] = ()
     ) -> AsyncIterator[Lease]:
-        """Wait for a place on a server that has the embedding's model, and hold it; say when it has `answered`.
+        """Wait for a lease on a server that has the embedding's model, and hold it. The caller reports its answer.
 
-        work: what the request is worth, in bytes of text. besides: servers to leave out, as long as there are others.
-        Raises ServerUnavailable when patience ends."""
+        work: bytes of text in the request. excluding: upstreams to leave out, as long as there are others.
+        Raises ServerUnavailable after the outage timeout, and with `once` ModelMismatch."""
         waiter = await self._wait(LIVE if live else BACKFILL, target, work, frozenset(excluding))
         lease, clock = waiter.lease.result(), self._runtime.clock
         try:
@@ -256,7 +259,7 @@ class Balancer:
             return waiter
 
     def _give_back(self, waiter: Waiter) -> None:
-        """It may have been admitted, and will not go."""
+        """Return the lease of a waiter that was cancelled after it was admitted."""
         if waiter.lease.done() and not waiter.lease.cancelled() and not waiter.lease.exception():
             waiter.lease.result().upstream.leave(waiter, 0.0, answered=False, more=False)
             self._admit()
@@ -293,12 +296,12 @@ class Balancer:
         return min(free, key=lambda upstream: upstream.load, default=None)
 
     def _longest(self, target: Target) -> int | None:
-        """What fits into one must fit into all, or the vector would depend on which one was free."""
+        """The shortest limit of all servers with the model: otherwise a vector would depend on which server was free."""
         fitting = (upstream.breaker.known for upstream in self._upstreams if upstream.fits(target))
         return min((info.longest for info in fitting if info and info.longest is not None), default=None)
 
     def _admit_later(self, now: float) -> None:
-        """When the pace of a server allows it."""
+        """Admit again when the pace of a server allows it."""
         if self._later:
             self._later.cancel()
             self._later = None
@@ -309,7 +312,7 @@ class Balancer:
                 self._later = asyncio.get_running_loop().call_later(due - now, self._admit)
 
     def _changed(self) -> None:
-        """A server came, or went: who waits for the one that went must look for another."""
+        """A server came or went. A request that waits for one that went must look for another."""
         self._moved.set()
         for waiter in self._waiting:
             if not waiter.lease.done() and not self.is_served(waiter.target, waiter.excluding):
@@ -320,11 +323,11 @@ class Balancer:
     # Which servers there are.
 
     def is_served(self, target: Target, excluding: Iterable[Upstream] = ()) -> bool:
-        """Whether one of the servers, besides these, has the embedding's model and answers."""
+        """Whether a server has the embedding's model and answers, those in `excluding` left out."""
         return any(upstream.serves(target) for upstream in self._upstreams if upstream not in excluding)
 
     async def _served(self, target: Target) -> None:
-        """Wait until a server has the embedding's model. Raises ServerUnavailable when patience ends."""
+        """Wait until a server has the embedding's model. Raises ServerUnavailable after the outage timeout."""
         outage_ends = None if self._outage_timeout is None else self._runtime.clock() + self._outage_timeout
         await self._looked.wait()
         for attempt in count(1):
@@ -353,12 +356,12 @@ class Balancer:
             raise next(filter(None, reasons), ServerUnavailable("the embedding server has not answered yet")) from None
 
     async def _ask_again(self, target: Target, attempt: int) -> None:
-        """Every server has another model: one may be started anew with the right one. Asked once, however many wait."""
+        """Every server has another model: probe them again, as one may have been restarted. Once for all that wait."""
         if self._once:
             raise ModelMismatch(str(self.mismatch(target)))
         times_asked = self._times_asked
         async with self._asking_again:
-            if self._times_asked != times_asked:  # somebody has asked meanwhile
+            if self._times_asked != times_asked:  # another waiter has asked meanwhile
                 return
             await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._runtime.rng))
             known = [(upstream.breaker, upstream.breaker.info) for upstream in self._upstreams]

@@ -1,13 +1,13 @@
 """Which documents go into one request. Pure.
 
-Documents of similar length go together, so that a long one does not hold up many short ones on the server."""
+Documents of similar length go together, so that a long one does not delay many short ones on the server."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 BYTES_PER_TOKEN = 3.0  # a cautious guess, for Chinese as for English, where the server does not count
-SHARE = 0.1  # of each answer in the estimate
-FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # of a token, whatever a server counts
+SHARE = 0.1  # weight of each answer in the estimate
+FEWEST_BYTES, MOST_BYTES = 1.0, 16.0  # bounds of bytes per token, against a server that counts nonsense
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Limits:
 
 @dataclass(slots=True)
 class TokenRatio:
-    """How many bytes a token stands for, as the server counts them."""
+    """Bytes per token, as the server counts tokens."""
 
     bytes_per_token: float = BYTES_PER_TOKEN
 
     def counted(self, size: int, documents: int, tokens: int) -> None:
-        """The server found so many tokens in documents of so many bytes together; one of each marks its end."""
+        """An answer: the documents together have `size` bytes and `tokens` tokens, one token per document for its end."""
         if tokens > documents:
             found = min(MOST_BYTES, max(FEWEST_BYTES, size / (tokens - documents)))
             self.bytes_per_token += SHARE * (found - self.bytes_per_token)

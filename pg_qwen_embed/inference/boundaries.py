@@ -1,7 +1,7 @@
-"""Where a long document is divided: at paragraphs, sentences or words, by Unicode's rules. Pure.
+"""Where a long document is divided: at paragraphs, sentences or words, by Unicode's rules (UAX #29). Pure.
 
-Tokens are the server's to count (splitting.py); here they are only a ratio, so a chunk may come out too long, and is
-divided again. Every character that is not white space is in some chunk."""
+Every character that is not white space is in some chunk. Only the server counts tokens (chunking.py). Here they are
+estimated by proportion, so a chunk may come out too long; the caller then divides it again."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,14 +10,16 @@ from semantic_text_splitter import TextSplitter
 
 from pg_qwen_embed.domain.change import Span
 
-FILL = 0.9  # of a chunk: its tokens may be denser than the document's
-SLACK = 1.15  # chunks end at boundaries, so a part of equal size would leave a rest behind
-WINDOW = 4  # chunks looked at together: the splitter's work grows with the square where there are no sentences
+FILL = 0.9  # share of a chunk that is filled: its text may have more tokens than the document has on average
+SLACK = 1.15  # chunks end at boundaries, so parts of equal size would leave a short rest
+WINDOW = 4  # chunks divided together: without sentences, the splitter's time grows with the square of the length
 
 
 def divide(text: str, span: Span, *, tokens: int, most: int, overlap: int) -> list[Span]:
-    """A span of so many `tokens` as chunks that should have at most `most`, each with the last tokens of the one before
-    it as far as `overlap` allows. A span of two characters or more becomes more than one, or shorter."""
+    """Divide a span of `tokens` tokens into chunks that should have at most `most` tokens each.
+
+    Each chunk repeats up to `overlap` tokens of the one before it. A span of two characters or more becomes several
+    chunks, or a shorter one."""
     begin, end = span
     length = end - begin
     parts = max(2, math.ceil(tokens / (most * FILL)))
@@ -34,13 +36,13 @@ def _spans(text: str, size: int, overlap: int) -> Iterator[Span]:
         following = position + WINDOW * size
         found = [(position + n, position + n + len(own)) for n, own in splitter.chunk_indices(text[position:following])]
         if following < len(text) and found and found[-1][0] > position:
-            following = found.pop()[0]  # it might go on behind the window
+            following = found.pop()[0]  # it may continue behind the window
         yield from ((a, b) for a, b in found if not text[a:b].isspace())
         position = following
 
 
 def in_order(spans: Iterable[Span]) -> list[Span]:
-    """By their beginnings, without those that lie within another."""
+    """The spans in order of their beginnings, without those that lie within another."""
     found: list[Span] = []
     for begin, end in sorted(spans, key=lambda span: (span[0], -span[1])):
         if not found or end > found[-1][1]:

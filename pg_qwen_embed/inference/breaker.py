@@ -1,7 +1,8 @@
-"""Whether an embedding server answers: a circuit breaker that all feeds of a worker share.
+"""The circuit breaker of one embedding server, shared by all pipelines of a worker.
 
-Open, it lets nobody through but its own probe, one embedding at a time with jittered pauses; closed, it knows what the
-server serves, and looks from time to time whether it still does. It starts open: the first probe learns the model."""
+Closed: requests pass, and the server's identity is known and checked at intervals. Open: the server failed. Half-open:
+its identity is being confirmed, as at the start. Unless it is closed only its own probe is sent, one embedding at a
+time, with jittered pauses. Which upstream gets a request is left to the balancer."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
-LONGEST_PAUSE = 1.0  # seconds: so soon after its return is the server noticed
+LONGEST_PAUSE = 1.0  # seconds between probes: a server that returns is noticed within this time
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Requests failed, and none was answered since."""
+    """Requests have failed, and none was answered since."""
 
     since: float
     failures: int
@@ -29,20 +30,18 @@ class Trouble:
 
 
 class State(Enum):
-    OPEN = auto()  # it failed: only probes are sent
-    HALF_OPEN = auto()  # it is asked what it serves, and nothing is known to be wrong
+    OPEN = auto()  # the server failed: only probes are sent
+    HALF_OPEN = auto()  # its identity is being confirmed; no failure is known
     CLOSED = auto()
 
 
 class Breaker:
-    """`info` is what the server serves, None while it is open; `trip` it when the server, not the document, was to
-    blame."""
+    """`open` it when the server, not the document, is to blame. `info` is the server's identity; None unless closed."""
 
     def __init__(
         self, server: EmbeddingServer, changed: Callable[[], None], identity_check_interval: float, runtime: Runtime
     ) -> None:
-        """changed: called when it opens and when it closes. look_every: seconds between looks whether the server is
-        still the same."""
+        """changed: called when the state changes. identity_check_interval: seconds between checks of the identity."""
         self._server = server
         self._runtime = runtime
         self._changed = changed
@@ -51,10 +50,10 @@ class Breaker:
         self._opened.set()
         self.info: ModelInfo | None = None
         self.reason: ServerUnavailable | None = None  # why it is open; None also before the first probe has failed
-        self.known: ModelInfo | None = None  # what it served last
+        self.known: ModelInfo | None = None  # the last known identity
         self.trouble: Trouble | None = None
         self._confirming = asyncio.Lock()
-        self._confirmed: tuple[ModelInfo, int, float] | None = None  # for vectors of this length, and when it was asked
+        self._confirmed: tuple[ModelInfo, int, float] | None = None  # identity, dimensions, time of the confirmation
 
     @property
     def state(self) -> State:
@@ -63,7 +62,7 @@ class Breaker:
         return State.HALF_OPEN if self.reason is None else State.OPEN
 
     def open(self, reason: ServerUnavailable) -> None:
-        """The server failed: nobody asks it until a probe has succeeded. Says so once."""
+        """The server failed: no request passes until a probe succeeds. An outage is announced once."""
         if self.info is not None:
             self.info = None
             since, failures = (
@@ -78,15 +77,16 @@ class Breaker:
         self.trouble = None
 
     def half_open(self, info: ModelInfo) -> None:
-        """Have the server asked again what it serves, if this is still what we believe."""
+        """Confirm the server's identity again, if `info` is still the one that is believed."""
         if self.info == info:
             self.info = None
             self._opened.set()
             self._changed()
 
     async def confirm(self, info: ModelInfo, dimensions: int) -> bool:
-        """Whether the server still serves this, and embeds what nobody could refuse: then a refusal was the document's
-        fault. Trips if not. Asked once for all that was refused before."""
+        """Whether a rejection is the document's fault: the server still has this identity, and embeds a harmless text.
+
+        If not, the breaker is no longer closed. One confirmation counts for everything that was rejected before it."""
         clock = self._runtime.clock
         rejected_at = clock()
         async with self._confirming:
@@ -106,7 +106,7 @@ class Breaker:
             return False
 
     async def run(self) -> None:
-        """Probe whenever it is open; a task of the worker's."""
+        """Probe whenever the breaker is not closed; a task of the worker."""
         while True:
             await self._opened.wait()
             self._opened.clear()
@@ -117,7 +117,7 @@ class Breaker:
             self._changed()
 
     async def watch(self) -> None:
-        """Notice a server that serves something else though every request succeeds; a task of the worker's."""
+        """Notice another identity even though every request succeeds; a task of the worker."""
         while True:
             await asyncio.sleep(self._identity_check_interval)
             info = self.info
@@ -126,7 +126,7 @@ class Breaker:
                     self.half_open(info)
 
     async def ask_again(self, info: ModelInfo) -> None:
-        """For whoever cannot use this: the requests of others go on meanwhile."""
+        """Check the identity for requests that need another model. Other requests pass meanwhile."""
         with suppress(ServerUnavailable):
             if await self._server.model_info() != info:
                 self.half_open(info)

@@ -1,7 +1,7 @@
-"""Documents into chunks that the model takes: divided by chunking.py, counted by the server's own tokenizer.
+"""Chunking: documents in parts that the model takes, divided by boundaries.py and counted by the server's own tokenizer.
 
-No chunk has more tokens than were asked for, those that the tokenizer adds included. A server that does not count
-has its tokens estimated from bytes."""
+No chunk has more tokens than requested, special tokens included. Where the server does not count, tokens are estimated
+from bytes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from pg_qwen_embed.inference import batching, boundaries, truncation
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
-MOST_CHUNKS = 4096  # of a document: they are written together, which an index makes slow
+MOST_CHUNKS = 4096  # of a document: they are written together, and an index makes that slow
 Piece = tuple[int, Span]  # which text, and where in it
 
 
 @dataclass(slots=True)
 class Chunks:
-    """Those of a request's documents, and the vectors that there are so far; kept from attempt to attempt.
+    """The chunks of a request's documents and the vectors made so far, kept from attempt to attempt.
 
-    most: that go to the server at once."""
+    most: chunks that go to the server at once. vectors: shape (chunks, dimensions), complete when no part is left."""
 
     most: int
     texts: list[str] = field(default_factory=list)
     spans: Sequence[Sequence[Span]] = ()  # of each document
     vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    _made_for: tuple[ModelInfo | None, int | None] = (None, None)  # the server, and what it took
+    _made_for: tuple[ModelInfo | None, int | None] = (None, None)  # the server's identity, and its longest input
     _left: list[int] = field(default_factory=list)
     _came_further: bool = False
 
@@ -62,7 +62,7 @@ class Chunks:
         self._came_further = True
 
     def came_further(self) -> bool:
-        """Whether a part was embedded since this was asked last."""
+        """Whether a part was embedded since the last call."""
         came_further, self._came_further = self._came_further, False
         return came_further
 
@@ -70,7 +70,7 @@ class Chunks:
 async def split(
     server: EmbeddingServer, texts: Sequence[str], wanted: Chunking, longest: int | None
 ) -> list[list[Span]]:
-    """The chunks of each text, in order; a short one is one chunk, as it stands. None is blank, if no text is.
+    """The chunks of each text, in order. A short text is one chunk. No chunk is blank unless its text is.
 
     longest: tokens the server takes. Raises DocumentRejected, ServerUnavailable."""
     most = min(wanted.tokens, longest or wanted.tokens)
@@ -97,7 +97,7 @@ async def split(
 
 
 async def _too_long(server: EmbeddingServer, parts: Sequence[str], most: int, *, counts: bool) -> dict[int, int]:
-    """Positions of the parts that have more than `most` tokens, each with how many."""
+    """The positions of parts with more than `most` tokens, each with its number of tokens."""
     if counts:
         return {n: len(tokens) for n, tokens in (await truncation.too_long(server, parts, most)).items()}
     estimates = [int(len(part.encode()) / batching.BYTES_PER_TOKEN) + truncation.SPECIAL_TOKENS for part in parts]

@@ -1,7 +1,7 @@
-"""From text to vectors: the only way, for documents and for queries, so that their vectors can never differ.
+"""The encoder: the only way from text to vectors, for documents and for queries, so that the two can never differ.
 
-An encoder is bound to one server and to what it serves. It checks the model's identity, puts the prompt in front,
-truncates or divides what is too long, and shortens the vectors. It does not choose a server, and it does not retry."""
+An encoder is bound to one server and its identity. It checks the model's identity, puts the prompt in front, truncates
+or divides what is too long, and shortens the vectors. It does not choose a server, and it does not retry."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer
 
 
 class ServerHandle(Protocol):
-    """A server, and what it serves."""
+    """A server, and its identity."""
 
     @property
     def server(self) -> EmbeddingServer: ...
@@ -37,7 +37,7 @@ class ServerHandle(Protocol):
         """Tokens of an input that every server with the model takes; None: no tokens are counted."""
 
     def check(self) -> None:
-        """Before each further part of a long request. Raises ModelMismatch if the server may serve something else now."""
+        """Called before each further part of a long request. Raises ModelMismatch if the model may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class KnownServer:
 class Encoded:
     """Documents as vectors of shape (rows, dimensions): a row for each text in order, or for each of its chunks.
 
-    rejected: positions of texts that have no row, each with the reason. truncated: positions of texts of which only the
-    beginning was embedded. spans: of the chunks of each text that has rows; None where texts are not divided."""
+    rejected: positions of texts without a row, each with the reason. truncated: positions of texts of which only the
+    beginning was embedded. spans: those of the chunks of each text with rows; None where texts are not divided."""
 
     vectors: Vectors
     rejected: Mapping[int, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Encoder:
     def __init__(
         self, handle: ServerHandle, limits: batching.Limits | None = None, ratio: batching.TokenRatio | None = None
     ) -> None:
-        """limits: of one request, for the chunks of documents. ratio: learns from what the server counts."""
+        """limits: the largest request, for the chunks of documents. ratio: it learns from what the server counts."""
         self._handle = handle
         self._limits = limits or batching.Limits()
         self._ratio = ratio or batching.TokenRatio()
@@ -85,8 +85,8 @@ class Encoder:
     ) -> Encoded:  # fmt: skip
         """The vectors of these texts, none of them blank.
 
-        size: of the texts in UTF-8, in bytes, if it is known. chunks: what an earlier attempt has embedded of documents that
-        are divided. urgent: ahead of those that wait, where the server knows priorities.
+        size: bytes of all texts in UTF-8, if known. chunks: the result of an earlier attempt, for documents that are
+        divided. urgent: overtake waiting requests, where the server knows priorities.
         Raises ModelMismatch, DocumentRejected when the server rejects the request (one bad text rejects all), and
         ServerUnavailable when the server is to blame."""
         self._check_identity(target)
@@ -109,7 +109,7 @@ class Encoder:
             raise ModelMismatch(str(mismatch))
 
     async def _whole(self, target: Target, texts: Sequence[str], size: int | None, urgent: bool) -> Encoded:
-        """Each text has one vector; of one that is too long its beginning has, or the text is rejected."""
+        """One vector per text. Over-long texts: truncate or reject."""
         longest = self._handle.longest or 0  # no tokens are counted without it
         kept = [text[:LONGEST_DOCUMENT] for text in texts]
         tokens = await truncation.too_long(self._handle.server, kept, self._handle.longest)
@@ -129,7 +129,7 @@ class Encoder:
     async def _divided(
         self, target: Target, chunking: Chunking, texts: Sequence[str], chunks: Chunks, urgent: bool
     ) -> Encoded:
-        """Each chunk has a vector. One part after another: what was embedded counts also when a later part fails."""
+        """One vector per chunk. Parts are sent one by one, and keep their vectors when a later part fails."""
         wrong = _too_large(texts)
         kept = [text for n, text in enumerate(texts) if n not in wrong]
         handle = self._handle

@@ -1,8 +1,8 @@
-"""The command that starts SGLang for a Qwen3-Embedding model on a card of so much memory. Pure.
+"""The command that starts SGLang with a Qwen3-Embedding model, for a given GPU memory size. Pure.
 
-The arithmetic: weights in bfloat16, and for each token in memory 2 * layers * key-value heads * 128 * 2 bytes (keys and
-values; config.json of each model). What is left of the card after a reserve for activations holds that many tokens; an
-input must fit, so on a small card the context is shortened. These are estimates, not measurements."""
+The memory holds the weights in bfloat16, a reserve for activations, and the keys and values of tokens: 2 * layers *
+key-value heads * 128 * 2 bytes per token (config.json of each model). An input must fit into the rest, so a small GPU
+memory shortens the context. These are estimates, not measurements."""
 
 import shlex
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ SHORTEST_CONTEXT = 512
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    parameters: float  # in thousand millions
+    parameters: float  # in billions
     dimensions: int
     layers: int
     heads: int = 8  # key-value heads, of 128 dimensions
 
     @property
     def weights(self) -> float:
-        """In GiB, in bfloat16."""
+        """GiB in bfloat16."""
         return self.parameters * 2e9 / GIB
 
     @property
@@ -84,12 +84,12 @@ def _for_memory(model: str, gpu_memory: float) -> Iterator[Flag]:
     if tokens < CONTEXT:
         fits = tokens // 512 * 512
         yield Flag(
-            "--context-length", str(fits), "a longer input would not fit and hang; the worker cuts what is longer"
+            "--context-length", str(fits), "a longer input would not fit, and would hang; the worker truncates to this"
         )
 
 
 def command(chosen: list[Flag]) -> str:
-    """As a shell takes it: a comment for each flag, then the command."""
+    """Text for a shell: a comment for each flag, then the command."""
     reasons = "\n".join(f"# {flag.name}: {flag.reason}" for flag in chosen)
     lines = " \\\n    ".join(["python -m sglang.launch_server", *map(str, chosen)])
     return f"{reasons}\n{lines}"

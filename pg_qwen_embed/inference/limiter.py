@@ -1,31 +1,29 @@
-"""How many requests to keep in flight: found by trying, from the throughput and the refusals that are seen. Pure.
+"""Concurrency limit: hill climbing on throughput, for the requests in flight on one server. Pure.
 
-A hill climb over the number in flight. It is raised while throughput grows with it, and lowered while throughput stays:
-beyond the point where a server is busy all the time more requests only wait there, and everybody waits with them. A
-server that says it is overloaded halves it (multiplicative decrease, as TCP does). Latency alone is not looked at: it
-depends on the length of the texts more than on the load.
+The limit rises while throughput grows with it, and falls while throughput stays the same: beyond the point where a
+server is always busy, more requests only wait there, live changes among them. An overloaded server halves the limit
+(multiplicative decrease, as in TCP: RFC 5681). Latency is not used: it depends on the length of the texts more than on
+the load.
 
-Throughput is measured over stretches in which there was always more to send, in the caller's unit of work (tokens).
-The first answers after each change belong to the number before, and are left out."""
+Throughput is measured in the caller's unit of work per second, over stretches in which there was always more to send.
+The first answers after a change of the limit belong to the old limit, and are left out."""
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-GROWTH = 1.06  # more throughput than this makes a higher number worth it
-GAIN = 1.015  # in a trial, which lasts longer
-LOSS = 0.99  # less than this makes a lower number a loss
-STEP, LEAP = 1.5, 2.0  # of the climb; the leap while throughput grows with the number
-LINEAR = 0.9  # of that proportion
-SHORTEST = 0.2  # seconds of a stretch
-TRIAL_WAIT = (
-    4  # stretches before the first trial, once it has settled; twice as many after each that was in vain, up to
-)
-LONGEST_TRIAL_WAIT = 32
-CHANGED = 0.8  # a throughput below this share of what was known, or above its inverse: another server
-DRIFT = 0.1  # of the throughput, that makes it worth trying again
-COOLING = 1.0  # seconds after an overload before it is raised again; twice as many when that was too soon, up to
+GROWTH = 1.06  # a higher limit is worth it above this ratio of throughputs
+GAIN = 1.015  # likewise in a trial, which lasts longer
+LOSS = 0.99  # a lower limit is a loss below this ratio
+STEP, LEAP = 1.5, 2.0  # factors of the climb; LEAP while throughput grows in proportion to the limit
+LINEAR = 0.9  # share of that proportion that counts as growing with it
+SHORTEST = 0.2  # seconds of a stretch, at least
+# Stretches between settling and the first trial; doubled after each trial in vain.
+TRIAL_WAIT, LONGEST_TRIAL_WAIT = 4, 32
+CHANGED = 0.8  # a throughput below this share of the known one, or above its inverse: the server has changed
+DRIFT = 0.1  # a change by this share of the throughput makes a new trial worth it
+COOLING = 1.0  # seconds between an overload and the next rise; doubled when that was too soon, up to LONGEST_COOLING
 LONGEST_COOLING = 30.0
-CALM = 60.0  # seconds without an overload make it forgotten
+CALM = 60.0  # seconds without an overload, after which it is forgotten
 
 
 class Phase(Enum):
@@ -34,7 +32,7 @@ class Phase(Enum):
     TRYING = auto()
 
 
-# Answers of a stretch, and for each request in flight: with fewer it says too little.
+# The fewest answers of a stretch, and the fewest for each request in flight: fewer say too little.
 FEWEST = {Phase.CLIMBING: (8, 2), Phase.SETTLED: (16, 2), Phase.TRYING: (16, 4)}
 
 
@@ -45,40 +43,40 @@ class Stretch:
     started: float | None = None
     work: float = 0.0
     answers: int = 0
-    left_out: int = 0  # answers that still belong to the number before
+    left_out: int = 0  # answers that still belong to the old limit
 
 
 @dataclass(slots=True)
 class Trial:
-    """When another number is tried, once it has settled."""
+    """When another limit is tried after the limit has settled."""
 
     stretches: int = 0  # since it settled
     wait: int = TRIAL_WAIT  # stretches
     up_next: bool = True
-    tried_at: float = 0.0  # the throughput when another number was tried last
-    odd: int = 0  # stretches in a row that look like another server
+    tried_at: float = 0.0  # the throughput at the last trial
+    odd: int = 0  # stretches in a row in which the server seemed to have changed
 
 
 @dataclass(slots=True)
 class Overload:
-    """The last time that the server said it had too many."""
+    """The last time that the server was overloaded."""
 
     at: float = -CALM
-    pause: float = COOLING  # seconds before the number is raised again
-    unanswered: bool = False  # it was not raised since
+    pause: float = COOLING  # seconds before the limit is raised again
+    unanswered: bool = False  # the limit was not raised since
 
 
 @dataclass(slots=True)
 class Limiter:
-    """`limit` requests may be in flight. Tell it of each answer; the clock is the caller's."""
+    """`limit` requests may be in flight. The caller reports each answer and overload, with times of its own clock in seconds."""
 
     highest: int = 64
     limit: int = 2
-    _lowest: int = 1  # whatever more of them gain: see `keep`
-    _found: int = 2  # before it was kept higher
+    _lowest: int = 1  # the limit stays at this or above: see `keep`
+    _found: int = 2  # the limit before `keep` raised it
     _phase: Phase = Phase.CLIMBING
-    _settled: int = 1  # the best number known, and
-    _throughput: float = 0.0  # what it gave, in work a second
+    _settled: int = 1  # the best limit known
+    _throughput: float = 0.0  # the throughput with it, in work per second
     _stretch: Stretch = field(default_factory=Stretch)
     _trial: Trial = field(default_factory=Trial)
     _overload: Overload = field(default_factory=Overload)
@@ -87,7 +85,7 @@ class Limiter:
         self.limit = self._found = min(self.limit, self.highest)
 
     def answered(self, now: float, work: float, *, saturated: bool) -> None:
-        """A request that did so much work was answered; saturated: more could have been sent than the limit allows."""
+        """A request of this much work was answered. saturated: more could have been sent than the limit allows."""
         if not saturated:
             self._begin(None)
             return
@@ -108,8 +106,9 @@ class Limiter:
             self._judge(now, throughput)
 
     def keep(self, now: float, number: int) -> None:
-        """So many requests at least, whatever that gains. Not while the server may be overloaded by them. When it becomes far
-        fewer, those that gained nothing are given up at once."""
+        """Keep the limit at `number` or above, even if that gains nothing; not soon after an overload.
+
+        When `number` falls to half or less, a limit that gained nothing returns at once to the one found before."""
         number = max(1, min(self.highest, number)) if now >= self._overload.at + CALM else 1
         if self._lowest // 2 < number <= self._lowest:
             return
@@ -125,7 +124,7 @@ class Limiter:
             self._settle(self._found)
 
     def _is_in_vain(self, duration: float) -> bool:
-        """A trial that collapses is not seen through to its end."""
+        """Whether a trial has collapsed, so that it need not last to its end."""
         trial = (
             self._phase is not Phase.SETTLED
             and self._throughput > 0
@@ -134,7 +133,7 @@ class Limiter:
         return trial and self._stretch.work / duration < CHANGED * self._throughput
 
     def overloaded(self, now: float) -> None:
-        """The server has refused a request because it has too many."""
+        """The server did not accept a request because it has too many."""
         if now < self._overload.at + SHORTEST:
             return  # requests sent before the limit was lowered
         if not self._overload.unanswered:  # again, after it was raised
@@ -177,7 +176,7 @@ class Limiter:
             self._try_lower()  # the last step may have been too long, or one stretch lucky
 
     def _go_up(self, throughput: float) -> None:
-        """This number is worth it: try a higher one, a much higher one if each more does as much as those before."""
+        """This limit is worth it: try a higher one, a much higher one if throughput grew in proportion."""
         in_proportion = self._throughput * self.limit / self._settled
         step = LEAP if throughput > LINEAR * in_proportion else STEP
         self._phase, self._settled, self._throughput, self._trial.odd = Phase.CLIMBING, self.limit, throughput, 0
@@ -188,7 +187,7 @@ class Limiter:
         known = self._throughput
         odd = known and not CHANGED < throughput / known < 1 / CHANGED
         self._trial.odd = self._trial.odd + 1 if odd else 0
-        if self._trial.odd == 2:  # not a hiccup
+        if self._trial.odd == 2:  # not a single outlier
             self._begin_again(throughput)
             return
         if not odd:
@@ -203,7 +202,7 @@ class Limiter:
             self._try()
 
     def _begin_again(self, throughput: float) -> None:
-        """From here: upwards with a server that has become faster, downwards with one that has become slower."""
+        """Start from here: upwards with a server that has become faster, downwards with one that has become slower."""
         if throughput > self._throughput or self.limit == self._lowest:
             self._go_up(throughput)
         else:
@@ -212,7 +211,7 @@ class Limiter:
             self._try_step(-1)
 
     def _notice_drift(self) -> None:
-        """Another throughput than at the last trial makes that trial's result doubtful."""
+        """A throughput that has changed since the last trial makes its result uncertain."""
         if abs(self._throughput - self._trial.tried_at) > DRIFT * self._trial.tried_at:
             self._trial.tried_at, self._trial.wait = self._throughput, TRIAL_WAIT
 
@@ -237,6 +236,6 @@ class Limiter:
             self._settle(self._settled)
         elif higher:
             self._go_up(throughput)
-        else:  # all the same: an even lower one may do
+        else:  # nothing was lost: an even lower limit may be enough
             self._settle(self.limit)
             self._try_lower()

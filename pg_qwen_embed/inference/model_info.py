@@ -1,4 +1,4 @@
-"""What a server says it serves, and whether its vectors may stand among those of a generation. Pure."""
+"""The model identity that a server reports, and whether its vectors may join those of a generation. Pure."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from pg_qwen_embed.domain.embedding import Target
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Why a server's vectors may not stand among an embedding's, and what to do."""
+    """Why a server's vectors may not join an embedding's, and what to do."""
 
     text: str
     advice: str
@@ -18,7 +18,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the server says it serves. `dimensions` is the length of its full vectors."""
+    """What the server reports about its model. `dimensions` is the length of its full vectors."""
 
     model: str
     dimensions: int
@@ -26,14 +26,15 @@ class ModelInfo:
     allowed: tuple[int, ...] = ()  # the only ones it takes; empty: any up to `dimensions`
     answers_as: str | None = None  # what its answers call it; need not be `model`
     pools_last: bool = False  # the vector is that of the last token
-    longest: int | None = None  # tokens of an input, those that the tokenizer adds included; None: it does not say
-    weight_version: str | None = None  # None: it does not say
-    urgent: int | None = None  # the priority with which a request overtakes those that wait; None: it knows none
-    url: str = ""  # where, for sentences
+    longest: int | None = None  # tokens of an input, special tokens included; None: not reported
+    weight_version: str | None = None  # None: not reported
+    urgent: int | None = None  # the priority with which a request overtakes waiting ones; None: it knows no priorities
+    url: str = ""  # of the server, for messages
 
     def mismatch(self, target: Target) -> Mismatch | None:
-        """Why it is not what the embedding was attached with; None if it is, as far as both say: then its vectors,
-        shortened here if need be, stand beside those that are there."""
+        """Why this is not the identity recorded at `attach`; None if it is, as far as both are reported.
+
+        With the same identity, vectors of the server (shortened here if need be) can join those in the store."""
         old = target.spec
         same = (
             self.model == old.model
@@ -46,16 +47,16 @@ class ModelInfo:
         attached = _described(old.model, old.full_dimensions or old.dimensions, old.weight_version)
         return Mismatch(
             f"{target.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
-            f"serve the old one again, or run: pg-qwen-embed detach {target.name}, and attach anew",
+            f"serve the old one again, or run: pg-qwen-embed detach {target.name}, and attach again",
         )
 
     @property
     def identity(self) -> str:
-        """What must be the same of servers whose vectors stand together."""
+        """What must be the same on servers whose vectors are used together."""
         return _described(self.model, self.dimensions, self.weight_version)
 
     def shortens_to(self, dimensions: int) -> bool:
-        """Whether the server itself gives vectors of this length, a shorter one than its own."""
+        """Whether the server itself can return vectors of this length, shorter than its full ones."""
         return self.shortens and dimensions != self.dimensions and (not self.allowed or dimensions in self.allowed)
 
 

@@ -1,33 +1,32 @@
-"""When a server will want its next request, so that it need not wait there for long. Pure.
+"""Pacing: when a server will need its next request, so that the request need not wait in the server's queue. Pure.
 
-A server that works on as many requests as it can has the last one of those in flight waiting in its queue, and with it
-whatever comes after: a live change as well. So the last one is held back until just before the next answer is expected.
-What an answer takes is learned from those before, in the caller's unit of work; the forecast errs early by as much as
-the last ones were off."""
+When a server is fully busy, the last request in flight waits in its queue, and everything behind it waits too: also a
+live change. So the last request is held back until just before the next answer is expected. The time of an answer is
+learned from earlier ones, in the caller's unit of work. The forecast is early by as much as earlier ones were wrong."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-EARLY = 0.004  # seconds, at least: for the way to the server
-SLACK = 3.0  # times what forecasts are off by, on the average
-SHARE = 0.2  # of each answer in the averages
+EARLY = 0.004  # seconds, at least, for the way to the server
+SLACK = 3.0  # times the average error of a forecast
+SHARE = 0.2  # weight of each answer in the averages
 
 
 @dataclass(slots=True)
 class Pace:
-    """Tell it what is sent and answered; the clock is the caller's."""
+    """The caller reports what is sent and answered, with times of its own clock in seconds."""
 
     _in_flight: OrderedDict[int, tuple[float, float]] = field(default_factory=OrderedDict)  # when it was sent, its work
     _answered: float = 0.0  # when the last answer came
-    _took: float = 0.0  # seconds that an answer takes, for
-    _work: float = 0.0  # so much work, both on the average; their ratio lets small requests count little
-    _off: float = 0.0  # seconds
+    _took: float = 0.0  # average seconds of an answer
+    _work: float = 0.0  # average work of a request; the ratio of the averages gives small requests little weight
+    _off: float = 0.0  # average error of a forecast, in seconds
 
     def sent(self, now: float, number: int, work: float) -> None:
         self._in_flight[number] = now, work
 
     def dropped(self, number: int) -> None:
-        """It had no answer, or none that says how long one takes."""
+        """The request had no answer, or none that tells how long an answer takes."""
         self._in_flight.pop(number)
 
     def answered(self, now: float, number: int) -> None:
@@ -40,15 +39,16 @@ class Pace:
         self._work += share * (work - self._work)
 
     def due(self) -> float:
-        """When the next request should be sent to arrive in time: now or earlier, if nothing is known."""
+        """When the next request should be sent to arrive in time; 0 if nothing is known."""
         if not self._work or not self._in_flight:
             return 0.0
         sent, work = next(iter(self._in_flight.values()))
         return max(sent, self._answered) + self._expected(work) - EARLY - SLACK * self._off
 
     def within(self, seconds: float, work: float) -> int:
-        """How many requests of so much work it answers in that time, about; small ones count as much as the average. 1 if
-        nothing is known."""
+        """About how many requests of this much work are answered in `seconds`; 1 if nothing is known.
+
+        A small request counts as an average one."""
         took = max(self._expected(work), self._took) if self._work else 0.0
         return int(seconds / took) if took else 1
 

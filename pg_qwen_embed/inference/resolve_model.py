@@ -1,4 +1,4 @@
-"""Settle a declaration's model and dimensions with the server."""
+"""Resolve the model and the dimensions of a new generation with the servers. It writes nothing."""
 
 import asyncio
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from pg_qwen_embed.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
+    """The model identity to record. warning: what could not be checked."""
+
     model: str
     dimensions: int
     warning: str | None = None
@@ -22,8 +24,9 @@ class ResolvedModel:
     full_dimensions: int | None = None
 
     def spec(self, template: Template, *, prompt_style: PromptStyle | None = None, **properties: Any) -> Spec:
-        """Of a generation that is made with this model. prompt_style: by the model's name, if none is given.
-        properties: the others of a `Spec`."""
+        """The spec of a generation with this model.
+
+        prompt_style: by default the one of the model's name. properties: the others of a `Spec`."""
         return Spec(
             self.model, self.dimensions, template, prompt_style=prompt_style or style_of(self.model),
             weight_version=self.weight_version, full_dimensions=self.full_dimensions, **properties,
@@ -31,9 +34,9 @@ class ResolvedModel:
 
 
 async def resolve_model(settings: Settings, model: str | None, dimensions: int | None) -> ResolvedModel:
-    """What was asked for, checked against what the server serves; what was not, as the server has it.
+    """The given model and dimensions, checked against the servers; what is not given comes from the server.
 
-    With both given an absent server is only a warning. Raises UsageError, ModelMismatch, ServerUnavailable."""
+    With both given, an absent server is only a warning. Raises UsageError, ModelMismatch, ServerUnavailable."""
     wanted = model or settings.model
     try:
         info = await _served(settings, wanted)
@@ -51,12 +54,12 @@ async def resolve_model(settings: Settings, model: str | None, dimensions: int |
 
 
 async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
-    """What one of the servers has: the wanted model, or the one that all have which answer."""
+    """What a server with the wanted model reports; without one, what all servers that answer agree on."""
     answers = await asyncio.gather(*map(_ask, settings.servers))
     infos = [answer for answer in answers if isinstance(answer, ModelInfo)]
     away = [answer for answer in answers if isinstance(answer, ServerUnavailable)]
     fitting = [info for info in infos if wanted in (None, info.model)]
-    if not fitting and away:  # it may have it
+    if not fitting and away:  # that server may have it
         raise away[0]
     if not fitting:
         served = " and ".join(f"the server at {info.url} serves {info.model}" for info in infos)
@@ -66,7 +69,9 @@ async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
         raise UsageError(f"the servers have different models, {served}; choose one with --model")
     if len({info.identity for info in fitting}) > 1:
         served = " and ".join(f"the server at {info.url} serves {info.identity}" for info in fitting)
-        raise UsageError(f"{served}: vectors of both cannot stand together; start them alike, or leave one out")
+        raise UsageError(
+            f"{served}: vectors of both cannot be used together; start both with the same model, or leave one out"
+        )
     return fitting[0]
 
 

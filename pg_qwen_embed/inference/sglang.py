@@ -1,7 +1,8 @@
-"""The embedding server, spoken to as SGLang speaks (OpenAI-compatible /v1/embeddings, and SGLang's own /model_info).
+"""The client of an SGLang server: OpenAI-compatible /v1/embeddings, and SGLang's own /model_info, /tokenize and others.
 
-One adapter, no decisions: it asks, checks that the answer may be believed, and says in its errors whose fault it is.
-DocumentRejected: the input. ServerUnavailable: the server, try later. ServerFault: the server, and it answered."""
+It decides nothing: it sends a request, validates the answer, and its errors say whose fault it is. DocumentRejected:
+the input. ServerUnavailable: the server, try later. ServerFault: the server, and it answered. Which server to use and
+whether to retry is left to the caller."""
 
 import asyncio
 import io
@@ -29,22 +30,21 @@ from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.transport import distrust, proxy_of, reason_of, sentence_of, trusted
 from pg_qwen_embed.settings import Settings
 
-CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 120.0  # an input that fits the context but not the KV pool hangs for ever: every request has an end
-ASK_TIMEOUT = 20.0  # of a command, or a query: somebody waits for it
-KEEP_ALIVE = 4.0  # SGLang closes an idle connection after 5 s
-IDENTITY_CHECK_INTERVAL = 30.0  # seconds: so often is it asked whether it still serves the same
-LARGE_BODY = 1 << 20
+CONNECT_TIMEOUT = 5.0  # seconds
+READ_TIMEOUT = 120.0  # seconds; without it, an input that fits the context but not the KV pool would hang for ever
+ASK_TIMEOUT = 20.0  # seconds, for a command or a query: a person waits for it
+KEEP_ALIVE = 4.0  # seconds; SGLang closes an idle connection after 5 s
+IDENTITY_CHECK_INTERVAL = 30.0  # seconds between checks of a server's identity
+LARGE_BODY = 1 << 20  # bytes
 _REJECTED = {400, 413, 422}
-_FAILED = {500, 502, 504}  # 502 and 504 are a proxy's words for a server that died of a request, or never answered it
+_FAILED = {500, 502, 504}  # 502 and 504 come from a proxy, for a server that died of a request or never answered it
 _OVERLOADED = {429, 503}
 _NOT_ALLOWED = {401, 403}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """vectors: unit vectors, a row for each text. tokens: of all texts together, as the server counts; 0: it does not
-    say."""
+    """vectors: unit vectors of shape (texts, dimensions). tokens: of all texts, as the server counts; 0: not reported."""
 
     vectors: Vectors
     tokens: int
@@ -68,7 +68,7 @@ class EmbeddingServer:
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT),
-            # How many connections is the fleet's business.
+            # The balancer bounds the requests, and so the connections.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted),
         )
         return self
@@ -81,17 +81,17 @@ class EmbeddingServer:
 
     @property
     def url(self) -> str:
-        """For sentences: without the user and password it may hold."""
+        """The server's URL for messages, without user and password."""
         return self._settings.shown_server_url
 
     async def model_info(self) -> ModelInfo:
-        """What is served. Asks for one embedding, the only sure way to learn the length of a vector.
+        """The server's model identity and abilities. It requests one embedding, the only sure way to learn the full dimensions.
 
-        Raises ServerUnavailable, also when it refuses that one."""
+        Raises ServerUnavailable, also when the server rejects that text."""
         try:
             return await self._model_info()
         except DocumentRejected as error:
-            raise ServerUnavailable(f"the embedding server at {self.url} refuses a harmless text: {error}") from None
+            raise ServerUnavailable(f"the embedding server at {self.url} rejects a harmless text: {error}") from None
 
     async def _model_info(self) -> ModelInfo:
         card, info = await self._identity()
@@ -118,14 +118,14 @@ class EmbeddingServer:
         )
 
     async def still_serves(self, info: ModelInfo) -> bool:
-        """Whether it says of its model and weights what it said then; costs no embedding. Raises as `model_info`.
+        """Whether the server reports the same model and weights as in `info`; needs no embedding. Raises as `model_info`.
 
-        Weights can be exchanged without a restart (SGLang's /update_weights_from_disk), and no answer tells."""
+        Weights can be exchanged without a restart (SGLang's /update_weights_from_disk), and no embedding shows it."""
         card, now = await self._identity()
         return (str(card["id"]), _weights(now)) == (info.model, info.weight_version)
 
     async def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The model's card of /models, and /model_info, which is empty where the server has none."""
+        """The model's card from /models, and the answer of /model_info; empty where the server has no such path."""
         listed = await self._get(f"{self._settings.server_url}/models")
         try:
             card = dict(listed["data"][0])
@@ -137,27 +137,27 @@ class EmbeddingServer:
         return card, await self._get(f"{self._settings.server_root}/model_info", missing={})
 
     async def _longest_input(self, context: object, fits: object) -> int | None:
-        """None when the server does not say, or cannot count: then nothing is cut.
+        """Tokens of the longest input; None if the server does not report it, or cannot count: then nothing is truncated.
 
-        fits: up to this an input fits the memory as well (SGLang's max_req_input_len, validate_input_length)."""
+        fits: the longest input that also fits the memory (SGLang's max_req_input_len, validate_input_length)."""
         limits = [n - 1 for n in (context, fits) if isinstance(n, int) and n > 1]
         try:
             await self.detokenize(await self.tokenize(["x"], special=True))
-        except (DocumentRejected, ProtocolError):  # other servers count otherwise, or behind a gateway not at all
+        except (DocumentRejected, ProtocolError):  # other servers count differently, or not at all behind a gateway
             return None
         return min(limits, default=None)
 
     async def server_info(self) -> dict[str, Any]:
-        """What it was started with, as far as it says. Raises ServerUnavailable."""
+        """The options that the server was started with, as far as it reports them. Raises ServerUnavailable."""
         return await self._get(f"{self._settings.server_root}/server_info", missing={})
 
     async def raw(self, info: ModelInfo, texts: Sequence[str]) -> Vectors:
-        """Its vectors as they come, of shape (len(texts), info.dimensions). Raises as `embed` does."""
+        """The server's vectors as they come, of shape (len(texts), info.dimensions). Raises as `embed` does."""
         found, _ = await self._embed(info.model, texts)
         return vectors.check(found, len(texts), info.dimensions)
 
     async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        """The tokens of each text; `special`: with those that the tokenizer adds.
+        """The tokens of each text. special: include the special tokens that the tokenizer adds.
 
         Raises DocumentRejected, ServerUnavailable."""
         body = {"prompt": texts, "add_special_tokens": special}
@@ -171,7 +171,7 @@ class EmbeddingServer:
         return tokens
 
     async def detokenize(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The texts that these tokens write. Raises ServerUnavailable."""
+        """The text of each row of tokens. Raises DocumentRejected, ServerUnavailable."""
         body = {"tokens": rows, "skip_special_tokens": False}
         texts = (await self._post(f"{self._settings.server_root}/detokenize", body)).get("text")
         if not isinstance(texts, list) or len(texts) != len(rows) or not all(isinstance(text, str) for text in texts):
@@ -179,11 +179,10 @@ class EmbeddingServer:
         return texts
 
     async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int, *, urgent: bool = False) -> Answer:
-        """Vectors of shape (len(texts), dimensions), in the order of the texts; none of them blank. urgent: ahead of
-        those that wait, where the server knows priorities.
+        """Vectors of shape (len(texts), dimensions), in the order of the texts. No text may be blank.
 
-        Raises DocumentRejected when the server refuses the request (one bad text refuses all), ServerUnavailable
-        and ServerFault when the server is to blame."""
+        urgent: overtake waiting requests, where the server knows priorities. Raises DocumentRejected when the server
+        rejects the request (one bad text rejects all), ServerUnavailable when the server is to blame."""
         native = info.shortens_to(dimensions)
         priority = info.urgent if urgent else None
         found, answer = await self._embed(info.model, texts, dimensions if native else None, priority)
@@ -218,7 +217,7 @@ class EmbeddingServer:
         if self._session is None:
             raise RuntimeError("use EmbeddingServer as an async context manager")
         try:
-            # A large body goes in pieces: in one it would hold up the loop (aiohttp warns of more than 1 MiB).
+            # A large body is sent in pieces: in one piece it would block the loop (aiohttp warns above 1 MiB).
             data = io.BytesIO(body) if body and len(body) > LARGE_BODY else body
             async with self._session.request(
                 method,
@@ -238,7 +237,7 @@ class EmbeddingServer:
                 f"the embedding server at {self.url} did not answer within {self._timeout:.0f} s"
             ) from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError):
-            # Perhaps a restart, or a connection that had been idle; perhaps this very input.
+            # Perhaps a restart, or a connection that was idle; perhaps this very input.
             raise ServerFault(
                 f"the embedding server at {self.url} closed the connection before it had answered"
             ) from None
@@ -253,7 +252,7 @@ class EmbeddingServer:
                 "start it, or set PG_QWEN_EMBED_SERVER_URL"
             ) from None
         if 400 <= response.status < 500 and missing is not None:
-            return missing  # gateways answer otherwise than 404 for what they do not let through
+            return missing  # gateways have other answers than 404 for a path that they block
         if response.status >= 400:
             raise self._rejection(response.status, content)
         return self._parsed(content)
@@ -266,7 +265,7 @@ class EmbeddingServer:
             return ServerFault(f"the embedding server at {self.url} failed: {sentence}")
         if status in _NOT_ALLOWED:
             return ProtocolError(
-                f"the embedding server at {self.url} refuses the key ({sentence}); set PG_QWEN_EMBED_API_KEY"
+                f"the embedding server at {self.url} rejects the API key ({sentence}); set PG_QWEN_EMBED_API_KEY"
             )
         if status in _OVERLOADED:
             return ServerOverloaded(f"the embedding server at {self.url} answered {status}: {sentence}")
@@ -298,7 +297,7 @@ def _tokens(answer: dict[str, Any]) -> int:
 
 
 def _urgent(about: dict[str, Any]) -> int | None:
-    """Inputs without a priority come last (SGLang, --enable-priority-scheduling)."""
+    """The priority that overtakes inputs without one, which come last (SGLang, --enable-priority-scheduling)."""
     if not about.get("enable_priority_scheduling"):
         return None
     return -1 if about.get("schedule_low_priority_values_first") else 1
@@ -310,7 +309,7 @@ def _weights(info: dict[str, Any]) -> str | None:
 
 
 def _decode(answer: dict[str, Any], expected: int) -> Vectors:
-    """The answer's vectors in the order of their `index`; base64 or lists of numbers, as older servers answer."""
+    """The answer's vectors in the order of their `index`: base64, or lists of numbers as in older servers."""
     try:
         items = answer["data"]
         if [item["index"] for item in items] != list(range(expected)):

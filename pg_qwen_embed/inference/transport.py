@@ -1,4 +1,4 @@
-"""Around one HTTP request: certificates, proxies, and a server's own words in a sentence. No request is made here."""
+"""Around one HTTP request: certificates, proxies, and the error sentence of a server. No request is made here."""
 
 import ssl
 from urllib.parse import unquote, urlsplit
@@ -11,7 +11,7 @@ from pg_qwen_embed.domain.errors import UsageError
 
 
 def trusted(ca_file: str | None) -> ssl.SSLContext | bool:
-    """By what certificates are checked; True: by what the system trusts."""
+    """What server certificates are checked against; True: what the system trusts. Raises UsageError."""
     if ca_file is None:
         return True
     try:
@@ -24,8 +24,9 @@ def trusted(ca_file: str | None) -> ssl.SSLContext | bool:
 
 
 def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
-    """Of the environment, and what it is to be told; its password is not to stand in a sentence. aiohttp would look it up
-    anew for each request, in a thread."""
+    """The proxy of the environment without its password, and the headers that carry the password.
+
+    The URL may appear in a message. aiohttp itself would look the proxy up for each request, in a thread."""
     asked = urlsplit(url)
     found = None if proxy_bypass(asked.hostname or "") else getproxies().get(asked.scheme)
     if not found:
@@ -43,7 +44,7 @@ def distrust(error: Exception) -> str:
 
 
 def sentence_of(content: bytes) -> str:
-    """The server's own words, from SGLang's flat error, OpenAI's nested one, or plain text."""
+    """The server's own sentence, from SGLang's flat error, OpenAI's nested one, or plain text."""
     try:
         answer = orjson.loads(content)
     except orjson.JSONDecodeError:

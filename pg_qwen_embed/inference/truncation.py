@@ -1,8 +1,8 @@
-"""Documents that are longer than the model takes: found before they are sent, and cut on our side.
+"""Truncation: documents that are longer than the model takes are found before they are sent, and truncated on our side.
 
-The token that is pooled is the last one, which the tokenizer adds itself. A server that cuts removes it and embeds
-something else (cosine 0.87 to the right vector); a document that fits the model but not the server's memory hangs
-there for ever. So the document is cut by the server's own tokenizer to what fits with that token behind it."""
+The pooled token is the last one, which the tokenizer adds. A server that truncates removes it, and embeds something
+else (cosine 0.87 to the right vector). A document that fits the model but not the server's memory hangs for ever. So
+the server's own tokenizer truncates the document to what fits with that token behind it."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -10,31 +10,32 @@ from collections.abc import Mapping, Sequence
 from pg_qwen_embed.domain.errors import DocumentRejected
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
-SPECIAL_TOKENS = 2  # at most, that a tokenizer adds to a text
+SPECIAL_TOKENS = 2  # the most that a tokenizer adds to a text
 Tokens = list[int]
 
-REPLACEMENT = "\ufffd"  # half a character, as a tokenizer decodes it
+REPLACEMENT = "\ufffd"  # what a tokenizer decodes half a character to
 
 
 async def too_long(server: EmbeddingServer, texts: Sequence[str], longest: int | None) -> dict[int, Tokens]:
     """Positions of the texts that are longer than the server takes, each with its tokens.
 
-    Only texts that could be are shown to the server. Raises DocumentRejected, ServerUnavailable."""
+    longest: tokens; None: nothing is counted. Only texts that might be too long are sent to the tokenizer.
+    Raises DocumentRejected, ServerUnavailable."""
     if longest is None:
         return {}
-    # At most four bytes a character, and three times as many when composed: spares the short ones a closer look.
-    doubtful = [n for n, text in enumerate(texts) if 12 * len(text) + SPECIAL_TOKENS > longest]
-    doubtful = [n for n in doubtful if _most_tokens(texts[n]) > longest]
-    found = await server.tokenize([texts[n] for n in doubtful], special=True) if doubtful else []
-    return {n: tokens for n, tokens in zip(doubtful, found, strict=True) if len(tokens) > longest}
+    # At most four bytes per character, and three times as many after composition: short texts need no closer check.
+    candidates = [n for n, text in enumerate(texts) if 12 * len(text) + SPECIAL_TOKENS > longest]
+    candidates = [n for n in candidates if _most_tokens(texts[n]) > longest]
+    found = await server.tokenize([texts[n] for n in candidates], special=True) if candidates else []
+    return {n: tokens for n, tokens in zip(candidates, found, strict=True) if len(tokens) > longest}
 
 
 async def truncate(
     server: EmbeddingServer, texts: Sequence[str], too_long: Mapping[int, Tokens], longest: int
 ) -> dict[int, str]:
-    """The beginnings of the texts that are too long, by position: as much of each as fits into so many tokens.
+    """The beginnings of the texts that are too long, by position: as much of each as fits into `longest` tokens.
 
-    Raises DocumentRejected if there is none, ServerUnavailable."""
+    Raises DocumentRejected if nothing fits or the beginning is blank, and ServerUnavailable."""
     positions = list(too_long)
     bare = await server.tokenize([texts[n] for n in positions], special=False) if positions else []
     tokens = dict(zip(positions, bare, strict=True))
@@ -42,7 +43,7 @@ async def truncate(
     found: dict[int, str] = {}
     while positions:
         if min(room[n] for n in positions) <= 0:
-            raise DocumentRejected(f"the document cannot be cut to {longest:,} tokens")
+            raise DocumentRejected(f"the document cannot be truncated to {longest:,} tokens")
         decoded = await server.detokenize([tokens[n][: room[n]] for n in positions])
         for n, text in zip(positions, decoded, strict=True):
             found[n] = _beginning(texts[n], text, room[n] / len(tokens[n]))
@@ -57,9 +58,9 @@ async def truncate(
 
 
 def _beginning(text: str, decoded: str, share: float) -> str:
-    """The beginning of a text that these decoded tokens stand for, without half a character at its end.
+    """The beginning of `text` that was decoded from its first tokens, without half a character at its end.
 
-    share: of the text's tokens; it counts where a tokenizer does not write back what it has read."""
+    share: of the text's tokens. It decides where a tokenizer does not decode to the text that it has read."""
     composed = unicodedata.normalize("NFC", text)
     for beginning in (decoded, decoded.rstrip(REPLACEMENT)):
         if composed.startswith(beginning):
@@ -68,5 +69,5 @@ def _beginning(text: str, decoded: str, share: float) -> str:
 
 
 def _most_tokens(text: str) -> int:
-    """A tokenizer of bytes makes one token of each at the worst, after it has composed the characters (NFC)."""
+    """An upper bound: a tokenizer of bytes makes at most one token per byte, after composition of characters (NFC)."""
     return len(unicodedata.normalize("NFC", text).encode()) + SPECIAL_TOKENS

@@ -118,7 +118,7 @@ def test_attach_needs_a_server_unless_model_and_dimensions_are_given(harness: Ha
 def test_attach_says_that_the_servers_key_is_missing(harness: Harness) -> None:
     harness.server.api_key = "s3cret"
     harness.articles()
-    assert "refuses the key (Unauthorized); set PG_QWEN_EMBED_API_KEY" in harness.refused(
+    assert "rejects the API key (Unauthorized); set PG_QWEN_EMBED_API_KEY" in harness.refused(
         "attach", "articles", "--text", "body"
     )
     harness.ok("attach", "articles", "--text", "body", env={"PG_QWEN_EMBED_API_KEY": "s3cret"})

@@ -218,7 +218,7 @@ def test_servers_with_other_weights_of_one_model_are_not_attached_together(
 ) -> None:
     harness.articles("one")
     pair[1].weight_version = "v2"
-    assert "cannot stand together" in harness.refused("attach", "articles", "--text", "body")
+    assert "cannot be used together" in harness.refused("attach", "articles", "--text", "body")
 
 
 def test_what_one_server_cannot_take_is_truncated_for_both(

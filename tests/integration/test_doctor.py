@@ -95,7 +95,7 @@ def sql(query: str) -> Callable[[Harness], None]:
         (no_shortening, "warning", "server", "does not shorten", "is_matryoshka"),
         (fewer_dimensions, "wrong", "server", "serves stand-in (4 dimensions", "serve the old one again"),
         (model_mismatch, "wrong", "server", "articles was attached with stand-in (16 dimensions", "serve the old one again"),
-        (other_weights, "wrong", "server", "serves stand-in (16 dimensions, weights v2)", "detach articles, and attach anew"),
+        (other_weights, "wrong", "server", "serves stand-in (16 dimensions, weights v2)", "detach articles, and attach again"),
         (long_vectors, "warning", "server", "length 1 within 2e+00", "--is-embedding"),
         (inconstant_vectors, "warning", "server", "alone and among others differ", "attention backend"),
     ],

@@ -11,7 +11,7 @@ from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import ModelMismatch
 from pg_qwen_embed.search import client
 
-REMEDY = "; serve the old one again, or run: pg-qwen-embed detach articles, and attach anew"
+REMEDY = "; serve the old one again, or run: pg-qwen-embed detach articles, and attach again"
 CHANGES = {
     "model": ("another", "another (16 dimensions, weights v1)"),
     "weight_version": ("v2", "stand-in (16 dimensions, weights v2)"),
