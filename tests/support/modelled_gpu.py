@@ -2,10 +2,11 @@
 
     python tests/support/modelled_gpu.py --parallel 1 --fixed-ms 5 --token-us 5 [--dimensions 256] [--vectors FILE]
 
-A request takes `fixed-ms`, and `token-us` for each of its tokens (a token is four bytes of text). `parallel` requests
-run at once, the others wait in order. With both times 0 the server costs next to nothing. The vectors are written
-beforehand: each text gets one of 4,096 random ones, by its checksum. With `--vectors FILE`, a NumPy array, a text that
-begins with a number gets the row of that number. There is no tokenizer: a worker counts nothing and truncates nothing.
+A request takes `fixed-ms`, and `token-us` for each of its tokens (a token is four characters of text). `parallel`
+requests run at once, the others wait in order. With both times 0 the server costs next to nothing. The vectors are
+written beforehand: each text gets one of 4,096 random ones, by the checksum of its last 128 characters. With `--vectors
+FILE`, a NumPy array, a text that begins with a number gets the row of that number. There is no tokenizer: a worker
+counts nothing and truncates nothing.
 
 `GET /counters`: what was done. `POST /counters`: the same, then zero. `GET /log`: [seconds of this machine's monotonic
 clock, tokens] of each request. `POST /away` {"seconds": 5, "status": 503}: requests get this status for so long; without
@@ -42,6 +43,7 @@ from pg_qwen_embed.serve.protocol import (
 MODEL = "modelled-gpu"
 CONTEXT = 32_768
 VECTORS = 4096
+TAIL = 128  # characters
 CONTROLS = {"/counters", "/log", "/away"}  # for the benchmarks, not SGLang's
 
 
@@ -107,13 +109,13 @@ class WrittenVectors:
     def of(self, texts: list[str], *, base64: bool) -> Sequence[object]:
         if self._by_number is None:
             written = self._base64 if base64 else self._floats
-            return [written[crc32(text.encode()) % VECTORS] for text in texts]
+            return [written[crc32(text[-TAIL:].encode()) % VECTORS] for text in texts]
         return protocol.written(np.stack([self._row(text, self._by_number) for text in texts]), base64=base64)
 
     def _row(self, text: str, by_number: NDArray[np.float32]) -> NDArray[np.float32]:
         number = text.partition(" ")[0]
         row: NDArray[np.float32] = (
-            by_number[int(number)] if number.isdecimal() else self._rows[crc32(text.encode()) % VECTORS]
+            by_number[int(number)] if number.isdecimal() else self._rows[crc32(text[-TAIL:].encode()) % VECTORS]
         )
         return row
 
