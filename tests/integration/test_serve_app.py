@@ -313,6 +313,8 @@ async def test_the_model_describes_itself(client: Client) -> None:
 async def test_unknown_paths_and_methods_are_answered_in_json(client: Client) -> None:
     assert await client.get("/generate") == (404, {"detail": "Not Found"})
     assert await client.get("/v1/embeddings") == (405, {"detail": "Method Not Allowed"})
+    async with client.session.get(client.url + "/v1/embeddings") as response:
+        assert response.headers["Allow"] == "POST"
 
 
 async def test_without_the_key_only_readiness_and_health_answer(serving: Serving, packaged: Embedder) -> None:
