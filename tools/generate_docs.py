@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from pg_qwen_embed.admin import locks
 from pg_qwen_embed.cli import COMMANDS, main
 from pg_qwen_embed.settings import VARIABLES
 from tools import sql_page
@@ -18,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMANDS_PAGE = ROOT / "docs" / "commands.md"
 SQL_PAGE = ROOT / "docs" / "sql.md"
 CONFIGURATION_PAGE = ROOT / "docs" / "operations.md"
-BEGIN, END = "<!-- generated: configuration -->", "<!-- end -->"
+LOCKS_PAGE = ROOT / "docs" / "objects-locks-grants.md"
+END = "<!-- end -->"
 WIDTH = 100
 
 
@@ -47,17 +49,22 @@ def configuration() -> str:
     return "\n".join(rows)
 
 
-def with_configuration(page: str) -> str:
-    """The page, with today's table between its markers."""
-    before, rest = page.split(BEGIN, 1)
+def with_part(page: Path, name: str, part: str) -> str:
+    """The page, with this between its markers of that name."""
+    begin = f"<!-- generated: {name} -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin, 1)
     _, after = rest.split(END, 1)
-    return f"{before}{BEGIN}\n{configuration()}\n{END}{after}"
+    return f"{before}{begin}\n{part}\n{END}{after}"
 
 
 def wanted() -> dict[Path, str]:
     """Each generated page as it should be."""
-    page = CONFIGURATION_PAGE.read_text(encoding="utf-8")
-    return {COMMANDS_PAGE: commands(), SQL_PAGE: sql_page.page(), CONFIGURATION_PAGE: with_configuration(page)}
+    return {
+        COMMANDS_PAGE: commands(),
+        SQL_PAGE: sql_page.page(),
+        CONFIGURATION_PAGE: with_part(CONFIGURATION_PAGE, "configuration", configuration()),
+        LOCKS_PAGE: with_part(LOCKS_PAGE, "locks", locks.as_markdown()),
+    }
 
 
 if __name__ == "__main__":

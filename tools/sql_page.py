@@ -1,15 +1,16 @@
 """docs/sql.md: every statement with its purpose, rendered for one example table. No database is needed.
 
-What creates and drops objects is rendered by postgres/ddl.py itself; the rest with the placeholders of `Names`. A statement
-is shown once for each text that it has: examples with the same text share it."""
+postgres/ddl.py itself renders what creates and drops objects, postgres/grants.py the rights; the rest is rendered with the
+placeholders of `Names`. A statement is shown once for each text that it has: examples with the same text share it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from textwrap import fill
 
 from psycopg import sql
 
+from pg_qwen_embed.admin.sql import DEFAULT_ROLES
 from pg_qwen_embed.domain import template
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
@@ -17,6 +18,7 @@ from pg_qwen_embed.domain.source import Column, QualifiedName, Source
 from pg_qwen_embed.domain.spec import Chunking, Spec, StoreKind
 from pg_qwen_embed.postgres import ddl
 from pg_qwen_embed.postgres.connection import as_text
+from pg_qwen_embed.postgres.grants import groups, subject_of
 from pg_qwen_embed.postgres.names import Names, identifier, names_of
 from pg_qwen_embed.postgres.sql import Statement, files, statement
 
@@ -94,17 +96,22 @@ class Texts:
     def __init__(self, example: Embedding) -> None:
         layout = names_of(example).layout
         self.names = names_of(example)
-        self.created = first_of_each((*ddl.attach(example), *ddl.detach(example)))
+        self.created = first_of_each((*ddl.attach(example), *ddl.detach(example), *grants(example)))
         self.owned = {value for name in dir(layout) if isinstance(value := getattr(layout, name), str)}
 
     def text(self, name: str, *, created: bool, owned: bool) -> str | None:
-        """None where this embedding has no such statement. created: whether `ddl` makes it for any embedding. owned:
-        whether some layout names it."""
+        """None where this embedding has no such statement. created: whether `ddl` or `grants` makes it for any embedding.
+        owned: whether some layout names it."""
         if name in self.created:
             return self.created[name]
         if created or (owned and name not in self.owned):
             return None
         return readable(statement(name, self.names, **pieces(name, self.names)))
+
+
+def grants(example: Embedding) -> Iterator[sql.Composed]:
+    for group in groups(DEFAULT_ROLES, "shop", subject_of(example, "app")):
+        yield from group.statements
 
 
 def first_of_each(commands: Iterable[sql.Composed]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pg_qwen_embed.domain.errors import Error
 
 # In the order a user meets them. Each lives in the file of its name, imported when it is used, so that --help is quick.
 COMMANDS = (
-    "init", "attach", "detach", "worker", "backfill", "status", "search", "verify", "failures", "doctor", "serve",
+    "init", "attach", "detach", "worker", "backfill", "status", "search", "verify", "failures", "doctor", "sql", "serve",
     "sglang-command", "demo",
 )  # fmt: skip
 

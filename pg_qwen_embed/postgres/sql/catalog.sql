@@ -62,6 +62,10 @@ FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY (%(tables)s::oid[]);
 
+-- name: table_owner
+-- The role that a source belongs to.
+SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = {literal:source}::regclass;
+
 -- name: live_generation
 -- The id of an embedding's live generation: a cheap test of whether what a client knows is still true.
 SELECT g.id FROM _qwen_embed.embedding e JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'

@@ -1,0 +1,75 @@
+"""Which locks each command takes: the table that `sql locks` prints and docs/objects-locks-grants.md shows.
+
+Locks on catalogs are left out. Weaker locks of the same command on the same object are left out too. The advisory locks
+are in docs/architecture.md."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+from pg_qwen_embed.admin.attach import ATTEMPTS, LOCK_TIMEOUT
+from pg_qwen_embed.postgres.drift import PAGE
+
+HEADINGS = ("command", "lock", "on", "for how long", "lock_timeout")
+MOMENT = "one short transaction"
+STATEMENT = "one statement"
+NONE = "none"
+TRIED = f"{LOCK_TIMEOUT}, {ATTEMPTS} times"
+WORKER = "1s"  # sql/session.sql, configure_worker_session
+MIGRATIONS = "5s"  # migrations/env.py
+
+
+@dataclass(frozen=True, slots=True)
+class TakenLock:
+    """One lock of one command. timeout: how long the command waits for it at most."""
+
+    command: str
+    lock: str
+    on: str
+    duration: str
+    timeout: str
+
+
+LOCKS = (
+    TakenLock("init", NONE, "your tables", "-", MIGRATIONS),
+    TakenLock("init after an upgrade", "ACCESS EXCLUSIVE", "internal tables", MOMENT, MIGRATIONS),
+    TakenLock("attach", "SHARE ROW EXCLUSIVE", "your table", f"{MOMENT}; writers wait", TRIED),
+    TakenLock("attach --store column", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", TRIED),
+    TakenLock("detach", "ACCESS EXCLUSIVE", "your table, view, internal tables", f"{MOMENT}; readers wait too", TRIED),
+    TakenLock("worker, reading", "ACCESS SHARE", "your table", STATEMENT, WORKER),
+    TakenLock("worker, writing", "ROW EXCLUSIVE", "store, outbox, failures", MOMENT, WORKER),
+    TakenLock("worker, --store column", "ROW EXCLUSIVE", "your table and rows, not locked ones", MOMENT, WORKER),
+    TakenLock("worker, index", "SHARE UPDATE EXCLUSIVE", "store; or your table (column)", "the build; nobody waits", NONE),
+    TakenLock("worker, vacuum", "SHARE UPDATE EXCLUSIVE", "outbox", STATEMENT, WORKER),
+    TakenLock("backfill", "ROW EXCLUSIVE", "_qwen_embed.backfill", MOMENT, NONE),
+    TakenLock("status, doctor, search, Client", "ACCESS SHARE", "what they read", STATEMENT, NONE),
+    TakenLock("verify", "ACCESS SHARE", "your table, store", "one statement over all rows", NONE),
+    TakenLock("verify --repair, worker --verify-every", "ROW SHARE", "your table and rows, not locked ones",
+              f"a page of {PAGE} rows", WORKER),
+    TakenLock("verify --repair of triggers", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", TRIED),
+    TakenLock("failures list", "ACCESS SHARE", "failures", STATEMENT, NONE),
+    TakenLock("failures retry, discard", "ROW EXCLUSIVE", "failures", STATEMENT, NONE),
+    TakenLock("sql, attach --dry-run", NONE, "your tables", "-", NONE),
+    TakenLock("serve, sglang-command, demo", NONE, "your tables", "-", NONE),
+    TakenLock("an INSERT, UPDATE, DELETE of yours", "ROW EXCLUSIVE", "outbox", "your transaction; waits for nobody", "yours"),
+)  # fmt: skip
+
+
+def as_text() -> str:
+    """For a terminal: a line for each lock, in columns."""
+    rows = [HEADINGS, *map(_cells, LOCKS)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def as_markdown() -> str:
+    """For the documentation."""
+    return "\n".join(_markdown([HEADINGS, ("---",) * len(HEADINGS), *map(_cells, LOCKS)]))
+
+
+def _cells(lock: TakenLock) -> tuple[str, ...]:
+    return tuple(map(str, astuple(lock)))
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    return (f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,136 @@
+"""sql attach, grants, locks."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from pg_qwen_embed.admin import attach as attaching
+from pg_qwen_embed.admin import locks as taken
+from pg_qwen_embed.admin import sql as printing
+from pg_qwen_embed.admin.description import Description
+from pg_qwen_embed.cli._declaration import DeclarationOptions, declaration_options
+from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.spec import StoreKind
+from pg_qwen_embed.postgres.connection import connect
+from pg_qwen_embed.settings import Settings
+
+R = TypeVar("R")
+PURPOSE = "pg_qwen_embed sql"
+
+_DESCRIPTION = (
+    click.argument("table", required=False),
+    click.option("--key", "keys", multiple=True, metavar="'NAME TYPE'",
+                 help="Describe TABLE: a column of the primary key, in its order."),
+    click.option("--columns", "described_columns", multiple=True, metavar="'NAME TYPE'",
+                 help="Describe TABLE: another column; all of them, in their order."),
+    click.option("--partitioned", is_flag=True, help="Describe TABLE: it is partitioned."),
+    click.option("--before-update-triggers", is_flag=True, help="Describe TABLE: it has BEFORE UPDATE row triggers."),
+    click.option("--file", metavar="FILE", help="Describe TABLE by a TOML file instead."),
+    click.option("--generation", type=click.IntRange(min=1), metavar="N",
+                 help="With a description: the generation's number.  [default: 1]"),
+    click.option("--vector-schema", metavar="NAME",
+                 help="With a description: the schema of pgvector.  [default: public]"),
+)  # fmt: skip
+
+
+def description_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command what describes a table, together as its argument `description`."""
+
+    @wraps(command)
+    def run(*args: Any, described_columns: tuple[str, ...], **values: Any) -> R:
+        names = ("table", "keys", "partitioned", "before_update_triggers", "file", "generation", "vector_schema")
+        given = {name: values.pop(name) for name in names}
+        return command(*args, description=Description(columns=described_columns, **given), **values)
+
+    decorated: Callable[..., R] = run
+    for option in reversed(_DESCRIPTION):
+        decorated = option(decorated)
+    return decorated
+
+
+@click.group()
+def sql() -> None:
+    """Print the SQL of attach, the rights of each role, the locks of each command.
+
+    Nothing is created. A described table needs no connection: write its columns as in SQL, 'id bigint', '"Odd Name" text',
+    'lang text COLLATE "C"', 'code shop.code AS text' (a domain over text); or give a TOML file with
+
+    \b
+        [table]
+        name = "public.articles"
+        key = ["id"]
+        partitioned = true      # if it is; and before_update_triggers = true
+        [columns]
+        id = "bigint"
+        title = "text"
+    """
+
+
+@sql.command()
+@declaration_options
+@description_options
+@with_settings("database_url", "server_url", "ca_file")
+def attach(settings: Settings, description: Description, options: DeclarationOptions) -> None:
+    """Print what `attach` runs for TABLE: the statements, their locks and the grants.
+
+    The same as `attach --dry-run`, if TABLE is not described. If it is, nothing is connected to, neither the database nor
+    the server: --model and --dimensions are needed then.
+    """
+    if description.describes:
+        click.echo(printing.attach(description, options.unconfirmed(settings, description.table or "")))
+        return
+    description.require_nothing_assumed()
+    if description.table is None:
+        raise UsageError("name the table: TABLE, or --file with a [table]")
+    declaration = options.resolved(settings, description.table)
+    with connect(settings.database_url, PURPOSE) as connection:
+        click.echo(attaching.dry_run(connection, declaration))
+
+
+@sql.command()
+@description_options
+@click.option("--embedding", metavar="NAME", help="An embedding that is there: the database is asked about it.")
+@click.option("--name", help="With TABLE: the embedding's name.  [default: the table's]")
+@click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), help="With TABLE: as for attach.")
+@click.option("--table-owner", metavar="ROLE", help="With TABLE: the role that it belongs to.")
+@click.option("--database", metavar="NAME", help="The database's name.  [default: the one in the database URL]")
+@click.option("--role-owner", metavar="ROLE", help="The role that runs init and attach.")
+@click.option("--role-worker", metavar="ROLE", help="The role that runs the worker.")
+@click.option("--role-reader", metavar="ROLE", help="The role that queries.")
+@with_settings("database_url")
+def grants(
+    settings: Settings,
+    description: Description,
+    embedding: str | None,
+    database: str | None,
+    role_owner: str | None,
+    role_worker: str | None,
+    role_reader: str | None,
+    name: str | None,
+    store: str | None,
+    table_owner: str | None,
+) -> None:
+    """Print GRANT statements for three roles: owner, worker and reader.
+
+    Only the roles that you name are printed; if you name none, all three: qwen_embed_owner, qwen_embed_worker and
+    qwen_embed_reader. Nothing is connected to, unless --embedding is given. TABLE, or a file, adds the rights to it.
+    """
+    roles = printing.roles(role_owner, role_worker, role_reader)
+    about = printing.About(description, name, StoreKind(store) if store else None, table_owner)
+    if embedding is None:
+        subject = about.subject()
+    else:
+        about.require_nothing()
+        with connect(settings.database_url, PURPOSE) as connection:
+            subject = printing.subject(connection, embedding)
+            database = database or connection.info.dbname
+    click.echo(printing.grants(roles, subject, database, settings.database_url))
+
+
+@sql.command()
+def locks() -> None:
+    """Print which locks each command takes, on what, for how long."""
+    click.echo(taken.as_text())

@@ -1,0 +1,83 @@
+"""Names, columns and types as a person writes them; that PostgreSQL reads types alike is checked against it elsewhere."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.source import Column, QualifiedName
+from pg_qwen_embed.postgres import written
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "name"),
+    [
+        ("articles", "public", "articles"),
+        ("App.Articles", "app", "articles"),
+        ('app."Odd Name"', "app", "Odd Name"),
+        ('"a.b"."say ""x"""', "a.b", 'say "x"'),
+        (" articles ", "public", "articles"),
+        ("Ärger", "public", "Ärger"),  # PostgreSQL folds ASCII only, in UTF8
+    ],
+)
+def test_a_tables_name_is_read_as_sql_writes_it(text: str, schema: str, name: str) -> None:
+    assert written.table(text) == QualifiedName(schema, name)
+
+
+@pytest.mark.parametrize("text", ["", "a b", 'a"b', "a.b.c", "1a", "a.", '""', "articles, others", "articles; DROP"])
+def test_what_is_no_tables_name_is_one_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match="as SQL writes it"):
+        written.table(text)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
+def test_any_name_can_be_written_in_quotes(name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    assert written.table(f"{quoted}.{quoted}") == QualifiedName(name, name)
+    assert written.column(f"{quoted} text") == (name, Column(name, "text"))
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("id bigint", Column("id", "bigint")),
+        ("ID  INT", Column("id", "integer")),
+        ('"Odd ""x"" Name" varchar(20)', Column('Odd "x" Name', "character varying(20)")),
+        ("lang text COLLATE \"C\"", Column("lang", "text", "", QualifiedName("pg_catalog", "C"))),
+        ('lang text collate "My Schema".german', Column("lang", "text", "", QualifiedName("My Schema", "german"))),
+        ("code shop.code AS varchar(8)", Column("code", "shop.code", "character varying(8)")),
+        ('code code as text COLLATE "C"', Column("code", "code", "text", QualifiedName("pg_catalog", "C"))),
+    ],
+)  # fmt: skip
+def test_a_column_is_read_with_what_the_catalog_would_say_of_it(text: str, column: Column) -> None:
+    assert written.column(text) == (column.name, column)
+
+
+def test_a_column_without_a_type_has_only_its_name() -> None:
+    assert written.column('"Id"') == ("Id", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1 text",
+        "id bigint NOT NULL",
+        "id bigint PRIMARY KEY",
+        "id numeric(10",
+        "id text; DROP TABLE x",
+        "id text, a text",
+    ],
+)
+def test_what_is_no_column_is_one_sentence(text: str) -> None:
+    with pytest.raises(UsageError, match=r"as in SQL|as SQL writes it"):
+        written.column(text)
+
+
+@pytest.mark.parametrize(
+    ("type_", "depends"),
+    [("date", True), ("timestamptz", True), ("timestamp(3)[]", True), ("money", True), ("text", False), ("uuid", False),
+     ("day AS date", True)],
+)  # fmt: skip
+def test_types_whose_text_depends_on_the_session_are_known(type_: str, depends: bool) -> None:
+    assert written.text_depends_on_settings(written.column_of("at", type_)) is depends
