@@ -17,9 +17,9 @@ LOOK_EVERY = 0.25  # seconds
 @click.argument("name")
 @with_settings("database_url")
 def backfill(settings: Settings, name: str) -> None:
-    """Show the backfill of NAME until it is done; start it if it never ran, or walk again over one that did.
+    """Show the backfill of NAME until it is done. Starts one, unless one is in progress.
 
-    The worker does the work. Rows that have their vector are not embedded again. Ctrl-C stops the showing only.
+    The worker does the work. Rows that have their vector are not embedded again. Ctrl-C stops only the display.
     """
     with connect(settings.database_url, "pg_qwen_embed backfill") as connection:
         backfilling.restart(connection, name)
