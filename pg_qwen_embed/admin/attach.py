@@ -81,7 +81,7 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
 def attach(connection: Connection, declaration: Declaration) -> Embedding:
     """Create the embedding, all or nothing. Raises UsageError, also when the source stays locked; SetupError before `init`."""
     try:
-        return _patiently(
+        return _with_lock_retries(
             lambda: _attach(connection, declaration),
             f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
             "try again when its long transaction has ended",
@@ -95,7 +95,7 @@ def attach(connection: Connection, declaration: Declaration) -> Embedding:
         ) from None
 
 
-def _patiently(work: Callable[[], T], busy: str) -> T:
+def _with_lock_retries(work: Callable[[], T], busy: str) -> T:
     """Run a short transaction, again if it does not get its locks in time. After ATTEMPTS it raises UsageError(busy)."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -161,7 +161,7 @@ def detach(connection: Connection, name: str) -> None:
             connection.execute(statement("announce_change"))
 
     try:
-        _patiently(
+        _with_lock_retries(
             remove,
             f"{name}: its tables stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT} (a long transaction, or the index "
             "being built); nothing was removed: try again later",
@@ -185,7 +185,7 @@ def restore_triggers(connection: Connection, target: Target) -> None:
             for command in (*ddl.unfollow(target), *ddl.follow(target)):
                 connection.execute(command, {})
 
-    _patiently(restore, f"{target.source.table} stayed locked; its triggers are unchanged: try again later")
+    _with_lock_retries(restore, f"{target.source.table} stayed locked; its triggers are unchanged: try again later")
 
 
 def _register(connection: Connection, oid: int, planned: Embedding, backfill: bool) -> Embedding:

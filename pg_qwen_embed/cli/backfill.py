@@ -10,7 +10,7 @@ from pg_qwen_embed.cli._options import with_settings
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
-LOOK_EVERY = 0.25  # seconds
+SNAPSHOT_INTERVAL = 0.25  # seconds
 
 
 @click.command()
@@ -23,6 +23,6 @@ def backfill(settings: Settings, name: str) -> None:
     """
     with connect(settings.database_url, "pg_qwen_embed backfill") as connection:
         backfilling.restart(connection, name)
-        snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, LOOK_EVERY)
+        snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
         last = _progress.show(name, snapshots)
     click.echo(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index}")

@@ -38,7 +38,7 @@ class CachedServer:
     def __init__(self, server: EmbeddingServer) -> None:
         self.server = server
         self._info: ModelInfo | None = None
-        self._asked_at = 0.0  # when that was last confirmed
+        self._confirmed_at = 0.0  # when that was last confirmed
 
     @property
     def info(self) -> ModelInfo:
@@ -65,11 +65,11 @@ class CachedServer:
 
     async def _refresh(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._info is not None and now - self._asked_at < IDENTITY_CHECK_INTERVAL:
+        if self._info is not None and now - self._confirmed_at < IDENTITY_CHECK_INTERVAL:
             return
         if self._info is None or not await self.server.still_serves(self._info):
             self._info = await self.server.model_info()
-        self._asked_at = now
+        self._confirmed_at = now
 
 
 class Client:

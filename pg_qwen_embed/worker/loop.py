@@ -157,7 +157,7 @@ class WithWork:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._asked: Sequence[Pipeline] = ()
+        self._pipelines: Sequence[Pipeline] = ()
         self._query = b""  # for those
 
     async def of(self, pipelines: Iterable[Pipeline]) -> list[Pipeline]:
@@ -176,7 +176,7 @@ class WithWork:
         return [pipeline for pipeline in awake if pipeline.target.id in ids]
 
     def _query_of(self, pipelines: Sequence[Pipeline]) -> bytes:
-        if pipelines != self._asked:
-            self._asked = pipelines
+        if pipelines != self._pipelines:
+            self._pipelines = pipelines
             self._query = union(pipeline.store.has_work for pipeline in pipelines).as_bytes(None)
         return self._query
