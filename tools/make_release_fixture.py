@@ -1,8 +1,8 @@
-"""Make the database of an earlier release that tests/integration/test_upgrade.py upgrades.
+"""Make the database of an earlier release, which tests/integration/test_upgrade.py upgrades.
 
 Everything in it is that release's own work: its `init`, its `attach`, its worker, its `serve`. One embedding of each
 layout is filled; then the tables change with no worker running, so the outboxes hold what is still to do. The file is a
-plain pg_dump of PostgreSQL 16, which 16 and later load. Run it from the root of this checkout, with the release beside it:
+plain pg_dump of PostgreSQL 16, which 16 and later load. Run it from the root of this checkout, with the release next to it:
 
     git worktree add ../release v0.1.0
     python -m tools.make_release_fixture ../release tests/fixtures/release_0.1.0.sql

@@ -1,1 +1,1 @@
-"""What an administrator does, one use case a file."""
+"""The use cases of an administrator, one file each."""

@@ -1,6 +1,6 @@
-"""Attach and detach: everything an embedding needs in the database, made or removed in one short transaction.
+"""Attach and detach: everything that an embedding needs in the database, created or removed in one short transaction.
 
-The statements and their order are those of postgres/ddl.py."""
+The statements and their order are those of postgres/ddl.py. The worker does the rest: it fills the store."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT = "2s"
 ATTEMPTS = 5
-DISTANCE = "qwen_embed_distance"  # the column of a search result, beside those of the view
+DISTANCE = "qwen_embed_distance"  # the column of a search result that the view does not have
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What is to be attached. The spec's model and dimensions are those that the server confirmed."""
+    """What to attach. The model and dimensions of the spec were confirmed by the server."""
 
     table: str
     spec: Spec
@@ -42,7 +42,7 @@ class Declaration:
 
 
 def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embedding]:
-    """The source's oid and the embedding as it will be, with the next generation's number. Raises UsageError."""
+    """The source's oid, and the embedding as it will be, with the next generation's number. Raises UsageError, SetupError."""
     catalog.require_initialised(connection)
     spec = declaration.spec
     check_spec(spec)
@@ -79,9 +79,9 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
 
 
 def attach(connection: Connection, declaration: Declaration) -> Embedding:
-    """Create the embedding. All or nothing; gives up, with nothing created, when the source stays locked."""
+    """Create the embedding, all or nothing. Raises UsageError, also when the source stays locked; SetupError before `init`."""
     try:
-        return _patiently(
+        return _with_lock_retries(
             lambda: _attach(connection, declaration),
             f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
             "try again when its long transaction has ended",
@@ -91,12 +91,12 @@ def attach(connection: Connection, declaration: Declaration) -> Embedding:
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
             f"{declaration.table}: {first_line(error)}; attach as the table's owner and a member of the role that ran "
-            "init, or with the rights that the README lists under Grants"
+            "init, or with the rights listed in docs/objects-locks-grants.md"
         ) from None
 
 
-def _patiently(work: Callable[[], T], busy: str) -> T:
-    """A short transaction, tried again when it could not get its locks in time. Raises UsageError, saying `busy`."""
+def _with_lock_retries(work: Callable[[], T], busy: str) -> T:
+    """Run a short transaction, again if it does not get its locks in time. After ATTEMPTS it raises UsageError(busy)."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return work()
@@ -119,14 +119,14 @@ def _attach(connection: Connection, declaration: Declaration) -> Embedding:
 
 
 def _note_partitions(connection: Connection, embedding: Embedding) -> None:
-    """The partitions of now need no check: the backfill reads them."""
+    """Record the current partitions as checked: the backfill reads them."""
     state = catalog.find(connection, embedding.name).states[embedding.live.id]
     partitions = None if state.partitions is None else sorted(state.partitions)
     connection.execute(statement("note_partitions"), {"id": embedding.live.id, "partitions": partitions})
 
 
 def dry_run(connection: Connection, declaration: Declaration) -> str:
-    """The statements attach would run, with the locks and the grants they need. Creates nothing."""
+    """The statements that attach would run, with their locks and grants. Creates nothing. Raises as `attach`."""
     return described(plan(connection, declaration)[1])
 
 
@@ -136,9 +136,9 @@ def described(embedding: Embedding) -> str:
     commands = ";\n\n".join(as_text(command) for command in ddl.attach(embedding))
     view, store = as_text(names.view), as_text(names.store)
     return (
-        f"-- For reading: attach runs this in one transaction with lock_timeout {LOCK_TIMEOUT}, and writes the registry as well.\n"
+        f"-- For reading only: attach runs this in one transaction with lock_timeout {LOCK_TIMEOUT}, and writes the registry.\n"
         f"-- attach {source} as {embedding.name}\n"
-        f"-- Locks: SHARE ROW EXCLUSIVE on {source} for the triggers: waits for writers in flight, then blocks them\n"
+        f"-- Locks: SHARE ROW EXCLUSIVE on {source} for the triggers: attach waits for writers in flight, then blocks them\n"
         f"--        until the commit{'; ACCESS EXCLUSIVE for the new column' if names.layout.in_source else ''}.\n"
         f"-- Grants for a role that searches: GRANT USAGE ON SCHEMA qwen_embed TO r; GRANT SELECT ON {view}, {store} TO r;\n"
         f"--        and SELECT on {source}. A role that only writes to {source} needs nothing. To search with this\n"
@@ -149,7 +149,7 @@ def described(embedding: Embedding) -> str:
 
 
 def detach(connection: Connection, name: str) -> None:
-    """Remove everything attach created; the source is left as it was. All or nothing. Raises UsageError."""
+    """Remove everything that attach created; the source stays as it was. All or nothing. Raises UsageError."""
     embedding = catalog.find(connection, name).embedding
 
     def remove() -> None:
@@ -161,7 +161,7 @@ def detach(connection: Connection, name: str) -> None:
             connection.execute(statement("announce_change"))
 
     try:
-        _patiently(
+        _with_lock_retries(
             remove,
             f"{name}: its tables stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT} (a long transaction, or the index "
             "being built); nothing was removed: try again later",
@@ -171,11 +171,11 @@ def detach(connection: Connection, name: str) -> None:
 
 
 def restore_triggers(connection: Connection, target: Target) -> None:
-    """Make the triggers and their functions again, as attach did. All or nothing. Raises UsageError."""
+    """Create the triggers and their functions again, as attach did. All or nothing. Raises UsageError."""
     there = {column.name for column in target.source.columns}
     if not there.issuperset(target.spec.template.columns):
         raise UsageError(
-            f"{target.name}: a column it embeds was renamed, so its triggers cannot be made again; "
+            f"{target.name}: a column it embeds was renamed, so its triggers cannot be created again; "
             f"run: pg-qwen-embed detach {target.name}, and attach again"
         )
 
@@ -185,7 +185,7 @@ def restore_triggers(connection: Connection, target: Target) -> None:
             for command in (*ddl.unfollow(target), *ddl.follow(target)):
                 connection.execute(command, {})
 
-    _patiently(restore, f"{target.source.table} stayed locked; its triggers are as they were: try again later")
+    _with_lock_retries(restore, f"{target.source.table} stayed locked; its triggers are unchanged: try again later")
 
 
 def _register(connection: Connection, oid: int, planned: Embedding, backfill: bool) -> Embedding:
@@ -206,7 +206,7 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
 
 
 def check_spec(spec: Spec) -> None:
-    """Raises UsageError for properties that cannot be, or not together."""
+    """Raises UsageError for properties that are impossible, or impossible together."""
     if not MIN_DIMENSIONS <= spec.dimensions <= MAX_DIMENSIONS:
         raise UsageError(f"{spec.dimensions} dimensions: an index on halfvec holds {MIN_DIMENSIONS} to {MAX_DIMENSIONS}; "
                          "add --dimensions, 1024 for instance")  # fmt: skip
@@ -220,7 +220,7 @@ def _check_chunking(chunking: Chunking, spec: Spec) -> None:
         raise UsageError(f"chunks of {tokens} tokens are too short: a single character may need {SHORTEST_CHUNK}; "
                          "add --chunk-tokens 512, for instance")  # fmt: skip
     if not 0 <= overlap <= tokens // 2:
-        raise UsageError(f"chunks of {tokens} tokens may overlap by 0 to {tokens // 2}, and not by {overlap}")
+        raise UsageError(f"chunks of {tokens} tokens may overlap by 0 to {tokens // 2}, not by {overlap}")
     if spec.store is StoreKind.COLUMN:
         raise UsageError("a column holds one vector a row, and --chunk-tokens makes several; leave --store column out")
     if spec.too_long is not TooLong.TRUNCATE:
@@ -229,7 +229,7 @@ def _check_chunking(chunking: Chunking, spec: Spec) -> None:
 
 def _check_name(name: str) -> None:
     if not name or len(name.encode()) > MAX_NAME_BYTES or "\0" in name:
-        raise UsageError(f'"{name}" cannot name a view: 1 to {MAX_NAME_BYTES} bytes; add --name')
+        raise UsageError(f'"{name}" is not a valid name: a view has 1 to {MAX_NAME_BYTES} bytes; add --name')
 
 
 def _check_name_is_free(connection: Connection, name: str) -> None:
@@ -244,7 +244,7 @@ def _taken(name: str) -> str:
 
 
 def _check_columns(declaration: Declaration, source: Source) -> None:
-    """The view has the source's columns, the vector's and its own: no two of one name."""
+    """The view has the source's columns, the vector's and its own: no two may have the same name."""
     names = [column.name for column in source.columns]
     if declaration.column in names:
         raise UsageError(f'{source.table} has a column "{declaration.column}" already; add --column with another name')

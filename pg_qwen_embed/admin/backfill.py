@@ -1,4 +1,4 @@
-"""A backfill as its owner sees it: start it again, and watch it. The worker does the walking (walker.py)."""
+"""A backfill as its owner sees it: request it again, and watch it. The worker's scanner does the work (worker/scanner.py)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NO_WORKER_TIMEOUT = 15.0  # seconds without a worker
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """at: seconds on the caller's clock; rate: rows a second since watching began; eta: seconds, None while unknown."""
+    """at: seconds on the caller's clock. rate: rows/s since watching began. eta: seconds; None while unknown."""
 
     status: Status
     at: float
@@ -24,7 +24,7 @@ class Snapshot:
 
 
 def restart(connection: Connection, name: str) -> None:
-    """Ask for a walk over the source, unless one is under way. Raises UsageError for an unknown name."""
+    """Request another scan of the source, unless one is in progress. Raises UsageError for an unknown name."""
     embedding = catalog.embedding(connection, name)
     with connection.transaction():
         connection.execute(statement("restart_backfill"), {"id": embedding.live.id})
@@ -34,7 +34,7 @@ def restart(connection: Connection, name: str) -> None:
 def watch(
     connection: Connection, name: str, clock: Callable[[], float], sleep: Callable[[float], None], every: float
 ) -> Iterator[Snapshot]:
-    """Snapshots until the backfill is done, the index included. Raises UsageError when no worker is there to do it."""
+    """Snapshots until the backfill is done, index included. every: seconds. Raises UsageError when no worker follows it."""
     began, first, led = clock(), None, clock()
     while True:
         (found,) = status(connection, name)

@@ -1,4 +1,4 @@
-"""The documents an embedding's server refuses, as its owner sees and handles them."""
+"""The failures of an embedding, as its owner sees and handles them: list, retry, discard."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from pg_qwen_embed.postgres.layouts import TRUE
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 
-Key = tuple[str, ...]  # one text for each key column
+Key = tuple[str, ...]  # as text, one value for each key column
 
 
 def listing(connection: Connection, name: str) -> list[Failure]:
@@ -24,12 +24,14 @@ def listing(connection: Connection, name: str) -> list[Failure]:
 
 
 def retry(connection: Connection, name: str, key: Key) -> int:
-    """Have one failure tried again at once, or all without a key; how many."""
+    """Have one failure tried again now, or all if the key is empty. Returns how many. Raises UsageError."""
     return _change(connection, "retry_failures", name, key)
 
 
 def discard(connection: Connection, name: str, key: Key) -> int:
-    """Forget one failure, or all without a key; how many. The rows stay as they are until they change."""
+    """Delete one failure, or all if the key is empty. Returns how many. Raises UsageError.
+
+    The rows keep the vectors they have until they change."""
     return _change(connection, "discard_failures", name, key)
 
 

@@ -1,4 +1,4 @@
-"""How every embedding is doing, and whether its vectors match its rows."""
+"""The status of embeddings, and the drift between vectors and rows. Nothing is changed."""
 
 from psycopg.rows import dict_row
 
@@ -13,7 +13,7 @@ from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.triggers import triggers
 
-OLD_TRANSACTION = 60.0  # seconds
+OLD_TRANSACTION = 60.0  # seconds; an older one is reported as blocking vacuum
 
 
 def status(connection: Connection, name: str | None = None) -> list[Status]:
@@ -24,7 +24,7 @@ def status(connection: Connection, name: str | None = None) -> list[Status]:
 
 
 def drift(connection: Connection, target: Target) -> Drift:
-    """Counts by fingerprint, over the whole source."""
+    """Counts of missing, stale and orphaned vectors, by fingerprint over the whole source."""
     with connection.transaction():
         connection.execute(statement("see_every_row"))
         row = connection.execute(statement("count_drift", Names(target)), {}).fetchone()

@@ -1,4 +1,4 @@
-"""`verify`: count drift, and on request repair what caused it and what it left."""
+"""`verify`: count drift, and on request repair it and the triggers that may have caused it."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from pg_qwen_embed.postgres.drift import Repaired, repair_now
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    drift: Drift  # as it was found
-    enqueued: Repaired | None = None  # None: no repair was asked for
+    drift: Drift  # before the repair
+    enqueued: Repaired | None = None  # None: no repair was requested
 
 
 def verify(database_url: str, name: str, *, repair: bool) -> Verified:
-    """With `repair` broken triggers are made again, and what has drifted is enqueued. Raises UsageError."""
+    """Count drift. With `repair`, create broken triggers again and enqueue what has drifted. Raises UsageError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
         target = catalog.embedding(connection, name).target
         if repair and status.status(connection, name)[0].broken_triggers:

@@ -8,7 +8,7 @@ import psycopg
 
 from pg_qwen_embed.domain.errors import Error
 
-# In the order a user meets them. Each lives in the file of its name, imported when it is used, so that --help is quick.
+# In the order in which a user meets them. Each lives in the file of its name, imported only when used: --help stays quick.
 COMMANDS = (
     "init", "attach", "detach", "worker", "backfill", "status", "search", "verify", "failures", "doctor", "sql", "serve",
     "sglang-command", "demo",
@@ -16,7 +16,7 @@ COMMANDS = (
 
 
 class Commands(click.Group):
-    """Commands in the order a user meets them; an Error becomes one sentence on stderr and exit status 1."""
+    """Lists the commands in the order of COMMANDS. An Error becomes one sentence on stderr and exit status 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

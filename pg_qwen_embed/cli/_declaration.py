@@ -1,4 +1,4 @@
-"""The options that say what an embedding is: shared by `attach` and `sql attach`."""
+"""The options that declare an embedding: shared by `attach` and `sql attach`."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,36 +26,37 @@ _OPTIONS = (
     click.option(
         "--template", "template_text", metavar="TEXT", help=r"Or a text with columns in braces: '{title}\n\n{body}'."
     ),
-    click.option("--name", help="The embedding's name, and its view's in qwen_embed.  [default: the table's]"),
+    click.option("--name", help="Name of the embedding, and of its view in qwen_embed.  [default: the table's name]"),
     click.option("--dimensions", type=int, help="Length of the vectors.  [default: the model's]"),
-    click.option("--model", help="The model.  [env: PG_QWEN_EMBED_MODEL; default: the one the server serves]"),
-    click.option("--instruction", help="What a query is for, in English; put in front of queries, not of documents."),
+    click.option("--model", help="Name of the model.  [env: PG_QWEN_EMBED_MODEL; default: the one that the server serves]"),
+    click.option("--instruction", help="The task of a query, in English; put in front of queries, not of documents."),
     click.option(
         "--prompt-style",
         type=click.Choice([style.value for style in PromptStyle]),
-        help="How queries are put.  [default: by the model's name]",
+        help="Prompt format of queries.  [default: by the model's name]",
     ),
     click.option(
         "--distance",
         type=click.Choice([distance.value for distance in Distance]),
         default="cosine",
         show_default=True,
+        help="Distance of the index and of searches.",
     ),
     click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), default="table", show_default=True,
-                 help="Keep vectors in a table of their own, or in a column of TABLE (see the README for its costs)."),
+                 help="Keep vectors in a table of their own, or in a column of TABLE (see docs/objects-locks-grants.md)."),
     click.option(
         "--column",
         default="embedding",
         show_default=True,
-        help="The vector's column in the view (and in TABLE with --store column).",
+        help="Name of the vector column in the view, and in TABLE with --store column.",
     ),
     click.option("--too-long", type=click.Choice([policy.value for policy in TooLong]), default="truncate",
                  show_default=True,
-                 help="A document longer than the model takes: embed its beginning, or make it a failure."),
+                 help="Over-long documents: truncate or fail."),
     click.option("--chunk-tokens", type=click.IntRange(max=1_000_000), metavar="N",
-                 help="Divide documents into chunks of at most N tokens, each with a vector of its own."),
+                 help="Divide documents into chunks of at most N tokens, each with its own vector."),
     click.option("--chunk-overlap", type=int, metavar="M",
-                 help="Tokens, about, of the chunk before that a chunk repeats.  [default: 0]"),
+                 help="About how many tokens of the previous chunk a chunk repeats.  [default: 0]"),
     click.option("--comment", default="", metavar="TEXT", help="A note for administrators; `status --json` shows it."),
 )  # fmt: skip
 _NAMES = (
@@ -66,7 +67,7 @@ _NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class DeclarationOptions:
-    """What was given. model and dimensions are not confirmed yet; properties: of the spec that will be."""
+    """The options as given. model and dimensions are not confirmed yet. properties: the other properties of the spec."""
 
     name: str | None
     model: str | None
@@ -84,10 +85,12 @@ class DeclarationOptions:
         return self._declaration(chosen, table, backfill)
 
     def unconfirmed(self, settings: Settings, table: str) -> Declaration:
-        """The declaration without asking a server. Raises UsageError unless model and dimensions are given."""
+        """The declaration, without a request to a server. Raises UsageError unless model and dimensions are given."""
         model = self.model or settings.model
         if model is None or self.dimensions is None:
-            raise UsageError("a described table is printed without asking the server: add --model and --dimensions")
+            raise UsageError(
+                "a described table is printed without a request to the server: add --model and --dimensions"
+            )
         return self._declaration(ResolvedModel(model, self.dimensions), table, backfill=True)
 
     def _declaration(self, chosen: ResolvedModel, table: str, backfill: bool) -> Declaration:
@@ -96,7 +99,7 @@ class DeclarationOptions:
 
 
 def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Give a command these options, together as its argument `options`."""
+    """Give a command these options, which it gets as one argument, `options`."""
 
     @wraps(command)
     def run(*args: Any, **values: Any) -> R:

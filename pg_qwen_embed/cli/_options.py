@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 def with_settings(*names: str) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[..., R]]:
-    """Give a command these settings as options, and the whole as its first argument."""
+    """Give a command these settings as options, and all settings as its first argument."""
 
     def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
         @wraps(command)
@@ -41,7 +41,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def print_json(value: Any) -> None:
-    """Times in ISO 8601; what JSON has no type for as its text."""
+    """Print as JSON, with times in ISO 8601. A value that JSON has no type for becomes its text."""
 
     def other(thing: object) -> str:
         return thing.isoformat() if isinstance(thing, datetime) else str(thing)

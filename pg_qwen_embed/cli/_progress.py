@@ -1,4 +1,4 @@
-"""A backfill's progress: a bar in a terminal, a plain line every few seconds elsewhere."""
+"""The progress of a backfill: a bar in a terminal, otherwise a plain line every few seconds."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ PLAIN_LINE_EVERY = 3.0  # seconds
 
 
 def show(name: str, snapshots: Iterator[Snapshot]) -> Status:
-    """Show them until they end; the last one's status."""
+    """Show snapshots until they end. Returns the status of the last one."""
     return _bar(name, snapshots) if sys.stdout.isatty() else _lines(name, snapshots)
 
 

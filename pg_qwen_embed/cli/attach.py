@@ -12,13 +12,13 @@ from pg_qwen_embed.settings import Settings
 @click.command()
 @click.argument("table")
 @declaration_options
-@click.option("--no-backfill", is_flag=True, help="Embed only what changes from now on.")
-@click.option("--dry-run", is_flag=True, help="Print the SQL, its locks and the grants; create nothing.")
+@click.option("--no-backfill", is_flag=True, help="Embed only rows that change from now on.")
+@click.option("--dry-run", is_flag=True, help="Print the SQL, its locks and grants. Nothing is created.")
 @with_settings("database_url", "server_url", "ca_file")
 def attach(settings: Settings, table: str, options: DeclarationOptions, no_backfill: bool, dry_run: bool) -> None:
     """Declare an embedding on TABLE, written as in SQL: articles, public.articles, app."Odd Name".
 
-    The running worker fills it, and keeps it, without another command.
+    A running worker fills it and keeps it in step; no further command is needed.
     """
     declaration = options.resolved(settings, table, backfill=not no_backfill)
     with connect(settings.database_url, "pg_qwen_embed attach") as connection:

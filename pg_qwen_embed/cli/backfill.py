@@ -10,19 +10,19 @@ from pg_qwen_embed.cli._options import with_settings
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
-LOOK_EVERY = 0.25  # seconds
+SNAPSHOT_INTERVAL = 0.25  # seconds
 
 
 @click.command()
 @click.argument("name")
 @with_settings("database_url")
 def backfill(settings: Settings, name: str) -> None:
-    """Show the backfill of NAME until it is done; start it if it never ran, or walk again over one that did.
+    """Show the backfill of NAME until it is done. Starts one, unless one is in progress.
 
-    The worker does the work. Rows that have their vector are not embedded again. Ctrl-C stops the showing only.
+    The worker does the work. Rows that have their vector are not embedded again. Ctrl-C stops only the display.
     """
     with connect(settings.database_url, "pg_qwen_embed backfill") as connection:
         backfilling.restart(connection, name)
-        snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, LOOK_EVERY)
+        snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
         last = _progress.show(name, snapshots)
     click.echo(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index}")

@@ -20,7 +20,7 @@ from pg_qwen_embed.search.client import Client
 from pg_qwen_embed.settings import Settings, resolve
 
 INSTRUCTION = "Given a task in plain words, find the part of Python's standard library that does it"
-# What is asked, and what should be among the first three hits.
+# Questions, each with what should be among the first three hits.
 QUESTIONS = {
     "read a csv file as dictionaries": "csv",
     "run something later in another thread": "threading.Thread.start",
@@ -44,15 +44,16 @@ CHANGES = (
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C.")
 def demo(keep: bool) -> None:
     """Watch vectors follow the docstrings of Python's standard library.
 
     Starts a PostgreSQL in a folder of its own, the local embedding server and a worker, and removes them at the end.
-    With PG_QWEN_EMBED_SERVER_URL it uses that server instead; with PG_QWEN_EMBED_DATABASE_URL that database, in a
-    schema of its own, qwen_embed_demo, which it removes; an extension vector that was missing stays.
+
+    With PG_QWEN_EMBED_SERVER_URL it uses that server instead. With PG_QWEN_EMBED_DATABASE_URL it uses that database, in
+    the schema qwen_embed_demo, which it removes. If it had to create the extension vector, that stays.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is stopped
     with stage.database() as database_url, stage.server() as server_url:
         settings = resolve(os.environ, database_url=database_url, server_url=server_url)
         documents = list(corpus.documents())
@@ -105,14 +106,14 @@ def _change(connection: Connection, client: Client) -> None:
         milliseconds = stage.followed_after(connection, change, values)
         (hit,) = client.search(stage.NAME, question, 1)
         click.echo(
-            f"{verb} of {values['name']}: its vector had followed {milliseconds:.1f} ms after the commit\n"
+            f"{verb} of {values['name']}: its vector followed {milliseconds:.1f} ms after the commit\n"
             f'  asked "{question}": {hit.row["name"]}'
         )
     click.echo()
 
 
 def _shown(variable: str, url: str) -> str:
-    """What was given may hold a password."""
+    """A URL to print. One that the user gave may hold a password, and is not printed."""
     return f"the one of {variable}" if os.environ.get(variable) else url
 
 

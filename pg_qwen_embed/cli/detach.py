@@ -11,10 +11,10 @@ from pg_qwen_embed.settings import Settings
 
 @click.command()
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_settings("database_url")
 def detach(settings: Settings, name: str, yes: bool) -> None:
-    """Remove the embedding NAME: its vectors, triggers and view. The source is left as it was."""
+    """Remove the embedding NAME: its vectors, triggers and view. The source stays as it was."""
     with connect(settings.database_url, "pg_qwen_embed detach") as connection:
         catalog.find(connection, name)
         if not yes:

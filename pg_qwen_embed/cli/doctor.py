@@ -14,9 +14,9 @@ from pg_qwen_embed.settings import Settings
 @json_option
 @with_settings("database_url", "server_url", "ca_file")
 def doctor(settings: Settings, as_json: bool) -> None:
-    """Look at settings, database, embeddings and server; say what to do about each thing that is not right.
+    """Check settings, database, embeddings and servers, and say what to do about each fault.
 
-    The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed; each server gets
+    The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed. Each server gets
     about 270 short texts, and two more for each embedding.
     """
     found = examining.diagnose(settings)

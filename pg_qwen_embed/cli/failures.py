@@ -14,15 +14,18 @@ from pg_qwen_embed.settings import Settings
 PURPOSE = "pg_qwen_embed failures"
 
 key_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--key", multiple=True, metavar="VALUE", help="Of this row only; once for each column of the key, in order."
+    "--key",
+    multiple=True,
+    metavar="VALUE",
+    help="Only the failure of this row. Repeat it for each column of the key, in order.",
 )
 
 
 @click.group()
 def failures() -> None:
-    """Documents the embedding server refuses: list, retry or discard them.
+    """Documents that the embedding server rejects: list, retry or discard them.
 
-    A failure is tried again after 10 s, then ever more rarely, and parked after 8 attempts. A change of the row
+    A failure is tried again after 10 s, then after growing pauses, and is parked after 8 attempts. A change of the row
     supersedes it.
     """
 
@@ -32,7 +35,7 @@ def failures() -> None:
 @json_option
 @with_settings("database_url")
 def list_(settings: Settings, name: str, as_json: bool) -> None:
-    """The failures of NAME, the latest first, each with the server's own sentence."""
+    """List the failures of NAME, the latest first, each with the server's own sentence."""
     with connect(settings.database_url, PURPOSE) as connection:
         found = handling.listing(connection, name)
     if as_json:
@@ -51,7 +54,7 @@ def list_(settings: Settings, name: str, as_json: bool) -> None:
 @key_option
 @with_settings("database_url")
 def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
-    """Have the failures of NAME tried again now, parked ones too."""
+    """Try the failures of NAME again now, parked ones too."""
     with connect(settings.database_url, PURPOSE) as connection:
         click.echo(f"{name}: {handling.retry(connection, name, key)} to be tried again")
 
@@ -61,6 +64,6 @@ def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
 @key_option
 @with_settings("database_url")
 def discard(settings: Settings, name: str, key: tuple[str, ...]) -> None:
-    """Forget the failures of NAME: their rows stay without a new vector until they change."""
+    """Delete the failures of NAME. Their rows get no new vector until they change."""
     with connect(settings.database_url, PURPOSE) as connection:
         click.echo(f"{name}: {handling.discard(connection, name, key)} discarded")

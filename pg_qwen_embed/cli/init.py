@@ -10,9 +10,9 @@ from pg_qwen_embed.settings import Settings
 @click.command()
 @with_settings("database_url")
 def init(settings: Settings) -> None:
-    """Set up the database: the schemas qwen_embed and _qwen_embed, and pgvector if this role may.
+    """Set up the database: the schemas qwen_embed and _qwen_embed, and pgvector if this role may create it.
 
-    Safe to run again; an upgrade of this package runs the migrations that are new.
+    It is safe to run again. After an upgrade of this package it runs the new migrations.
     """
     for line in migrate.init(settings.database_url):
         click.echo(line, err=line.startswith("warning"))

@@ -13,11 +13,11 @@ SNIPPET = 100  # characters of a value shown in a terminal
 @click.command()
 @click.argument("name")
 @click.argument("text")
-@click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1), help="Number of rows.")
 @json_option
 @with_settings("database_url", "server_url", "ca_file")
 def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) -> None:
-    """The rows of NAME nearest to TEXT, nearest first."""
+    """Find the rows of NAME nearest to TEXT, nearest first."""
     with Client(settings.database_url, server_url=settings.server_list, ca_file=settings.ca_file) as client:
         hits = client.search(name, text, limit)
     if as_json:

@@ -14,7 +14,7 @@ from pg_qwen_embed.settings import Settings
 @json_option
 @with_settings("database_url")
 def status(settings: Settings, name: str | None, as_json: bool) -> None:
-    """How every embedding is doing, or the one called NAME."""
+    """Report the status of every embedding, or of NAME."""
     with connect(settings.database_url, "pg_qwen_embed status") as connection:
         found = reporting.status(connection, name)
     if as_json:
@@ -31,7 +31,7 @@ def _report(one: Status) -> str:
     backfill = one.backfill.state.value
     if one.backfill.state is BackfillState.RUNNING:
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
-    truncated = f" ({one.truncated:,} of documents that were cut)" if one.truncated else ""
+    truncated = f" ({one.truncated:,} truncated)" if one.truncated else ""
     chunks = "" if one.chunks is None else f" in {one.chunks:,} chunks"
     return (
         f"{one.name}  {one.source}, {one.spec.model}, {one.spec.dimensions} dimensions\n"
@@ -48,7 +48,7 @@ def _warnings(one: Status) -> str:
         found += f"  warning: {one.broken_triggers} of its 5 triggers are missing, disabled or out of date; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"
     if one.model_mismatch:
-        found += "  warning: the embedding server serves another model, or other weights, than it was attached with, and gets "
+        found += "  warning: the embedding server's model identity is not the one recorded at attach, so it receives "
         found += "no documents; see: pg-qwen-embed doctor\n"
     if one.vacuum_blocked_by:
         found += f"  warning: {one.vacuum_blocked_by}, keeps vacuum from the outbox and slows the worker down\n"

@@ -13,14 +13,14 @@ from pg_qwen_embed.settings import Settings
 
 @click.command()
 @click.argument("name")
-@click.option("--repair", is_flag=True, help="Enqueue them for the worker; make missing triggers anew.")
+@click.option("--repair", is_flag=True, help="Enqueue these rows for the worker, and create broken triggers again.")
 @json_option
 @with_settings("database_url")
 def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     """Count the rows of NAME whose vector is missing, stale or orphaned; exit status 1 if there are any.
 
-    Changes that the worker has not come to yet count: see `status` for those. With --repair the exit status is 0 when
-    all that was found is enqueued, and 1 when rows were locked; documents the server refuses stay failures.
+    Changes that the worker has not reached yet count too; `status` shows them. With --repair the exit status is 0 if all
+    rows found are enqueued, and 1 if rows were locked. Documents that the server rejects stay failures.
     """
     verified = verifying.verify(settings.database_url, name, repair=repair)
     found, done = verified.drift, verified.enqueued
@@ -31,6 +31,6 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     if done and not as_json:
         click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
     if done and done.locked:
-        raise UsageError(f"{name}: {done.locked} rows are locked by the application; run it again when they are not")
+        raise UsageError(f"{name}: the application has {done.locked} rows locked; run it again when they are free")
     if found.total and not repair:
         sys.exit(1)

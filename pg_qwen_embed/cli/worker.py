@@ -12,7 +12,7 @@ from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker import process as working
 from pg_qwen_embed.worker.options import MOST_REQUESTS, Options
 
-ONCE_OUTAGE_TIMEOUT = 15.0
+ONCE_OUTAGE_TIMEOUT = 15.0  # seconds
 
 
 @click.command()
@@ -23,14 +23,14 @@ ONCE_OUTAGE_TIMEOUT = 15.0
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Look at least this often; 0 trusts NOTIFY alone.",
+    help="Look for changes at least this often; 0: rely on NOTIFY alone.",
 )
 @click.option(
     "--verify-every",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Look for drift this often, gently, and repair it.  [default: never]",
+    help="Look for drift this often, with pauses, and repair it.  [default: never]",
 )
 @click.option(
     "--request-timeout",
@@ -38,7 +38,7 @@ ONCE_OUTAGE_TIMEOUT = 15.0
     default=READ_TIMEOUT,
     show_default=True,
     metavar="SECONDS",
-    help="For one request.",
+    help="Timeout of one request to the embedding server.",
 )
 @click.option(
     "--max-requests",
@@ -46,10 +46,14 @@ ONCE_OUTAGE_TIMEOUT = 15.0
     default=MOST_REQUESTS,
     show_default=True,
     metavar="N",
-    help="Send a server at most so many requests at once; how many are best is found below that.",
+    help="Most requests in flight on a server. The worker finds the best number up to N.",
 )
 @click.option(
-    "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Lowest level that is logged.",
 )
 @with_settings("database_url", "server_url", "ca_file")
 def worker(
@@ -63,8 +67,8 @@ def worker(
 ) -> None:
     """Follow every embedding: backfill it, then keep its vectors in step with the text.
 
-    Run as many as you like: one leads each embedding, the others stand by. SIGTERM and SIGINT finish what is in flight;
-    a second signal ends at once.
+    Run as many workers as you like: one leads each embedding, the others stand by. On SIGTERM or SIGINT a worker finishes
+    what is in flight; a second signal ends it at once.
     """
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     options = Options(

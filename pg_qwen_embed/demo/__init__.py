@@ -1,1 +1,1 @@
-"""The demo: its stage and its documents."""
+"""The demo: its processes and its documents."""

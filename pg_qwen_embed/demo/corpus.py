@@ -24,7 +24,7 @@ _LEFT_OUT = {
     "config",
     "distutils",
 }
-_IN_C = (builtins, itertools, math, time)  # have no source to read
+_IN_C = (builtins, itertools, math, time)  # modules without Python source
 _SHORTEST = 20  # characters
 
 
@@ -36,7 +36,7 @@ class Document:
 
 
 def documents() -> Iterator[Document]:
-    """Every public module, class, function and method that says something of itself, each name once."""
+    """Every public module, class, function and method with a docstring, each name once."""
     seen: set[str] = set()
     for document in itertools.chain(_from_source(Path(sysconfig.get_path("stdlib"))), *map(_from_module, _IN_C)):
         if document.name not in seen and len(document.doc) >= _SHORTEST:

@@ -1,6 +1,6 @@
-"""The demo's stage: a database, an embedding server and a worker, all real, all gone afterwards.
+"""What the demo runs: a database, an embedding server and a worker, all real, all removed afterwards.
 
-It prints nothing: cli/demo.py tells the story."""
+Nothing is printed here; that is left to cli/demo.py."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ _STOP_TIMEOUT = 15.0
 
 @contextmanager
 def database() -> Iterator[str]:
-    """The database that PG_QWEN_EMBED_DATABASE_URL names (never a mere DATABASE_URL), or one of our own."""
+    """The URL of the database in PG_QWEN_EMBED_DATABASE_URL (never DATABASE_URL), or of an embedded one."""
     given = os.environ.get(DATABASE_VARIABLE)
     if given:
         yield given
@@ -40,7 +40,7 @@ def database() -> Iterator[str]:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The server that PG_QWEN_EMBED_SERVER_URL names, or the local one on a free port."""
+    """The URL of the server in PG_QWEN_EMBED_SERVER_URL, or of the local one on a free port."""
     given = os.environ.get(SERVER_VARIABLE)
     if given:
         yield given
@@ -51,6 +51,7 @@ def server() -> Iterator[str]:
 
 @contextmanager
 def worker(settings: Settings) -> Iterator[None]:
+    """A worker that follows the demo's embedding until the end of the block."""
     environment = {DATABASE_VARIABLE: settings.database_url, SERVER_VARIABLE: settings.server_list}
     with _process(["worker"], environment, "following "):
         yield
@@ -58,7 +59,7 @@ def worker(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def schema(url: str, documents: Iterable[Document]) -> Iterator[Connection]:
-    """The demo's table, filled; everything that the demo brought into the database goes at the end."""
+    """The demo's table with its documents. At the end, everything that the demo created in the database is removed."""
     with connect(url, "pg_qwen_embed demo") as connection:
         row = connection.execute(statement("is_initialised")).fetchone()
         was_there = bool(row and row[0])
@@ -75,7 +76,7 @@ def schema(url: str, documents: Iterable[Document]) -> Iterator[Connection]:
 
 def _remove(connection: Connection, was_there: bool) -> None:
     ours = [one.embedding for one in catalog.registered(connection, NAME) if str(one.embedding.source.table) == TABLE]
-    for embedding in ours:  # a user's own may have the name
+    for embedding in ours:  # another embedding of the user may have the name
         attach.detach(connection, embedding.name)
     connection.execute(statement("demo_drop"))
     if not was_there and not catalog.registered(connection):
@@ -83,7 +84,7 @@ def _remove(connection: Connection, was_there: bool) -> None:
 
 
 def followed_after(connection: Connection, change: str, values: dict[str, str], timeout: float = 30.0) -> float:
-    """Make a change, and return how many milliseconds after its commit the view shows the new vector."""
+    """Make a change. Returns how many milliseconds after its commit the view shows the new vector. Raises Error."""
     connection.execute(statement(change), values)
     committed = time.perf_counter()
     while time.perf_counter() - committed < timeout:
@@ -96,7 +97,7 @@ def followed_after(connection: Connection, change: str, values: dict[str, str], 
 
 @contextmanager
 def _process(arguments: list[str], environment: dict[str, str], ready: str) -> Iterator[str]:
-    """`pg-qwen-embed ...` in the background, from its line that begins or holds `ready` until the end of the block."""
+    """`pg-qwen-embed ...` in the background until the end of the block. Yields its first line that contains `ready`."""
     with tempfile.TemporaryDirectory(prefix="pg_qwen_embed_") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as output:
@@ -123,6 +124,6 @@ def _wait_for(process: subprocess.Popen[bytes], log: Path, ready: str) -> str:
         if found:
             return found
         if process.poll() is not None:
-            raise ServerUnavailable(f"a process of the demo ended at once: {lines[-1] if lines else 'it said nothing'}")
+            raise ServerUnavailable(f"a process of the demo ended at once: {lines[-1] if lines else 'without a word'}")
         time.sleep(0.02)
     raise ServerUnavailable(f"a process of the demo was not ready within {_START_TIMEOUT:.0f} s")

@@ -190,8 +190,8 @@ class Balancer:
         self._moved = asyncio.Event()
         self._looked = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
-        self._asking_again = asyncio.Lock()
-        self._times_asked = 0
+        self._probing_again = asyncio.Lock()
+        self._times_probed = 0
 
     def start(self, group: asyncio.TaskGroup) -> None:
         for upstream in self._upstreams:
@@ -359,11 +359,11 @@ class Balancer:
         """Every server has another model: probe them again, as one may have been restarted. Once for all that wait."""
         if self._once:
             raise ModelMismatch(str(self.mismatch(target)))
-        times_asked = self._times_asked
-        async with self._asking_again:
-            if self._times_asked != times_asked:  # another waiter has asked meanwhile
+        times_probed = self._times_probed
+        async with self._probing_again:
+            if self._times_probed != times_probed:  # another waiter has probed meanwhile
                 return
             await asyncio.sleep(retry.backoff(attempt, base=0.5, cap=5.0, rng=self._runtime.rng))
             known = [(upstream.breaker, upstream.breaker.info) for upstream in self._upstreams]
-            self._times_asked += 1
+            self._times_probed += 1
             await asyncio.gather(*(breaker.ask_again(info) for breaker, info in known if info is not None))

@@ -27,8 +27,8 @@ def proxy_of(url: str) -> tuple[str | None, dict[str, str]]:
     """The proxy of the environment without its password, and the headers that carry the password.
 
     The URL may appear in a message. aiohttp itself would look the proxy up for each request, in a thread."""
-    asked = urlsplit(url)
-    found = None if proxy_bypass(asked.hostname or "") else getproxies().get(asked.scheme)
+    target = urlsplit(url)
+    found = None if proxy_bypass(target.hostname or "") else getproxies().get(target.scheme)
     if not found:
         return None, {}
     parts = urlsplit(found)

@@ -1,1 +1,1 @@
-"""From a query to rows."""
+"""Search: from a query to rows."""

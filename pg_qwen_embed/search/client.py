@@ -1,4 +1,6 @@
-"""What applications import: embed a query the way its embedding wants it, and search."""
+"""The client that applications import: it embeds queries with their embedding's instruction, and searches.
+
+It reads the registry and the view, and writes nothing. No worker needs to run."""
 
 import asyncio
 import os
@@ -29,45 +31,45 @@ T = TypeVar("T")
 
 
 class CachedServer:
-    """A server, and what it said it serves, half a minute ago at most: a `ServerHandle` of the encoder."""
+    """A server with its model identity, checked within IDENTITY_CHECK_INTERVAL: a `ServerHandle` of the encoder."""
 
     longest = None  # a query is not truncated
 
     def __init__(self, server: EmbeddingServer) -> None:
         self.server = server
         self._info: ModelInfo | None = None
-        self._asked_at = 0.0  # when that was last known to be true
+        self._confirmed_at = 0.0  # when that was last confirmed
 
     @property
     def info(self) -> ModelInfo:
         if self._info is None:
-            raise RuntimeError("the server was not asked what it serves")
+            raise RuntimeError("the server's identity is not known yet")
         return self._info
 
     def check(self) -> None:
-        """A query is one request."""
+        """Nothing to check: a query is one request."""
 
     async def query(self, target: Target, text: str) -> Vectors:
         """The unit vector of a query. Raises ModelMismatch, ServerUnavailable, DocumentRejected."""
         await self._refresh()
         try:
             return await Encoder(self).query(target, target.embedding.instruction, text)
-        except ModelMismatch:  # perhaps since it was asked what it serves: ask again
+        except ModelMismatch:  # perhaps it has changed since the last check: check again
             self.forget()
         await self._refresh()
         return await Encoder(self).query(target, target.embedding.instruction, text)
 
     def forget(self) -> None:
-        """Ask again next time."""
+        """Check the identity again next time."""
         self._info = None
 
     async def _refresh(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._info is not None and now - self._asked_at < IDENTITY_CHECK_INTERVAL:
+        if self._info is not None and now - self._confirmed_at < IDENTITY_CHECK_INTERVAL:
             return
         if self._info is None or not await self.server.still_serves(self._info):
             self._info = await self.server.model_info()
-        self._asked_at = now
+        self._confirmed_at = now
 
 
 class Client:
@@ -89,7 +91,7 @@ class Client:
     ) -> None:
         options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
-        # The one that failed last comes last.
+        # In the order of use: a server that fails moves to the end.
         self._servers = [CachedServer(EmbeddingServer(one, ASK_TIMEOUT)) for one in self._settings.servers]
         self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
@@ -135,7 +137,9 @@ class Client:
         return embedding, self._run(self._embed(embedding.target, text))
 
     def search(self, name: str, text: str, limit: int = 10) -> list[Hit]:
-        """The `limit` rows nearest to the query, nearest first: each row's columns and its distance."""
+        """The `limit` rows nearest to the query, nearest first: each row's columns and its distance.
+
+        Raises as `embed_query`, and UsageError for a limit below 1."""
         if limit < 1:
             raise UsageError(f"a limit of {limit} finds nothing; it must be 1 or more")
         embedding, query = self._query(name, text)
@@ -158,10 +162,10 @@ class Client:
         for row in rows:
             del row[embedding.column], row["stale"]
         hits = [Hit(row.pop("qwen_embed_distance"), row) for row in rows]
-        return sorted(hits, key=lambda hit: hit.distance)  # the index orders by distances it has rounded
+        return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
 
     async def _embed(self, target: Target, text: str) -> Vectors:
-        """From the first server that has the model and answers."""
+        """The query's vector from the first server that has the model and answers."""
         problems: list[ServerUnavailable] = []
         for server in list(self._servers):
             try:
@@ -172,12 +176,12 @@ class Client:
                 problems.insert(0, error)
                 self._servers.remove(server)
                 self._servers.append(server)
-        for server in self._servers:  # one may be put right
+        for server in self._servers:  # one of them may be repaired meanwhile
             server.forget()
         raise problems[0]
 
     def _embedding(self, name: str) -> Embedding:
-        """As it is now: it may have been attached anew. While the database is away, as it was last."""
+        """The embedding as it is now, which may have been attached again; as last known while the database is unavailable."""
         known = self._embeddings.get(name)
         try:
             if known is None or catalog.live_generation(self._database(), name) != known.live.id:

@@ -48,7 +48,7 @@ class Service(Protocol):
         """Returns when the model has answered; any error makes /health fail."""
 
     async def embed(self, request: EmbeddingRequest) -> bytes:
-        """The body of the answer. Raises RequestError, as the next two do."""
+        """The body of the answer. Raises RequestError; so do the next two."""
 
     async def tokenize(self, request: TokenizeRequest) -> bytes: ...
 

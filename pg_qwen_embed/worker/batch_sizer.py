@@ -1,15 +1,17 @@
-"""How many rows go into one write. Pure."""
+"""The batch sizer: how many rows go into one write. Pure."""
 
 from dataclasses import dataclass, field
 
-WRITE_TIME = 0.1  # seconds
+WRITE_TIME = 0.1  # seconds that a write should take
 SMALLEST_BATCH = 64  # rows
 
 
 @dataclass(slots=True)
 class BatchSizer:
-    """How many rows to write at once: what takes WRITE_TIME. Where an index is there, a row takes milliseconds, and a
-    change would wait long behind many. But never only a few: where each write takes long, however small, many are the cure."""
+    """`rows`: as many as are written in WRITE_TIME, but at least SMALLEST_BATCH and at most `most`.
+
+    With an index a row takes milliseconds, and a change would wait long behind many rows. Where every write takes long
+    whatever its size, larger writes are the remedy: hence the lower bound."""
 
     most: int
     rows: int = field(init=False)

@@ -1,4 +1,4 @@
-"""Identical documents under way at the same time: one of them is embedded, the others take its outcome. Pure."""
+"""Deduplication: of identical documents in flight one is embedded, and the others take its outcome. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,15 @@ Waiting = dict[bytes | None, list[Duplicate] | None]
 
 @dataclass(slots=True)
 class Deduplicator:
-    """What waits for an outcome, by fingerprint; most have none. A live change waits for another live one only: a backfill's may
-    be late."""
+    """The duplicates that wait for an outcome, by fingerprint; most documents have none.
+
+    A live change waits only for another live change: the outcome of a backfill may be late."""
 
     _live: Waiting = field(default_factory=dict)
     _backfill: Waiting = field(default_factory=dict)
 
     def first(self, changes: Sequence[Change], page: ScanPage | None) -> list[Change]:
-        """Those whose document is not under way; it is now. The others will be in what `settled` returns."""
+        """The changes to embed: their documents were not in flight, and are now. `settled` will return the others."""
         waiting = self._of(page)
         found = []
         for change in changes:
@@ -34,7 +35,7 @@ class Deduplicator:
         return found
 
     def settled(self, outcome: Embedded | Rejected) -> list[Outcome]:
-        """This outcome, and the same one for each twin."""
+        """This outcome, and the same outcome for each duplicate."""
         waiting = self._of(outcome.request.page)
         duplicates = [waiting.pop(change.fingerprint, None) for change in outcome.request.changes]
         if not any(duplicates):
@@ -53,4 +54,4 @@ def _of_duplicate(piece: Outcome, change: Change, page: ScanPage | None) -> Outc
         case Rejected(_, sentence):
             return Rejected(Request([change], page), sentence)
         case _:
-            raise AssertionError("only what was sent has twins")
+            raise AssertionError("only an outcome of a request has duplicates")

@@ -1,7 +1,8 @@
-"""The second stage: documents into requests, requests to servers, vectors to be written.
+"""The dispatcher, the second stage: it packs documents into requests, sends them, and passes the vectors on to be written.
 
-A document that is rejected is found by halving its request. A server that is away is waited for, and no attempt is
-counted. Identical documents are sent once. What to do after an error is policy.py's decision."""
+Identical documents are sent once. A rejected document is found by halving its request. A server that is unavailable is
+waited for, and no attempt is counted. What to do after an error is decided in policy.py, which upstream gets a request
+in inference/balancer.py."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,15 +23,15 @@ from pg_qwen_embed.worker.policy import Attempts, Decision, Fail, OtherServer, R
 from pg_qwen_embed.worker.queues import EncodeQueue, WriteQueues
 from pg_qwen_embed.worker.work import Batch, Embedded, Rejected, Request
 
-LARGER_AFTER = 64  # answers, until larger requests are tried again
+LARGER_AFTER = 64  # answers before larger requests are tried again
 
 
 @dataclass(slots=True)
 class Sending:
-    """A request, and what has come of its attempts."""
+    """A request, and the result of its attempts so far."""
 
     request: Request
-    chunks: Chunks  # of its documents, where they are divided
+    chunks: Chunks  # of its documents, if they are divided
     attempts: Attempts = Attempts()  # noqa: RUF009  # it is frozen
     rejected_by: set[Upstream] = field(default_factory=set)
 
@@ -68,7 +69,7 @@ class Dispatcher:
                 self._queue(request)
 
     def _packed(self, batch: Batch) -> list[Request]:
-        """Requests of documents of similar length, without those that are in flight already."""
+        """Requests with documents of similar length, without the documents that are in flight already."""
         changes = self._deduplicator.first(batch.changes, batch.page)
         sizes = [change.size for change in changes]
         packed = batching.pack(sizes, self._limits, self._ratio.bytes_per_token)
@@ -84,7 +85,7 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     async def _send(self, request: Request) -> None:
-        """Until the outcome is known, however long the servers stay away; or until it is made into smaller requests.
+        """Send a request until its outcome is known, however long the servers are unavailable, or until it is split.
 
         Raises ServerUnavailable when the balancer no longer waits for a server."""
         sending = Sending(request, Chunks(self._limits.documents))
@@ -100,7 +101,7 @@ class Dispatcher:
             again = decision is not None and await self._act(decision, lease, sending)
 
     async def _attempt(self, lease: Lease, sending: Sending) -> Decision | None:
-        """What to do after an error; None when the documents have their vectors."""
+        """One attempt. Returns what to do after an error; None when the documents have their vectors."""
         request = sending.request
         try:
             encoded = await self._encode(lease, request, sending.chunks)
@@ -118,7 +119,7 @@ class Dispatcher:
         return None
 
     async def _act(self, decision: Decision, lease: Lease, sending: Sending) -> bool:
-        """Whether to try this request again."""
+        """Act on a decision. Returns whether to try this request again."""
         match decision:
             case Retry(seconds, fewer_chunks):
                 if fewer_chunks:
@@ -143,7 +144,7 @@ class Dispatcher:
         return encoded
 
     def _settle(self, request: Request, encoded: Encoded) -> None:
-        """What is rejected by its length becomes a failure; the others have their vectors."""
+        """Documents rejected for their length become failures; the others have their vectors."""
         for n, reason in encoded.rejected.items():
             self._put(Rejected(Request([request.changes[n]], request.page), reason))
         changes = _with_what_was_done(request.changes, encoded)
@@ -151,7 +152,7 @@ class Dispatcher:
             self._put(Embedded(Request(changes, request.page), encoded.vectors))
 
     async def _fail(self, request: Request, lease: Lease, reason: str) -> None:
-        """The server is believed if it serves what it did, and embeds others; else it was not the document's fault."""
+        """The document becomes a failure if the server is confirmed; else the request is sent again."""
         if await lease.confirm(self._target.spec.dimensions):
             self._put(Rejected(request, reason))
         else:
@@ -163,7 +164,7 @@ class Dispatcher:
 
 
 class RequestSize:
-    """How many documents a request may have, as far as the servers have been seen to take them."""
+    """The most documents of a request that the servers have been seen to accept."""
 
     def __init__(self, most: int) -> None:
         self._highest = self._most = most
@@ -183,7 +184,7 @@ class RequestSize:
 
 
 def _with_what_was_done(changes: Sequence[Change], encoded: Encoded) -> list[Change]:
-    """The changes that have vectors, with their chunks, or marked where only the beginning was embedded."""
+    """The changes that have vectors, with their chunks, or marked as truncated."""
     kept = (
         [change for n, change in enumerate(changes) if n not in encoded.rejected] if encoded.rejected else list(changes)
     )

@@ -1,4 +1,4 @@
-"""Which generations this worker follows: the registry against the pipelines that run."""
+"""Which generations this worker follows: it compares the registry with the running pipelines, and starts and stops them."""
 
 import asyncio
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from pg_qwen_embed.worker.signals import Signals
 
 
 class Pools:
-    """Connections by which changes, and a backfill, are read and written; open while the session lasts."""
+    """The connections of the pipelines: one pool for live changes, one for backfills. Open while the session lasts."""
 
     def __init__(self, live: Pool, backfill: Pool) -> None:
         self.live = live
@@ -32,7 +32,7 @@ class Pools:
 
 
 class Following:
-    """The pipelines by generation. `refresh` follows what was attached and leaves what was detached or has changed."""
+    """The pipelines by generation. `refresh` starts those of new generations and stops those that are gone or have changed."""
 
     def __init__(
         self, connection: AsyncConnection, pools: Pools, balancer: Balancer, leadership: Leadership,
@@ -51,13 +51,14 @@ class Following:
         self.stands_by = False  # another worker leads a generation
 
     async def open(self, group: asyncio.TaskGroup) -> None:
-        """Raises SetupError where `init` has not run."""
+        """To be called once, first. Raises SetupError where `init` has not run."""
         self._group = group
         await catalog.require_initialised_async(self._connection)
         row = await (await self._connection.execute(statement("halfvec_oid"))).fetchone()
         self._halfvec_oid = row[0] if row else 0
 
     async def refresh(self) -> None:
+        """Read the registry and follow it. Raises psycopg.Error."""
         registered = await catalog.registered_async(self._connection)
         states = {target.id: state for one in registered for target, state in one.targets}
         current = {
@@ -73,7 +74,7 @@ class Following:
         self._check_partitions(states)
 
     async def finish_backfills(self) -> None:
-        """Backfills of which every row has its vector get their index."""
+        """Build the index of each backfill in which every row has its vector."""
         for pipeline in self.pipelines.values():
             if pipeline.scanner.finished:
                 pipeline.scanner.end()
@@ -91,7 +92,7 @@ class Following:
             self._runtime.events.emit(LedElsewhere(current[id_].name))
 
     async def _try_take_on(self, target: Target) -> None:
-        """One that cannot be taken on is left, until the registry is read again."""
+        """A generation that cannot be followed is left alone until the registry is read again."""
         try:
             await self._take_on(target)
         except psycopg.Error as error:
@@ -117,7 +118,7 @@ class Following:
             self._maintenance.build_index(pipeline)
 
     async def _restart_backfills(self) -> None:
-        """Backfills asked for while their generation is being followed."""
+        """Start the backfills that were requested while their generation is followed."""
         cursor = await self._connection.execute(statement("pending_backfills"), {"ids": list(self.pipelines)})
         for (id_,) in await cursor.fetchall():
             pipeline = self.pipelines[id_]

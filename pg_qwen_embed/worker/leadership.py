@@ -1,4 +1,4 @@
-"""Leadership: which generations this worker follows, and what it tells the others by lock and by session name.
+"""Leadership: which generations this worker leads, and what it tells others by locks and by its session name.
 
 A leader holds a session lock for each generation. The lock ends with the session, so it needs no lease and no heartbeat."""
 
@@ -18,24 +18,24 @@ AWAY_NAME = "pg_qwen_embed worker: the embedding server does not answer"
 
 
 class Leadership:
-    """Locks and name of the session that leads."""
+    """The locks and the name of the session that leads."""
 
     def __init__(self, connection: AsyncConnection, balancer: Balancer, runtime: Runtime) -> None:
         self._connection = connection
         self._balancer = balancer
         self._runtime = runtime
         self._name = READER_NAME
-        self._mismatches: dict[int, str] = {}  # generations whose model no server has, and the sentence
+        self._mismatches: dict[int, str] = {}  # generations whose model no server has, each with the sentence
 
     async def lead(self, ids: Iterable[int]) -> list[int]:
-        """Those of these generations that nobody else leads."""
+        """Take the leader locks; returns the generations that no other worker leads."""
         return await session_locks.take(self._connection, Lock.LEADER, ids)
 
     async def resign(self, id_: int) -> None:
         await session_locks.release(self._connection, Lock.LEADER, id_)
 
     async def report_servers(self, pipelines: Iterable[Pipeline]) -> None:
-        """Whether a server is away, in the session's name, where `status` looks."""
+        """Show in the session's name, which `status` reads, whether a needed server is unavailable."""
         lacking = any(self._balancer.lacks(pipeline.target) for pipeline in pipelines)
         name = AWAY_NAME if lacking else READER_NAME
         if name != self._name:
@@ -43,7 +43,7 @@ class Leadership:
             await self._connection.execute(statement("name_session"), {"name": name})
 
     async def report_mismatches(self, pipelines: Iterable[Pipeline]) -> None:
-        """Generations whose model no server has: in the log, and by a lock, where `status` looks."""
+        """Report generations whose model no server has: in the log, and by a lock that `status` reads."""
         found = {pipeline.target.id: self._balancer.mismatch(pipeline.target) for pipeline in pipelines}
         mismatches = {id_: str(mismatch) for id_, mismatch in found.items() if mismatch}
         for id_ in self._mismatches.keys() - mismatches.keys():

@@ -1,7 +1,7 @@
-"""The ledger of what is read and not yet settled, and how much more may be read. Pure.
+"""The ledger: what is read and not yet settled, and how much more may be read. Pure.
 
-What is in flight is left out of further reads. A pipeline that is dropped drops its ledger too, and loses nothing but
-work, because the outbox still has every entry."""
+Reads leave out what is in flight. A pipeline that is stopped loses its ledger and nothing but work, because the outbox
+still has every entry."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pg_qwen_embed.worker.work import ScanPage
 
 @dataclass(slots=True)
 class Ledger:
-    """Sizes are in bytes. `live` counts the documents of changes, not those of a backfill."""
+    """Counts of what is in flight; sizes in bytes. `live` counts only documents of changes, not those of a backfill."""
 
     seqs: set[int] = field(default_factory=set)
     retrying: set[Key] = field(default_factory=set)  # keys of failures that are being tried again
@@ -31,7 +31,7 @@ class Ledger:
         self.seqs.update(entries_of(changes))
 
     def settle(self, changes: Sequence[Change], page: ScanPage | None) -> None:
-        """Their entries are acknowledged."""
+        """These changes are written, and their entries acknowledged."""
         self._count(changes, page, -1)
         if page is not None:
             page.left -= len(changes)
@@ -54,14 +54,14 @@ class Ledger:
 
 @dataclass(slots=True)
 class Room:
-    """How much more may be read: the bound of the queues between the stages, and so of the memory.
+    """How much more may be read. It bounds the queues between the stages, and so the memory.
 
     Live changes have as much room as a backfill, which fills only what they leave."""
 
     ledger: Ledger
-    documents: Callable[[], int]  # grows with the number of requests that the servers take
+    documents: Callable[[], int]  # grows with the concurrency limits of the servers
     size: int
-    lacked: bool = False  # changes were not read for want of it: they are late
+    lacked: bool = False  # changes were not read for lack of room: they are late
 
     def for_changes(self) -> bool:
         return self.ledger.live < self.documents() and self.ledger.live_size < self.size

@@ -1,4 +1,6 @@
-"""The loop: read what there is; when there is nothing, close the gates so that writers notify, look once more, and sleep."""
+"""The worker's loop: read until nothing is found, close the gates so that writers notify, read once more, then sleep.
+
+The stages of a pipeline run as tasks of their own; the loop only lets its readers read."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -18,15 +20,15 @@ from pg_qwen_embed.worker.pipeline import Pipeline
 from pg_qwen_embed.worker.reader import Reader
 from pg_qwen_embed.worker.signals import Signals
 
-STANDBY_POLL = 5.0  # seconds between looks for a leader that has gone
-LONGEST_SPIN = 0.05
-DRAIN_INTERVAL = 0.1
+STANDBY_POLL = 5.0  # seconds between attempts to take the place of a leader
+LONGEST_SPIN = 0.05  # seconds
+DRAIN_INTERVAL = 0.1  # seconds
 
 Look = Callable[[Reader, AsyncConnection], Awaitable[bool]]
 
 
 class Loop:
-    """`run` it until the worker is told to stop; with `once` until everything is drained."""
+    """`run` returns when the worker is told to stop, or with `once` when everything is drained."""
 
     def __init__(
         self, connection: AsyncConnection, following: Following, leadership: Leadership, maintenance: Maintenance,
@@ -80,13 +82,13 @@ class Loop:
         return True
 
     async def _sleep(self) -> None:
-        """Close the gates, look once more from the beginning, then wait to be told."""
+        """Close the gates, read once more from the beginning, then wait for a signal."""
         pipelines = [pipeline for pipeline in self._pipelines if pipeline.reader.takes_changes]
         closed = await session_locks.close_gates(self._connection, ids_of(pipelines))
         try:
             if await self._look(Reader.rescan, await self._with_work.of(self._pipelines)):
                 return
-            # A writer that found its gate open will not notify: until it is done, keep looking.
+            # A writer that found its gate open will not notify: until it ends, keep reading.
             await self._signals.wait(self._longest_sleep() if len(closed) == len(pipelines) else self._next_spin())
         finally:
             await session_locks.open_gates(self._connection, closed)
@@ -100,12 +102,12 @@ class Loop:
         return self._options.poll or None
 
     def _next_spin(self) -> float:
-        """A transaction that keeps its gate open may last: look less and less often."""
+        """A transaction that keeps its gate open may last long: read less and less often."""
         self._spin = min(self._spin * 1.5, LONGEST_SPIN)
         return self._spin
 
     async def _drain(self) -> None:
-        """Let what is in flight be written, but not for ever."""
+        """Wait until what is in flight is written, up to the shutdown timeout."""
         for pipeline in self._pipelines:
             pipeline.scanner.stop()
         ends = self._runtime.clock() + self._options.shutdown_timeout
@@ -119,13 +121,13 @@ class Loop:
         self._runtime.events.emit(Stopped(sum(pipeline.writer.written for pipeline in self._pipelines)))
 
     async def _drained(self) -> bool:
-        """Nothing in flight, nothing being built, and the outboxes are empty from the very beginning."""
+        """Whether nothing is in flight, no index is being built, and the outboxes are empty from the beginning."""
         if self._maintenance.busy or not all(pipeline.idle for pipeline in self._pipelines):
             return False
         return not await self._look(Reader.rescan, self._pipelines)
 
     async def _look(self, how: Look, pipelines: Iterable[Pipeline]) -> bool:
-        """Let these read; True if one found something. One that cannot pauses a while, and the others go on."""
+        """Let these pipelines read; True if one found something. One that fails pauses, and the others go on."""
         found = False
         for pipeline in pipelines:
             try:
@@ -144,22 +146,24 @@ class Loop:
 
     def _report_read_error(self, pipeline: Pipeline, error: psycopg.Error) -> None:
         name = pipeline.target.name
-        if self._options.once and not isinstance(error, psycopg.OperationalError):  # those pass: a lock, a time-out
+        if self._options.once and not isinstance(error, psycopg.OperationalError):  # temporary: a lock, a timeout
             raise DatabaseUnavailable(f"{name} cannot be read: {first_line(error)}") from None
         self._runtime.events.emit(ReadFailed(name, first_line(error)))
         self._signals.registry()  # a source may have been altered, or an embedding detached
 
 
 class WithWork:
-    """Which pipelines would find something, or may: of many embeddings only a few change at a time."""
+    """Which pipelines may have something to read: of many embeddings, only a few change at a time."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._asked: Sequence[Pipeline] = ()
-        self._query = b""  # of those
+        self._pipelines: Sequence[Pipeline] = ()
+        self._query = b""  # for those
 
     async def of(self, pipelines: Iterable[Pipeline]) -> list[Pipeline]:
-        awake = [pipeline for pipeline in pipelines if not pipeline.reader.paused]  # the others may be locked
+        awake = [
+            pipeline for pipeline in pipelines if not pipeline.reader.paused
+        ]  # the sources of the others may be locked
         if len(awake) < 2:
             return awake
         try:
@@ -168,11 +172,11 @@ class WithWork:
         except psycopg.Error:
             if self._connection.closed:
                 raise
-            return awake  # one of them cannot be read: it is found by looking at each
+            return awake  # one of them cannot be read: reading each finds out which
         return [pipeline for pipeline in awake if pipeline.target.id in ids]
 
     def _query_of(self, pipelines: Sequence[Pipeline]) -> bytes:
-        if pipelines != self._asked:
-            self._asked = pipelines
+        if pipelines != self._pipelines:
+            self._pipelines = pipelines
             self._query = union(pipeline.store.has_work for pipeline in pipelines).as_bytes(None)
         return self._query

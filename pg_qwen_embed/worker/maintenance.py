@@ -1,6 +1,6 @@
-"""Maintenance: indexes, vacuum of the outboxes, drift, partitions that came or went.
+"""Maintenance: indexes, vacuum of the outboxes, drift, and partitions that came or went.
 
-Each task runs on a connection of its own, gently; what fails is reported and tried again."""
+Each task runs on a connection of its own, with pauses. A task that fails is reported and tried again."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping
@@ -33,7 +33,7 @@ GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
 class Maintenance:
-    """`start` it once; ask for tasks; `leave` a generation that is no longer followed."""
+    """`start` it once; request tasks; `leave` a generation that is no longer followed."""
 
     def __init__(self, url: str, pool: Pool, options: Options, signals: Signals, runtime: Runtime) -> None:
         self._url = url
@@ -44,7 +44,7 @@ class Maintenance:
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def start(self, group: asyncio.TaskGroup, pipelines: Mapping[int, Pipeline]) -> None:
-        """pipelines: those that run, by generation; the mapping changes as they do."""
+        """pipelines: the running ones by generation; a mapping that changes with them."""
         self._group = group
         group.create_task(self._vacuum_regularly(pipelines))
         if self._options.verify_every:
@@ -55,11 +55,11 @@ class Maintenance:
         return bool(self._tasks)
 
     def build_index(self, pipeline: Pipeline) -> None:
-        """Searches go on without it, slower; so it is tried until it is there."""
+        """Build the index, again and again until it is valid. Searches work without it, but slowly."""
         self._begin("index", pipeline.target.id, self._ensure_index(pipeline))
 
     def follow_partitions(self, state: SourceState, pipeline: Pipeline) -> None:
-        """Rows that came or went with their partition fired no trigger: look for them. A backfill finds them itself."""
+        """Look for rows that came or went with a partition, which fires no trigger. A running backfill finds them itself."""
         if state.partitions != state.checked_partitions and not pipeline.scanner.active:
             self._begin("partitions", pipeline.target.id, self._check_partitions(state, pipeline))
 
@@ -84,7 +84,7 @@ class Maintenance:
     # Vacuum and drift.
 
     async def _vacuum_regularly(self, pipelines: Mapping[int, Pipeline]) -> None:
-        """Outboxes that have seen much, on a connection of the pool."""
+        """Vacuum the outboxes with many settled entries, on a connection of the pool."""
         while True:
             await asyncio.sleep(self._options.vacuum_interval)
             for pipeline in [pipeline for pipeline in pipelines.values() if pipeline.wants_vacuum()]:
@@ -95,14 +95,14 @@ class Maintenance:
                     self._runtime.events.emit(VacuumFailed(pipeline.target.name, first_line(error)))
 
     async def _verify_regularly(self, pipelines: Mapping[int, Pipeline]) -> None:
-        """Where nothing else is going on."""
+        """Repair drift where a pipeline is idle."""
         while True:
             await asyncio.sleep(self._options.verify_every)
             for target in [pipeline.target for pipeline in pipelines.values() if pipeline.idle]:
                 await self._repair(target, rows=True, missing=True, orphans=True)
 
     async def _repair(self, target: Target, *, rows: bool, missing: bool, orphans: bool) -> bool:
-        """Whether every row was compared."""
+        """Enqueue what has drifted. Returns whether every row was compared."""
         pause = 0.0 if self._options.once else GENTLE_PAUSE
         try:
             async with await connect_async(self._url, VERIFIER_NAME) as connection:

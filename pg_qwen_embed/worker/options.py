@@ -1,4 +1,4 @@
-"""The worker's settings: times, bounds, and whether it ends by itself."""
+"""The options of a worker: times, bounds, and whether it ends when everything is drained."""
 
 from dataclasses import dataclass, field
 
@@ -10,15 +10,16 @@ MOST_REQUESTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one pipeline. Memory follows from `documents` and `size`, what is read and not settled: live changes may
-    take as much as a backfill."""
+    """Bounds of one pipeline. `documents` and `size` bound what is read and not settled, and so the memory.
+
+    Live changes may take as much as a backfill does."""
 
     page_keys: int = 256
-    # Read at once to find the keys of a page: repeated changes of a key cost one embedding. Far fewer after a full page: most
-    # of what follows is of other keys, and would be read again for each page.
+    # Entries read at once to find the keys of a page: repeated changes of a key cost one embedding. After a full page far
+    # fewer are read: most of what follows belongs to other keys, and would be read again for each page.
     page_entries: int = 10_000
     backfill_rows: int = 1024
-    documents: int = 2048  # and as many more as it takes to keep every server busy
+    documents: int = 2048  # and more, if the servers need more to be busy
     size: int = 16_000_000  # bytes
     write_rows: int = 512
     request: batching.Limits = field(default_factory=batching.Limits)
@@ -29,18 +30,18 @@ class Options:
     """Times in seconds."""
 
     once: bool = False
-    poll: float = 5.0  # the safety net: how long the worker sleeps at most; 0 trusts NOTIFY alone
-    linger: float = 0.02  # awake this long after the last change, so that a busy writer need not notify
-    spin_interval: float = 0.005  # the pause between looks while awake
+    poll: float = 5.0  # longest sleep, in case a notification is lost; 0: rely on NOTIFY alone
+    linger: float = 0.02  # how long the worker stays awake after the last change, so that a busy writer need not notify
+    spin_interval: float = 0.005  # pause between reads while awake
     sweep: float = 1.0
-    index_pause: float = 10.0  # after an index build that failed, or while another session builds it
-    error_pause: float = 2.0  # how long a pipeline reads nothing after a read that failed
-    ping: float = 10.0  # how often, and how long an answer may take; 0 for never
+    index_pause: float = 10.0  # pause after an index build that failed, or while another session builds the index
+    error_pause: float = 2.0  # how long a pipeline reads nothing after a failed read
+    ping: float = 10.0  # interval of pings, and the timeout of an answer; 0: none
     vacuum_interval: float = 5.0
-    verify_every: float = 0.0  # 0 for never
+    verify_every: float = 0.0  # 0: never
     request_timeout: float = READ_TIMEOUT
-    identity_check_interval: float = IDENTITY_CHECK_INTERVAL  # whether the server still serves the same
-    shutdown_timeout: float = 10.0  # for what is in flight when told to stop
-    outage_timeout: float | None = None  # how long an absent server is waited for; None for ever
-    most_requests: int = MOST_REQUESTS  # with documents, in flight at once, for all embeddings together, on each server
+    identity_check_interval: float = IDENTITY_CHECK_INTERVAL  # between checks of the model identity
+    shutdown_timeout: float = 10.0  # for what is in flight when the worker is told to stop
+    outage_timeout: float | None = None  # how long an unavailable server is waited for; None: for ever
+    most_requests: int = MOST_REQUESTS  # in flight on each server at once, of all embeddings together
     limits: Limits = field(default_factory=Limits)

@@ -5,7 +5,7 @@
     source (backfill) -> BackfillScanner -'                 Balancer, Encoder       '-> WriteQueues.backfill --'
 
 Each stage takes from one queue and puts into the next. The ledger counts what is read and not settled, and its room
-bounds every queue. A pipeline that is dropped loses nothing but work: the outbox still has every entry."""
+bounds every queue. A pipeline that is stopped loses nothing but work: the outbox still has every entry."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ from pg_qwen_embed.worker.scanner import BackfillScanner
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.writer import Writer
 
-VACUUM_AFTER = 20_000  # entries: autovacuum looks once a minute, and a busy outbox turns over faster
+VACUUM_AFTER = 20_000  # entries; autovacuum comes once a minute, and a busy outbox grows faster
 
 
 class Pipeline:
@@ -54,10 +54,10 @@ class Pipeline:
         self.writer = Writer(
             store, to_write, self._ledger, room, self.scanner, sizer, signals, runtime, once=options.once
         )
-        self._vacuumed_at = 0  # of the entries settled
+        self._vacuumed_at = 0  # count of settled entries at the last vacuum
 
     def start(self, group: asyncio.TaskGroup, live: Pool, backfill: Pool) -> None:
-        """The connections by which changes and a backfill are written."""
+        """live, backfill: the connections on which changes, and rows of a backfill, are written."""
         self._dispatcher.start(group)
         self.writer.start(group, live, backfill)
 
@@ -68,16 +68,16 @@ class Pipeline:
 
     @property
     def settled(self) -> bool:
-        """Nothing that was read is unwritten."""
+        """Whether everything that was read is written."""
         return self._ledger.empty
 
     @property
     def idle(self) -> bool:
-        """Likewise, and no backfill is active."""
+        """Whether everything is settled and no backfill is active."""
         return self.settled and not self.scanner.active
 
     def wants_vacuum(self) -> bool:
-        """Whether so many entries were settled since it last said so that their outbox should be vacuumed."""
+        """Whether VACUUM_AFTER entries were settled since this last returned True."""
         if self._ledger.settled_entries < self._vacuumed_at + VACUUM_AFTER:
             return False
         self._vacuumed_at = self._ledger.settled_entries

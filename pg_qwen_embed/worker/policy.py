@@ -1,6 +1,6 @@
 """What to do after an error, as a value. Pure: no clock, no database; the random source is passed in.
 
-A stage acts on the decision; this file only chooses. Why the decisions are these: docs/decisions/0005-whose-fault.md."""
+A stage acts on the decision; this file only decides. The reasons are in docs/decisions/0005-whose-fault.md."""
 
 import random
 from dataclasses import dataclass, replace
@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from pg_qwen_embed.domain.errors import DocumentRejected, Error, ProtocolError, ServerFault, ServerOverloaded
 from pg_qwen_embed.domain.retry import backoff
 
-TRIES = 3  # of one request, while the server answers others
-LONE_TRIES = 8  # of one document that the server says it is overloaded by; some 15 s
-FIRST_PAUSE = 10.0  # seconds before a rejected document is tried again, and the shortest
-LONGEST_PAUSE = 3600.0
-REJECTIONS = 8  # of a document, before it is parked
-# SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application's), WITH CHECK OPTION.
+TRIES = 3  # attempts of one request, while the server answers others
+LONE_TRIES = 8  # attempts of one document that the server is too busy for; about 15 s
+FIRST_PAUSE = 10.0  # seconds, at least, before a rejected document is tried again
+LONGEST_PAUSE = 3600.0  # seconds
+REJECTIONS = 8  # of a document before it is parked
+# SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application), WITH CHECK OPTION.
 ROW_ERRORS = ("22", "23", "P0", "44")
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """After so many seconds. fewer_chunks: with half as many chunks in a request."""
+    """Try again after a pause in seconds. fewer_chunks: with half as many chunks in a request."""
 
     seconds: float
     fewer_chunks: bool = False
@@ -27,26 +27,26 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Try the halves by themselves. remember: larger requests are too much for this server."""
+    """Try the two halves separately. remember: requests of this size are too large for the server."""
 
     remember: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OtherServer:
-    """At once, on a server that has not rejected it."""
+    """Try again at once, on a server that has not rejected the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """It is the document's fault, or the row's."""
+    """Record a failure: it is the fault of the document or of the row."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """No attempt by itself any more: when the row changes, or on request."""
+    """Make no further attempt until the row changes or somebody requests one."""
 
 
 Decision = Retry | Split | OtherServer | Fail
@@ -54,14 +54,14 @@ Decision = Retry | Split | OtherServer | Fail
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """What has gone wrong with a request since some of it was embedded."""
+    """Errors of a request since a part of it was last embedded."""
 
     number: int = 0
-    faults: int = 0  # the server answered, and wrongly: the request itself may be the cause
+    faults: int = 0  # the server answered wrongly: the request itself may be the cause
     overloads: int = 0
 
     def counted(self, error: Error, *, came_further: bool) -> "Attempts":
-        """With one more. came_further: some of the request was embedded since the last one."""
+        """With this error added. came_further: a part of the request was embedded since the last one."""
         before = Attempts() if came_further else self
         return replace(
             before,
@@ -72,8 +72,9 @@ class Attempts:
 
 
 def after(error: Error, attempts: Attempts, size: int, *, others: bool, rng: random.Random) -> Decision:
-    """What to do with a request of `size` documents. attempts: this one included. others: whether a server is left that
-    has not rejected it."""
+    """What to do with a request of `size` documents after an error.
+
+    attempts: this one included. others: whether there is a server that has not rejected the request."""
     match error:
         case DocumentRejected():
             if size > 1:
@@ -92,16 +93,17 @@ def after(error: Error, attempts: Attempts, size: int, *, others: bool, rng: ran
 def after_write(
     sqlstate: str | None, reason: str, attempt: int, pieces: int, *, rng: random.Random
 ) -> Retry | Split | Fail:
-    """What to do with a group of `pieces` outcomes that could not be written for the `attempt`-th time.
+    """What to do with a group of `pieces` outcomes whose write has failed `attempt` times.
 
-    Only an error of a row splits it. Everything else passes: the vectors wait in memory, the entries in the outbox."""
+    Only an error caused by a row splits the group. Every other error is temporary: the vectors wait in memory, the entries
+    in the outbox."""
     if (sqlstate or "")[:2] not in ROW_ERRORS:
         return Retry(backoff(attempt, base=0.1, cap=5.0, rng=rng))
     return Fail(f"PostgreSQL: {reason}") if pieces == 1 else Split()
 
 
 def after_rejection(rejections: int, *, rng: random.Random) -> Retry | Park:
-    """When to try a document again that was rejected so many times (1 or more)."""
+    """When to try a document again that was rejected `rejections` times (1 or more)."""
     if rejections >= REJECTIONS:
         return Park()
     return Retry(FIRST_PAUSE + backoff(rejections, base=FIRST_PAUSE, cap=LONGEST_PAUSE, rng=rng))

@@ -1,4 +1,4 @@
-"""The worker as a process: one session after another until it is told to stop."""
+"""The worker as a process: it runs one session after another until it is told to stop."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ class Worker:
     """`await Worker(settings, options).run()`; `stop` lets it finish what is in flight."""
 
     def __init__(self, settings: Settings, options: Options, events: Events | None = None) -> None:
-        """events: by default those that are logged."""
+        """events: by default one whose only subscriber is the log."""
         self._settings = settings
         self._options = options
         self._signals = Signals()
@@ -34,7 +34,7 @@ class Worker:
         self._signals.stop()
 
     async def run(self) -> None:
-        """Until stopped, or with `once` until everything is drained. Raises Error only with `once`, or at the start."""
+        """Run until stopped, or with `once` until everything is drained. Raises Error only with `once`, or at the start."""
         attempt = 0
         runtime = Runtime(asyncio.get_running_loop().time, random.Random(), self.events)  # noqa: S311  # jitter
         async with AsyncExitStack() as stack:
@@ -69,7 +69,7 @@ def log_event(event: Event) -> None:
 
 
 async def run(settings: Settings, options: Options) -> None:
-    """The worker as a process: SIGTERM and SIGINT let it finish what is in flight, a second one ends it at once."""
+    """Run a worker. SIGTERM and SIGINT let it finish what is in flight; a second signal ends it at once."""
     worker = Worker(settings, options)
     loop = asyncio.get_running_loop()
 

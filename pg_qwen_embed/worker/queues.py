@@ -1,6 +1,6 @@
-"""The queues between the stages: what was read waits to be encoded, what came of it waits to be written.
+"""The queues between the stages: batches wait to be encoded, outcomes wait to be written.
 
-They hold what the ledger counts, so its `Room` bounds them: a stage that reads asks for room first."""
+They have no bound of their own. The ledger counts what they hold, and a stage that reads checks its `Room` first."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ LIVE, BACKFILL = 0, 1  # which batches go first
 
 
 class EncodeQueue:
-    """Batches in order, those of live changes first."""
+    """Batches in order of arrival, those of live changes first."""
 
     def __init__(self) -> None:
         self._queue: asyncio.PriorityQueue[tuple[int, int, Batch]] = asyncio.PriorityQueue()
@@ -30,14 +30,14 @@ class EncodeQueue:
 
 @dataclass(frozen=True, slots=True)
 class WriteQueue:
-    """Outcomes of one kind. gathering: one writer gathers a group at a time, or two would share what there is."""
+    """Outcomes of one kind. gathering: held by the writer that gathers a group, so that two do not share the outcomes."""
 
     outcomes: asyncio.Queue[Outcome] = field(default_factory=asyncio.Queue)
     gathering: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class WriteQueues:
-    """A change waits for no backfill: each kind has a queue, and writers and connections of its own."""
+    """One queue for changes and one for backfills, each with its own writers and connections: no change waits for a backfill."""
 
     def __init__(self) -> None:
         self.live = WriteQueue()
@@ -48,7 +48,7 @@ class WriteQueues:
 
 
 class Intake:
-    """Where both readers put what they read: documents go to be encoded, keys without one go to be cleared."""
+    """Takes what the reader and the scanner read: documents go to be encoded, keys without one to be cleared."""
 
     def __init__(self, ledger: Ledger, to_encode: EncodeQueue, to_write: WriteQueues) -> None:
         self._ledger = ledger
@@ -61,5 +61,5 @@ class Intake:
         if documents:
             self._to_encode.put(Batch(documents, page))
         blank = [change for change in changes if change.fingerprint is None]
-        if blank or (page is not None and not changes):  # nothing to write, but the scan has come further
+        if blank or (page is not None and not changes):  # nothing to write, but the scan has advanced
             self._to_write.put(Cleared(blank))

@@ -1,6 +1,6 @@
-"""The first stage: changed keys from the outbox, and failures whose time has come, each with its document.
+"""The reader, the first stage: changed keys from the outbox and failures that are due, each with its document.
 
-Called from the worker's loop, on its connection. What is in flight is left out; what is read goes to the intake."""
+The worker's loop calls it, on the loop's connection. What is in flight is left out; what is read goes to the intake."""
 
 from pg_qwen_embed.domain.events import ChangesRead
 from pg_qwen_embed.domain.runtime import Runtime
@@ -14,9 +14,9 @@ from pg_qwen_embed.worker.work import SourceTruncated
 
 
 class Reader:
-    """`read` goes on from the last page, `sweep` looks for what became visible late, `rescan` reads from the beginning.
+    """`read` continues after the last page, `sweep` finds what became visible late, `rescan` reads from the beginning.
 
-    Each says whether it found something."""
+    Each returns whether it found something, and raises psycopg.Error."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class Reader:
         self._limits = limits
         self._runtime = runtime
         self._watermark = Watermark()
-        self._entries = limits.page_entries  # to read at once
+        self._entries = limits.page_entries  # entries to read at once
         self._paused_until = 0.0
 
     def pause(self, seconds: float) -> None:
-        """Read nothing for so long: the last read failed."""
+        """Read nothing for this time: the last read failed."""
         self._paused_until = self._runtime.clock() + seconds
 
     @property
@@ -49,7 +49,7 @@ class Reader:
 
     @property
     def takes_changes(self) -> bool:
-        """Whether there is room for live changes, whatever of a backfill is in flight."""
+        """Whether there is room for live changes; a backfill in flight does not count."""
         return not self.paused and self._room.for_changes()
 
     async def read(self, connection: AsyncConnection) -> bool:
@@ -66,13 +66,13 @@ class Reader:
         return await self._read_failures(connection) or found
 
     async def rescan(self, connection: AsyncConnection) -> bool:
-        """Read again from the very beginning, as before sleeping."""
+        """Read again from the beginning, as before sleeping."""
         self._watermark.rewind()
         found = await self._read_changes(connection, 0)
         return await self._read_failures(connection) or found
 
     async def _read_failures(self, connection: AsyncConnection) -> bool:
-        """Take failures whose time has come, unless they are being tried already."""
+        """Take failures that are due, unless they are being tried already."""
         if not self.takes_changes:
             return False
         due = await self._store.read_failures(connection, rows=self._limits.page_keys)
@@ -94,7 +94,7 @@ class Reader:
         else:
             self._watermark.swept(sweep_xmin, page.end if page.partial else None)
         found = self._take(page)
-        if page.partial and sweep_xmin is not None:  # what came late is more than a page
+        if page.partial and sweep_xmin is not None:  # more than a page became visible late
             await self._read_changes(connection, page.end, sweep_xmin)
         return found
 

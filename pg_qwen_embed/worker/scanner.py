@@ -1,6 +1,7 @@
-"""The backfill scanner: reads the source page by page, ahead of the servers, and records how far the vectors have come.
+"""The backfill scanner: reads the source page by page ahead of the servers, and records up to which key all is written.
 
-It reads on a connection that changes do not use, so that none waits for a page."""
+It reads on a connection of its own, so that no change waits for a page. Its pages take the way of all changes, through
+the dispatcher and the writer."""
 
 import asyncio
 from collections import deque
@@ -21,9 +22,9 @@ from pg_qwen_embed.worker.queues import Intake
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.work import ScanPage
 
-ADVANCE_EVERY = 0.2  # seconds, while pages are written
-WAKE_EVERY = 0.2  # seconds; a pause ends without an event
-READ_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
+ADVANCE_EVERY = 0.2  # seconds between records of the progress
+WAKE_EVERY = 0.2  # seconds; no event tells that a pause has ended
+READ_TIMEOUT = 60.0  # seconds, for a connection that is dead without an error
 FIRST_PAGE, SMALLEST_PAGE = 128, 16  # rows
 
 
@@ -42,17 +43,17 @@ class Scan:
         return self._pages[-1]
 
     def written(self) -> list[ScanPage]:
-        """The pages at the front of which everything is written."""
+        """The first pages, as far as everything in them is written."""
         return list(takewhile(lambda page: not page.left, self._pages))
 
     def drop(self, pages: Sequence[ScanPage]) -> None:
-        """It is recorded that these pages, the first ones, are written."""
+        """Forget these first pages: they are recorded as written."""
         for _ in pages:
             self._pages.popleft()
 
     @property
     def unfinished(self) -> int:
-        """Pages of which it is not recorded that they are written."""
+        """The number of pages not yet recorded as written."""
         return len(self._pages)
 
     @property
@@ -62,7 +63,7 @@ class Scan:
 
 
 class PageSize:
-    """Rows of a page: as many as have about a quarter of the room, by the documents of the page before."""
+    """Rows of a page: about a quarter of the room, by the average document of the page before."""
 
     def __init__(self, limits: Limits) -> None:
         self._most = limits.backfill_rows
@@ -75,9 +76,9 @@ class PageSize:
 
 
 class BackfillScanner:
-    """`begin` a scan; say when there may be room by `go_on`; when it is `finished`, `end` it.
+    """`begin` a scan; call `go_on` when there may be room; `end` it when it is `finished`.
 
-    A page that cannot be read is not tried again before `take_error` was called."""
+    A page that cannot be read is tried again only after `take_error` was called."""
 
     def __init__(
         self, store: Store, pool: Pool, room: Room, intake: Intake, limits: Limits, signals: Signals, runtime: Runtime
@@ -117,15 +118,15 @@ class BackfillScanner:
         return self._scan is not None and self._scan.finished
 
     def go_on(self) -> None:
-        """There may be room."""
+        """There may be room for another page."""
         self._may_go_on.set()
 
     def take_error(self, *, pause: float) -> psycopg.Error | None:
-        """Why the last page was not read; it is tried again after a pause of so many seconds."""
+        """Why the last page was not read, if so. It is tried again after a pause in seconds."""
         return self._pause.take(self._runtime.clock() + pause)
 
     async def advance(self, connection: AsyncConnection) -> None:
-        """Record what is written, now and then: after a crash some rows are looked at again that have their vector."""
+        """Record what is written, at intervals: after a crash, some rows that have their vector are read again."""
         if self._scan:
             await self._progress.record(connection, self._scan)
 
@@ -166,7 +167,7 @@ class BackfillScanner:
 
 @dataclass(slots=True)
 class Pause:
-    """After an error nothing is read until it was taken, and then for a while."""
+    """After an error nothing is read until the error is taken, and then for a while."""
 
     error: psycopg.Error | None = None
     _until: float = 0.0
@@ -182,7 +183,7 @@ class Pause:
 
 
 class Progress:
-    """Records up to which key everything is written, one writer at a time."""
+    """Records the key up to which everything is written; one writer at a time."""
 
     def __init__(self, store: Store, runtime: Runtime) -> None:
         self._store = store

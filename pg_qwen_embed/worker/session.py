@@ -1,6 +1,7 @@
-"""One stretch of work on one set of connections: the services of a worker, started together and ended together.
+"""A session: the services of a worker on one set of connections, started together and ended together.
 
-When a connection is lost the session ends, its pipelines with it, and the next one begins from what the outbox has."""
+When a connection is lost, the session ends with its pipelines. The next one starts from the outbox. Whether there is a
+next one is left to process.py."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -27,11 +28,11 @@ SCANNER_NAME = "pg_qwen_embed worker: backfill"
 
 
 class Finished(Exception):  # it ends the task group, whose tasks would go on
-    """The session has done what it was asked to."""
+    """The session is done."""
 
 
 class Session:
-    """`run` it once. opened: it has had its connections."""
+    """`run` it once. opened: whether it got its connections."""
 
     def __init__(
         self, url: str, servers: Sequence[EmbeddingServer], options: Options, signals: Signals, runtime: Runtime
@@ -60,7 +61,7 @@ class Session:
         except BaseExceptionGroup as errors:
             leaves = list(_leaves(errors))
             if not all(isinstance(leaf, Finished | psycopg.Error | Error) for leaf in leaves):
-                raise  # a fault of our own: its traceback is wanted
+                raise  # a bug of our own: keep its traceback
             verdict = _verdict(leaves)
             if verdict is not None:
                 raise verdict from None
@@ -84,7 +85,7 @@ class Session:
 
 
 def _verdict(leaves: list[BaseException]) -> Error | None:
-    """Why the session ended: the error that counts most, or None when it was done."""
+    """Why the session ended: the error that matters most, or None when it was done."""
     database = next((leaf for leaf in leaves if isinstance(leaf, psycopg.Error)), None)
     if database is not None:
         return _lost(database)

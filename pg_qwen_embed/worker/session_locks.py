@@ -8,7 +8,7 @@ from pg_qwen_embed.postgres.sql import statement
 
 
 async def take(connection: AsyncConnection, lock: Lock, ids: Iterable[int]) -> list[int]:
-    """The locks of these generations; returns those that nobody else holds."""
+    """Take the locks of these generations; returns the generations whose lock no other session holds."""
     return await _taken(connection, "take_locks", lock, list(ids))
 
 
@@ -17,8 +17,9 @@ async def release(connection: AsyncConnection, lock: Lock, id_: int) -> None:
 
 
 async def close_gates(connection: AsyncConnection, ids: Iterable[int]) -> list[int]:
-    """The gates of these generations; returns those that are closed. One stays open while a writer that found it open is in
-    flight: that writer will not notify, so the worker may not sleep yet."""
+    """Close the gates of these generations; returns the generations whose gate is closed.
+
+    A gate stays open while a writer that found it open is in flight: it will not notify, so the worker may not sleep yet."""
     return await _taken(connection, "close_gates", Lock.GATE, list(ids))
 
 

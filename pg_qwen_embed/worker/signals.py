@@ -1,10 +1,10 @@
-"""What the loop should hear of. Set by whichever service saw it, taken by the loop: nothing calls upward."""
+"""Signals to the worker's loop: any service sets them, and the loop takes them, so that no service calls upward."""
 
 import asyncio
 
 
 class Signals:
-    """`look` wakes the loop; the others say what it should do first."""
+    """`look` wakes the loop; the others also say what it should do first."""
 
     def __init__(self) -> None:
         self._look = asyncio.Event()
@@ -31,7 +31,7 @@ class Signals:
         self.look()
 
     def begin(self) -> None:
-        """Before a look: what is signalled from here on is heard by the next `wait`."""
+        """To be called before reading: a signal from now on ends the next `wait`."""
         self._look.clear()
 
     def take_registry(self) -> bool:
@@ -43,7 +43,7 @@ class Signals:
         return taken
 
     async def wait(self, seconds: float | None) -> None:
-        """Until something is signalled, or for so long."""
+        """Wait for a signal, or until the time is over; None: without a limit."""
         try:
             async with asyncio.timeout(seconds):
                 await self._look.wait()

@@ -1,4 +1,4 @@
-"""The wake-up service: hears notifications, finds out that a connection is dead, and hears of a stop."""
+"""The wake-up service: it listens for notifications, and notices a dead connection by pings."""
 
 import asyncio
 from typing import NoReturn
@@ -16,7 +16,7 @@ class WakeUp:
     """`start` it in a task group. Its tasks raise DatabaseUnavailable when a connection is lost."""
 
     def __init__(self, url: str, reader: AsyncConnection, signals: Signals, *, ping: float) -> None:
-        """reader: the connection of the loop. ping: seconds between pings, and for an answer; 0 for none."""
+        """reader: the loop's connection. ping: seconds between pings, and the timeout of an answer; 0: no pings."""
         self._url = url
         self._reader = reader
         self._signals = signals
@@ -40,10 +40,10 @@ class WakeUp:
         raise DatabaseUnavailable("the connection that listens was closed")
 
     async def _ping(self) -> NoReturn:
-        """A connection may be dead though nobody says so: the one that reads calls the one that listens."""
+        """Notice a dead connection that reports no error: the one that reads notifies the one that listens."""
         while True:
             await asyncio.sleep(self._every)
-            if self._reader.lock.locked():  # it is at work; a statement that never ends is found out here too
+            if self._reader.lock.locked():  # it is in use; a statement that never ends is noticed here too
                 await self._freed()
                 continue
             self._pinged.clear()
@@ -55,7 +55,7 @@ class WakeUp:
                 raise DatabaseUnavailable(f"a connection has been silent for {self._every:.0f} s") from None
 
     async def _freed(self) -> None:
-        """Wait for the statement that is running on the connection that reads."""
+        """Wait for the statement that runs on the reading connection."""
         try:
             async with asyncio.timeout(LONGEST_STATEMENT), self._reader.lock:
                 return

@@ -1,4 +1,4 @@
-"""What goes from stage to stage: requests, and what came of them. Pure."""
+"""What passes between the stages: batches, requests and their outcomes. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pg_qwen_embed.domain.vectors import Vectors
 
 @dataclass(slots=True)
 class ScanPage:
-    """Rows of a backfill read at once. left: those whose vectors are not written yet."""
+    """A page of a backfill. last: its last key. rows: how many were read. left: changes not yet written."""
 
     last: Key
     rows: int
@@ -18,7 +18,7 @@ class ScanPage:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes that were read together, none of them blank. page: of the backfill that they came from, if any."""
+    """Changes that were read together, none of them blank. page: the page of a backfill that they come from, if any."""
 
     changes: Sequence[Change]
     page: ScanPage | None
@@ -26,7 +26,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Changes whose documents go to the server together. page: of the backfill that they came from, if any."""
+    """Changes whose documents go to the server together. page: the page of a backfill that they come from, if any."""
 
     changes: list[Change]
     page: ScanPage | None
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def size(self) -> int:
-        """Of its documents, in bytes."""
+        """The size of its documents in bytes."""
         return sum([change.size for change in self.changes])
 
     def halves(self) -> "tuple[Request, Request]":
@@ -47,11 +47,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
+    """embeddings: shape (rows, dimensions), a row for each change in order, or for each of its chunks."""
+
     request: Request
-    embeddings: Vectors  # a row for each change, or for each of its chunks
+    embeddings: Vectors
 
     def of_each(self) -> list["Embedded"]:
-        """The changes one by one, each with its own rows."""
+        """One outcome for each change, with its own rows."""
         found: list[Embedded] = []
         position = 0
         for change in self.request.changes:
@@ -64,19 +66,23 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """These keys need no vector: their row has gone, or its document is blank."""
+    """These keys need no vector: their row is gone, or its document is blank."""
 
     changes: list[Change]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTruncated:
+    """The source was truncated at this version. seqs: the outbox entries of that."""
+
     version: int
     seqs: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
+    """A document that becomes a failure, with the sentence of the server or of PostgreSQL."""
+
     request: Request  # of one change
     sentence: str
 
@@ -85,6 +91,7 @@ Outcome = Embedded | Cleared | SourceTruncated | Rejected
 
 
 def of_backfill(outcome: Outcome) -> bool:
+    """Whether the outcome belongs to a page of a backfill."""
     match outcome:
         case Embedded(request, _) | Rejected(request, _):
             return not request.is_live
@@ -93,7 +100,7 @@ def of_backfill(outcome: Outcome) -> bool:
 
 
 def rows_of(outcome: Outcome) -> int:
-    """How many rows writing it will touch, about."""
+    """About how many rows the write of this outcome touches."""
     match outcome:
         case Embedded(_, embeddings):
             return len(embeddings)
@@ -104,7 +111,7 @@ def rows_of(outcome: Outcome) -> int:
 
 
 def pieces_of(outcome: Outcome) -> list[Outcome]:
-    """The outcome of each change by itself."""
+    """One outcome for each change."""
     match outcome:
         case Embedded():
             return [*outcome.of_each()]

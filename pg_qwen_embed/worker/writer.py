@@ -1,7 +1,7 @@
-"""The third stage: what came of the documents is written in groups, guarded by version, and acknowledged.
+"""The writer, the third stage: outcomes are written in groups, guarded by version, and acknowledged.
 
-The vectors stay in memory and the outbox keeps the entries, so nothing is lost by waiting. No transaction is open while a
-server works: a connection is taken when there is a group to write."""
+The vectors stay in memory and the outbox keeps the entries, so nothing is lost while a write waits. A connection is taken
+only when there is a group to write: no transaction is open while a server works. Decisions after errors are in policy.py."""
 
 import asyncio
 from collections import Counter, deque
@@ -26,11 +26,11 @@ from pg_qwen_embed.worker.scanner import BackfillScanner
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.work import Cleared, Embedded, Outcome, Rejected, Request, SourceTruncated, pieces_of, rows_of
 
-TRIES_ONCE = 8  # of a group, by a worker that ends by itself
-WRITERS = 2  # groups written at once, of changes and of a backfill each
-LOCKED_PAUSE = 0.1  # seconds
-GATHER = 0.2  # seconds that changes wait for others to be written with, while more have happened than there is room for
-WRITE_TIMEOUT = 60.0  # seconds, for a connection that has died without a word
+TRIES_ONCE = 8  # attempts to write a group with `once`
+WRITERS = 2  # groups written at once, for changes and for backfills each
+LOCKED_PAUSE = 0.1  # seconds before a locked row is tried again
+GATHER = 0.2  # seconds that changes wait to be written with others, while there are more changes than there is room for
+WRITE_TIMEOUT = 60.0  # seconds, for a connection that is dead without an error
 
 
 class Writer:
@@ -40,7 +40,7 @@ class Writer:
         self, store: Store, source: WriteQueues, ledger: Ledger, room: Room, scanner: BackfillScanner, sizer: BatchSizer,
         signals: Signals, runtime: Runtime, *, once: bool,
     ) -> None:  # fmt: skip
-        """once: a group that cannot be written is given up after a while."""
+        """once: give up a group that cannot be written after TRIES_ONCE attempts."""
         self._store = store
         self._source = source
         self._ledger = ledger
@@ -56,7 +56,7 @@ class Writer:
         self.written = 0
 
     def start(self, group: asyncio.TaskGroup, live: Pool, backfill: Pool) -> None:
-        """The connections for changes, and for a backfill."""
+        """live, backfill: the connections for changes, and for backfills."""
         for queue, pool in ((self._source.live, live), (self._source.backfill, backfill)):
             self._tasks += [group.create_task(self._write_all(queue, pool)) for _ in range(WRITERS)]
 
@@ -75,7 +75,7 @@ class Writer:
                 self._signals.look()
 
     async def _next_group(self, queue: WriteQueue) -> list[Outcome]:
-        """What there is to write, up to a batch. Changes that are late already wait for others."""
+        """The outcomes that wait, up to a batch. Changes that are late wait a moment for others."""
         outcomes = queue.outcomes
         async with queue.gathering:
             group = [await outcomes.get()]
@@ -91,7 +91,7 @@ class Writer:
             return group
 
     async def _write_until_done(self, group: list[Outcome], pool: Pool) -> list[Outcome]:
-        """Nothing, or the pieces of a group of which a row cannot be written: each is to be written on its own."""
+        """Write a group, with retries. If one row cannot be written, return the pieces, each to be written on its own."""
         for attempt in count(1):
             try:
                 await self._write_group(group, pool)
@@ -106,7 +106,7 @@ class Writer:
                         self._fail(pieces[0], sentence)
                         return []
                     case Retry(seconds):
-                        if isinstance(error, psycopg.ProgrammingError):  # detached, its source altered, a right lost
+                        if isinstance(error, psycopg.ProgrammingError):  # detached, a source altered, a privilege lost
                             self._signals.registry()
                         if self._once and attempt == TRIES_ONCE:
                             sentence = f"{self._store.target.name} cannot be written: {reason}"
@@ -136,7 +136,7 @@ class Writer:
                 self._later(other)
 
     async def _write(self, connection: AsyncConnection, group: list[Outcome]) -> None:
-        """Write a group of outcomes; each kind that was written is taken out of the group, so a retry does the rest."""
+        """Write a group of outcomes. Each kind that is written leaves the group, so that a retry writes the rest."""
         embedded = [outcome for outcome in group if isinstance(outcome, Embedded)]
         if embedded:
             changes = [change for outcome in embedded for change in outcome.request.changes]

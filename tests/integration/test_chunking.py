@@ -509,8 +509,8 @@ def test_status_counts_rows_and_chunks(harness: Harness) -> None:
     ("arguments", "words"),
     [
         (["--chunk-tokens", "5"], "chunks of 5 tokens are too short"),
-        (["--chunk-tokens", "64", "--chunk-overlap", "33"], "may overlap by 0 to 32, and not by 33"),
-        (["--chunk-tokens", "64", "--chunk-overlap", "-1"], "may overlap by 0 to 32, and not by -1"),
+        (["--chunk-tokens", "64", "--chunk-overlap", "33"], "may overlap by 0 to 32, not by 33"),
+        (["--chunk-tokens", "64", "--chunk-overlap", "-1"], "may overlap by 0 to 32, not by -1"),
         (["--chunk-overlap", "8"], "add --chunk-tokens"),
         (["--chunk-tokens", "64", "--store", "column"], "leave --store column out"),
         (["--chunk-tokens", "64", "--too-long", "fail"], "leave --too-long out"),

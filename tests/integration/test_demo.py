@@ -21,7 +21,7 @@ def test_demo_finds_what_it_asks_for_follows_its_changes_and_leaves_nothing_runn
         names = [line.split()[1] for line in answer.splitlines()[1:4]]
         assert expected in names, f"{question}: {names}"
     for verb, _, values, question in CHANGES:
-        (milliseconds,) = re.findall(rf"{verb} of {values['name']}: its vector had followed ([\d.]+) ms", said)
+        (milliseconds,) = re.findall(rf"{verb} of {values['name']}: its vector followed ([\d.]+) ms", said)
         assert float(milliseconds) < 1000
         assert f'asked "{question}": {values["name"]}' in said
     (folder,) = re.findall(r"host=(\S+)/pg18\b", said.splitlines()[0])

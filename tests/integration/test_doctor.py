@@ -109,7 +109,7 @@ def test_doctor_names_what_is_not_right_and_what_to_do(
 
 def test_doctor_warns_of_a_server_that_rejects_a_burst(healthy: Harness) -> None:
     healthy.server.most_inputs = 8
-    assert any("refuses a short burst" in text for _, text, _ in findings(healthy)["warning"])
+    assert any("rejects a short burst" in text for _, text, _ in findings(healthy)["warning"])
 
 
 def test_doctor_says_that_no_worker_runs_and_counts_failures(harness: Harness) -> None:
@@ -194,7 +194,7 @@ def pooled(healthy: Harness) -> Iterator[str]:
 
 def test_doctor_finds_a_pooler_in_transaction_mode(healthy: Harness, pooled: str) -> None:
     wrong = findings(healthy, PG_QWEN_EMBED_DATABASE_URL=pooled)["wrong"]
-    assert [text for _, text, _ in wrong] == ["there is a pooler in transaction mode before PostgreSQL"]
+    assert [text for _, text, _ in wrong] == ["there is a pooler in transaction mode in front of PostgreSQL"]
 
 
 def test_connection_that_shares_a_session_is_what_the_pooler_gives(pooled: str) -> None:

@@ -59,7 +59,7 @@ def test_server_of_another_model_weights_or_length_gets_nothing_and_is_named_eve
     harness.execute("INSERT INTO articles VALUES (2, 'two')")
     eventually(lambda: f"model_mismatch reason={sentence(harness, served)}" in worker.said)
     eventually(lambda: refused(harness))
-    assert "the embedding server serves another model, or other weights" in harness.ok("status")
+    assert "the embedding server's model identity is not the one recorded at attach" in harness.ok("status")
     assert harness.refused("search", "articles", "x") == sentence(harness, served)
     assert harness.server.texts == []
     assert sentence(harness, served) in harness.cli("doctor").stdout

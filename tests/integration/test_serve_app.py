@@ -510,4 +510,4 @@ def test_the_key_can_come_from_the_environment(process: type[Process], monkeypat
 def test_help_says_that_the_model_is_for_trying_things() -> None:
     text = " ".join(CliRunner().invoke(serve_command, ["--help"]).output.split())
     assert "small, static and for English only" in text
-    assert "stand-in for Qwen3-Embedding on SGLang" in text
+    assert "place of Qwen3-Embedding on SGLang" in text

@@ -37,7 +37,7 @@ def test_document_that_is_too_long_is_truncated_to_what_the_server_takes(short: 
         np.testing.assert_allclose(vector, short.server.vector(beginnings[text]), atol=2e-3, err_msg=text)
     assert short.drift() == (0, {"missing": 0, "stale": 0, "orphaned": 0})
     assert (status(short)["vectors"], status(short)["truncated"], status(short)["failures"]) == (4, 2, 0)
-    assert "vectors 4 (2 of documents that were cut)" in short.ok("status", "articles")
+    assert "vectors 4 (2 truncated)" in short.ok("status", "articles")
 
 
 @pytest.mark.parametrize("store", ["table", "column"])

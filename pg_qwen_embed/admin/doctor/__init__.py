@@ -1,6 +1,6 @@
-"""`doctor`: look at everything that must be right before vectors can follow text, and say what to do where it is not.
+"""`doctor`: check everything that must be right before vectors can follow text, and say what to do where it is not.
 
-Each look is a finding; none stops the others. Nothing is changed."""
+Each check yields findings, and none stops the others. Nothing is changed."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ __all__ = ["Finding", "State", "diagnose"]
 
 
 def diagnose(settings: Settings) -> list[Finding]:
-    """Findings on the settings, the database with every embedding in it, and the server."""
+    """Findings on the settings, the database with its embeddings, and the servers. Raises nothing for what is wrong there."""
     found, embeddings = look_at_database(settings.database_url)
     keys = [_look_at_key(one) for one in settings.servers]
     return [*keys, *found, *asyncio.run(look_at_servers(settings, embeddings))]

@@ -1,4 +1,4 @@
-"""The database: can it carry us, may this role do its work, is anything in the way; and how each embedding is."""
+"""Checks of the database: versions, privileges of this role, what blocks vacuum, poolers; and of each embedding."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,9 +17,9 @@ from pg_qwen_embed.postgres.sql import statement
 
 AREA = "database"
 PURPOSE = "pg_qwen_embed doctor"
-CONNECTIONS_NEEDED = 5  # of a worker: it leads, listens and writes twice, and one builds an index
-OLD = 600.0  # seconds in one transaction
-WRAPAROUND = 1_500_000_000  # transaction ids; PostgreSQL stops taking writes at about 2.1 thousand million
+CONNECTIONS_NEEDED = 5  # of a worker: one leads, one listens, two write, one builds an index
+OLD = 600.0  # seconds; an older transaction is reported
+WRAPAROUND = 1_500_000_000  # transaction ids; PostgreSQL stops accepting writes at about 2.1 billion
 
 
 def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
@@ -42,11 +42,11 @@ def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
 
 
 def _guarded(area: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a look finds until PostgreSQL refuses something, and that."""
+    """The findings of a check; an error of PostgreSQL ends it and is its last finding."""
     try:
         yield from look()
     except psycopg.OperationalError:
-        raise  # the connection
+        raise  # the connection is lost
     except psycopg.Error as error:
         yield Finding(area, State.WRONG, f"PostgreSQL: {first_line(error)}")
 
@@ -80,15 +80,15 @@ def _look(connection: Connection) -> Iterator[Finding]:
 
 
 def _look_at_pooler(connection: Connection, url: str) -> Iterator[Finding]:
-    """A pooler invents the process id that it tells its client; one in transaction mode gives our backend away."""
+    """Find a pooler: it reports a made-up process id. In transaction mode it gives our backend to other clients."""
     mine = _backend(connection)
     if mine == connection.info.backend_pid:
         return
     with connect(url, PURPOSE) as second, second.transaction():
         shared = _backend(second) == mine
-    yield judge(AREA, not shared, "there is a pooler in transaction mode before PostgreSQL" if shared else
-                "there is a pooler before PostgreSQL, in session mode as far as can be seen",
-                "give the worker a connection string that goes past it, or a pool in session mode: LISTEN and "
+    yield judge(AREA, not shared, "there is a pooler in transaction mode in front of PostgreSQL" if shared else
+                "there is a pooler in front of PostgreSQL, in session mode as far as can be seen",
+                "give the worker a direct connection, or a pool in session mode: LISTEN and "
                 "session locks need a session of their own")  # fmt: skip
 
 

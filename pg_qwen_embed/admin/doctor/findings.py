@@ -1,4 +1,4 @@
-"""What a look has found. Pure."""
+"""Findings: the results of the checks. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +12,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """advice: what to do, where there is something to do."""
+    """The result of one check. advice: what to do, if anything."""
 
     area: str  # settings, database, an embedding's name, server
     state: State
@@ -21,5 +21,5 @@ class Finding:
 
 
 def judge(area: str, right: bool, text: str, advice: str, otherwise: State = State.WRONG) -> Finding:
-    """A finding with advice only where something is not right."""
+    """A finding that is OK if `right`; otherwise it has the other state, and the advice."""
     return Finding(area, State.OK if right else otherwise, text, "" if right else advice)

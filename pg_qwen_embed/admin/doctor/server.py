@@ -1,4 +1,4 @@
-"""The embedding servers: does each answer, with the right model, vectors that may be believed, and how fast."""
+"""Checks of the embedding servers: whether each answers, which model it has, whether its vectors are valid, how fast it is."""
 
 import asyncio
 import statistics
@@ -17,9 +17,9 @@ from pg_qwen_embed.settings import Settings
 
 AREA = "server"
 SENTENCES = [f"Sentence {n} of a short burst tells how fast the server is." for n in range(64)]
-SINGLE, BURSTS = 5, 4
-TOLERANCE = 1e-3  # of a component; in fp16 a batch differs from a single text by about 2e-7, in bf16 by more
-NORM_TOLERANCE = 1e-2
+SINGLE, BURSTS = 5, 4  # single texts, and simultaneous requests of 64 texts
+TOLERANCE = 1e-3  # of a component; a batch differs from a single text by about 2e-7 in fp16, and by more in bf16
+NORM_TOLERANCE = 1e-2  # of a length
 
 
 async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
@@ -55,11 +55,11 @@ def _version(about: dict[str, object], info: ModelInfo) -> Finding:
 def _use(info: ModelInfo, embeddings: Sequence[Embedding], ours: Sequence[Embedding]) -> Iterator[Finding]:
     if embeddings and not ours:
         yield Finding(AREA, State.WARNING, f"{info.url}: serves {info.identity}, which no embedding was attached with",
-                      "it gets nothing to do: leave it out, or start it with the model of the others")  # fmt: skip
+                      "it receives no documents: leave it out, or start it with the model of the others")  # fmt: skip
 
 
 def _models(infos: Sequence[ModelInfo | None], embeddings: Sequence[Embedding]) -> Iterator[Finding]:
-    """Embeddings that no server has the model of; one that does not answer may have it."""
+    """Embeddings whose model no server has. A server that does not answer may have it, so then nothing is said."""
     for embedding in embeddings:
         mismatches = [info and info.mismatch(embedding.target) for info in infos]
         if mismatches[0] and all(mismatches):
@@ -80,12 +80,12 @@ def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Fi
 
 async def _length(server: EmbeddingServer, info: ModelInfo, about: dict[str, object]) -> list[Finding]:
     if info.longest is None:
-        text = "does not say how long an input may be, or has no /tokenize"
+        text = "does not report its longest input, or has no /tokenize"
         return [Finding(AREA, State.WARNING, text, "documents that are too long become failures; upgrade SGLang")]
     found = [Finding(AREA, State.OK, f"takes inputs of {info.longest:,} tokens")]
     if about.get("allow_auto_truncate"):
-        found.append(Finding(AREA, State.WARNING, "cuts what is too long itself, and with it the token that is pooled",
-                             "start it without --allow-auto-truncate: the worker cuts"))  # fmt: skip
+        found.append(Finding(AREA, State.WARNING, "truncates over-long inputs itself, and removes the token that is pooled",
+                             "start it without --allow-auto-truncate: the worker truncates"))  # fmt: skip
     (bare,), (whole,) = await asyncio.gather(*(server.tokenize(["x"], special=special) for special in (False, True)))
     if info.pools_last:
         appends = len(whole) > len(bare) and whole[: len(bare)] == bare
@@ -134,7 +134,7 @@ async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
     try:
         await asyncio.gather(*(server.raw(info, SENTENCES) for _ in range(BURSTS)))
     except ServerOverloaded as error:
-        text = f"refuses a short burst of {BURSTS} times {len(SENTENCES)} texts: {error}"
+        text = f"rejects a short burst of {BURSTS} times {len(SENTENCES)} texts: {error}"
         return Finding(AREA, State.WARNING, text, "raise --max-queued-requests; the worker sends less until then")
     rate = BURSTS * len(SENTENCES) / (time.perf_counter() - start)
     latency = statistics.median(single) * 1000
