@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from pg_qwen_embed.cli import COMMANDS, main
+from pg_qwen_embed.postgres import sql
 from pg_qwen_embed.settings import VARIABLES
 from tools import generate_docs
 
@@ -70,6 +71,13 @@ def test_generated_pages_are_up_to_date() -> None:
     command = [sys.executable, "-m", "tools.generate_docs", "--check"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_every_statement_is_on_the_page_with_a_purpose_and_a_text() -> None:
+    parts = dict(re.findall(r"^### (\w+)\n\n(.*?)(?=\n##|\Z)", read(generate_docs.SQL_PAGE), re.MULTILINE | re.DOTALL))
+    assert sorted(parts) == sorted(sql.names())
+    assert [name for name, part in parts.items() if not re.match(r"[^`\n].*?```sql\n.+?\n```", part, re.DOTALL)] == []
+    assert not re.search(r"\{\w+(:\w+)?\}", "".join(parts.values())), "a placeholder that was not filled in"
 
 
 def test_every_environment_variable_is_in_the_documentation() -> None:

@@ -1,6 +1,7 @@
 """`sql attach`, `sql grants`, `sql locks`: what they print without a connection is what the database would have said."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,15 @@ def test_grants_without_a_table_are_what_every_embedding_needs() -> None:
     assert 'GRANT CREATE ON DATABASE "shop" TO "qwen_embed_owner";' in printed
     assert "store_" not in printed
     assert [line for line in printed.splitlines() if not line.startswith(("-- ", "GRANT ")) and line] == []
+
+
+def test_the_examples_of_the_documentation_can_be_run_without_a_connection() -> None:
+    page = (ROOT / "docs" / "objects-locks-grants.md").read_text()
+    examples = re.findall(r"^\$ pg-qwen-embed sql ((?:.*\\\n)*.*)$", page, re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        arguments = shlex.split(example.replace("\\\n", " "))
+        assert "--embedding" in arguments or unconnected(*arguments)
 
 
 def test_only_the_roles_that_are_named_are_printed() -> None:
