@@ -37,7 +37,7 @@ REFUSALS = {
     "malformed name": (['a"b', "--text", "body"], 'a"b', "table"),
     "empty name": (["", "--text", "body"], "table", ""),
     "two names": (["articles, taken", "--text", "body"], "articles, taken", ""),
-    "too many dots": (["a.b.c.d", "--text", "body"], "not a table's name", ""),
+    "too many dots": (["a.b.c.d", "--text", "body"], "not a valid table name in SQL", ""),
     "view": (["a_view", "--text", "body"], "a_view is a view", "needs a table"),
     "materialized view": (["a_matview", "--text", "body"], "is a materialized view", ""),
     "sequence": (["a_sequence", "--text", "body"], "is a sequence", ""),

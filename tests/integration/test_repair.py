@@ -59,7 +59,7 @@ def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Harness) -
         writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
         said = drifted.cli("verify", "articles", "--repair")
         assert "enqueued: 1 missing or stale, 1 orphaned" in said.stdout
-        assert (said.exit_code, "1 rows are locked" in said.stderr) == (1, True)
+        assert (said.exit_code, "the application has 1 rows locked" in said.stderr) == (1, True)
         drifted.once()
         writer.commit()
     drifted.once()
