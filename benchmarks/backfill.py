@@ -1,16 +1,18 @@
-"""A backfill against its floor, COPY, and the peer; and changes with an HNSW index present against INSERT into one.
+"""A backfill against its baseline, COPY and the peer; and changes with an HNSW index present against plain INSERTs.
 
     python benchmarks/backfill.py [--rows 100000] [--dimensions 1024] [--rounds 5]
 
-The server costs next to nothing (tests/support/modelled_gpu.py without a time of its own), so that worker and database are what is
-measured. All have the same rows and the same server. Without an index: the worker, from the first row read to the last
-vector written; the floor, a script of the fewest steps without any safety (floor.py); COPY of finished vectors; and the
-peer's worker, where it is installed (`make peer`), from its first request to its last, which leaves out its start and its
-last write. CPU and memory are those of the process from start to end.
+The server takes almost no time (tests/support/modelled_gpu.py with both times 0), so worker and database are measured.
+All variants have the same rows and the same server.
 
-With an index present: rows inserted at once, from their commit until the last has its vector, against a script that does
-nothing but INSERT such vectors on as many connections, in groups of 64. Both indexes have the same rows and grow alike; the
-vectors are in clusters, and no two are the same, for pgvector keeps equal ones as one."""
+Without an index there are four variants. The worker, from the first row read to the last vector written. The baseline
+(`floor` in the records), a script with the fewest steps and no safety (baseline.py). COPY of finished vectors. The peer's
+worker, if it is installed (`make peer`), from its first request to its last, without its start and its last write. CPU
+and memory are those of the process from start to end.
+
+With an index present: the time from the commit of new rows until the last has its vector, against a script that only
+INSERTs such vectors on as many connections, in groups of 64. Both indexes have the same rows and grow alike. The vectors
+are in clusters, and no two are equal, because pgvector keeps equal ones as one."""
 
 import subprocess
 import sys
@@ -31,7 +33,7 @@ from record import Figure, Goal, Label
 from pg_qwen_embed.postgres import embedded
 from pg_qwen_embed.worker.writer import WRITERS
 
-BASELINE = str(Path(__file__).parent / "floor.py")
+BASELINE = str(Path(__file__).parent / "baseline.py")
 GOALS = {"rows/s as a share of the floor's": Goal(">=", 0.75), "rows/s as times the peer's": Goal(">=", 15.0)}
 RESOURCE_GOALS = {"CPU ms/row": Goal("<=", 0.05), "memory MB": Goal("<=", 200)}
 
@@ -46,7 +48,7 @@ class Bench:
     dimensions: int
     resources: dict[tuple[str, str], list[float]] = field(
         default_factory=lambda: defaultdict(list)
-    )  # by what and whose
+    )  # by quantity and process
 
     @property
     def environment(self) -> dict[str, str]:
@@ -59,7 +61,7 @@ class Bench:
         self.command("attach", table, "--text", "body", "--dimensions", str(self.dimensions))
 
     def worker(self) -> float:
-        """Rows a second, as of each of these."""
+        """Rows per second of the worker; the next methods give those of the other variants."""
         self.attach("documents")
         with (
             harness.Running(["worker", "--log-level", "warning"], self.environment) as worker,
@@ -67,7 +69,7 @@ class Bench:
         ):
             began = _when(connection, "running")
             seconds = _when(connection, "indexing") - began
-            ended = worker.stop()  # building the index is another matter, and would take minutes
+            ended = worker.stop()  # the build of the index is not measured; it would take minutes
             (vectors,) = connection.execute("SELECT count(*) FROM qwen_embed.documents").fetchone() or (0,)
         assert vectors == self.rows, f"{vectors} vectors of {self.rows} rows"
         self.command("detach", "documents", "--yes")
@@ -92,7 +94,7 @@ class Bench:
         return self.rows / float(seconds)
 
     def script(self, what: str, rows: int) -> float:
-        """Seconds."""
+        """Seconds of a run of the baseline script."""
         command = [sys.executable, BASELINE, what, self.url, self.server_url, str(rows), str(self.dimensions)]
         return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -103,11 +105,11 @@ class Bench:
 
 @dataclass
 class Indexed:
-    """A table whose vectors have an index, with the worker at work, and the same vectors beside it."""
+    """A table whose vectors have an index and are followed by a worker, and a copy of the vectors."""
 
     bench: Bench
-    base: int  # rows at first
-    more: int  # rows that come at once
+    base: int  # rows at the start
+    more: int  # new rows in a round
     documents: list[str]
     inserted: int = 0
 
@@ -133,12 +135,12 @@ class Indexed:
         return self.more / seconds
 
     def script(self) -> float:
-        """Rows a second of those that the worker has just inserted, into a copy."""
+        """Rows per second of the script, which inserts the worker's last vectors into the copy."""
         return self.more / self.bench.script("indexed", self.more)
 
 
 def _when(connection: psycopg.Connection, state: str) -> float:
-    """The time at which the newest backfill has come to this state."""
+    """The time at which the newest backfill reached this state."""
     while connection.execute(harness.BACKFILL_STATE).fetchone() != (state,):
         time.sleep(0.005)
     return time.perf_counter()
@@ -191,8 +193,8 @@ def main() -> None:
     parser = record.parser(__doc__, rounds=5)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1024)
-    parser.add_argument("--indexed-rows", type=int, default=3000, help="in the index at first")
-    parser.add_argument("--more-rows", type=int, default=5000, help="in each turn with an index")
+    parser.add_argument("--indexed-rows", type=int, default=3000, help="rows in the index at the start")
+    parser.add_argument("--more-rows", type=int, default=5000, help="new rows in each round with an index")
     wanted = parser.parse_args()
     settings = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
     with embedded.postgres(settings=settings) as url:

@@ -1,9 +1,9 @@
-"""How long it takes to divide a document into chunks, without the server that counts.
+"""The time to divide a document into chunks, without the server that counts tokens.
 
     python benchmarks/chunking.py [--characters 500000] [--rounds 5]
 
-Four texts: English sentences of a vocabulary, Chinese ones, and two with no boundary at all, which are the worst: one
-letter, one ideograph. One line of JSON: the median milliseconds of each, and of the last one without our windows."""
+Four texts: English sentences, Chinese sentences, and the two worst cases, which have no boundary: one letter, or one
+ideograph, repeated. Prints one line of JSON: the median milliseconds of each, and of the last text without windows."""
 
 import argparse
 import random

@@ -1,4 +1,4 @@
-"""Vectors in clusters, as those of texts are. Seeded."""
+"""Vectors in clusters, like those of texts. Seeded."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ LATENT = 32
 
 
 def clustered(count: int, dimensions: int) -> Vectors:
-    """Two that follow each other, from an even one on, are of one cluster: an article's chunks."""
+    """Unit vectors of shape (count, dimensions). Vectors 2n and 2n + 1 are of one cluster, like an article's chunks."""
     rng = np.random.default_rng(record.SEED)
     centres = rng.standard_normal((max(1, count // 100), LATENT), dtype=np.float32)
     latent = centres[rng.integers(len(centres), size=count // 2 + 1).repeat(2)[:count]]
@@ -25,7 +25,7 @@ def clustered(count: int, dimensions: int) -> Vectors:
 
 @contextmanager
 def saved(vectors: Vectors) -> Iterator[Path]:
-    """For the modelled GPU, that gives them to the texts that begin with their numbers."""
+    """A file for the modelled GPU, which answers a text with the vector of the number at its beginning."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vectors.npy"
         np.save(file, vectors)

@@ -2,17 +2,17 @@
 
     python benchmarks/freshness.py [--changes 500] [--rows 400000] [--dimensions 1024] [--rounds 2]
 
-The server costs next to nothing; what is left is the trigger, the notification, the worker and its statements. A change is
-an UPDATE of the text of another row of a small table with an index, each its own transaction, under five loads in turns:
-idle, 30 to 70 ms apart, so that the worker sleeps again before each (it stays awake for 20 ms); 100 and 500 changes a
-second, at random times that do not wait for the worker; and 100 a second while the same worker fills another embedding, or
-this one, with the changed rows all over its table, whose index comes later. The peer, where it is installed, looks for work
-every second: `changes` / 16 of them, 0.5 to 1.5 s apart, idle.
+The server takes almost no time; what is left is the trigger, the notification, the worker and its statements. A change
+is an UPDATE of the text of one row of a small table with an index, each its own transaction. There are five loads, in
+turn. Idle: 30 to 70 ms apart, so that the worker sleeps before each (it stays awake for 20 ms). 100 and 500 changes per
+second, at random times that do not wait for the worker. 100 per second while the same worker fills another embedding, or
+this one, whose index comes later; then the changed rows are all over its table. The peer, if it is installed, polls every
+second: `changes` / 16 changes, 0.5 to 1.5 s apart, idle.
 
-Nobody looks while it is measured: it is read afterwards, from the times at which PostgreSQL stamped the two commits
-(track_commit_timestamp), that of the row and that of the vector that belongs to its text. Both stamps are taken before the
-commit is flushed to disk, so a figure is off by the difference of two flushes, and has no way to and from a client in it. A
-session that looked every 0.2 ms saw the same within 0.2 ms (medians of 200 changes), and took CPU from the worker."""
+No session polls during the measurement. The times are read afterwards, from PostgreSQL's timestamps of two commits
+(track_commit_timestamp): the row's, and that of the vector that belongs to its text. Both timestamps are taken before the
+commit is flushed to disk. So a figure is off by the difference of two flushes, and includes no way to or from a client. A
+session that polled every 0.2 ms saw the same within 0.2 ms (medians of 200 changes), and took CPU from the worker."""
 
 import random
 import statistics
@@ -36,8 +36,8 @@ from pg_qwen_embed.postgres import embedded
 GOALS = {"p50 ms": Goal("<=", 10), "p99 ms": Goal("<=", 50)}
 PERCENTILES = {"p50 ms": 50, "p95 ms": 95, "p99 ms": 99}
 SETTINGS = {"track_commit_timestamp": "on", "max_wal_size": "8GB", "shared_buffers": "1GB"}
-PATIENCE = 60.0  # seconds, for the last vector
-KEPT_UP = 0.95  # of the rate: a writer that comes too late measures something else
+TIMEOUT = 60.0  # seconds until the last vector must be there
+KEPT_UP = 0.95  # share of the rate: a writer that is slower measures something else
 
 TOOK = """
 SELECT 1000 * extract(epoch FROM pg_xact_commit_timestamp(s.xmin) - pg_xact_commit_timestamp(d.xmin))::float8
@@ -52,8 +52,8 @@ GENERATION = (
 
 @dataclass(frozen=True)
 class Load:
-    """table: whose rows are changed. apart: seconds from one change to the next, at least and at most; without it
-    they come at random times, `rate` a second. backfill: the table `many` is filled meanwhile."""
+    """table: whose rows are changed. apart: least and most seconds between changes; without it they come at random
+    times, `rate` per second. backfill: the table `many` is filled meanwhile."""
 
     name: str
     table: str
@@ -68,7 +68,7 @@ class Load:
         return "peer" if self.table == "theirs" else "ours"
 
     def times(self, rng: random.Random) -> list[float]:
-        """Seconds from the beginning."""
+        """When each change is due, in seconds from the beginning."""
         if self.apart:
             return list(accumulate(rng.uniform(*self.apart) for _ in range(self.changes)))
         return sorted(rng.uniform(0, self.changes / self.rate) for _ in range(self.changes))
@@ -77,7 +77,7 @@ class Load:
 @dataclass(frozen=True)
 class Waiter:
     took: list[float]  # milliseconds from commit to visible
-    rate: float  # changes a second
+    rate: float  # changes per second
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Bench:
             self.run("detach", "many", "--yes")
 
     def _change(self, load: Load, keys: Sequence[int]) -> float:
-        """Each when it is due, or at once if that has passed. Changes a second."""
+        """Make each change when it is due, or at once if it is late. Returns changes per second."""
         self.turns += 1
         update, text = f"UPDATE {load.table} SET body = body || %s WHERE id = %s", f" Change {self.turns}."
         began = time.perf_counter()
@@ -134,10 +134,10 @@ class Bench:
         return len(keys) / (time.perf_counter() - began)
 
     def _took(self, load: Load, keys: list[int]) -> list[float]:
-        """Once all vectors are there."""
+        """Milliseconds of each change, read when all vectors are there."""
         generation = self._value(GENERATION, load.table)
         store = (PEERS_STORE if load.worker == "peer" else OUR_STORE).format(table=load.table, generation=generation)
-        query, until = TOOK.format(table=load.table, store=store), time.perf_counter() + PATIENCE
+        query, until = TOOK.format(table=load.table, store=store), time.perf_counter() + TIMEOUT
         while len(found := self.connection.execute(query, (keys,)).fetchall()) < len(keys):
             assert time.perf_counter() < until, f"{load.name}: {len(found)} vectors of {len(keys)}"
             time.sleep(0.2)
@@ -173,7 +173,7 @@ def figures(load: Load, turns: Sequence[Waiter]) -> Iterator[Figure]:
 def main() -> None:
     parser = record.parser(__doc__, rounds=2)
     parser.add_argument("--changes", type=int, default=500)
-    parser.add_argument("--rows", type=int, default=400_000, help="of the table that is filled")
+    parser.add_argument("--rows", type=int, default=400_000, help="rows of the table that is filled")
     parser.add_argument("--dimensions", type=int, default=1024)
     wanted = parser.parse_args()
     measured = loads(wanted.changes)

@@ -18,9 +18,9 @@ from typing import Any
 
 import psycopg
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is stopped
 
-BACKFILL_STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"  # of the newest
+BACKFILL_STATE = "SELECT state FROM _qwen_embed.backfill ORDER BY generation_id DESC LIMIT 1"  # the newest one
 PG_QWEN_EMBED = (sys.executable, "-m", "pg_qwen_embed")
 MODELLED_GPU = Path(__file__).parents[1] / "tests" / "support" / "modelled_gpu.py"
 
@@ -34,7 +34,7 @@ class Ended:
 
 
 def environment(url: str, server_url: str) -> dict[str, str]:
-    """In which `pg-qwen-embed` finds this database and server."""
+    """The variables by which `pg-qwen-embed` finds this database and server."""
     return {"PG_QWEN_EMBED_DATABASE_URL": url, "PG_QWEN_EMBED_SERVER_URL": server_url}
 
 
@@ -45,7 +45,7 @@ def run(arguments: list[str], environment: dict[str, str], program: Sequence[str
 
 
 class Running:
-    """A process at work; its times and peak memory are its own, from wait4(): its peak is never less than ours as it starts."""
+    """A running process. Its times and peak memory come from wait4(); the peak is at least ours at its start."""
 
     def __init__(
         self, arguments: list[str], environment: dict[str, str], program: Sequence[str] = PG_QWEN_EMBED
@@ -77,7 +77,7 @@ class Running:
 def started(
     arguments: list[str], environment: dict[str, str], ready: str, program: Sequence[str] = PG_QWEN_EMBED
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start `pg-qwen-embed ...`, wait for the line that holds `ready`, stop it at the end."""
+    """Start `pg-qwen-embed ...`, wait for a line with `ready`, stop it at the end."""
     process = subprocess.Popen(
         [*program, *arguments],
         env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -96,13 +96,13 @@ def started(
 
 @dataclass(frozen=True)
 class Process:
-    """A running process, as Linux accounts for it."""
+    """A running process, by Linux's accounting."""
 
     pid: int
 
     @property
     def cpu(self) -> float:
-        """Seconds of all its threads, so far."""
+        """CPU seconds of all its threads so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -123,7 +123,7 @@ def server() -> Iterator[str]:
 def gpu(
     parallel: int, fixed_ms: float, token_us: float, dimensions: int = 256, vectors: Path | None = None
 ) -> Iterator[str]:
-    """A modelled GPU; with 64, 0 and 0 a server that costs next to nothing. Its URL, as the worker wants it."""
+    """A modelled GPU. With 64, 0 and 0 the server takes almost no time. Yields its URL with /v1."""
     command = [sys.executable, str(MODELLED_GPU), "--parallel", str(parallel),
                "--fixed-ms", str(fixed_ms), "--token-us", str(token_us), "--dimensions", str(dimensions)]  # fmt: skip
     command += ["--vectors", str(vectors)] if vectors else []
@@ -137,7 +137,7 @@ def gpu(
 
 
 def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """What the modelled GPU answers; with a body it is told something."""
+    """The modelled GPU's answer to a GET, or with a body to a POST."""
     data = None if body is None else json.dumps(body).encode()
     with urllib.request.urlopen(f"{url.removesuffix('/v1')}/{path}", data=data) as answer:
         return json.load(answer)
@@ -153,7 +153,7 @@ def load(url: str, documents: Iterable[str], table: str = "documents") -> None:
 
 
 def add(connection: psycopg.Connection, documents: Iterable[str], table: str, first: int = 1) -> None:
-    """Rows, numbered from the first on."""
+    """Insert rows, numbered from `first` on."""
     with connection.cursor() as cursor, cursor.copy(f"COPY {table} (id, body) FROM STDIN") as copy:
         for row in enumerate(documents, first):
             copy.write_row(row)

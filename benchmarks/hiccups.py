@@ -1,10 +1,11 @@
-"""How soon a backfill is as fast as before when the server has hiccups, and that no vector is lost by them.
+"""How soon a backfill is as fast as before after hiccups of the server, and that no vector is lost by them.
 
     python benchmarks/hiccups.py [--parallel 1 --fixed-ms 5 --token-us 5]
 
-The server is a modelled GPU (tests/support/modelled_gpu.py). slow_start: it answers nothing but 503 for the worker's first seconds;
-cut: every connection is closed once; away: closed for five seconds; overload: 503 for two seconds. Each figure: seconds
-from the end of the hiccup to the first two seconds in which as much is done as before it, less 5 %. One line of JSON."""
+The server is a modelled GPU (tests/support/modelled_gpu.py). The hiccups are `slow_start`: only 503 during the worker's
+first seconds; `cut`: every connection is closed once; `away`: closed for five seconds; `overload`: 503 for two seconds.
+A figure is the seconds from the end of the hiccup to the first two seconds with the throughput of before, less 5 %.
+Prints one line of JSON."""
 
 import argparse
 import time
@@ -22,13 +23,13 @@ Log = list[tuple[float, int]]
 
 
 def throughput(log: Log, begin: float, end: float) -> float:
-    """Tokens a second."""
+    """Tokens per second between `begin` and `end`."""
     times = [when for when, _ in log]
     return sum(tokens for _, tokens in log[bisect_left(times, begin) : bisect_left(times, end)]) / (end - begin)
 
 
 def recovered(log: Log, end: float, before: float) -> float | None:
-    """Seconds from `end` to the first stretch that is as fast as `before`, nearly; None: not within what was seen."""
+    """Seconds from `end` to the first stretch that is nearly as fast as `before`; None: there was none."""
     steps = (step / 20 for step in range(int(20 * STEADY)))
     fast = (step for step in steps if throughput(log, end + step, end + step + WINDOW) >= SHARE * before)
     return next(fast, None)

@@ -1,8 +1,8 @@
-"""The embedding server is killed under writes, stays away, and comes back: what is lost, and how long catching up takes.
+"""The embedding server is killed during writes and restarted later: what is lost, and how long catching up takes.
 
     python benchmarks/outage.py [--seconds 60] [--writes 100]
 
-One line of JSON; caught_up_s is from the server's return until no change is pending, the writes still going on."""
+Prints one line of JSON. caught_up_s: from the server's return until no change is pending, while writes go on."""
 
 import argparse
 import socket
@@ -21,7 +21,7 @@ from pg_qwen_embed.postgres import embedded
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--writes", type=int, default=100, help="a second")
+    parser.add_argument("--writes", type=int, default=100, help="writes per second")
     wanted = parser.parse_args()
     port = _free_port()
     with embedded.postgres() as url:
@@ -30,7 +30,7 @@ def main() -> None:
         with _server(port):
             for command in (["init"], ["attach", "documents", "--text", "body"]):
                 assert harness.run(command, environment).status == 0
-        # The server is away from here on.
+        # From here on the server is down.
         with harness.started(["worker"], environment, "following"), _writing(url, wanted.writes) as written:
             time.sleep(wanted.seconds)
             behind = _value(url, "SELECT count(*) FROM _qwen_embed.outbox_1")
@@ -61,7 +61,7 @@ def _server(port: int) -> Iterator[None]:
 
 
 class Writing(threading.Thread):
-    """Inserts at a steady pace until stopped."""
+    """Inserts at a steady rate until stopped."""
 
     def __init__(self, url: str, pace: int) -> None:
         super().__init__()

@@ -2,9 +2,9 @@
 
     python benchmarks/page.py [--check]
 
-With --check it writes nothing, draws nothing (so that matplotlib need not be there) and fails when the page disagrees with
-the records. What the page shows of a benchmark is in PARTS; a figure that no table there takes stands in a table of its own,
-a part without figures is left out."""
+With --check it writes and draws nothing (matplotlib is not needed), and fails if the page disagrees with the records.
+PARTS says what the page shows of a benchmark. Figures that no table there takes get a table of their own. A part without
+figures is left out."""
 
 import argparse
 import re
@@ -19,7 +19,7 @@ from record import Figure, Label, Record, short
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, PLOTS = DOCS / "benchmarks.md", DOCS / "plots"
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of Okabe and Ito: for every eye
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's: for every eye
 STYLE = {"svg.hashsalt": "pg_qwen_embed", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True,
          "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
 UNDATED = {"Date": None, "Creator": None}
@@ -30,9 +30,9 @@ Grid = list[tuple[Labels, dict[Label, Figure]]]
 
 @dataclass(frozen=True)
 class Part:
-    """Some figures together: those of these quantities (none: of any), with these labels, spread across the values of one.
+    """Figures shown together. what: their quantities; none: any. where: their labels. across: the label that is spread.
 
-    The quantity is a label as well, called "what"."""
+    The quantity counts as a label too, called "what"."""
 
     title: str
     what: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Part:
     where: Mapping[str, Label] = field(default_factory=dict)
 
     def grid(self, found: Record) -> Grid:
-        """For each set of other labels, in the record's order: its figures by their value of `across`."""
+        """For each set of other labels, in the record's order: its figures, by their value of `across`."""
         figures = [figure for figure in found.figures if self.takes(figure)]
         above = {**found.settings, **self.where}
         said = {
@@ -66,17 +66,17 @@ class Part:
 
 
 class Table(Part):
-    """A row for each set of other labels, a column for each value: the median, (the spread), and the goal."""
+    """A row for each set of other labels, a column for each value: median, (spread), and goal."""
 
 
 class Plot(Part):
-    least: ClassVar[int]  # figures of one set of other labels, for there to be something to see of it
+    least: ClassVar[int]  # figures of a set of other labels that is worth a plot
 
     def shown(self, found: Record) -> Grid:
         return [(labels, row) for labels, row in self.grid(found) if len(row) >= self.least]
 
     def height(self, rows: Grid) -> float:
-        """Inches."""
+        """The height in inches."""
         raise NotImplementedError
 
     def draw(self, axes: Any, rows: Grid) -> None:
@@ -84,7 +84,7 @@ class Plot(Part):
 
 
 class Bars(Plot):
-    """A group for each set of other labels, a bar for each value; lying, so that long labels can be read."""
+    """A group for each set of other labels, a horizontal bar for each value, so that long labels fit."""
 
     least = 1
 
@@ -111,7 +111,7 @@ class Bars(Plot):
 
 
 class Lines(Plot):
-    """A line for each set of other labels, over the values, which are numbers; over orders of magnitude on a log scale."""
+    """A line for each set of other labels, over numeric values; on a log scale if they span orders of magnitude."""
 
     least = 2
 
@@ -178,7 +178,7 @@ PARTS: dict[str, tuple[Part, ...]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether the page agrees with the records")
+    parser.add_argument("--check", action="store_true", help="only check whether the page agrees with the records")
     text = PAGE.read_text(encoding="utf-8")
     wanted = page(text)
     if not parser.parse_args().check:
@@ -189,7 +189,7 @@ def main() -> None:
 
 
 def page(text: str) -> str:
-    """The page with its generated blocks of now."""
+    """The page with its current generated blocks."""
     if re.findall(r"<!-- generated: (\w+) -->", text) != list(PARTS):
         raise SystemExit(f"docs/benchmarks.md should have blocks for {', '.join(PARTS)}, in this order")
     return re.sub(
@@ -274,7 +274,7 @@ def draw_all() -> None:
 
 
 def _plots(found: Record, parts: Iterable[Part]) -> list[Plot]:
-    """Those that have something to show."""
+    """The plots that have something to show."""
     return [part for part in parts if isinstance(part, Plot) and part.shown(found)]
 
 
@@ -283,7 +283,7 @@ def file_name(found: Record, plot: Plot) -> str:
 
 
 def draw(found: Record, plot: Plot, file: Path) -> None:
-    """The same bytes for the same figures."""
+    """Write the plot; the same figures give the same bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
@@ -299,7 +299,7 @@ def draw(found: Record, plot: Plot, file: Path) -> None:
 
 
 def _spread(figures: list[Figure]) -> list[list[float]]:
-    """From the median down to the lowest round of each, and up to the highest."""
+    """The distances from each median to the lowest round, and to the highest."""
     return [
         [figure.median - min(figure.rounds) for figure in figures],
         [max(figure.rounds) - figure.median for figure in figures],
@@ -307,7 +307,7 @@ def _spread(figures: list[Figure]) -> list[list[float]]:
 
 
 def _values(rows: Grid) -> list[Label]:
-    """Of the label that goes across."""
+    """The values of the label `across`."""
     return list(dict.fromkeys(value for _, row in rows for value in row))
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/peer.py [--folder .venv-pgai]
 
-installs it, once (several GB). It is optional: a benchmark asks `installed()` and leaves the peer out where it is not.
-A vectorizer here has what ours has: the whole text of a row, a table beside the source for the vectors, no index; with
-the batch size and concurrency that served it best. The key of the source is `id`."""
+installs it once (several GB). It is optional: a benchmark calls `installed()` and leaves the peer out if it is not.
+A vectorizer here does what ours does: it embeds the whole text of a row into a separate table, without an index. It has
+the batch size and concurrency that were best for it. The key of the source is `id`."""
 
 import argparse
 import subprocess
@@ -42,13 +42,13 @@ _QUEUE = "SELECT queue_schema, queue_table FROM ai.vectorizer WHERE id = %s"
 
 @dataclass(frozen=True)
 class Vectorizer:
-    """One on a table; its vectors are in the table <table>_embedding_store."""
+    """A vectorizer of a table; its vectors are in the table <table>_embedding_store."""
 
     number: int
     table: str
 
     def count(self, connection: psycopg.Connection) -> int:
-        """Rows that have an embedding."""
+        """How many rows have an embedding."""
         return int(_value(connection, sql.SQL("SELECT count(*) FROM {}").format(self._store)))
 
     def forget(self, connection: psycopg.Connection) -> None:
@@ -62,7 +62,7 @@ class Vectorizer:
         connection.execute(query, {"dimensions": dimensions})
 
     def drop(self, connection: psycopg.Connection) -> None:
-        """With its vectors."""
+        """Drop the vectorizer with its vectors."""
         connection.execute("SELECT ai.drop_vectorizer(%s, drop_all => true)", (self.number,))
 
     @property
@@ -75,7 +75,7 @@ def installed(folder: Path = FOLDER) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """For a record: of what is there."""
+    """The versions of what is installed, for a record."""
     return {"pgai": VERSION} if installed() else {}
 
 
@@ -86,7 +86,7 @@ def install(folder: Path = FOLDER) -> None:
 
 
 def init(url: str, folder: Path = FOLDER) -> None:
-    """Its schema `ai`, and the extension vector."""
+    """Create its schema `ai`, and the extension vector."""
     command = ["install", "-d", url]
     assert harness.run(command, _ENVIRONMENT, [str(_program(folder))]).status == 0
 
@@ -94,20 +94,20 @@ def init(url: str, folder: Path = FOLDER) -> None:
 def vectorizer(
     connection: psycopg.Connection, server_url: str, table: str, dimensions: int, *, enqueue_existing: bool = True
 ) -> Vectorizer:
-    """Create one; with enqueue_existing=False it has the later changes only."""
+    """Create a vectorizer; with enqueue_existing=False it gets later changes only."""
     values = {"table": table, "server_url": server_url, "dimensions": dimensions, "enqueue_existing": enqueue_existing,
               "batch": BATCH, "concurrency": CONCURRENCY}  # fmt: skip
     return Vectorizer(int(_value(connection, _CREATE, values)), table)
 
 
 def once(url: str, folder: Path = FOLDER) -> harness.Ended:
-    """Its worker from start to end: until every queue of the database is empty."""
+    """Run its worker until every queue of the database is empty."""
     return harness.run([*_worker(url), "--once", "--log-level", "ERROR"], _ENVIRONMENT, [str(_program(folder))])
 
 
 @contextmanager
 def worker(url: str, poll: str = "1s", folder: Path = FOLDER) -> Iterator[subprocess.Popen[str]]:
-    """Its worker, that looks every `poll`; ready after its first look, when the queue is empty."""
+    """Its worker, which polls every `poll`. It is ready after the first poll that finds an empty queue."""
     arguments = [*_worker(url), "--poll-interval", poll]
     with harness.started(arguments, _ENVIRONMENT, "sleeping for", [str(_program(folder))]) as (process, _):
         yield process
@@ -122,7 +122,7 @@ def _program(folder: Path) -> Path:
 
 
 def _value(connection: psycopg.Connection, query: str | sql.Composed, values: Params = ()) -> Any:
-    """The first one of what it returns."""
+    """The first value that the query returns."""
     (found,) = connection.execute(query, values).fetchone() or (None,)
     return found
 

@@ -1,21 +1,21 @@
-"""What a search costs through the view and the function, against SQL by hand on the same tables; recall@10 of the index.
+"""The cost of a search through the view and the function, against hand-written SQL on the same tables; recall@10 of the index.
 
     python benchmarks/queries.py [--rows 100000] [--queries 200] [--rounds 15]
 
-The vectors are made by numpy, seeded: in 32 latent dimensions a normally distributed centre for every 100 of them and as much
-noise again around it, projected into all dimensions, a little noise there, normalised. The queries are further ones of these.
-The server answers each document with the document's own vector, so the worker fills the store and builds the index as ever.
-What is exact is computed from the vectors as they are stored (16 bits), and is what PostgreSQL finds without the index for
-three of the queries.
+The vectors are made by numpy, seeded. In 32 latent dimensions, every 100 vectors have a normally distributed centre, and as
+much noise around it. They are projected into all dimensions, with a little noise there, and normalised. The queries are
+further vectors of the same kind. The server answers each document with the document's own vector, so the worker fills the
+store and builds the index as usual. Exact results are computed from the vectors as they are stored (16 bits); for three of
+the queries they are compared with what PostgreSQL finds without the index.
 
-On one warmed connection, with the vector as a binary parameter, the ids and texts of ten rows are fetched. A query meets all
-variants before the next one does, in an order drawn anew, for the first to come finds the index's pages colder. "times by
-hand" is the median, over the queries, of a query's time over that of its SQL by hand. Statements are prepared (psycopg's
-default, after five times) but for those that are planned each time.
+On one warm connection, with the vector as a binary parameter, the ids and texts of ten rows are fetched. Each query runs
+through all variants before the next query, in a new random order, because the first variant finds the index's pages colder.
+"times by hand" is the median, over the queries, of a query's time divided by that of its hand-written SQL. Statements are
+prepared (psycopg's default: after five executions), except those that are planned each time.
 
-Filter: one row in a hundred, with hnsw.iterative_scan = strict_order. Chunks: a tenth of the rows, in two chunks each. By hand:
-the best of each row among the nearest 40 chunks, and of these the first ten, with their texts and whether they are stale; the
-function returns the same, and makes sure of ten."""
+Filter: one row in a hundred, with hnsw.iterative_scan = strict_order. Chunks: a tenth of the rows, in two chunks each. The
+hand-written SQL takes the best chunk of each row among the nearest 40 chunks, and of these the first ten, with their texts
+and whether they are stale. The function returns the same, and always ten."""
 
 import random
 import statistics
@@ -40,7 +40,7 @@ from pg_qwen_embed.postgres.connection import BinaryValue, Connection, connect
 
 LIMIT = 10
 CATEGORIES = 100
-PARAGRAPH, CHUNK_TOKENS = 600, 256  # characters, of which the worker takes three for a token: two do not fit
+PARAGRAPH, CHUNK_TOKENS = 600, 256  # characters; the worker counts three as a token, so two paragraphs do not fit
 CHECKED = 3  # queries
 INDEX = "hnsw"
 PLANS = {"_hnsw": "index", "Function Scan": "function"}
@@ -65,14 +65,14 @@ FUNCTION: LiteralString = "SELECT id, body, chunk, chunk_text, stale FROM qwen_e
 
 @dataclass(frozen=True)
 class Variant:
-    """exact: which of the exact answers it is after. by_hand: what its time is compared with."""
+    """exact: the exact answers that its recall is measured by. by_hand: the variant that its time is compared with."""
 
     name: str
     statement: LiteralString
     exact: str = "documents"
     ef_search: int = 40
     iterative_scan: str = "off"
-    prepare: bool | None = None  # None: after five times
+    prepare: bool | None = None  # None: after five executions
     plain_sql: "Variant | None" = None
     goal: Goal | None = None
 
@@ -82,7 +82,7 @@ class Variant:
 
     @property
     def own_statement(self) -> bytes:
-        """PostgreSQL plans it for itself: a plan's cost is that of the ef_search it was made under."""
+        """A text of its own, which PostgreSQL plans separately: a plan's cost depends on the ef_search of its planning."""
         return f"/* {self.name}, {self.ef_search} */ {self.statement}".encode()
 
 
@@ -111,7 +111,7 @@ def variants() -> list[Variant]:
 
 
 def exact(similarities: Vectors) -> list[set[int]]:
-    """The rows that are nearest to each query. similarities: shape (queries, rows)."""
+    """The rows nearest to each query. similarities: shape (queries, rows)."""
     return [set(row[:LIMIT].tolist()) for row in np.argsort(-similarities, axis=1)]
 
 
@@ -151,7 +151,7 @@ def load(url: str, rows: int, articles: int) -> None:
 
 
 def fill(environment: dict[str, str], *attach: str) -> float:
-    """Seconds that the worker took to build the index, once the vectors were there."""
+    """Seconds in which the worker built the index, after the vectors were written."""
     assert harness.run(["attach", *attach], environment).status == 0
     with (
         psycopg.connect(environment["PG_QWEN_EMBED_DATABASE_URL"], autocommit=True) as connection,
@@ -178,7 +178,7 @@ class Bench:
     found: Findings
 
     def ask(self, variant: Variant, number: int) -> tuple[float, set[int]]:
-        """Milliseconds, and the rows."""
+        """Milliseconds of a query, and its rows."""
         for name in ("ef_search", "iterative_scan"):
             self.connection.execute("SELECT set_config(%s, %s, false)", (f"hnsw.{name}", str(getattr(variant, name))))
         values = self.values(number)
@@ -196,7 +196,7 @@ class Bench:
         return next((plan for sign, plan in PLANS.items() if sign in text), "without index")
 
     def check(self) -> None:
-        """That PostgreSQL finds the same without the index."""
+        """Check that PostgreSQL finds the same without the index."""
         self.connection.execute("SET enable_indexscan = off")
         for variant in (Variant("", PLAIN_SQL), Variant("", PLAIN_SQL_FILTERED, "filtered")):
             for number in range(CHECKED):
@@ -206,7 +206,7 @@ class Bench:
     def round(
         self, asked: Sequence[Variant], rng: random.Random
     ) -> tuple[dict[Variant, list[float]], dict[Variant, float]]:
-        """Of each variant the milliseconds of each query, and the recall."""
+        """For each variant, the milliseconds of each query, and the recall."""
         took: dict[Variant, list[float]] = {variant: [] for variant in asked}
         recalled = dict.fromkeys(asked, 0)
         for number in range(len(self.queries)):

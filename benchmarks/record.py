@@ -1,7 +1,7 @@
-"""What a benchmark found, and how it was found: printed as one line of JSON and as table rows, and kept for the documentation.
+"""The record of a benchmark: its figures and how they were measured, printed as one line of JSON and as table rows.
 
-A benchmark measures its variants in turns (A B A B ...) in one run; a figure is the median of its rounds, with the lowest
-and the highest beside it. `--record` keeps the line in benchmarks/results/, from which page.py writes docs/benchmarks.md."""
+A benchmark measures its variants in turns (A B A B ...) in one run. A figure is the median of its rounds, with the lowest
+and the highest. `--record` keeps the line in benchmarks/results/, from which page.py writes docs/benchmarks.md."""
 
 import argparse
 import json
@@ -22,14 +22,14 @@ import psycopg
 RESULTS = Path(__file__).parent / "results"
 SEED = 1
 _COMPARISONS = {">=": operator.ge, "<=": operator.le}
-_LOAD = os.getloadavg()[0]  # before the benchmark makes its own
+_LOAD = os.getloadavg()[0]  # before the benchmark adds to it
 
 Label = str | int | float
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure is to be: its comparison (">=" or "<=") with a bound."""
+    """The goal of a figure: a comparison (">=" or "<=") with a bound."""
 
     comparison: str
     bound: float
@@ -40,7 +40,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """what: the quantity ("rows/s"). labels: which of the variants ("writer": "worker"). rounds: one value each."""
+    """what: the quantity ("rows/s"). labels: the variant ("writer": "worker"). rounds: one value for each round."""
 
     what: str
     labels: dict[str, Label]
@@ -57,7 +57,7 @@ class Figure:
 
 
 class Findings:
-    """Figures in the making: each value is added in its round."""
+    """Figures that grow: each round adds a value."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, tuple[tuple[str, Label], ...]], tuple[list[float], Goal | None]] = {}
@@ -66,13 +66,13 @@ class Findings:
         self._found.setdefault((what, tuple(labels.items())), ([], goal))[0].append(value)
 
     def figures(self) -> list[Figure]:
-        """In the order in which they first came."""
+        """The figures, in the order of their first values."""
         return [Figure(what, dict(labels), rounds, goal) for (what, labels), (rounds, goal) in self._found.items()]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run of a benchmark. settings: rows, dimensions, rounds and whatever else it was started with."""
+    """One run of a benchmark. settings: its options, as rows, dimensions and rounds."""
 
     benchmark: str
     command: str
@@ -82,7 +82,7 @@ class Record:
     figures: list[Figure] = field(default_factory=list)
 
     def figure(self, what: str, **labels: Label) -> Figure:
-        """The one of this quantity with these labels among its own."""
+        """The figure of this quantity whose labels include these."""
         found = [f for f in self.figures if f.what == what and labels.items() <= f.labels.items()]
         if len(found) != 1:
             raise LookupError(f"{self.benchmark}: {len(found)} figures of {what} with {labels}")
@@ -90,20 +90,20 @@ class Record:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Round by round."""
+    """The ratios, round by round."""
     return [one / other for one, other in zip(ours, theirs, strict=True)]
 
 
 def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """With the options that every benchmark has."""
+    """A parser with the options of every benchmark."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--rounds", type=int, default=rounds, help="how often each variant has its turn")
+    made.add_argument("--rounds", type=int, default=rounds, help="how often each variant is measured")
     made.add_argument("--record", action="store_true", help="keep the result for docs/benchmarks.md")
     return made
 
 
 def report(benchmark: str, wanted: argparse.Namespace, url: str, figures: Sequence[Figure], **versions: str) -> None:
-    """Print the line and a row for each figure; keep the line if that is wanted. versions: of what else took part."""
+    """Print the line and a row for each figure; with --record keep the line. versions: those of further software."""
     settings = {name: value for name, value in vars(wanted).items() if name != "record"} | {"seed": SEED}
     record = Record(benchmark, _command(), settings, _machine(), _versions(url) | versions, list(figures))
     line = json.dumps({**asdict(record), "figures": [_as_json(figure) for figure in figures]})
@@ -126,14 +126,14 @@ def read(benchmark: str) -> Record:
 
 
 def row(figure: Figure) -> str:
-    """For a table: what, which variant, median, lowest and highest, and the goal."""
+    """A row of a table: quantity, variant, median, lowest and highest, goal."""
     labels = ", ".join(f"{name} {value}" for name, value in figure.labels.items())
     spread = f"{short(min(figure.rounds))} to {short(max(figure.rounds))}" if len(figure.rounds) > 1 else ""
     return f"| {figure.what} | {labels} | {short(figure.median)} | {spread} | {verdict(figure)} |"
 
 
 def verdict(figure: Figure) -> str:
-    """The goal and whether it is met; nothing where there is none."""
+    """The goal and whether it is met; empty without a goal."""
     if figure.goal is None:
         return ""
     return f"{figure.goal.comparison} {short(figure.goal.bound)}: {'met' if figure.met else 'not met'}"
@@ -176,13 +176,13 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """What was measured, without what is written about it."""
+    """The paths that were measured, without documentation."""
     code = [":/pg_qwen_embed", ":/benchmarks/*.py"]
     return _git("rev-parse", "--short", "HEAD") + (" and changes" if _git("status", "--porcelain", "--", *code) else "")
 
 
 def _git(*arguments: str) -> str:
-    """What it says; nothing where there is no repository."""
+    """The output of a git command; empty outside a repository."""
     asked = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     return asked.stdout.strip()
 

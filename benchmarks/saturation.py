@@ -2,9 +2,9 @@
 
     python benchmarks/saturation.py [--seconds 30] [--parallel 1 --fixed-ms 5 --token-us 5]
 
-share_of_ceiling: the server's working time over the wall time from its first to its last request, in one run. Freshness:
-the median milliseconds from an UPDATE's commit until the view shows its vector, idle and during the backfill; the goal is
-twice the idle one and one request's time. One line of JSON."""
+share_of_ceiling: the server's busy time divided by the wall time from its first to its last request, in one run.
+Freshness: the median milliseconds from an UPDATE's commit until the view shows its vector, idle and during the backfill.
+The goal is twice the idle time plus the time of one request. Prints one line of JSON."""
 
 import argparse
 import random
@@ -23,7 +23,7 @@ CHANGES = 25
 
 
 def change(connection: psycopg.Connection, number: int) -> float:
-    """Milliseconds until the vector of a changed row is there."""
+    """Milliseconds until a changed row has its vector."""
     connection.execute("UPDATE live SET body = %s WHERE id = 1", (f"a changed text, number {number}",))
     committed = time.perf_counter()
     while connection.execute("SELECT stale FROM qwen_embed.live WHERE id = 1").fetchone() != (False,):
@@ -40,9 +40,9 @@ def query(client: Client, number: int) -> float:
 def medians(
     connection: psycopg.Connection, client: Client, pause: float, going: Callable[[], bool] = lambda: True
 ) -> tuple[float, float]:
-    """Milliseconds of a change and of a query, seen CHANGES times, or as long as it is `going`, but once at least.
+    """Median milliseconds of a change and of a query, of CHANGES each, or of those made while `going`; at least one.
 
-    The pauses are random, about `pause` seconds in all: each is to meet the server at another point of its work."""
+    Random pauses, about `pause` seconds in all, let each meet the server at another point of its work."""
     changes: list[float] = []
     queries: list[float] = []
     rng = random.Random(0)
@@ -58,7 +58,7 @@ def medians(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30, help="of work for the server")
+    parser.add_argument("--seconds", type=float, default=30, help="seconds of work for the server")
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--fixed-ms", type=float, default=5)
     parser.add_argument("--token-us", type=float, default=5)

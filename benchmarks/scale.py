@@ -1,21 +1,21 @@
-"""How the worker bears size: more rows, more workers, more embeddings, and nothing to do.
+"""How the worker scales: with rows, with workers, with embeddings; and what it costs when idle.
 
     python benchmarks/scale.py [--parts rows workers embeddings] [--rows 10000 100000 1000000] [--rounds 2]
 
-The server costs next to nothing (tests/support/modelled_gpu.py without a time of its own). No HNSW index is built: an
-index of that name over no rows stands in its place. What happens in turns has `--rounds` turns; more than 100,000 rows
-have one.
+The server takes almost no time (tests/support/modelled_gpu.py with both times 0). No HNSW index is built: an index of
+that name over no rows takes its place. There are `--rounds` rounds; with more than 100,000 rows, one.
 
-rows: a backfill, from the first row read to the last vector written; CPU and WAL are those of this stretch. Then, up to 100,000
-rows, every row is updated, 1,000 to a transaction and one after the other: what the outbox comes to while the worker
-follows, how long after the last commit it is empty, and how large it is a vacuum later.
+rows: a backfill, from the first row read to the last vector written, with its CPU and WAL. Then, up to 100,000 rows, every
+row is updated, 1,000 in a transaction, one transaction after the other. Figures: the size of the outbox while the worker
+follows, the time from the last commit until it is empty, and its size after a vacuum.
 
-workers: 1, 2 or 4 are running when 4 embeddings are attached, one after the other; each is led by whoever is first.
+workers: 1, 2 or 4 workers are running when 4 embeddings are attached, one after the other. The first worker to take the
+lock leads an embedding.
 
-embeddings: 1, 10 or 100 share 20,000 rows and one worker. Together they are backfilled; then the worker has nothing to do for
-`--seconds`, after `--settle`, for it gives back a connection every 10 s, and PostgreSQL counts a transaction up to 10 s late:
-the counts are PostgreSQL's, nobody else is in the database, and autovacuum is off. Then a row of one of them changes, until
-its vector is seen, 30 times."""
+embeddings: 1, 10 or 100 embeddings share 20,000 rows and one worker. They are backfilled together. Then the worker is idle
+for `--seconds`, after `--settle` seconds: it closes a connection every 10 s, and PostgreSQL counts a transaction up to 10 s
+late. The counts are PostgreSQL's; no other session is in the database, and autovacuum is off. Then a row of one embedding
+is changed 30 times, each time until its vector is seen."""
 
 import asyncio
 import random
@@ -42,17 +42,17 @@ from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.settings import resolve
 
-PATIENCE = 600.0  # seconds, for anything
+TIMEOUT = 600.0  # seconds until anything must have happened
 MOST_IN_TURNS = 100_000  # rows
-BATCH = 1000  # rows of an UPDATE
-TIDY = 6.0  # seconds; the worker vacuums an outbox 5 s later at most
+BATCH = 1000  # rows of one UPDATE
+TIDY = 6.0  # seconds; the worker vacuums an outbox within 5 s
 EMBEDDINGS = (1, 10, 100)
 WORKERS = (1, 2, 4)
 SHARED_ROWS, ROWS_OF_WORKERS = 20_000, 40_000  # of all embeddings together
 CHANGES = 30
 LITTLE_MEMORY = Goal("<=", 200)  # MB
 FEW_CONNECTIONS = Goal("<=", 3)
-FEW_TRANSACTIONS = Goal("<=", 5)  # a second
+FEW_TRANSACTIONS = Goal("<=", 5)  # per second
 
 Labels = dict[str, int]
 
@@ -65,7 +65,7 @@ LEADERS = "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' 
 
 @dataclass(frozen=True)
 class Bench:
-    """A database that `init` has seen, and a server."""
+    """A database after `init`, and a server."""
 
     url: str
     server_url: str
@@ -88,7 +88,7 @@ class Bench:
 
     @contextmanager
     def attached(self, tables: Sequence[str]) -> Iterator[list[int]]:
-        """Their generations; detached at the end."""
+        """Attach tables. Yields their generations; detaches them at the end."""
         chosen = asyncio.run(resolve_model.resolve_model(resolve(self.environment), None, self.dimensions))
         declarations = [Declaration(table, chosen.spec(from_columns(("body",)))) for table in tables]
         with connect(self.url, "benchmark") as connection:
@@ -98,7 +98,7 @@ class Bench:
 
 
 def _attach_without_index(connection: psycopg.Connection[Any], declaration: Declaration) -> int:
-    """The worker finds a valid index of its name, and builds none."""
+    """Create an empty index of the right name, so that the worker builds none."""
     with connection.transaction():
         id_ = attach(connection, declaration).live.id
         connection.execute(
@@ -117,21 +117,21 @@ class Look:
         return float(value)
 
     def set(self, name: str, value: str) -> None:
-        """For the whole server."""
+        """Change a setting of the whole server."""
         self.connection.execute(f"ALTER SYSTEM SET {name} = {value}")
         self.connection.execute("SELECT pg_reload_conf()")
 
     def until_written(self) -> float:
-        """Seconds from the first row that a backfill read to the last vector that one wrote."""
+        """Seconds from the first row read by a backfill to the last vector written."""
         return until(lambda: not self(STATES, ["pending", "running"])) - self(STARTED)
 
 
 def until(done: Callable[[], object], every: float = 0.005) -> float:
-    """The time at which it is so, in seconds since 1970, as PostgreSQL's are."""
-    deadline = time.time() + PATIENCE
+    """The time at which the condition holds, in seconds since 1970, like PostgreSQL's times."""
+    deadline = time.time() + TIMEOUT
     while not done():
         if time.time() > deadline:
-            raise SystemExit(f"something has not happened in {PATIENCE:.0f} s")
+            raise SystemExit(f"something has not happened in {TIMEOUT:.0f} s")
         time.sleep(every)
     return time.time()
 
@@ -149,7 +149,7 @@ def rows(bench: Bench, sizes: Sequence[int], rounds: int) -> None:
 
 
 def load_many(url: str, size: int) -> None:
-    """As harness.load does, by PostgreSQL: the same 10,000 documents over and over, each with its own number."""
+    """Like harness.load, but inside PostgreSQL: the same 10,000 documents repeated, each with its own number."""
     pool = list(texts.documents(min(size, 10_000)))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE TABLE rows_{size} (id bigint PRIMARY KEY, body text NOT NULL)")
@@ -185,7 +185,7 @@ def _rows(bench: Bench, size: int) -> None:
 
 
 def _burst(bench: Bench, look: Look, size: int, outbox: str, labels: Labels) -> None:
-    """Sampled: a peak may have been a little higher, the end 0.1 s earlier."""
+    """Samples of the outbox. The true peak may be a little higher, the end 0.1 s earlier."""
     entries, length = f"SELECT count(*) FROM {outbox}", "SELECT pg_total_relation_size(%s::regclass) / 1e6"
     waiting, megabytes = [0.0], [0.0]
     with ThreadPoolExecutor() as threads:
@@ -198,7 +198,7 @@ def _burst(bench: Bench, look: Look, size: int, outbox: str, labels: Labels) -> 
             megabytes.append(look(length, outbox))
             return over and not waiting[-1]
 
-        empty = until(drained, every=0.1)  # counting is work
+        empty = until(drained, every=0.1)  # each count costs time
     time.sleep(TIDY)
     add = bench.found.add
     add("burst: changes/s", size / (updating.result() - began), labels)
@@ -209,7 +209,7 @@ def _burst(bench: Bench, look: Look, size: int, outbox: str, labels: Labels) -> 
 
 
 def _update_all(url: str, size: int) -> float:
-    """When the last was committed."""
+    """The time of the last commit."""
     with psycopg.connect(url, autocommit=True) as connection:
         for first in range(1, size + 1, BATCH):
             connection.execute(
@@ -242,11 +242,11 @@ def _workers(bench: Bench, tables: Sequence[str], count: int) -> None:
     bench.found.add("worker peak MB", peak, labels, LITTLE_MEMORY)
 
 
-# More embeddings, and nothing to do.
+# More embeddings, and idle.
 
 
 def load_shared(url: str, name: str, count: int, size: int) -> list[str]:
-    """So many tables that share so many rows."""
+    """Create tables that share this number of rows."""
     tables = [f"{name}_{number}" for number in range(count)]
     documents = list(texts.documents(size))
     for number, table in enumerate(tables):
@@ -295,7 +295,7 @@ def _backfill_together(bench: Bench, outside: Look, labels: Labels) -> None:
 
 
 def _idle(outside: Look, worker: harness.Process, seconds: float) -> dict[str, tuple[float, Goal | None]]:
-    """Seen from another database, so that the looking is not counted."""
+    """PostgreSQL's counts, read from another database, so that the query itself is not counted."""
     backends = [
         harness.Process(pid)
         for (pid,) in outside.connection.execute(
@@ -322,7 +322,7 @@ def _idle(outside: Look, worker: harness.Process, seconds: float) -> dict[str, t
 
 
 def _cpu(backends: Sequence[harness.Process]) -> dict[harness.Process, float]:
-    """Of those that are still there: the worker gives back what it does not need."""
+    """Memory of the connections that are still open: the worker closes those that it does not need."""
     found = {}
     for backend in backends:
         with suppress(FileNotFoundError):
@@ -331,7 +331,7 @@ def _cpu(backends: Sequence[harness.Process]) -> dict[harness.Process, float]:
 
 
 def _changes(url: str, tables: Sequence[str]) -> list[float]:
-    """Milliseconds each."""
+    """Milliseconds of each change."""
     rng = random.Random(record.SEED)
     found = []
     with psycopg.connect(url, autocommit=True) as connection:
@@ -352,7 +352,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--dimensions", type=int, default=1024)
-    parser.add_argument("--seconds", type=float, default=20, help="of having nothing to do")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds of being idle")
     parser.add_argument("--settle", type=float, default=45, help="seconds before that")
     wanted = parser.parse_args()
     found = Findings()

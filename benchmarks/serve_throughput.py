@@ -1,10 +1,10 @@
-"""How many texts a second the local embedding server answers: a real process, real HTTP, base64, English prose.
+"""How many texts per second the local embedding server answers: a real process, real HTTP, base64, English prose.
 
     python benchmarks/serve_throughput.py [--seconds 5] [--connections 4] [--inputs 64]
 
 Prints one line of JSON. "short" texts have 5-15 words, "long" ones 60-200. The server and this client share the
-machine, so texts a second are what both reach together; `server_cpu_s_per_1000` is the server's own processor time
-(user and system), and `per_core_per_s` what follows from it."""
+machine, so the throughput is that of both together. `server_cpu_s_per_1000` is the server's own processor time (user and
+system); `per_core_per_s` follows from it."""
 
 import argparse
 import asyncio
@@ -26,8 +26,8 @@ import orjson
 SERVE = [sys.executable, "-c", "from pg_qwen_embed.cli.serve import serve; serve()", "--port", "0"]
 TICK = os.sysconf("SC_CLK_TCK")
 TEXTS = 6400
-NEW_WORDS = 0.01  # the share of words that the server cannot have met before
-NEW = "QQQQQQ"  # stands in such a word for a number that no request repeats
+NEW_WORDS = 0.01  # the share of words that the server cannot have seen before
+NEW = "QQQQQQ"  # in such a word: replaced by a number that no request repeats
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ async def measure(url: str, pid: int, asked: argparse.Namespace) -> dict[str, An
     async with aiohttp.ClientSession(connector=connector, headers={"Content-Type": "application/json"}) as session:
         for name, words in (("short", (5, 15)), ("long", (60, 200))):
             bodies = fresh(requests(words, asked.inputs))
-            await drive(session, url, bodies, 1, asked.connections)  # lets the server meet the common words
+            await drive(session, url, bodies, 1, asked.connections)  # so that the server caches the common words
             before = cpu_seconds(pid)
             answered, seconds = await drive(session, url, bodies, asked.seconds, asked.connections)
             used = cpu_seconds(pid) - before
@@ -70,7 +70,7 @@ async def measure(url: str, pid: int, asked: argparse.Namespace) -> dict[str, An
 async def drive(
     session: aiohttp.ClientSession, url: str, bodies: Iterator[bytes], seconds: float, connections: int
 ) -> tuple[int, float]:
-    """Requests answered, and in how many seconds."""
+    """The number of requests answered, and the seconds."""
     start = time.perf_counter()
 
     async def post() -> int:
@@ -87,7 +87,7 @@ async def drive(
 
 
 def requests(words: tuple[int, int], inputs: int) -> list[bytes]:
-    """Pieces of the Python manual, which every CPython carries, with new words thrown in."""
+    """Pieces of the Python manual, which is part of every CPython, with new words among them."""
     chance = random.Random(1)
     manual = " ".join(topics.values()).split()
 
@@ -107,7 +107,7 @@ def requests(words: tuple[int, int], inputs: int) -> list[bytes]:
 
 
 def fresh(bodies: list[bytes]) -> Iterator[bytes]:
-    """The same requests for ever, each time with other new words."""
+    """The same requests, repeated for ever, each time with other new words."""
     for number, body in enumerate(cycle(bodies)):
         yield body.replace(NEW.encode(), b"%06d" % number)
 

@@ -1,8 +1,8 @@
-"""What the lock around a write costs: transactions of 64 vectors with it and without, in turn, in one run.
+"""The cost of the lock around a write: transactions of 64 vectors with it and without it, in turn, in one run.
 
     python benchmarks/store_lock.py [--writes 300]
 
-One line of JSON: the median milliseconds of each, and their ratio."""
+Prints one line of JSON: the median milliseconds of each, and their ratio."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ ROWS, DIMENSIONS = 64, 1024
 
 
 async def _nothing(*_: object) -> None:
-    """In place of the lock."""
+    """A statement in place of the lock."""
 
 
 async def main() -> None:

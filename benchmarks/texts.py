@@ -1,4 +1,4 @@
-"""Documents of 60 to 200 words, made of the sentences in the standard library's docstrings. Seeded."""
+"""Documents of 60 to 200 words, made from the sentences of the standard library's docstrings. Seeded."""
 
 import importlib
 import inspect

@@ -1,9 +1,9 @@
-"""What it costs the application that its key is taken out of a row by a function, and not by the column's name.
+"""What it costs the application that a function takes the key out of a row, instead of the column's name.
 
     python benchmarks/trigger_function.py [--changes 4000] [--rounds 5]
 
 Single-row INSERTs and UPDATEs, each its own transaction, in turn on a table with attach's triggers and on one whose
-triggers name the column. One line of JSON: the median seconds of each, and their ratio."""
+triggers name the column. Prints one line of JSON: the median seconds of each, and their ratio."""
 
 import argparse
 import statistics

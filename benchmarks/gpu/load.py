@@ -1,7 +1,7 @@
 """A load generator without a database: packed requests, a fixed number in flight, the answers read and thrown away.
 
-It is the ceiling that the worker is measured against, so it does as little as it can. Packed as the worker packs: pages
-of as many documents, each packed by `batching`, with the tokens that the server counts."""
+It is the upper bound that the worker is measured against, so it does as little as possible. It packs like the worker:
+pages of as many documents, each packed by `batching`, with the tokens that the server counts."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ LIMITS = Limits()
 def packed(documents: list[str], model: str, tokens: int) -> list[bytes]:
     """The bodies of the requests. tokens: of all documents together."""
     token_ratio = batching.TokenRatio()
-    for _ in range(100):  # as after many answers
+    for _ in range(100):  # as it is after many answers
         token_ratio.counted(sum(len(text.encode()) for text in documents), len(documents), tokens)
     requests = _requests(documents, token_ratio.bytes_per_token)
     return [orjson.dumps({"model": model, "input": texts, "encoding_format": "base64"}) for texts in requests]
@@ -34,7 +34,7 @@ def _requests(documents: list[str], token_ratio: float) -> Iterator[list[str]]:
 
 
 def seconds(url: str, bodies: list[bytes], in_flight: int) -> float:
-    """How long all of them take, from the first request to the last answer."""
+    """Seconds from the first request to the last answer."""
     return asyncio.run(_all(url, bodies, in_flight))
 
 
@@ -59,7 +59,7 @@ async def _all(url: str, bodies: list[bytes], in_flight: int) -> float:
 
 
 def tokens(url: str, documents: list[str]) -> int:
-    """How many tokens they have together, as the server counts."""
+    """Tokens of all documents together, as the server counts."""
     found = 0
     for begin in range(0, len(documents), LIMITS.backfill_rows):
         body = orjson.dumps({"prompt": documents[begin : begin + LIMITS.backfill_rows]})

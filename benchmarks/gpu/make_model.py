@@ -2,7 +2,7 @@
 
     PYTHON-OF-SGLANG benchmarks/gpu/make_model.py FOLDER --shape 0.6B --device cuda --seed 0
 
-The shapes are those of each model's config.json. The tokenizer is a small one trained here, so a text has somewhat more
+The shapes are those of each model's config.json. The tokenizer is a small one trained here: a text has somewhat more
 tokens than with Qwen's."""
 
 import argparse

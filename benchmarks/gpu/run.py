@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/run.py --sglang-python PYTHON --shape 0.6B [--rounds 3] [-- FURTHER FLAGS OF SGLANG]
 
-In one run and in turns: (a) a plain load generator over all documents, at several fixed numbers in flight, the best of
-which counts; (b) `attach` and the worker's backfill of the same documents with default settings, from its start until
-every vector is written, the index left out. Then one more backfill, during which a row is changed and a query is asked
-again and again. One line of JSON; see README.md beside this."""
+In one run, in turns: (a) a plain load generator over all documents, with several fixed numbers in flight, of which the
+best counts; (b) `attach` and the worker's backfill of the same documents with default settings, from its start until
+every vector is written, without the index. Then one more backfill, during which a row is changed and a query is sent
+again and again. Prints one line of JSON; see README.md in this folder."""
 
 import argparse
 import shlex
@@ -51,25 +51,25 @@ class Bench:
     url: str
     model: str
     documents: list[str]
-    tokens: int  # of all of them, as the server counts
+    tokens: int  # of all documents, as the server counts
 
     def __post_init__(self) -> None:
         self.environment = harness.environment(self.database, self.url)
         self._passes = count(100)
 
     def unseen(self) -> list[str]:
-        """The documents with another number in front of each: SGLang keeps what it knows of a text's beginning."""
+        """The documents with a new number in front of each: SGLang caches the beginnings of texts."""
         number = next(self._passes)
         return [f"{number} {text}" for text in self.documents]
 
     def generated(self, in_flight: int) -> float:
-        """(a): embeddings a second."""
+        """(a): embeddings per second."""
         return len(self.documents) / load.seconds(
             self.url, load.packed(self.unseen(), self.model, self.tokens), in_flight
         )
 
     def backfilled(self) -> float:
-        """(b): embeddings a second."""
+        """(b): embeddings per second."""
         with self.attached("documents", self.unseen()), self.connected() as connection:
             with harness.started(["worker"], self.environment, "connected"):
                 taken = scanned(connection)
@@ -112,7 +112,7 @@ class Bench:
 
 
 def scanned(connection: psycopg.Connection) -> float:
-    """Seconds of the newest backfill, when its last vector is written; the index comes after that."""
+    """Seconds of the newest backfill until its last vector is written; the index comes after that."""
     while True:
         state, taken = connection.execute(SCAN).fetchone() or ("none", None)
         if state not in ("pending", "running"):
@@ -126,7 +126,7 @@ def walking(connection: psycopg.Connection) -> bool:
 
 
 def in_turns(bench: Bench, levels: list[int], rounds: int) -> tuple[dict[int, list[float]], list[float]]:
-    """Embeddings a second of (a) for each number in flight, and of (b), once in each round."""
+    """Embeddings per second of (a) for each number in flight, and of (b); one value per round."""
     generated: dict[int, list[float]] = {level: [] for level in levels}
     backfilled = []
     for turn in range(rounds):
@@ -138,7 +138,7 @@ def in_turns(bench: Bench, levels: list[int], rounds: int) -> tuple[dict[int, li
 
 
 def compared(generated: dict[int, list[float]], backfilled: list[float], tokens: float) -> dict[str, Any]:
-    """share: of the worker in the best of SGLang, round by round."""
+    """share: the worker's share of the best of SGLang, round by round."""
     best = max(generated, key=lambda level: statistics.median(generated[level]))
     shares = [ours / ceiling for ours, ceiling in zip(backfilled, generated[best], strict=True)]
     return {
@@ -153,7 +153,7 @@ def compared(generated: dict[int, list[float]], backfilled: list[float], tokens:
 
 
 def card() -> tuple[str, float | None]:
-    """The first card's name with its driver, and its memory in GiB."""
+    """The first GPU's name with its driver, and its memory in GiB."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(query, capture_output=True, check=True, text=True).stdout
@@ -174,17 +174,17 @@ def versions(bench: Bench, python: str) -> dict[str, str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sglang-python", required=True, help="a Python in which SGLang is installed")
-    parser.add_argument("--shape", choices=ROWS, default="0.6B", help="of the model that is made, of random weights")
-    parser.add_argument("--model-path", help="a model to serve instead")
+    parser.add_argument("--sglang-python", required=True, help="a Python with SGLang installed")
+    parser.add_argument("--shape", choices=ROWS, default="0.6B", help="of the model that is made with random weights")
+    parser.add_argument("--model-path", help="a model to serve instead of that")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--rows", type=int, help=f"documents of a pass (default {ROWS})")
+    parser.add_argument("--rows", type=int, help=f"documents of a round (default {ROWS})")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--start-timeout", type=float, default=600, help="seconds until SGLang must be ready")
-    parser.add_argument("--minutes", type=float, default=45, help="then it gives up")
-    parser.add_argument("more", nargs="*", metavar="FLAG", help="of SGLang, after --")
+    parser.add_argument("--minutes", type=float, default=45, help="seconds after which it gives up")
+    parser.add_argument("more", nargs="*", metavar="FLAG", help="flags of SGLang, after --")
     wanted = parser.parse_args()
     has_sglang = "import importlib.util, sys; sys.exit(importlib.util.find_spec('sglang') is None)"
     python = shutil.which(wanted.sglang_python)

@@ -21,7 +21,7 @@ TESTS = HERE.parents[1] / "tests" / "contract"
 
 
 def model(wanted: Namespace, folder: Path) -> str:
-    """The folder or name to serve: the one given, or one made here of random weights."""
+    """The folder or name to serve: the given one, or a model made here with random weights."""
     if wanted.model_path:
         return str(wanted.model_path)
     if wanted.shape == "tiny":
@@ -34,7 +34,7 @@ def model(wanted: Namespace, folder: Path) -> str:
 
 
 def flags(wanted: Namespace, path: str, memory: float | None, port: int) -> list[str]:
-    """What `sglang-command` prints for the model of this size. On a CPU without what the launcher there sets itself."""
+    """The flags that `sglang-command` prints for a model of this size; on a CPU, without those that the launcher sets."""
     name = wanted.model_path or f"Qwen/Qwen3-Embedding-{wanted.shape}"
     known = memory if name in launch.MODELS else None
     chosen = [
@@ -47,12 +47,12 @@ def flags(wanted: Namespace, path: str, memory: float | None, port: int) -> list
 
 @contextmanager
 def sglang(wanted: Namespace, path: str, memory: float | None, log: Path) -> Iterator[tuple[str, list[str]]]:
-    """Its base URL and the flags it runs with. Ends it with all its processes."""
+    """Run SGLang. Yields its base URL and its flags; ends all its processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     given = [*flags(wanted, path, memory, port), *wanted.more]
     start = [str(TESTS / "launch.py")] if wanted.device == "cpu" else ["-m", "sglang.launch_server"]
-    environment = os.environ | {"TMPDIR": str(log.parent)}  # its sockets stay behind when it has ended
+    environment = os.environ | {"TMPDIR": str(log.parent)}  # it leaves its sockets behind
     with log.open("wb") as file:
         process = subprocess.Popen(
             [wanted.sglang_python, *start, *given], stdout=file, stderr=file, env=environment, start_new_session=True
@@ -84,6 +84,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(30)
-    with suppress(ProcessLookupError):  # told to stop while it starts, it leaves its children behind
+    with suppress(ProcessLookupError):  # stopped while it starts, it leaves its children behind
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

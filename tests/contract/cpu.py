@@ -1,4 +1,4 @@
-"""What a machine without a GPU lacks for SGLang, put in its place before it is imported.
+"""What SGLang lacks on a machine without a GPU: substitutes, installed before SGLang is imported.
 
 Nothing here computes: a kernel that is called raises, so a wrong answer is impossible. SGLang starts its processes by
 importing the main module again, so this is imported by `launch.py` and takes effect in each of them."""

@@ -1,11 +1,11 @@
-"""`python -m sglang.launch_server` on a CPU: the same options, behind those that a CPU needs."""
+"""`python -m sglang.launch_server` on a CPU: the same options, after those that a CPU needs."""
 
 import os
 import sys
 
 import cpu  # noqa: F401  # first, in every process: what a CPU lacks
 
-# Without the bound on tokens it takes half of the machine's memory.
+# Without a bound on tokens it takes half of the machine's memory.
 OPTIONS = ("--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32", "--max-total-tokens", "65536",
            "--max-running-requests", "256", "--mem-fraction-static", "0.3")  # fmt: skip
 

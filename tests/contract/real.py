@@ -15,13 +15,13 @@ from harness import eventually
 from subject import Subject
 
 HERE = Path(__file__).parent
-START = 300.0  # seconds until it must be ready
+START = 300.0  # seconds until the server must be ready
 OPTIONS = ("--is-embedding", "--host", "127.0.0.1")
 
 
 @dataclass
 class Starting:
-    """SGLang on its way: what /ready has answered so far."""
+    """A starting SGLang, and what /ready has answered so far."""
 
     subject: Subject
     process: "subprocess.Popen[bytes]"
@@ -29,7 +29,7 @@ class Starting:
     answers: list[int | None] = field(default_factory=list)
 
     def ready(self) -> bool:
-        """Whether it is; fails if it has ended."""
+        """Whether it is ready. Fails if the process has ended."""
         assert self.process.poll() is None, self.log.read_text()[-3000:]
         try:
             answer = self.subject.get("/ready").status
@@ -46,7 +46,7 @@ def sglang(model: Path, folder: Path, name: str, *options: str, key: str | None 
         port = free.getsockname()[1]
     command = [os.environ["SGLANG_PYTHON"], str(HERE / "launch.py"), "--model-path", str(model), "--port", str(port)]
     log = folder / f"{name}.log"
-    # Several threads of several servers would wait for each other; its sockets stay behind when it has ended.
+    # One thread: those of several servers would wait for each other. TMPDIR: SGLang leaves its sockets behind.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -62,14 +62,14 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(30)
-    with suppress(ProcessLookupError):  # told to stop while it starts, it leaves its children behind
+    with suppress(ProcessLookupError):  # stopped while it starts, it leaves its children behind
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 @contextmanager
 def served(folder: Path, *options: str) -> Iterator[str]:
-    """Our own server; its URL."""
+    """Run our own server. Yields its URL."""
     log = folder / "serve.log"
     with log.open("wb") as file:
         command = [sys.executable, "-m", "pg_qwen_embed", "serve", "--port", "0", *options]

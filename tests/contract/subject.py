@@ -1,4 +1,4 @@
-"""One server under the contract, spoken to in plain HTTP."""
+"""One server under the contract, reached by plain HTTP."""
 
 import http.client
 import json
@@ -28,7 +28,7 @@ class Subject:
     key: str | None = None
 
     def introduced(self) -> "Subject":
-        """With the model, dimensions and context that it tells."""
+        """The subject, with the model, dimensions and context that the server reports."""
         card = self.get("/v1/models").json["data"][0]
         vector = self.post("/v1/embeddings", {"model": card["id"], "input": "x"}).json["data"][0]["embedding"]
         return replace(self, model=card["id"], dimensions=len(vector), context=card["max_model_len"])

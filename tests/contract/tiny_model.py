@@ -1,6 +1,6 @@
 """A tiny Qwen3 with random weights.
 
-    python tests/sglang/tiny_model.py FOLDER
+    python tests/contract/tiny_model.py FOLDER
 
 64 dimensions, 2 layers, 512 tokens; about a megabyte."""
 

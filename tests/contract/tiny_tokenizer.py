@@ -1,4 +1,4 @@
-"""A tokenizer that appends the end token as that of Qwen3-Embedding does, made without a download.
+"""A tokenizer that appends the end token like that of Qwen3-Embedding, made without a download.
 
 On a machine without a GPU, import `cpu` before this."""
 
@@ -12,7 +12,7 @@ END = "<|endoftext|>"
 
 
 def tokenizer(vocabulary: int = 2000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, trained on the sources of PyTorch; of no more tokens than `vocabulary`."""
+    """Byte-level BPE, trained on the sources of PyTorch, with at most `vocabulary` tokens."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

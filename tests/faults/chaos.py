@@ -1,4 +1,4 @@
-"""Chaos: random writes over three embeddings, real workers, real faults; then every vector is checked against its row.
+"""Chaos: random writes on three embeddings, real workers, real faults; then every vector is checked against its row.
 
     python tests/faults/chaos.py [--minutes 10] [--version 18] [--seed N]
 
@@ -43,7 +43,7 @@ ATTACH = (
     ('"Wéird"."Täble"', "--template", "{title}: {body}", "--name", "weird"),
     ("own", "--text", "body", "--store", "column"),
 )
-# Each embedding with its document, as SQL over its source, written anew and not taken from the code under test.
+# Each embedding with its document, as SQL over its source, written separately from the code under test.
 DOCUMENTS = {
     "plain": ("public.plain", "body"),
     "weird": ('"Wéird"."Täble"', "CASE WHEN num_nonnulls(title, body) > 0 THEN concat(title, ': ', body) END"),
@@ -53,7 +53,7 @@ DOCUMENTS = {
 
 @dataclass
 class Arena:
-    """Everything that takes part, and what happened to it."""
+    """All processes that take part, and what happened to them."""
 
     url: str
     server: FakeSGLang
@@ -77,7 +77,7 @@ class Arena:
             )
 
     def log(self, *arguments: str) -> Path:
-        """What a command has printed; each worker's by itself."""
+        """The output of a command; each worker has its own."""
         return self.folder / f"{'-'.join(arguments[: 2 if arguments[0] == 'worker' else 1])}.log"
 
     def run(self, *arguments: str) -> None:
@@ -85,7 +85,7 @@ class Arena:
             raise SystemExit(f"{arguments} failed:\n{self.log(*arguments).read_text()[-2000:]}")
 
     def start_worker(self, number: int) -> None:
-        """And wait until it has connected: one that never could says so and ends, as it must."""
+        """Start a worker, and wait until it has connected: one that never could ends with a message, as it must."""
         log = self.log("worker", str(number))
         before = log.read_text().count("connected ") if log.exists() else 0
         self.workers[number : number + 1] = [self.command("worker", str(number))]
@@ -108,7 +108,7 @@ def document(rng: random.Random) -> str | None:
 
 
 def writes(rng: random.Random) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Statements, without end."""
+    """Random statements, without end."""
     while True:
         table = rng.choice(["plain", "own", "plain", "weird"])
         id_, other, text = rng.randint(1, KEYS), rng.randint(1, KEYS), document(rng)
@@ -150,7 +150,7 @@ def _weird(lang: str, id_: int, other: int, text: str | None, kind: float) -> It
 
 
 def write(arena: Arena, seed: int) -> None:
-    """Transactions of a few statements; some are rolled back, wholly or to a savepoint, some commit late."""
+    """Transactions of a few statements. Some are rolled back, wholly or to a savepoint; some commit late."""
     rng = random.Random(seed)
     source = writes(rng)
     connection: psycopg.Connection[Any] | None = None
@@ -192,7 +192,7 @@ def _transaction(connection: "psycopg.Connection[Any]", rng: random.Random, sour
     connection.rollback() if rng.random() < 0.1 else connection.commit()
 
 
-# Faults: each does its harm, waits, and makes it good again
+# Faults: each breaks something, waits, and repairs it
 
 
 def kill_worker(arena: Arena) -> None:
@@ -227,7 +227,7 @@ def proxied(mode: str) -> Callable[[Arena], None]:
         arena.proxy.mode = mode
         time.sleep(arena.rng.uniform(1, 5))
         arena.proxy.mode = "pass"
-        if mode == "swallow":  # what it has swallowed is gone: nobody can go on with these
+        if mode == "swallow":  # what it has swallowed is lost: these connections are of no use
             arena.proxy.cut()
 
     return fault
@@ -272,7 +272,7 @@ FAULTS: dict[str, Callable[[Arena], None]] = {
 
 
 def settle(arena: Arena) -> None:
-    """No more harm: the server takes everything, failures are tried again, and everything that is to do is done."""
+    """End all faults: the server takes everything, failures are tried again, and all pending work is done."""
     arena.server.fault = arena.server.poison = None
     arena.server.delay, arena.proxy.mode = 0.0, "pass"
     for number, worker in enumerate(arena.workers):
@@ -307,7 +307,7 @@ def _left(connection: "psycopg.Connection[Any]", name: str) -> int:
 
 
 def count_wrong(arena: Arena) -> Counter[str]:
-    """By kind, from the documents themselves: each row's vector must be the server's embedding of its document of now."""
+    """By kind, from the documents themselves: each row's vector must be the server's embedding of its current document."""
     wrong: Counter[str] = Counter(wrong=0, missing=0, orphaned=0, doubled=0)
     with arena.connect() as connection:
         for name, (table, expression) in DOCUMENTS.items():
@@ -375,7 +375,7 @@ def main() -> None:
     parser.add_argument("--version", type=int, default=embedded.NEWEST)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     wanted = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is stopped
     print(f"chaos: PostgreSQL {wanted.version}, seed {wanted.seed}, {wanted.minutes} minutes", flush=True)
     with arena_of(wanted.version, wanted.seed) as arena:
         wrong = play(arena, wanted.minutes * 60, wanted.seed)
@@ -395,7 +395,7 @@ def play(arena: Arena, seconds: float, seed: int) -> Counter[str]:
         end = time.monotonic() + seconds
         order: list[str] = []
         while time.monotonic() < end:
-            order = order or arena.rng.sample(list(FAULTS), len(FAULTS))  # every kind comes
+            order = order or arena.rng.sample(list(FAULTS), len(FAULTS))  # every kind is used
             name = order.pop()
             with suppress(psycopg.OperationalError):
                 FAULTS[name](arena)

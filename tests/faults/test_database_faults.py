@@ -1,4 +1,4 @@
-"""PostgreSQL breaks, each time in a real way; the worker goes on by itself, and nothing is lost."""
+"""PostgreSQL fails, each time in a real way. The worker recovers by itself, and nothing is lost."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ LEADING = f"SELECT pid FROM pg_stat_activity WHERE {OURS} AND application_name ~
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[tuple[Cluster, Harness]]:
-    """A PostgreSQL for one test alone, to be broken, and a database in it."""
+    """A PostgreSQL for one test only, which it may break, with a database."""
     with cluster(18) as postgres, FakeSGLang().running() as server, ExitStack() as stack:
         url = make_conninfo(postgres.url, dbname="initialised")
         yield postgres, Harness(url, server, tmp_path, stack)
@@ -48,7 +48,7 @@ def config(url: str, name: str) -> str:
 
 @contextmanager
 def standby_of(url: str) -> Iterator[str]:
-    """A hot standby that follows the server of this URL; its URL for the same database."""
+    """A hot standby of the server of this URL. Yields its URL for the same database."""
     data, tools = Path(setting(url, "data_directory")), Path(config(url, "BINDIR"))
     home = data.parent / "standby"
     home.mkdir()
@@ -57,13 +57,13 @@ def standby_of(url: str) -> Iterator[str]:
         shutil.chown(home, user)
     arguments = ["-D", str(home / "pg18"), "-d", make_conninfo(url, dbname="replication"), "-R", "-c", "fast"]
     subprocess.run([str(tools / "pg_basebackup"), *arguments], check=True, user=user)
-    (home / "pg18" / ".s.PGSQL.5432.lock").unlink()  # it lay among the data, and was copied with them
+    (home / "pg18" / ".s.PGSQL.5432.lock").unlink()  # it was in the data folder, and was copied
     with embedded.postgres(home, version=18) as standby:
         yield make_conninfo(standby, dbname=conninfo_to_dict(url)["dbname"])
 
 
 def owner(data: Path) -> str | None:
-    """Whom PostgreSQL runs as, where that is somebody else: it does not run as root."""
+    """The user that PostgreSQL runs as, if that is another: it does not run as root."""
     return data.owner() if os.geteuid() == 0 else None
 
 
@@ -120,7 +120,7 @@ def test_standby_is_rejected_with_one_sentence(own_cluster: tuple[Cluster, Harne
 
 
 def listening(harness: Harness) -> tuple[str, int]:
-    """PostgreSQL, started again to listen on TCP as well; its address."""
+    """Restart PostgreSQL so that it listens on TCP too. Returns its address."""
     data = Path(setting(harness.url, "data_directory"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -130,7 +130,7 @@ def listening(harness: Harness) -> tuple[str, int]:
 
 
 def test_worker_whose_machine_vanishes_leads_for_half_a_minute(own_cluster: tuple[Cluster, Harness]) -> None:
-    """PostgreSQL's own probes find it out; the kernel sends them as each session of a worker has asked for."""
+    """PostgreSQL's keepalives notice it; the kernel sends them as the worker's session settings say."""
     _, here = own_cluster
     host, port = listening(here)
     harness = Harness(make_conninfo(here.url, host=host, port=port), here.server, here.folder, here.stack)
@@ -182,7 +182,7 @@ def test_disk_that_is_full_is_waited_out(own_cluster: tuple[Cluster, Harness]) -
     harness.ok("attach", "articles", "--text", "body")
     worker = harness.worker()
     eventually(harness.settled)
-    harness.execute("DROP INDEX _qwen_embed.store_1_hnsw")  # it would only make this slow
+    harness.execute("DROP INDEX _qwen_embed.store_1_hnsw")  # it would only slow down the test
     limit_files(postgres, 17 << 20)
     harness.execute("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(2, 3000) n")
     eventually(lambda: "File too large" in worker.said, deadline=60)
@@ -196,7 +196,7 @@ def test_disk_that_is_full_is_waited_out(own_cluster: tuple[Cluster, Harness]) -
 
 
 def limit_files(postgres: Cluster, size: int | str) -> None:
-    """How far PostgreSQL may extend a file: its processes now, and those it starts."""
+    """Limit the file size of PostgreSQL's processes, and of those that it starts later."""
     first, user = postmaster(postgres.url), owner(Path(setting(postgres.url, "data_directory")))
     children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
     for pid in (str(first), *children):
@@ -205,7 +205,7 @@ def limit_files(postgres: Cluster, size: int | str) -> None:
 
 @pytest.mark.parametrize("table", ["articles", "store"])
 def test_statements_that_are_cancelled_are_tried_again(harness: Harness, table: str) -> None:
-    """As by statement_timeout, or by an administrator: while one reads the source, and while one writes the store."""
+    """As by statement_timeout or an administrator: while a statement reads the source, and while one writes the store."""
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body")
     worker = harness.worker("--poll", "0.2")
@@ -260,7 +260,7 @@ def take(connection: psycopg.Connection[Any], lock: Lock, id_: int) -> None:
 
 
 def test_vectors_that_a_crash_takes_back_are_made_again(own_cluster: tuple[Cluster, Harness]) -> None:
-    """The worker's commits do not wait for the disk: those that had not come there go with the entries they acknowledged."""
+    """The worker's commits do not wait for the disk. A crash takes back those not on disk, and their acknowledgements."""
     postgres, harness = own_cluster
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body")
@@ -286,7 +286,7 @@ def test_vectors_that_a_crash_takes_back_are_made_again(own_cluster: tuple[Clust
 
 
 def test_application_that_works_serializable_loses_no_change(harness: Harness) -> None:
-    """Its transactions fail and are tried again; those of the worker, and its triggers, add no failure that lasts."""
+    """The application's transactions fail and are tried again. The worker and its triggers cause no lasting failure."""
     harness.articles(*["0"] * 20)
     harness.execute(
         f"ALTER DATABASE {harness.value('SELECT current_database()')} SET default_transaction_isolation = serializable"
@@ -341,12 +341,12 @@ class Load:
         for table in ("articles", "others"):
             connection.execute(f"UPDATE {table} SET body = %s WHERE id = %s", (f"{number} {n}", 1 + n % 40))
             connection.execute(f"UPDATE {table} SET body = body || '.' WHERE id = %s", (41 + number,))
-        time.sleep(0.2 if n % 10 == 0 else 0)  # now and then a long one
+        time.sleep(0.2 if n % 10 == 0 else 0)  # sometimes a long one
         connection.commit()
 
 
 def test_attach_and_detach_on_busy_tables_fail_no_writer(harness: Harness) -> None:
-    """None waits longer than the lock timeout of attach, and none meets a deadlock, with a worker at work as well."""
+    """No writer waits longer than the lock timeout of attach or meets a deadlock, while a worker runs."""
     harness.articles(*["start"] * 50)
     harness.execute("CREATE TABLE others (LIKE articles INCLUDING ALL)")
     harness.execute("INSERT INTO others TABLE articles")
@@ -372,8 +372,9 @@ def test_attach_and_detach_on_busy_tables_fail_no_writer(harness: Harness) -> No
 
 
 def run(harness: Harness, verb: str, store: str = "") -> None:
-    """As processes: the command line in this one is not for several threads. On a busy machine an index may be built for
-    so long that it says so: then it is run again, as it says."""
+    """Run a command as a process, because the command line in this process is not for several threads.
+
+    On a busy machine it may give up because an index build takes long; then it is run again, as its message says."""
     for table in ("articles", "others"):
         more = ("--text", "body", "--store", store) if verb == "attach" else ("--yes",)
         for _ in range(4):
@@ -409,7 +410,7 @@ async def test_cancellation_that_comes_with_the_connection_is_heeded(harness: Ha
         while not pool.get_stats().get("requests_waiting"):  # noqa: ASYNC110  # the pool has no event for it
             await asyncio.sleep(0)
         await pool.putconn(held)
-        for _ in range(moment):  # steps of the event loop: one after the other wakes up who waits
+        for _ in range(moment):  # steps of the event loop, which wake the waiting tasks one after the other
             await asyncio.sleep(0)
         came = waiting.done()
         waiting.cancel()
@@ -417,18 +418,18 @@ async def test_cancellation_that_comes_with_the_connection_is_heeded(harness: Ha
         assert waiting.cancelled() or came
         if came:
             await pool.putconn(waiting.result())
-        async with pool.connection(timeout=5) as connection:  # it was given back
+        async with pool.connection(timeout=5) as connection:  # it was returned to the pool
             await connection.execute("SELECT 1")
 
 
 def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(harness: Harness) -> None:
-    """Some of them in the moment in which the worker, ending its session, cancels their statements."""
+    """Some sessions end in the moment in which the worker ends its session and cancels their statements."""
     for name in ("one", "two", "three"):
         harness.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, body text)")
         harness.execute(f"INSERT INTO {name} SELECT n, 'text ' || n FROM generate_series(1, 5) n")
         harness.ok("attach", name, "--text", "body")
     worker = harness.worker("--poll", "0.5")
-    eventually(lambda: "connected" in worker.said)  # one that never was gives up
+    eventually(lambda: "connected" in worker.said)  # a worker that never was gives up
     some = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS} AND random() < 0.5"
     end = time.monotonic() + 8
     while time.monotonic() < end:

@@ -14,11 +14,11 @@ from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.worker import session_locks
 
 ROWS = 40
-ROLLED_BACK = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # a rollback as good as any
+ROLLED_BACK = (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation)  # these roll back too
 
 
 def gate_closed(harness: Harness) -> bool:
-    """The worker sleeps."""
+    """Whether the worker sleeps."""
     query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND mode = 'ExclusiveLock'"
     return bool(harness.value(query, int(Lock.GATE)))
 
@@ -135,7 +135,7 @@ def test_a_commit_between_the_last_look_and_the_closing_of_the_gate_is_seen(
 
 @both_versions
 def test_an_entry_that_becomes_visible_late_is_found_while_the_worker_is_busy(harness: Harness) -> None:
-    """It never sleeps here, so it never looks again from the very beginning: only the sweep can find the entry."""
+    """The worker never sleeps here, so it never reads again from the beginning: only the sweep can find the entry."""
     harness.articles("late", "quick")
     harness.ok("attach", "articles", "--text", "body")
     with harness.worker_here(poll=0, linger=1e9, sweep=0.05):

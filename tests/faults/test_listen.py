@@ -1,4 +1,4 @@
-"""A notification sent while nobody listened is not delivered: what it was about is found by looking again."""
+"""A notification sent while nobody listens is not delivered: its change is found by reading again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

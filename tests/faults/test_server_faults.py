@@ -1,4 +1,4 @@
-"""The embedding server misbehaves: nothing wrong is written, nothing is lost, and only the documents it refuses fail."""
+"""The embedding server misbehaves: nothing wrong is written, nothing is lost, and only documents that it rejects fail."""
 
 import asyncio
 
@@ -33,7 +33,7 @@ def assert_paused(harness: Harness, pauses: Pauses, *, each: int = 1) -> None:
 
 @pytest.fixture
 def probes_only(harness: Harness) -> Harness:
-    """Its server answers probes, and everything else with one vector too few."""
+    """Its server answers probes correctly, and everything else with one vector too few."""
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body")
     harness.server.fault = "only_probes"
@@ -224,7 +224,7 @@ def test_vectors_are_shortened_here_where_the_server_cannot(harness: Harness, sh
 
 
 def test_a_server_that_no_longer_shortens_is_asked_for_whole_vectors(harness: Harness) -> None:
-    """It was restarted without its Matryoshka option between two requests: every document would be refused."""
+    """It was restarted without its Matryoshka option between two requests: it rejects every document."""
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body", "--dimensions", "8")
     harness.worker()

@@ -1,4 +1,4 @@
-"""Any order of changes and faults ends in step: a state machine against a real PostgreSQL and the real worker."""
+"""After any order of changes and faults the vectors match: a state machine with a real PostgreSQL and real workers."""
 
 import signal
 import time
@@ -46,7 +46,7 @@ class Following(RuleBasedStateMachine):
         self.workers = [self.start_worker(number) for number in range(2)]
 
     def start_worker(self, number: int) -> Process:
-        """And wait until it has connected: one that never could says so and ends."""
+        """Start a worker, and wait until it has connected: one that never could ends with a message."""
         proxied = make_conninfo(self.harness.url, host="127.0.0.1", port=self.proxy.port)
         url = proxied if number else self.harness.url
         worker = self.harness.worker("--poll", "0.5", "--request-timeout", "0.5", "--database-url", url)
@@ -169,6 +169,6 @@ def test_any_order_of_changes_and_faults_ends_in_step(tmp_path: Path) -> None:
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
-                phases=[Phase.generate],  # what fails is said with its steps; making them fewer would take very long
+                phases=[Phase.generate],  # a failure is reported with its steps; shrinking them would take very long
             ),
         )

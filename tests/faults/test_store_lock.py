@@ -44,7 +44,7 @@ def test_removal_waits_for_an_addition_in_flight_and_removes_it(harness: Harness
 
 
 def test_failure_of_an_older_text_does_not_outlive_the_vector_of_a_newer_one(harness: Harness) -> None:
-    """It is recorded while the newer one is being written, which does not see it yet."""
+    """The failure is recorded while a newer document is written, which does not see it yet."""
     harness.articles("older")
     harness.ok("attach", "articles", "--text", "body", "--no-backfill")
     harness.execute("UPDATE articles SET body = 'old' WHERE id = 1")

@@ -1,7 +1,7 @@
-"""Late answers: whatever the order in which vectors come back, the newest text wins, and rows that have gone stay gone.
+"""Late answers: in whatever order vectors come back, the newest text wins, and deleted rows stay deleted.
 
-Some tests put the statements in the order that a slow worker would, on connections of their own; some have a real
-worker wait for a slow server."""
+Some tests run statements in the order of a slow worker, on connections of their own. Others have a real worker wait for
+a slow server."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ stores = pytest.mark.parametrize("store", ["table", "column"])
 
 
 class ManualWriter:
-    """A worker's hands without its head: reads and writes when it is told to."""
+    """A worker without a loop: it reads and writes when it is told to."""
 
     def __init__(self, harness: Harness, store: Store, connection: AsyncConnection) -> None:
         self.harness, self.store, self.connection = harness, store, connection

@@ -1,4 +1,4 @@
-"""The worker's life: start, stop, death, a successor; and what happens to embeddings meanwhile."""
+"""The worker's life: start, stop, death, takeover; and what happens to embeddings meanwhile."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ def backends(harness: Harness) -> int:
 
 
 def die(harness: Harness, worker: Process) -> None:
-    """kill -9, until PostgreSQL has noticed."""
+    """Kill -9, and wait until PostgreSQL has noticed."""
     assert worker.end(signal.SIGKILL) == -signal.SIGKILL
     eventually(lambda: backends(harness) == 0)
 

@@ -1,4 +1,4 @@
-"""The source is altered under an embedding: it is followed, or reported; the application never fails because of us."""
+"""The source of an embedding is altered: it is followed, or reported. The application never fails because of us."""
 
 import json
 

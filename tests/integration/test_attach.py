@@ -1,4 +1,4 @@
-"""Attach: what it refuses, always with one sentence and nothing created, and what it promises before it acts."""
+"""Attach: what it does not accept, always with one sentence and nothing created, and what --dry-run says beforehand."""
 
 import subprocess
 import sys

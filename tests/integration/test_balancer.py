@@ -1,4 +1,4 @@
-"""Several embedding servers: the least loaded one is asked, a sick one is left out, each model has its own."""
+"""Several embedding servers: the least loaded one gets a request, a failed one gets none, each model has its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -36,7 +36,7 @@ def runtime() -> Runtime:
 
 @pytest.fixture
 def pair(harness: Harness) -> Iterator[tuple[FakeSGLang, FakeSGLang]]:
-    """The rig's server and another one, both told to the worker."""
+    """The harness's server and another one, both in the worker's settings."""
     second = FakeSGLang()
     with second.running():
         harness.environment["PG_QWEN_EMBED_SERVER_URL"] = f"{harness.server.url}, {second.url}"
@@ -66,7 +66,7 @@ async def balancer_of(*servers: FakeSGLang, **options: int | float | bool) -> As
 
 
 async def everybody_has_had_a_turn() -> None:
-    """Whoever may go has gone: nobody waits for anything but the balancer."""
+    """Let every task run until all wait for the balancer only."""
     for _ in range(100):
         await asyncio.sleep(0)
 
@@ -256,7 +256,7 @@ async def test_probe_of_a_server_with_priorities_overtakes_too(server: FakeSGLan
 async def test_live_requests_go_beyond_a_limit_that_a_backfill_has_used_up(server: FakeSGLang) -> None:
     went: list[str] = []
     first, back = asyncio.Event(), asyncio.Event()
-    async with balancer_of(server) as balancer:  # it begins with two at once
+    async with balancer_of(server) as balancer:  # its limit is two at the start
 
         async def request(name: str, live: bool) -> None:
             async with balancer.lease(target_of(server.model), live=live, work=1) as lease:

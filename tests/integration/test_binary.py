@@ -1,4 +1,4 @@
-"""The arrays we write in PostgreSQL's binary format: it reads them as they were meant."""
+"""Arrays in PostgreSQL's binary format: PostgreSQL reads back the values that were written."""
 
 from collections.abc import Callable, Iterator
 

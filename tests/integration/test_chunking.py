@@ -1,4 +1,4 @@
-"""Long documents divided into chunks: several vectors a row, all of one version, and a row found by its best one."""
+"""Long documents in chunks: several vectors per row, all of one version, and a row found by its best chunk."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from pg_qwen_embed.inference import boundaries, chunking
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.store import LONGEST_DOCUMENT, Store
 
-TOKENS = 64  # of a chunk: the stand-in's tokens are bytes, and one that its tokenizer adds
+TOKENS = 64  # of a chunk: the fake SGLang's tokens are bytes, plus one that its tokenizer adds
 ROOM = TOKENS - 1
 NOTHING = {"missing": 0, "stale": 0, "orphaned": 0}
 ENGLISH = "".join(f"Sentence {n} of this text says so. " + "\n\n" * (n % 4 == 0) for n in range(12))
@@ -41,7 +41,7 @@ def chunks(harness: Harness) -> list[tuple[int, int, int, int]]:
 
 
 def assert_in_step(harness: Harness) -> None:
-    """At rest: every chunk has the vector of its text, and together they are the document."""
+    """Wait until all is at rest: every chunk has the vector of its text, and together they are the document."""
     assert harness.drift() == (0, NOTHING)
     rows = harness.rows(
         "SELECT body, chunk_text, embedding::text, stale, lower(span), upper(span) FROM qwen_embed.articles"
@@ -159,7 +159,7 @@ def test_rows_that_have_their_chunks_are_not_embedded_again_by_another_scan(harn
 
 
 class ManualWriters:
-    """Two workers' hands without their heads: both read, and write when they are told to, in chunks of ten characters."""
+    """Two workers without loops: both have read, and write when they are told to, in chunks of ten characters."""
 
     def __init__(self, harness: Harness, store: Store, connection: AsyncConnection) -> None:
         self.harness, self.store, self.connection = harness, store, connection
@@ -346,7 +346,7 @@ def test_document_too_long_for_us_to_carry_is_a_failure_that_says_so(harness: Ha
 
 
 def nearest(harness: Harness, query: str) -> list[tuple[int, int]]:
-    """Each row with its best chunk, as comparing them all finds it."""
+    """Each row with its best chunk, found by comparing all chunks."""
     return harness.rows(
         "SELECT id, chunk FROM (SELECT DISTINCT ON (id) id, chunk, embedding <=> %s::halfvec AS distance"
         " FROM qwen_embed.articles ORDER BY id, distance) best ORDER BY distance",
@@ -360,7 +360,7 @@ def asked(harness: Harness, query: str, rows: int) -> list[tuple[int, int]]:
 
 
 def read_by_index(harness: Harness) -> int:
-    """How many chunks the ANN index has given so far."""
+    """How many chunks the ANN index has returned so far."""
     harness.execute("SELECT pg_stat_force_next_flush()")
     found: int = harness.value("SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE indexrelname ~ '_hnsw$'")
     return found
@@ -604,7 +604,7 @@ def test_chunk_that_lies_within_another_is_left_out() -> None:
 
 
 class Bytes:
-    """A server that counts as the stand-in does."""
+    """A server that counts tokens like the fake SGLang."""
 
     async def tokenize(self, texts: list[str], *, special: bool) -> list[list[int]]:
         return [[*unicodedata.normalize("NFC", text).encode(), *[256] * special] for text in texts]

@@ -1,4 +1,4 @@
-"""The demo, as a stranger runs it."""
+"""The demo, as a first-time user runs it."""
 
 import os
 import re

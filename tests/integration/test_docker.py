@@ -1,4 +1,4 @@
-"""docker/: what the images would run is run here, without an engine."""
+"""docker/: the commands of the images are run here, without an engine."""
 
 import re
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_sglang_is_started_as_our_own_command_says() -> None:
 
 
 def test_what_the_images_run_follows_a_table(bare: Harness) -> None:
-    """init, serve and worker with the compose file's arguments, then attach, as its first lines say."""
+    """init, serve and worker with the arguments of the compose file, then attach, as its first lines say."""
     serve = SERVICES["serve"]["command"]
     arguments = ["127.0.0.1" if a == "0.0.0.0" else "0" if a == "30000" else a for a in serve]  # noqa: S104
     serving = bare.process(*arguments)

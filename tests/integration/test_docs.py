@@ -1,4 +1,4 @@
-"""The documentation against the commands: it may not drift."""
+"""The documentation agrees with the commands, the code and the glossary."""
 
 import importlib
 import re
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import glossary
 import pytest
 from click.testing import CliRunner
 
@@ -20,14 +21,8 @@ DOCS, PACKAGE = ROOT / "docs", ROOT / "pg_qwen_embed"
 PAGES = [ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     DOCS.rglob("*.md")
 )
-# Prose in the words of docs/words.md; the two pages left out are written by programs, for the greater part.
+# Prose in the words of docs/words.md. The two pages left out are mostly generated.
 PROSE = [page for page in PAGES if page.name not in ("README.zh.md", "benchmarks.md", "commands.md")]
-OTHER_WORDS = re.compile(
-    r"\b(anew|amiss|mend(s|ed|ing)?|besides?|of now|under way|ever more|ever later|in hand|at the least|so many|such as are"
-    r"|floor|cursor|twins?|fleet|walk(s|ed|er|ing)?|chores?|housekeeping|refus(e|es|ed|ing|al)|vouch|doubt|patience|grace"
-    r"|blink|excuse|machinery|forgiven|superfluous|rig|stand-in|cuts?|cutting|portion|density|feeds?|sender)\b",
-    re.IGNORECASE,
-)
 
 
 def read(page: Path) -> str:
@@ -39,12 +34,12 @@ def named(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """Without code, names in code, and where links lead."""
+    """The text without code, and without the targets of links."""
     return re.sub(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", "", read(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name after the #, as GitHub makes it of a heading."""
+    """What a link may name after the #: GitHub derives it from a heading."""
     headings = re.findall(r"^#+ (.*)$", read(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -67,7 +62,7 @@ def test_every_command_has_help_and_stands_in_the_docs(name: str) -> None:
 
 
 def test_generated_pages_are_up_to_date() -> None:
-    # In a process of its own: click remembers a command's options from wherever it was first called.
+    # In a process of its own: click keeps a command's options from its first call.
     command = [sys.executable, "-m", "tools.generate_docs", "--check"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
@@ -96,7 +91,7 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_files_that_are_named_are_there(page: Path) -> None:
-    """From the top of the checkout, or of the package. Links are looked at above."""
+    """Relative to the root of the checkout, or of the package. Links are checked above."""
     text = re.sub(r"\[[^\]]*\]\([^)]*\)", "", read(page))
     found = re.findall(r"(?<![\w./-])(?:[\w-]+/)+[\w-]+\.(?:py|sql|yaml)\b", text)
     assert [name for name in found if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
@@ -111,7 +106,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def _linked(page: Path) -> Iterator[Path]:
-    """Pages that a page has links to; a link to a folder counts for each page in it."""
+    """Pages that a page links to; a link to a folder counts for each page in it."""
     for target in re.findall(r"\]\(([^)#:]+)", read(page)):
         there = (page.parent / target).resolve()
         yield from there.glob("*.md") if there.is_dir() else [there] if there in PAGES else []
@@ -126,7 +121,7 @@ def test_tests_named_in_the_documentation_exist() -> None:
 
 @pytest.mark.parametrize("page", PROSE, ids=named)
 def test_prose_uses_the_words_of_the_glossary(page: Path) -> None:
-    assert [found[0] for found in OTHER_WORDS.finditer(prose(page))] == []
+    assert glossary.in_text(prose(page)) == []
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "decisions").glob("*.md")), ids=named)

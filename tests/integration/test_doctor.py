@@ -1,4 +1,4 @@
-"""doctor: says what is not right and what to do, and nothing where everything is."""
+"""doctor: it says what is wrong and what to do, and nothing where everything is right."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from pg_qwen_embed.admin.doctor import database
 
 
 def findings(harness: Harness, **env: str) -> dict[str, list[tuple[str, str, str]]]:
-    """By state: area, text and advice."""
+    """The findings by state: area, text and advice."""
     result = harness.cli("doctor", "--json", env=dict(env))
     found: dict[str, list[tuple[str, str, str]]] = {"ok": [], "warning": [], "wrong": []}
     for one in json.loads(result.stdout):
@@ -198,7 +198,7 @@ def test_doctor_finds_a_pooler_in_transaction_mode(healthy: Harness, pooled: str
 
 
 def test_connection_that_shares_a_session_is_what_the_pooler_gives(pooled: str) -> None:
-    """The stand-in for a pooler does what it is for."""
+    """The fake pooler works like a pooler."""
     with psycopg.connect(pooled, autocommit=True) as one, psycopg.connect(pooled, autocommit=True) as other:
         pids = [connection.execute("SELECT pg_backend_pid()").fetchone() for connection in (one, other)]
         assert pids[0] == pids[1]

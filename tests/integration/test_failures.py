@@ -1,4 +1,4 @@
-"""Documents the server refuses: isolated, kept, retried, parked, handled by hand."""
+"""Documents that the server rejects: isolated, kept, retried, parked, handled by commands."""
 
 import json
 
@@ -10,7 +10,7 @@ from pg_qwen_embed.worker.policy import REJECTIONS
 
 @pytest.fixture
 def failed(harness: Harness) -> Harness:
-    """Three rows, the second of them refused."""
+    """Three rows, the second of which is rejected."""
     harness.articles("one", "poison two", "three")
     harness.server.poison = "poison"
     harness.ok("attach", "articles", "--text", "body")
@@ -125,7 +125,7 @@ def test_one_rejected_document_among_three_thousand_costs_few_requests(harness: 
 
 @pytest.mark.parametrize("when", ["IMMEDIATE", "DEFERRED"])
 def test_row_whose_vector_a_trigger_of_the_application_rejects_fails_alone(harness: Harness, when: str) -> None:
-    """A deferred one speaks at the commit."""
+    """A deferred trigger raises at the commit."""
     harness.articles("one", "two", "three")
     harness.ok("attach", "articles", "--text", "body", "--store", "column")
     harness.execute("""

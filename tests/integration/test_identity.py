@@ -1,4 +1,4 @@
-"""Which model made the vectors: what was attached is what is used, and another one gets nothing, asks nothing, and is named."""
+"""Model identity: the recorded model is used. Another one gets no documents and no queries, and is named in messages."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""init: the fixed part of the database, whoever runs it, how often, and from which version."""
+"""init: it creates the fixed part of the database, for every role, run again, and from every version."""
 
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def test_init_twice_says_so_and_changes_nothing(bare: Harness) -> None:
 
 
 def test_two_inits_at_once_both_succeed(bare: Harness) -> None:
-    # Both find no extension, and wait behind an attempt to create it that comes to nothing.
+    # Both find no extension, and wait behind an attempt to create it that is rolled back.
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with psycopg.connect(bare.url) as connection:
         connection.execute("CREATE EXTENSION vector")

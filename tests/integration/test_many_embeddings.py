@@ -1,4 +1,4 @@
-"""Many embeddings and one worker: what an idle one costs does not grow with their number."""
+"""Many embeddings and one worker: the cost of an idle worker does not grow with their number."""
 
 import pytest
 from harness import Harness, eventually
@@ -59,7 +59,7 @@ def test_idle_worker_uses_up_no_transaction_ids_however_often_it_looks(harness: 
 
     def ids_used_while_it_looks() -> int:
         first, seen = int(harness.value("SELECT pg_current_xact_id()::text::bigint")), set()
-        while len(seen) < 300:  # more than a second: so often it sweeps
+        while len(seen) < 300:  # more than a second, the interval of sweeps
             seen.add(harness.value(looks, READER_NAME))
         return int(harness.value("SELECT pg_current_xact_id()::text::bigint")) - first - 1
 

@@ -18,7 +18,7 @@ KEYS = {
 
 
 def plan_of(harness: Harness, query: sql.Composed) -> str:
-    """As the worker's prepared statement is planned: generic, under the worker's settings."""
+    """The plan of the worker's prepared statement: a generic one, under the worker's settings."""
     text = query.as_string(harness.connection).replace("%%", "%")
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
     for number, name in enumerate(names, 1):

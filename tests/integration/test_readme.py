@@ -1,4 +1,4 @@
-"""The README's examples, run as a reader would run them: one database, from the top of the page to its end."""
+"""The README's examples, run like a reader would: in one database, from the top of the page to its end."""
 
 import os
 import re
@@ -16,14 +16,14 @@ from harness import DEADLINE, Harness, eventually
 from pg_qwen_embed.inference import launch
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-DRAWING = ""  # a block without a language is for the eye
+DRAWING = ""  # a block without a language is a drawing
 RUN = {"console", "sql", "python"}
 LEFT_OUT = {
     "make": "it installs, and runs this suite",
     "pip install": "the package is installed",
     "python -m sglang.launch_server": "it needs a GPU; its flags are compared with our own command's",
 }
-PORT, DATABASE_URL, DATABASE = "30000", "postgresql://localhost/shop", "shop"  # the test puts its own in their place
+PORT, DATABASE_URL, DATABASE = "30000", "postgresql://localhost/shop", "shop"  # replaced by the test's own
 TOLERANCE = 0.02  # of a decimal fraction: distances depend a little on the processor
 FRACTION = re.compile(r"\d+\.\d+")
 
@@ -60,7 +60,7 @@ def left_out(command: Command) -> bool:
 
 
 def agree(shown: str, said: str) -> bool:
-    """Line by line the same; fractions may differ by the tolerance."""
+    """Whether all lines are equal; decimal fractions may differ by the tolerance."""
     lines, others = ([line.rstrip() for line in text.splitlines()] for text in (shown, said.rstrip("\n")))
     if len(lines) != len(others):
         return False
@@ -75,7 +75,7 @@ def _same(line: str, other: str) -> bool:
 
 
 class Reader:
-    """Somebody who types what the README says, with a database and a port of the test's."""
+    """A reader who types what the README shows, with the test's database and port."""
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
@@ -108,7 +108,7 @@ class Reader:
                 raise AssertionError(f"no rule says how to run: {command.line}")
 
     def start(self, arguments: list[str]) -> None:
-        """A command that goes on; `serve` on a free port, once it answers."""
+        """A command in the background; `serve` gets a free port, and is waited for."""
         process = self.harness.process(*["0" if argument == PORT else argument for argument in arguments])
         if arguments[0] == "serve":
             assert PORT in arguments
@@ -116,7 +116,7 @@ class Reader:
             self.harness.environment["PG_QWEN_EMBED_SERVER_URL"] = ready[1]
 
     def program(self, text: str) -> None:
-        """A Python block: a line that prints shows what in a comment. It finds a psycopg `connection`."""
+        """A Python block with a psycopg `connection`. A line that prints shows its output in a comment."""
         shown = "".join(f"{line}\n" for line in re.findall(r"^ *print\(.*\)  # (.*)$", text, re.MULTILINE))
         assert shown.count("\n") == text.count("print(")
         preamble = f"import psycopg\nconnection = psycopg.connect({self.harness.url!r})\n"
@@ -134,7 +134,7 @@ class Reader:
         assert agree(command.shown, said), f"$ {command.line}\nthe README shows\n{command.shown}and it prints\n{said}"
 
     def _last_lines(self, command: Command, words: list[str]) -> str:
-        """What it prints; of `backfill` the last line, for those before tell the progress."""
+        """The output of a command; of `backfill` only the last line, because the others show progress."""
         said = self._run(words)
         return said.splitlines()[-1] if "backfill" in words else said
 

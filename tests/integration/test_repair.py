@@ -1,4 +1,4 @@
-"""What bypassed the triggers is found by its fingerprint and mended."""
+"""What bypassed the triggers is found by its fingerprint, and repaired."""
 
 import asyncio
 import re

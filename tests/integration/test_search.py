@@ -1,4 +1,4 @@
-"""Searching: through the client and on the command line, with real prompts."""
+"""Search with the client and on the command line, with real prompts."""
 
 import asyncio
 import json
@@ -116,7 +116,7 @@ def test_the_client_connects_again_after_its_connection_was_cut(filled: Harness)
         asking.search("articles", "x")
         filled.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                        " WHERE application_name = 'pg_qwen_embed client' AND datname = current_database()")  # fmt: skip
-        with suppress(DatabaseUnavailable):  # it may say so once
+        with suppress(DatabaseUnavailable):  # it may raise that once
             asking.search("articles", "x")
         assert asking.search("articles", "x")
 

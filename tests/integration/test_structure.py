@@ -1,4 +1,4 @@
-"""The structure keeps its measure: short modules, small classes, and a reason in CONTRIBUTING for each exception."""
+"""The structure: short modules, small classes, and a reason in CONTRIBUTING for each exception."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ FILES = [file for folder in ("pg_qwen_embed", "benchmarks", "tools") for file in
 
 
 def exceptions() -> dict[str, str]:
-    """What CONTRIBUTING lists: `path` or `path Class`, and the reason."""
+    """The exceptions in CONTRIBUTING: `path` or `path Class`, each with its reason."""
     section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## Exceptions\n")[1].split("\n## ")[0]
     return dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
 

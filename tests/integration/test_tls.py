@@ -1,4 +1,4 @@
-"""An embedding server behind TLS, its certificate signed by an authority that only `ca_file` names."""
+"""An embedding server with TLS, whose certificate is signed by an authority that only `ca_file` names."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
 
 @contextmanager
 def behind_tls(harness: Harness, authority: trustme.CA, name: str) -> Iterator[Harness]:
-    """The embedding server speaks TLS, with a certificate for this name."""
+    """Have the embedding server speak TLS, with a certificate for this name."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(name).configure_cert(context)
     with FakeSGLang(certificate=context).running() as server:
@@ -122,7 +122,7 @@ def test_ca_file_that_cannot_be_used_is_one_sentence(
 
 
 class Tunnel(socketserver.StreamRequestHandler):
-    """What an HTTP proxy does for https: CONNECT, then bytes in both directions."""
+    """An HTTP proxy for https: CONNECT, then bytes in both directions."""
 
     asked: list[str]
 

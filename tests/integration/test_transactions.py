@@ -8,7 +8,7 @@ TEXT = "held " * 40  # three chunks
 
 
 def open_since_before(harness: Harness, moment: object) -> list[tuple[str, str]]:
-    """The worker's sessions that had a transaction at that moment and have it still: purpose and state."""
+    """The worker's sessions whose transaction was open at that moment and still is: purpose and state."""
     ours = "application_name ~ '^pg_qwen_embed' AND datname = current_database() AND pid <> pg_backend_pid()"
     held = "(xact_start <= %s OR xact_start IS NULL AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL))"
     return harness.rows(f"SELECT application_name, state FROM pg_stat_activity WHERE {ours} AND {held}", moment)

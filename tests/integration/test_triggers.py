@@ -1,4 +1,4 @@
-"""What the triggers append to the outbox: every change of a document, nothing else, whoever makes it."""
+"""What the triggers append to the outbox: every change of a document by any role, and nothing else."""
 
 import psycopg
 import pytest

@@ -1,4 +1,4 @@
-"""Documents that are longer than the model takes: cut on our side so that the pooled token stays, or failures."""
+"""Over-long documents: truncated on our side so that the pooled token stays, or made failures."""
 
 import json
 
@@ -9,7 +9,7 @@ from harness import Harness, eventually
 from pg_qwen_embed.domain.change import LONGEST_DOCUMENT
 from pg_qwen_embed.postgres import migrate
 
-CONTEXT = 70  # tokens; of which the server takes CONTEXT - 7, and its tokenizer adds one
+CONTEXT = 70  # tokens; the server takes CONTEXT - 7, of which its tokenizer adds one
 ROOM = CONTEXT - 8  # bytes of a document
 
 
@@ -95,7 +95,7 @@ def test_change_behind_what_we_carry_is_seen(harness: Harness) -> None:
 
 @pytest.mark.parametrize("answer", ["403", "400", "nothing", "418"])
 def test_server_that_counts_in_another_way_is_used_without_cutting(harness: Harness, answer: str) -> None:
-    """Behind a gateway that lets only /v1 through, or another server than SGLang with a /tokenize of its own."""
+    """A server behind a gateway that lets only /v1 pass, or one that is not SGLang and has its own /tokenize."""
     harness.server.tokenizing = answer
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body")

@@ -1,6 +1,6 @@
 """A database made by the previous release: `init` upgrades it, nothing is embedded again, and pending changes are followed.
 
-The fixture is that release's own work; tools/make_release_fixture.py made it."""
+tools/make_release_fixture.py made the fixture with that release."""
 
 import json
 import re
@@ -34,7 +34,7 @@ CHANGED = {"notes": {"a1", "a3"}, "catalogue": {"2", "6"}, "manuals": {"2.1", "5
 
 @pytest.fixture
 def recorder(bare: Harness) -> Iterator[Recorder]:
-    """In front of the packaged server, whose model the previous release embedded with."""
+    """A recording proxy in front of the packaged server, whose model the previous release used."""
     serving = bare.process("serve", "--port", "0")
     found = eventually(lambda: re.search(r"on (http://\S+/v1)", serving.said))
     with Recorder(found[1]).running() as recorder:
@@ -75,7 +75,7 @@ def test_upgraded_failure_ends_with_its_row(released: Harness) -> None:
 
 @both_versions
 def test_upgraded_database_is_followed_on(released: Harness, recorder: Recorder) -> None:
-    """By triggers that the previous release made, or by what `init` put in their place."""
+    """The triggers are those of the previous release, or those that `init` has replaced them by."""
     released.ok("init")
     released.once()
     recorder.texts.clear()

@@ -26,7 +26,7 @@ ROWS = 5000
 def large(
     request: pytest.FixtureRequest, clusters: Callable[[int], Cluster], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Harness]:
-    """A source of 5,000 rows with its vectors and its index; not to be changed."""
+    """A source of 5,000 rows with vectors and an index. Tests must not change it."""
     with clusters(18).database() as url, FakeSGLang().running() as server, ExitStack() as stack:
         harness = Harness(url, server, Path(tmp_path_factory.mktemp("large")), stack)
         harness.execute("CREATE TABLE articles (id int PRIMARY KEY, body text, views int)")
@@ -37,7 +37,7 @@ def large(
 
 
 def nearest(harness: Harness, text: str, where: str = "", limit: int = 10) -> tuple[str, str]:
-    """The query an application writes, and its plan."""
+    """The query of an application, and its plan."""
     vector = json.dumps(harness.server.vector(text).tolist())
     query = f"SELECT id, body, stale FROM qwen_embed.articles {where} ORDER BY embedding <=> '{vector}' LIMIT {limit}"
     return query, "\n".join(line for (line,) in harness.rows(f"EXPLAIN {query}"))
@@ -61,7 +61,7 @@ def test_search_finds_as_many_as_asked_for_beyond_what_the_index_gives_at_once(l
 
 
 def test_search_is_planned_with_the_index(large: Harness) -> None:
-    """The statement `search` itself, under the settings it is run with."""
+    """The statement `search` itself, under its own settings."""
     vector = json.dumps(large.server.vector("text 5").tolist())
     with large.connection.transaction():
         large.connection.execute(statement("configure_search"))

@@ -46,7 +46,7 @@ distance: str = Hit(0.1, {}).distance
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python in which the wheel is installed; what the wheel depends on is borrowed from this one."""
+    """A Python with the wheel installed. Its dependencies are those of this Python."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip"]
     run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
@@ -60,7 +60,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
-    """What it prints. Nothing of this checkout is on its path."""
+    """The output of a command. Nothing of this checkout is on its path."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
     arguments = [str(one) for one in command]
     done = subprocess.run(arguments, cwd=cwd, env=variables, capture_output=True, text=True, timeout=100, check=False)

@@ -1,4 +1,4 @@
-"""The whole way, as a user goes it: attach, backfill, change, search, verify, detach."""
+"""The whole way of a user: attach, backfill, change, search, verify, detach."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pg_qwen_embed import Client
 
 @dataclass(frozen=True)
 class Case:
-    """A source: `key` says how a row is found, `keys` are five such conditions' values."""
+    """A source. key: the condition that finds a row. keys: the values of that condition for five rows."""
 
     table: str
     columns: str

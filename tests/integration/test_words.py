@@ -105,3 +105,12 @@ def test_docstrings_and_comments_use_the_words_of_the_glossary(file: Path) -> No
     source = file.read_text(encoding="utf-8")
     assert replaced(file, (node.value for node in docstrings(parsed(file)))) == []
     assert replaced(file, comments(source)) == []
+
+
+def test_every_exception_is_still_needed() -> None:
+    trees = {named(file): parsed(file) for file in PACKAGE}
+    assert set(NAMED) <= {name for tree in trees.values() for name in identifiers(tree)}
+    assert set(STAYS) <= {(file, text) for file, tree in trees.items() for text in messages(tree)}
+    pages = [*(ROOT / "docs").rglob("*.md"), *COMMENTED]
+    texts = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.name != "glossary.py")
+    assert [phrase for phrase in glossary.PHRASES if not re.search(phrase, texts, re.IGNORECASE)] == []

@@ -1,4 +1,4 @@
-"""The model of the fake SGLang: what it tells about itself, its vectors (hashes of the texts), its tokenizer (bytes)."""
+"""The model of the fake SGLang: its reported identity, its vectors (hashes of the texts), its tokenizer (bytes)."""
 
 import hashlib
 import unicodedata

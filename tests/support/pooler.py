@@ -1,7 +1,7 @@
-"""The least of a connection pooler in transaction mode: all clients share one session of PostgreSQL's Unix socket.
+"""A minimal connection pooler in transaction mode: all clients share one session on PostgreSQL's Unix socket.
 
-As PgBouncer's `pool_mode = transaction` does, it hands the session to whoever begins something, until its transaction
-ends, and tells each client a process id of its own invention. For trust authentication, and without COPY."""
+Like PgBouncer with `pool_mode = transaction`, it gives the session to a client that begins something, until the
+transaction ends, and reports a made-up process id to each client. For trust authentication, and without COPY."""
 
 import asyncio
 import struct
@@ -65,7 +65,7 @@ class Pooler:
             writer.transport.abort()
 
     async def _open(self, startup: bytes) -> None:
-        """The one session, as the first client wants it, and what PostgreSQL says at its start."""
+        """The one session, opened as the first client asks, and PostgreSQL's messages at its start."""
         if self._upstream:
             return
         self._upstream = upstream, downstream = await asyncio.open_unix_connection(self.target)
@@ -75,7 +75,7 @@ class Pooler:
                 self._greeting += _message(*kind_and_body)
 
     async def _transaction(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Until the session is idle again; False when the client leaves."""
+        """Forward until the session is idle again; False when the client leaves."""
         first = await _read(reader)
         assert self._upstream
         async with self._turn:

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL that can cut, delay, swallow, refuse, or vanish."""
+"""A TCP proxy in front of PostgreSQL that can close, delay, swallow or refuse connections, or vanish."""
 
 import asyncio
 import ctypes
@@ -15,7 +15,7 @@ DROP = struct.pack("HBBI", 6, 0, 0, 0)  # one instruction of BPF: keep nothing o
 
 @dataclass
 class Proxy:
-    """`mode`: "pass", "delay" (0.3 s a packet), "swallow" (nothing goes through, nobody is told), "refuse"."""
+    """`mode`: `pass`, `delay` (0.3 s per packet), `swallow` (packets disappear without an error), `refuse`."""
 
     target: str | tuple[str, int]  # the path of a Unix socket, or an address
     mode: str = "pass"
@@ -28,7 +28,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in list(self._writers)])
 
     def vanish(self) -> None:
-        """As a machine whose power fails: no packet is answered, not even acknowledged, and nothing is closed. Linux only."""
+        """Act like a machine without power: no packet is acknowledged or answered, and nothing is closed. Linux only."""
         self.mode = "refuse"
         asyncio.run_coroutine_threadsafe(self._go_deaf(), self._loop).result()
 
@@ -78,7 +78,7 @@ class Proxy:
                 end.transport.abort()
 
     async def _go_deaf(self) -> None:
-        """The kernel drops whatever comes, before it acknowledges anything: nobody can tell that from a machine that is gone."""
+        """Have the kernel drop every packet before it acknowledges it: from outside, the machine is gone."""
         filtering = ctypes.create_string_buffer(DROP)
         program = struct.pack("HP", len(DROP) // 8, ctypes.addressof(filtering))
         for writer in self._writers:

@@ -1,4 +1,4 @@
-"""A proxy in front of a real embedding server that keeps the texts of every embedding it is asked for."""
+"""A proxy in front of a real embedding server that records the text of every requested embedding."""
 
 import asyncio
 import json

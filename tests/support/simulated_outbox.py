@@ -1,6 +1,6 @@
 """An outbox without a database: transactions that draw numbers and commit in any order, and a reader that must miss none.
 
-The reader goes by the low watermark. It never deletes; it only sees."""
+The reader uses the low watermark. It deletes nothing."""
 
 from dataclasses import dataclass, field
 
@@ -48,7 +48,7 @@ class World:
         return min((transaction.xid for transaction in self.open), default=self.next_xid)
 
     def read(self, after: int, limit: int) -> tuple[int, bool]:
-        """The highest number of a page, and whether the page was full; what is in flight is left out."""
+        """Read a page without what is in flight. Returns its highest number, and whether it was full."""
         page = sorted(seq for seq in self.visible - self.seen if seq > after)[:limit]
         self.seen |= set(page)
         return (page[-1] if page else after), len(page) == limit
@@ -58,11 +58,11 @@ class World:
         self.low.read(highest)
 
     def sweep(self, limit: int, between: int) -> None:
-        """As the pipeline does it: the snapshot's xmin and a new transaction id first, then the mark, then the read."""
+        """Sweep like the reader of a pipeline: first the snapshot's xmin and a new transaction id, then the mark, then the read."""
         xmin = self.xmin()
         transaction_id = self.next_xid
         self.next_xid += 1
-        self.end(between, commits=True)  # what commits in between may be seen already: never the other way round
+        self.end(between, commits=True)  # a commit in between may be visible already, never the other way round
         self.low.mark(transaction_id)
         highest, full = self.read(self.low.low, limit)
         self.low.swept(xmin, highest if full else None)
@@ -87,7 +87,7 @@ steps = st.lists(
 
 
 def play(steps: list[Step]) -> World:
-    """The world after these steps; checked after each."""
+    """The world after these steps, checked after each one."""
     world = World()
     for name, *arguments in steps:
         getattr(world, str(name))(*arguments)

@@ -1,4 +1,4 @@
-"""Embedding servers of different shape, simulated, and a client that always has more to send to them."""
+"""Simulated embedding servers of different kinds, and a client that always has more to send to them."""
 
 import heapq
 import random
@@ -13,7 +13,7 @@ ON_THE_WAY = 0.001  # seconds of a request, and of its answer
 
 @dataclass(frozen=True)
 class Server:
-    """`parallel` requests at once, each for `fixed` seconds and `per_token` more; beyond `collapses` all get slower."""
+    """`parallel` requests at once, each for `fixed` seconds plus `per_token` for each token; beyond `collapses` all get slower."""
 
     parallel: int
     fixed: float
@@ -78,7 +78,7 @@ class Simulation:
 def throughput(
     server_at: Callable[[float], Server], limiter: Limiter | None, fixed: int, *, seed: int, begin: float, end: float
 ) -> float:
-    """Tokens a second from `begin` to `end`."""
+    """Tokens per second from `begin` to `end`."""
     work = 0.0
 
     def answered(now: float, tokens: float) -> None:

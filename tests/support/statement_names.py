@@ -1,8 +1,8 @@
-"""Which statements the package asks for, found exactly by reading its source, not by running it.
+"""Which statements the package uses, found exactly by reading its source, not by running it.
 
 The name given to `statement()` must be a literal, or reach it in a way that can be followed: a conditional of literals, a
 local variable, a parameter that every caller gives a literal, a field or class attribute that is always a literal.
-Everything else is reported, so that no statement can be asked for by a name that nobody can search for."""
+Everything else is reported, so that no statement is used by a name that nobody can search for."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -121,7 +121,7 @@ def _called(call: ast.Call) -> str:
 
 
 def _uncalled(nodes: list[ast.AST]) -> list[int]:
-    """Lines where `statement` is handed on, or gets another name: its calls could not be found."""
+    """Lines where `statement` is passed on or renamed, so that its calls could not be found."""
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     used = [node for node in nodes if isinstance(node, ast.Name) and node.id == "statement"]
     renamed = [node for node in nodes if isinstance(node, ast.alias) and node.name == "statement" and node.asname]

@@ -1,6 +1,6 @@
 """An event loop whose clock stands still while something runs and jumps to the next timer when nothing does.
 
-Minutes pass in no time, and what happens when is exact. For code that waits for timers and its own tasks only."""
+Minutes pass at once, and the time of every step is exact. For code that waits only for timers and its own tasks."""
 
 import asyncio
 import selectors
@@ -33,6 +33,6 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, on a clock of its own."""
+    """Like asyncio.run, with a clock of its own."""
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
         return runner.run(coroutine)

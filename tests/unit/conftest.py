@@ -1,6 +1,6 @@
-"""Unit tests do no I/O: a guard fails the one that opens a socket, starts a process or opens a file of somebody else's.
+"""Unit tests do no I/O: a guard fails a test that opens a socket, starts a process or opens a foreign file.
 
-Python tells an audit hook of each before it happens. A hook cannot be removed, so this one is asleep between tests."""
+Python calls an audit hook before each of these. A hook cannot be removed, so this one does nothing between tests."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def _guard(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _may_open(path: object, mode: object, flags: int) -> bool:
-    """Python's own files, those of this package, and no other; hypothesis keeps what it knows of Unicode."""
+    """Whether a file is Python's or this package's; hypothesis has a cache of Unicode data."""
     if isinstance(path, int) or not isinstance(path, str | bytes | os.PathLike):
         return True
     name = os.path.realpath(os.fsdecode(path))
@@ -43,7 +43,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """libpq tells the hook nothing: no unit test may have a fixture that starts PostgreSQL."""
+    """libpq does not call the hook, so no unit test may have a fixture that starts PostgreSQL."""
     ours = [item for item in items if item.path.parent == Path(__file__).parent]
     for item in ours:
         if "clusters" in getattr(item, "fixturenames", ()):

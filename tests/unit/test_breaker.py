@@ -1,4 +1,4 @@
-"""The circuit breaker, on a clock of its own: it opens once, probes without pressing, and closes when the server is back."""
+"""The circuit breaker, on a clock of its own: it opens once, probes with pauses, and closes when the server is back."""
 
 import asyncio
 import random
@@ -22,12 +22,12 @@ from pg_qwen_embed.inference.sglang import EmbeddingServer
 MODEL = ModelInfo("model", 16, shortens=True)
 ANOTHER = replace(MODEL, weight_version="another")
 DOWN = ServerUnavailable("it does not answer")
-CHECK = 5.0  # seconds between looks whether it still serves the same
+CHECK = 5.0  # seconds between checks of the identity
 
 
 @dataclass
 class Server:
-    """An embedding server that answers at once, or fails; on the loop's clock it notes when it was probed."""
+    """An embedding server that answers at once or fails, and records when it was probed, on the loop's clock."""
 
     serves: ModelInfo = MODEL
     down: bool = False
@@ -56,7 +56,7 @@ class Server:
 
 @dataclass
 class Seen:
-    """What the breaker believed whenever it said that something changed."""
+    """What the breaker believed at each of its calls of `changed`."""
 
     breaker: Breaker | None = None
     changes: list[ModelInfo | None] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Seen:
         self._changed.set()
 
     async def until(self, believed: ModelInfo) -> float:
-        """The time at which it believes that."""
+        """Wait until it believes that. Returns the time."""
         assert self.breaker
         async with asyncio.timeout(600):
             while self.breaker.info != believed:
@@ -82,7 +82,7 @@ Script = Callable[[Server, Breaker, Seen], Awaitable[None]]
 
 
 def played(script: Script) -> None:
-    """The script against a breaker that runs."""
+    """Run the script against a running breaker."""
 
     async def play() -> None:
         server, seen = Server(), Seen()
@@ -235,7 +235,7 @@ def test_another_model_is_noticed_though_every_request_succeeds(asked: bool) -> 
 
 
 def test_looks_at_a_server_that_is_away_do_not_open_it() -> None:
-    """The requests will: what is answered meanwhile need not stop."""
+    """The requests will do that: those that are answered meanwhile need not stop."""
 
     async def script(server: Server, breaker: Breaker, seen: Seen) -> None:
         await seen.until(MODEL)

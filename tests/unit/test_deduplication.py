@@ -1,4 +1,4 @@
-"""Identical documents under way: one is sent, and each of the others comes to the same end, once."""
+"""Identical documents in flight: one is sent, and each of the others gets the same outcome, once."""
 
 import numpy as np
 from hypothesis import given
@@ -39,7 +39,7 @@ def test_every_change_comes_out_once_with_the_vector_of_its_own_document(
 
 
 def settle(duplicates: Deduplicator, request: Request, refused: bool) -> list[tuple[Change, str]]:
-    """What comes out: each change and the document whose outcome it got."""
+    """The outcomes: each change, and the document whose outcome it got."""
     documents = [one.document for one in request.changes]
     assert len(set(documents)) == len(documents)
     if refused:

@@ -1,4 +1,4 @@
-"""The accounts of what is in hand: whatever the order, they come out even, and a walk never runs ahead of itself."""
+"""The ledger balances in any order of reads and writes, and a scan records only pages that are written."""
 
 import hypothesis.strategies as st
 import numpy as np

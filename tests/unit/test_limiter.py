@@ -1,4 +1,4 @@
-"""The number of requests in flight: how it climbs, how it yields to overload, and what it learns nothing from.
+"""The concurrency limit: how it climbs, how it reacts to overload, and what does not change it.
 
 tests/integration/test_simulated_servers.py measures it against the best fixed number, for servers of many shapes."""
 
@@ -24,7 +24,7 @@ def test_limiter_keeps_no_more_in_flight_than_a_server_of_one_at_a_time_needs() 
 
 def test_overload_halves_the_number_once_and_it_comes_back() -> None:
     limiter = Limiter(limit=32)
-    for _ in range(5):  # of requests that were sent before
+    for _ in range(5):  # for requests that were sent before
         limiter.overloaded(10.0)
     assert limiter.limit == 16
     limiter.overloaded(10.0 + SHORTEST)

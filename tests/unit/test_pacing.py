@@ -1,4 +1,4 @@
-"""A request that is held back until the server is about to want it: the server stays busy, and its queue short."""
+"""A request is held back until the server is about to need it: the server stays busy, and its queue short."""
 
 import random
 from collections import deque
@@ -12,7 +12,7 @@ ON_THE_WAY = 0.001  # seconds
 
 
 class Queue:
-    """A server of one request at a time, `limit` requests of a client in flight, on a clock of its own.
+    """A server that works on one request at a time, with `limit` requests in flight, on a clock of its own.
 
     fixed, per_work: seconds of a request; noise: how much its time varies."""
 
@@ -60,7 +60,7 @@ def test_paced_server_stays_busy_and_a_request_that_comes_waits_half_as_long() -
 
 
 def test_forecasts_that_are_far_off_hold_nothing_back() -> None:
-    """What takes now 20 and now 200 ms is not forecast: the server would wait."""
+    """Requests of 20 ms and of 200 ms in random order cannot be forecast: the server would wait."""
     busy, _ = Queue(2, paced=True, fixed=0.005, per_work=1e-5, noise=0.9).run(1000)
     assert busy > 0.95
 

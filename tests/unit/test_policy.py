@@ -1,4 +1,4 @@
-"""What is done after an error: the decisions of docs/decisions/0005, for every kind of error."""
+"""What to do after an error: the decisions of docs/decisions/0005, for every kind of error."""
 
 import random
 
@@ -22,7 +22,7 @@ RNG = random.Random(1)
 
 
 def after(error: Error, times: int, size: int, *, others: bool = False) -> Decision:
-    """The decision when the same error comes for the `times`-th time."""
+    """The decision when the same error occurs for the `times`-th time."""
     attempts = Attempts()
     for _ in range(times):
         attempts = attempts.counted(error, came_further=False)

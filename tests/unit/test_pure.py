@@ -1,4 +1,4 @@
-"""Packing requests, templates, prompts and pauses: what holds for every input."""
+"""Request packing, templates, prompts and pauses: what holds for every input."""
 
 import json
 import random
@@ -40,7 +40,7 @@ def test_a_request_never_holds_a_shorter_document_than_the_one_before(
     assert packed == sorted(packed)
 
 
-def test_density_follows_what_the_server_counts_and_believes_no_nonsense() -> None:
+def test_token_ratio_follows_what_the_server_counts_and_believes_no_nonsense() -> None:
     token_ratio = TokenRatio()
     for _ in range(100):
         token_ratio.counted(6400, 64, 1664)  # four bytes a token, and one token more for each document
@@ -57,7 +57,7 @@ literals = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 
 
 def merged(parts: Iterable[Part]) -> list[Part]:
-    """Neighbouring literals as one: a brace that is written twice may divide them."""
+    """Neighbouring literals joined: a doubled brace may divide them."""
     found: list[Part] = []
     for part in parts:
         if isinstance(part, str) and found and isinstance(found[-1], str):

@@ -1,4 +1,4 @@
-"""The statements live in sql/: each is used, each that is asked for exists, and Python holds none."""
+"""The statements live in sql/: each is used, each that is used exists, and Python holds none."""
 
 import ast
 import re

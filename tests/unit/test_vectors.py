@@ -1,4 +1,4 @@
-"""Vectors: nothing is believed that is no vector, and a shortened one is a vector again."""
+"""Vectors: what is not a valid vector is not accepted, and a shortened vector is valid again."""
 
 import numpy as np
 import pytest

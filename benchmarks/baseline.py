@@ -1,12 +1,12 @@
-"""The fewest steps from rows to vectors: what a backfill could cost at the least, and what COPY of finished vectors costs.
+"""The baseline: the fewest steps from rows to vectors, the least that a backfill can cost; and COPY of finished vectors.
 
-    python benchmarks/floor.py fewest_steps|copied|indexed_base|indexed DATABASE_URL SERVER_URL ROWS DIMENSIONS
+    python benchmarks/baseline.py fewest_steps|copied|indexed_base|indexed DATABASE_URL SERVER_URL ROWS DIMENSIONS
 
 Prints the seconds it took, without the start of Python.
-`fewest_steps` reads pages of rows, posts their texts, decodes the answers and inserts vectors. It has no safety at all: no
-version, no fingerprint, no join to the source, no retry, no failure, nothing acknowledged. `copied` has the vectors already.
-`indexed` inserts the vectors of the last rows of the table live, which it has already, into a table with an HNSW index, that
-`indexed_base` makes of the first rows."""
+`fewest_steps` reads pages of rows, posts their texts, decodes the answers and inserts vectors. It has no safety: no
+version, no fingerprint, no join to the source, no retry, no failure, nothing is acknowledged. `copied` has the vectors
+already. `indexed` inserts the vectors of the last rows of the table `live` into a table with an HNSW index, which
+`indexed_base` makes from the first rows; it has these vectors already too."""
 
 import asyncio
 import itertools
@@ -26,12 +26,12 @@ from pg_qwen_embed.postgres.connection import BinaryValue, take_binary_values
 from pg_qwen_embed.worker.writer import WRITERS
 
 PAGE, REQUEST, IN_FLIGHT, WRITE = 1024, 64, 8, 512
-OPTIONS = "-c synchronous_commit=off"  # as the worker
+OPTIONS = "-c synchronous_commit=off"  # like the worker
 Batch = tuple[list[int], vectors.Vectors]
 
 
 def fewest_steps(url: str, server_url: str, _: int, dimensions: int) -> float:
-    """Seconds to fill the table floor_store, which it makes."""
+    """Seconds to fill the table baseline_store, which it creates."""
     began = time.perf_counter()
     asyncio.run(_fewest_steps(url, server_url, dimensions))
     return time.perf_counter() - began
@@ -74,14 +74,14 @@ async def _post(session: aiohttp.ClientSession, server_url: str, texts: list[str
     return np.frombuffer(raw, "<f4").reshape(len(texts), -1)
 
 
-async def _make_store(connection: psycopg.AsyncConnection, dimensions: int, name: str = "floor_store") -> int:
+async def _make_store(connection: psycopg.AsyncConnection, dimensions: int, name: str = "baseline_store") -> int:
     """The oid of halfvec."""
     await connection.execute(_store(name, dimensions))
     return await _halfvec(connection)
 
 
 def _store(name: str, dimensions: int) -> str:
-    """Statements that make it anew."""
+    """Statements that drop the table and create it again."""
     return (
         f"DROP TABLE IF EXISTS {name}; CREATE TABLE {name} (id bigint PRIMARY KEY, embedding halfvec({dimensions})); "
         f"ALTER TABLE {name} ALTER embedding SET STORAGE PLAIN"
@@ -104,7 +104,7 @@ async def _pages(connection: psycopg.AsyncConnection) -> AsyncIterator[tuple[lis
 
 
 async def _write(connection: psycopg.AsyncConnection, done: "asyncio.Queue[Batch | None]", oid: int) -> None:
-    insert = "INSERT INTO floor_store SELECT * FROM unnest(%b::bigint[], %b::halfvec[])"
+    insert = "INSERT INTO baseline_store SELECT * FROM unnest(%b::bigint[], %b::halfvec[])"
     held: list[Batch] = []
     ended = 0
     while ended < IN_FLIGHT:
@@ -121,7 +121,7 @@ async def _write(connection: psycopg.AsyncConnection, done: "asyncio.Queue[Batch
 
 
 def copied(url: str, _: str, rows: int, dimensions: int) -> float:
-    """Seconds for COPY BINARY of as many finished vectors into the table copy_store, which it makes."""
+    """Seconds for COPY BINARY of as many finished vectors into the table copy_store, which it creates."""
     began = time.perf_counter()
     some = np.random.default_rng(0).standard_normal((1024, dimensions)).astype(">f2")
     fields = [("columns", ">i2"), ("length", ">i4"), ("id", ">i8"), ("width", ">i4"), ("dimensions", ">i2"),
@@ -141,14 +141,14 @@ def copied(url: str, _: str, rows: int, dimensions: int) -> float:
 
 
 def indexed_base(url: str, server_url: str, rows: int, dimensions: int) -> float:
-    """Seconds to fill the table indexed_store, which it makes, with as many rows of the table live."""
+    """Seconds to fill the table indexed_store, which it creates, with as many rows of the table live."""
     return asyncio.run(
         _indexed(url, server_url, "SELECT id, body FROM live ORDER BY id LIMIT %s", rows, dimensions, make=True)
     )
 
 
 def indexed(url: str, server_url: str, rows: int, dimensions: int) -> float:
-    """Seconds, from the first INSERT to the last."""
+    """Seconds from the first INSERT to the last."""
     last = "SELECT id, body FROM live ORDER BY id DESC LIMIT %s"
     return asyncio.run(_indexed(url, server_url, last, rows, dimensions, make=False))
 
