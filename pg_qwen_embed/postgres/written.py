@@ -47,7 +47,7 @@ def table(text: str) -> QualifiedName:
     parts = _parts(text)
     if len(parts) > 2:
         raise UsageError(
-            f'{text}: not a table\'s name as SQL writes it, like articles, public.articles or app."Odd Name"'
+            f'{text}: not a valid table name in SQL; write it like articles, public.articles or app."Odd Name"'
         )
     return QualifiedName(parts[0] if len(parts) == 2 else DEFAULT_SCHEMA, parts[-1])
 
@@ -56,7 +56,7 @@ def column(text: str) -> tuple[str, Column | None]:
     """`NAME TYPE`, or `NAME` alone: then the column is None. Raises UsageError."""
     found = _COLUMN.fullmatch(text.strip())
     if not found:
-        raise UsageError(f"{text!r} is not a column: write its name and its type as in SQL, like 'id bigint'")
+        raise UsageError(f"{text!r} is not a column in SQL: write its name and its type, like 'id bigint'")
     name = _unquoted(found[1])
     return name, column_of(name, found[2]) if found[2] else None
 
@@ -65,7 +65,7 @@ def column_of(name: str, text: str) -> Column:
     """The column of that name and `TYPE [AS BASE] [COLLATE NAME]`. AS: the type is a domain over this one."""
     found = _PROPERTIES.fullmatch(text.strip())
     if not found:
-        raise UsageError(f'column "{name}": {text!r} is not a type as SQL writes it')
+        raise UsageError(f'column "{name}": {text!r} is not a valid type in SQL')
     collation = found["collation"] and QualifiedName(*(["pg_catalog", *_parts(found["collation"])][-2:]))
     base = type_(name, found["base"]) if found["base"] else ""
     return Column(name, type_(name, found["type"]), base, collation or None)
@@ -76,7 +76,9 @@ def type_(column_name: str, text: str) -> str:
     found = _TYPE.fullmatch(text.strip())
     name = found and _type_name(" ".join(f"{found['name']}{found['zone'] or ''}".split()))
     if not found or not name:
-        raise UsageError(f'column "{column_name}": {text!r} is not a type as SQL writes it, like text or numeric(10,2)')
+        raise UsageError(
+            f'column "{column_name}": {text!r} is not a valid type in SQL; write it like text or numeric(10,2)'
+        )
     modifiers = _modifiers(name, found["modifiers"])
     head, zone, rest = name.partition(" with")
     return f"{head}{modifiers}{zone}{rest}{'[]' if found['array'] else ''}"
@@ -109,7 +111,7 @@ def _modifiers(name: str, written: str | None) -> str:
 def _parts(text: str) -> list[str]:
     """The parts of a qualified name."""
     if not re.fullmatch(_QUALIFIED, text.strip()):
-        raise UsageError(f'{text}: not a name as SQL writes it, like articles, public.articles or app."Odd Name"')
+        raise UsageError(f'{text}: not a valid name in SQL; write it like articles, public.articles or app."Odd Name"')
     return [_unquoted(part) for part in _NAMES.findall(text)]
 
 

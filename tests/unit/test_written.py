@@ -26,7 +26,7 @@ def test_a_tables_name_is_read_as_sql_writes_it(text: str, schema: str, name: st
 
 @pytest.mark.parametrize("text", ["", "a b", 'a"b', "a.b.c", "1a", "a.", '""', "articles, others", "articles; DROP"])
 def test_what_is_no_tables_name_is_one_sentence(text: str) -> None:
-    with pytest.raises(UsageError, match="as SQL writes it"):
+    with pytest.raises(UsageError, match=r"not a valid .*name in SQL"):
         written.table(text)
 
 
@@ -70,7 +70,7 @@ def test_a_column_without_a_type_has_only_its_name() -> None:
     ],
 )
 def test_what_is_no_column_is_one_sentence(text: str) -> None:
-    with pytest.raises(UsageError, match=r"as in SQL|as SQL writes it"):
+    with pytest.raises(UsageError, match="in SQL"):
         written.column(text)
 
 
