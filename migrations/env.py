@@ -3,7 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
-from pg_qwen_embed.postgres.schema import INTERNAL_SCHEMA, metadata
+from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.schema import metadata
 
 ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are committed
 

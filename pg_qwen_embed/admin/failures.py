@@ -8,7 +8,7 @@ from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.report import Failure
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection
-from pg_qwen_embed.postgres.layouts import TRUE
+from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pg_qwen_embed.admin.backfill import Snapshot
-from pg_qwen_embed.domain.report import Status
+from pg_qwen_embed.domain.report import BackfillState, Status
 
 PLAIN_LINE_EVERY = 3.0  # seconds
 
@@ -34,7 +34,7 @@ def _total(seen: Snapshot) -> int:
 def _pace(seen: Snapshot | None) -> str:
     if seen is None:
         return ""
-    return "building the index" if seen.status.backfill.state == "indexing" else f"{seen.rate:,.0f} rows/s"
+    return "building the index" if seen.status.backfill.state is BackfillState.INDEXING else f"{seen.rate:,.0f} rows/s"
 
 
 def _lines(name: str, snapshots: Iterator[Snapshot]) -> Status:

@@ -60,6 +60,18 @@ class Target:
     generation: Generation
 
     @property
+    def work(self) -> tuple[object, ...]:
+        """What the worker's statements and requests depend on: not the state of the generation, nor the other generations."""
+        return (
+            self.generation.id,
+            self.spec,
+            self.name,
+            self.source,
+            self.embedding.column,
+            self.embedding.vector_schema,
+        )
+
+    @property
     def id(self) -> int:
         return self.generation.id
 

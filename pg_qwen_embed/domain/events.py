@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from pg_qwen_embed.domain.report import BackfillState
+
 DEBUG, INFO, WARNING = 10, 20, 30  # as in the module logging
 
 
@@ -103,7 +105,7 @@ class ModelMismatch(Warned):
 class Following(Event):
     embedding: str
     generation: int
-    backfill: str
+    backfill: BackfillState
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,14 @@ class PartitionsNotFollowed(Warned):
 @dataclass(frozen=True, slots=True)
 class IndexReady(Event):
     embedding: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexBuildAlone(Warned):
+    """The index is built by one process, because a parallel build needs more shared memory."""
+
+    embedding: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

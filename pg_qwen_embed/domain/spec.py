@@ -72,9 +72,9 @@ class Spec:
     too_long: TooLong = TooLong.TRUNCATE
     chunking: Chunking | None = None  # None: a document is not divided
     weight_version: str | None = None  # as the server reported it; None: not reported, so not compared
+    full_dimensions: int | None = None  # of the server's vectors before they are shortened; None likewise
     prompt_style: PromptStyle = PromptStyle.PLAIN
     comment: str = ""  # the note that an administrator leaves
-    full_dimensions: int | None = None  # of the server's vectors before they are shortened; None likewise
 
     @property
     def layout(self) -> Layout:

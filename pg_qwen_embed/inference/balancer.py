@@ -290,7 +290,7 @@ class Balancer:
         return any(room is not None and room <= now for room in rooms)
 
     def _best(self, waiter: Waiter, now: float) -> Upstream | None:
-        fitting = [m for m in self._upstreams if m not in waiter.excluding and m.serves(waiter.target)]
+        fitting = [one for one in self._upstreams if one not in waiter.excluding and one.serves(waiter.target)]
         rooms = [(upstream, upstream.has_room_at(waiter.kind)) for upstream in fitting]
         free = [upstream for upstream, room in rooms if room is not None and room <= now]
         return min(free, key=lambda upstream: upstream.load, default=None)
@@ -332,14 +332,14 @@ class Balancer:
         await self._looked.wait()
         for attempt in count(1):
             if self.is_served(target):
-                self._give_up_on_those_who_only_answer_probes(target)
+                self._raise_if_only_probes_are_answered(target)
                 return
             if all(upstream.breaker.info is not None for upstream in self._upstreams):
                 await self._ask_again(target, attempt)
             else:
                 await self._move(outage_ends)
 
-    def _give_up_on_those_who_only_answer_probes(self, target: Target) -> None:
+    def _raise_if_only_probes_are_answered(self, target: Target) -> None:
         now = self._runtime.clock()
         troubles = [upstream.breaker.trouble for upstream in self._upstreams if upstream.serves(target)]
         since = [trouble.since for trouble in troubles if trouble is not None]
@@ -349,7 +349,7 @@ class Balancer:
     async def _move(self, outage_ends: float | None) -> None:
         self._moved.clear()
         try:
-            async with asyncio.timeout_at(outage_ends):
+            async with asyncio.timeout(None if outage_ends is None else outage_ends - self._runtime.clock()):
                 await self._moved.wait()
         except TimeoutError:
             reasons = (upstream.breaker.reason for upstream in self._upstreams)

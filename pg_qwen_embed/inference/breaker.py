@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import count
 
 from pg_qwen_embed.domain import events, retry
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.inference.encoder import embed
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
@@ -29,10 +29,26 @@ class Trouble:
     reason: ServerUnavailable  # of the last one
 
 
-class State(Enum):
-    OPEN = auto()  # the server failed: only probes are sent
-    HALF_OPEN = auto()  # its identity is being confirmed; no failure is known
-    CLOSED = auto()
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The server failed: only probes are sent."""
+
+    reason: ServerUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class HalfOpen:
+    """The server's identity is being confirmed; no failure is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Requests pass."""
+
+    info: ModelInfo
+
+
+State = Open | HalfOpen | Closed
 
 
 class Breaker:
@@ -48,23 +64,25 @@ class Breaker:
         self._identity_check_interval = identity_check_interval
         self._opened = asyncio.Event()
         self._opened.set()
-        self.info: ModelInfo | None = None
-        self.reason: ServerUnavailable | None = None  # why it is open; None also before the first probe has failed
+        self.state: State = HalfOpen()
         self.known: ModelInfo | None = None  # the last known identity
         self.trouble: Trouble | None = None
         self._confirming = asyncio.Lock()
         self._confirmed: tuple[ModelInfo, int, float] | None = None  # identity, dimensions, time of the confirmation
 
     @property
-    def state(self) -> State:
-        if self.info is not None:
-            return State.CLOSED
-        return State.HALF_OPEN if self.reason is None else State.OPEN
+    def info(self) -> ModelInfo | None:
+        """The server's identity while the breaker is closed."""
+        return self.state.info if isinstance(self.state, Closed) else None
+
+    @property
+    def reason(self) -> ServerUnavailable | None:
+        """Why the breaker is open."""
+        return self.state.reason if isinstance(self.state, Open) else None
 
     def open(self, reason: ServerUnavailable) -> None:
         """The server failed: no request passes until a probe succeeds. An outage is announced once."""
-        if self.info is not None:
-            self.info = None
+        if isinstance(self.state, Closed):
             since, failures = (
                 (self.trouble.since, self.trouble.failures) if self.trouble else (self._runtime.clock(), 0)
             )
@@ -79,7 +97,7 @@ class Breaker:
     def half_open(self, info: ModelInfo) -> None:
         """Confirm the server's identity again, if `info` is still the one that is believed."""
         if self.info == info:
-            self.info = None
+            self.state = HalfOpen()
             self._opened.set()
             self._changed()
 
@@ -97,7 +115,7 @@ class Breaker:
             try:
                 again = await self._server.model_info()
                 if again == info:
-                    await self._server.embed(info, ["a harmless text"], dimensions, urgent=True)
+                    await embed(self._server, info, ["a harmless text"], dimensions, urgent=True)
                     self._confirmed = info, dimensions, began
                     return True
                 self.half_open(info)
@@ -112,8 +130,7 @@ class Breaker:
             self._opened.clear()
             if self.trouble and self.trouble.failures > 1:  # probes are answered, and requests are not
                 await self._pause(self.trouble.failures - 1)
-            self.info = await self._probe()
-            self.reason = None
+            self.state = Closed(await self._probe())
             self._changed()
 
     async def watch(self) -> None:
@@ -132,7 +149,7 @@ class Breaker:
                 self.half_open(info)
 
     def _announce(self, reason: ServerUnavailable) -> None:
-        announced, self.reason = self.reason is not None, reason
+        announced, self.state = isinstance(self.state, Open), Open(reason)
         if not announced:
             self._runtime.events.emit(events.ServerUnavailable(str(reason)))
             self._changed()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pg_qwen_embed.domain import vectors
 from pg_qwen_embed.domain.change import LONGEST_DOCUMENT, Span
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import ModelMismatch
@@ -145,10 +146,25 @@ class Encoder:
         dimensions = target.spec.dimensions
         if not texts:
             return np.empty((0, dimensions), np.float32)
-        answer = await self._handle.server.embed(self._handle.info, texts, dimensions, urgent=urgent)
+        found, tokens = await embed(self._handle.server, self._handle.info, texts, dimensions, urgent=urgent)
         size = sum(len(text.encode()) for text in texts) if size is None else size
-        self._ratio.counted(size, len(texts), answer.tokens)
-        return answer.vectors
+        self._ratio.counted(size, len(texts), tokens)
+        return found
+
+
+async def embed(
+    server: EmbeddingServer, info: ModelInfo, texts: Sequence[str], dimensions: int, *, urgent: bool = False
+) -> tuple[Vectors, int]:
+    """Unit vectors of shape (len(texts), dimensions), shortened by the server or here, and the tokens it counted.
+
+    Raises as `Encoder.documents`; ModelMismatch if the server answers under another name than it did before."""
+    native = info.shortens_to(dimensions)
+    answer = await server.embed(info, texts, dimensions if native else None, urgent=urgent)
+    if answer.model != info.answers_as:
+        raise ModelMismatch(f"the server at {server.url} answers as {answer.model}, and was {info.answers_as} before")
+    if native or answer.vectors.shape[1] == dimensions:
+        return vectors.unit_vectors(answer.vectors, len(texts), dimensions), answer.tokens
+    return vectors.shorten(vectors.check(answer.vectors, len(texts), info.dimensions), dimensions), answer.tokens
 
 
 def _too_large(texts: Sequence[str]) -> dict[int, str]:

@@ -19,7 +19,6 @@ import pybase64
 from pg_qwen_embed.domain import vectors
 from pg_qwen_embed.domain.errors import (
     DocumentRejected,
-    ModelMismatch,
     ProtocolError,
     ServerFault,
     ServerOverloaded,
@@ -44,10 +43,12 @@ _NOT_ALLOWED = {401, 403}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """vectors: unit vectors of shape (texts, dimensions). tokens: of all texts, as the server counts; 0: not reported."""
+    """vectors: of shape (texts, dimensions). tokens: of all texts together, as the server counts; 0: it does not report them.
+    model: the name under which the server answers; None: it gives none."""
 
     vectors: Vectors
     tokens: int
+    model: str | None
 
 
 class EmbeddingServer:
@@ -151,11 +152,6 @@ class EmbeddingServer:
         """The options that the server was started with, as far as it reports them. Raises ServerUnavailable."""
         return await self._get(f"{self._settings.server_root}/server_info", missing={})
 
-    async def raw(self, info: ModelInfo, texts: Sequence[str]) -> Vectors:
-        """The server's vectors as they come, of shape (len(texts), info.dimensions). Raises as `embed` does."""
-        found, _ = await self._embed(info.model, texts)
-        return vectors.check(found, len(texts), info.dimensions)
-
     async def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """The tokens of each text. special: include the special tokens that the tokenizer adds.
 
@@ -178,23 +174,16 @@ class EmbeddingServer:
             raise ProtocolError(f"the server at {self.url} answered /detokenize without each text")
         return texts
 
-    async def embed(self, info: ModelInfo, texts: Sequence[str], dimensions: int, *, urgent: bool = False) -> Answer:
-        """Vectors of shape (len(texts), dimensions), in the order of the texts. No text may be blank.
+    async def embed(
+        self, info: ModelInfo, texts: Sequence[str], dimensions: int | None = None, *, urgent: bool = False
+    ) -> Answer:
+        """The vectors as they come, in the order of the texts. No text may be blank. encoder.py checks and shortens them.
 
-        urgent: overtake waiting requests, where the server knows priorities. Raises DocumentRejected when the server
-        rejects the request (one bad text rejects all), ServerUnavailable when the server is to blame."""
-        native = info.shortens_to(dimensions)
-        priority = info.urgent if urgent else None
-        found, answer = await self._embed(info.model, texts, dimensions if native else None, priority)
-        if _named(answer) != info.answers_as:
-            raise ModelMismatch(
-                f"the server at {self.url} answers as {_named(answer)}, and was {info.answers_as} before"
-            )
-        if native or found.shape[1] == dimensions:
-            found = vectors.unit_vectors(found, len(texts), dimensions)
-        else:
-            found = vectors.shorten(vectors.check(found, len(texts), info.dimensions), dimensions)
-        return Answer(found, _tokens(answer))
+        dimensions: asked of the server, if given. urgent: overtake waiting requests, where the server knows priorities.
+        Raises DocumentRejected when the server rejects the request (one bad text rejects all), ServerUnavailable when the
+        server is to blame."""
+        found, answer = await self._embed(info.model, texts, dimensions, info.urgent if urgent else None)
+        return Answer(found, _tokens(answer), _named(answer))
 
     async def _embed(
         self, model: str, texts: Sequence[str], dimensions: int | None = None, priority: int | None = None

@@ -182,11 +182,11 @@ def _embedding(rows: Sequence[Row], sources: Mapping[int, Row]) -> Registered:
     generations = [Generation(row["id"], GenerationState(row["state"]), Spec.from_json(row["spec"])) for row in rows]
     by_state = {state: [one for one in generations if one.state is state] for state in GenerationState}
     problems = {row["id"]: _problem(source_row, row, one.spec) for row, one in zip(rows, generations, strict=True)}
-    (live,) = by_state[GenerationState.LIVE]
+    live = (by_state[GenerationState.LIVE] or generations)[0]
     first = rows[0]
     embedding = Embedding(
         name=first["name"],
-        source=_registered_source(source_row, first, problems[live.id]),
+        source=_registered_source(source_row, first),
         instruction=first["instruction"],
         live=live,
         building=next(iter(by_state[GenerationState.BUILDING]), None),
@@ -224,16 +224,17 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> str | None:
     return None
 
 
-def _registered_source(source: Row | None, row: Row, problem: str | None) -> Source:
-    """The current source of an embedding; if there is a problem, with the key as it was attached."""
+def _registered_source(source: Row | None, row: Row) -> Source:
+    """The source of an embedding as it is now. A key that cannot be found there is as it was attached, without types."""
     attached_key = tuple(Column(name, "") for name in row["key"])
     if source is None:
         return Source(QualifiedName("", ""), attached_key, ())
-    if problem:
-        return replace(_source(source, []), key=attached_key)
     there = {column["name"] for column in source["columns"]}
-    # Renamed: the primary key says what the columns are called now.
-    return _source(source, row["key"] if there.issuperset(row["key"]) else source["key"])
+    if there.issuperset(row["key"]):
+        return _source(source, row["key"])
+    if len(source["key"] or ()) == len(attached_key):  # renamed: the primary key says what the columns are called now
+        return _source(source, source["key"])
+    return replace(_source(source, []), key=attached_key)
 
 
 def _source(row: Row, key: Sequence[str]) -> Source:

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
-from pg_qwen_embed.postgres.layouts import TRUE
+from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement

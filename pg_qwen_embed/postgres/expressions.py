@@ -7,6 +7,7 @@ from psycopg import sql
 from pg_qwen_embed.domain.source import Column, Source
 from pg_qwen_embed.domain.template import Placeholder, Template
 
+TRUE = sql.SQL("true")
 _INTEGERS = {"smallint", "integer", "bigint"}
 _COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
 _TEXT = ("text", "character varying")

@@ -1,23 +1,21 @@
 """The ANN index of a generation: built while the worker writes, and built again when a build was interrupted."""
 
-import logging
 import os
 
 import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.domain.events import Events, IndexBuildAlone
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.names import Names, identifier
 from pg_qwen_embed.postgres.sql import statement
 
-log = logging.getLogger("pg_qwen_embed.worker")
-
 MEMORY = "256MB"  # maintenance_work_mem of the build; a graph beyond it is finished on disk, several times slower
 
 
-async def ensure(url: str, target: Target) -> bool:
+async def ensure(url: str, target: Target, events: Events) -> bool:
     """Make sure that there is a valid HNSW index with fresh statistics; False while another session builds it.
 
     That can be the session of a killed worker, whose statement goes on. No writer waits for a lock of this. It opens a
@@ -28,7 +26,7 @@ async def ensure(url: str, target: Target) -> bool:
         if state is IndexState.BUILDING:
             return False
         if state is not IndexState.VALID:
-            await _build(connection, names)
+            await _build(connection, names, events)
         await connection.execute(statement("analyze", table=names.indexed), {})
         return True
 
@@ -43,13 +41,13 @@ async def _state(connection: AsyncConnection, names: Names) -> IndexState:
     return IndexState(row[0]) if row else IndexState.NONE
 
 
-async def _build(connection: AsyncConnection, names: Names) -> None:
+async def _build(connection: AsyncConnection, names: Names, events: Events) -> None:
     workers = max(1, min(4, (os.cpu_count() or 2)))
     try:
         await _create(connection, names, workers)
     except psycopg.errors.DiskFull:
         # A parallel build keeps its graph in shared memory, and containers are given little of it (64 MB by default).
-        log.warning("index_build_alone embedding=%s reason=little shared memory", names.target.name)
+        events.emit(IndexBuildAlone(names.target.name, "little shared memory"))
         await _create(connection, names, 0)
 
 

@@ -11,8 +11,8 @@ from pg_qwen_embed.domain.change import Change, entries_of
 from pg_qwen_embed.domain.spec import Layout
 from pg_qwen_embed.postgres.binary import bool_array, int8_array
 from pg_qwen_embed.postgres.connection import BinaryValue
+from pg_qwen_embed.postgres.expressions import TRUE
 
-TRUE = sql.SQL("true")
 Values = dict[str, BinaryValue]
 
 
@@ -33,6 +33,7 @@ class TableLayout:
     has_chunks = False
     # Whether a write sees what every write before it wrote, so that writes wait for each other.
     writes_alone = False
+    write_lock = "lock_store_shared"
 
     first_chunk: sql.Composable = TRUE  # of the store: one row for each row of the source
     whole: sql.Composable = TRUE  # of `stored_by_row`: no chunk is missing, and none is left over
@@ -95,6 +96,7 @@ class ChunkedLayout(TableLayout):
     view_columns = ("stale", "chunk", "span", "chunk_text")
     has_chunks = True
     writes_alone = True
+    write_lock = "lock_store_exclusive"
 
     first_chunk = sql.SQL("s.chunk = 1")
     whole = sql.SQL("s.whole")

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
-from pg_qwen_embed.postgres.schema import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 OLDEST_POSTGRES = 150000

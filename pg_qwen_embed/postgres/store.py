@@ -15,8 +15,7 @@ from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
-from pg_qwen_embed.postgres.expressions import is_integer
-from pg_qwen_embed.postgres.layouts import TRUE
+from pg_qwen_embed.postgres.expressions import TRUE, is_integer
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
@@ -53,12 +52,10 @@ class Store:
         self._layout = self._names.layout
         self.has_work = statement("has_work", self._names)
         self._halfvec_oid = halfvec_oid
-        self._rendered = {
-            "first page": statement("read_backfill", self._names, beyond=TRUE).as_bytes(None),
-            "next page": statement("read_backfill", self._names, beyond=statement("beyond", self._names)).as_bytes(
-                None
-            ),
-        }
+        self._rendered: dict[str, bytes] = {}
+        self._first_page = statement("read_backfill", self._names, beyond=TRUE).as_bytes(None)
+        beyond = statement("beyond", self._names)
+        self._next_page = statement("read_backfill", self._names, beyond=beyond).as_bytes(None)
 
     @property
     def writes_alone(self) -> bool:
@@ -101,7 +98,7 @@ class Store:
         """The next page in key order. after: the last key of the page before; None for the first. Raises psycopg.Error."""
         values: dict[str, Any] = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
-        query = self._query("first page" if after is None else "next page")
+        query = self._first_page if after is None else self._next_page
         rows_read = await _fetched(connection, query, values)
         absent = [
             change_of(tuple(key), 0, (), known, document) for present, known, document, *key in rows_read if not present
@@ -120,8 +117,7 @@ class Store:
         values["fingerprints"] = BinaryValue(binary.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(binary.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._layout.write_values(changes)
-        lock = "lock_store_exclusive" if self._layout.writes_alone else "lock_store_shared"
-        return await self._undone(await self._locked(connection, lock, self._layout.write, values))
+        return await self._undone(await self._locked(connection, self._layout.write_lock, self._layout.write, values))
 
     async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:
         """Settle keys that need no vector: their row is gone, or its document is blank. Returns and raises as `write`."""

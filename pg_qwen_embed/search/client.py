@@ -18,7 +18,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, ModelMismatch, ServerUnavailable, UsageError
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.vectors import Vectors
-from pg_qwen_embed.inference.encoder import Encoder
+from pg_qwen_embed.inference.encoder import Encoder, KnownServer
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer
 from pg_qwen_embed.postgres import binary, catalog
@@ -31,45 +31,39 @@ T = TypeVar("T")
 
 
 class CachedServer:
-    """A server with its model identity, checked within IDENTITY_CHECK_INTERVAL: a `ServerHandle` of the encoder."""
-
-    longest = None  # a query is not truncated
+    """A server with its identity, which is confirmed when it is older than IDENTITY_CHECK_INTERVAL."""
 
     def __init__(self, server: EmbeddingServer) -> None:
         self.server = server
         self._info: ModelInfo | None = None
-        self._confirmed_at = 0.0  # when that was last confirmed
-
-    @property
-    def info(self) -> ModelInfo:
-        if self._info is None:
-            raise RuntimeError("the server's identity is not known yet")
-        return self._info
-
-    def check(self) -> None:
-        """Nothing to check: a query is one request."""
+        self._confirmed_at = 0.0
 
     async def query(self, target: Target, text: str) -> Vectors:
         """The unit vector of a query. Raises ModelMismatch, ServerUnavailable, DocumentRejected."""
-        await self._refresh()
+        info = await self._identity()
         try:
-            return await Encoder(self).query(target, target.embedding.instruction, text)
-        except ModelMismatch:  # perhaps it has changed since the last check: check again
-            self.forget()
-        await self._refresh()
-        return await Encoder(self).query(target, target.embedding.instruction, text)
+            return await self._encode(info, target, text)
+        except ModelMismatch:
+            if info.mismatch(target):  # as it was confirmed
+                raise
+            self.forget()  # it has changed since
+        return await self._encode(await self._identity(), target, text)
 
     def forget(self) -> None:
-        """Check the identity again next time."""
+        """Confirm the identity again next time."""
         self._info = None
 
-    async def _refresh(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._info is not None and now - self._confirmed_at < IDENTITY_CHECK_INTERVAL:
-            return
-        if self._info is None or not await self.server.still_serves(self._info):
-            self._info = await self.server.model_info()
-        self._confirmed_at = now
+    async def _encode(self, info: ModelInfo, target: Target, text: str) -> Vectors:
+        return await Encoder(KnownServer(self.server, info)).query(target, target.embedding.instruction, text)
+
+    async def _identity(self) -> ModelInfo:
+        info, now = self._info, asyncio.get_running_loop().time()
+        if info is not None and now - self._confirmed_at < IDENTITY_CHECK_INTERVAL:
+            return info
+        if info is None or not await self.server.still_serves(info):
+            info = await self.server.model_info()
+        self._info, self._confirmed_at = info, now
+        return info
 
 
 class Client:

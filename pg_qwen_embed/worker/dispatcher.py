@@ -5,13 +5,14 @@ waited for, and no attempt is counted. What to do after an error is decided in p
 in inference/balancer.py."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
-from pg_qwen_embed.domain.events import DocumentsEncoded
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference import batching
 from pg_qwen_embed.inference.balancer import Balancer, Lease, Upstream
@@ -79,7 +80,7 @@ class Dispatcher:
         for request in requests:
             self._spawn(self._send(request))
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._group.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -113,8 +114,9 @@ class Dispatcher:
                 sending.attempts = sending.attempts.counted(error, came_further=sending.chunks.came_further())
             others = self._balancer.is_served(self._target, sending.rejected_by)
             return policy.after(error, sending.attempts, len(request.changes), others=others, rng=self._runtime.rng)
-        lease.answered()
-        self._size.answered(request)
+        if len(encoded.vectors):  # else every document was rejected by its length, and nothing was sent
+            lease.answered()
+            self._size.answered(request)
         self._settle(request, encoded)
         return None
 
@@ -140,7 +142,7 @@ class Dispatcher:
             urgent=request.is_live,
         )  # fmt: skip
         seconds = self._runtime.clock() - began
-        self._runtime.events.emit(DocumentsEncoded(self._target.name, len(request.changes), seconds))
+        self._runtime.events.emit(events.DocumentsEncoded(self._target.name, len(request.changes), seconds))
         return encoded
 
     def _settle(self, request: Request, encoded: Encoded) -> None:

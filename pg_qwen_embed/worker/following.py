@@ -1,34 +1,24 @@
 """Which generations this worker follows: it compares the registry with the running pipelines, and starts and stops them."""
 
 import asyncio
-from collections.abc import Iterable
 
 import psycopg
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.embedding import Target
-from pg_qwen_embed.domain.events import Following as FollowingEvent
-from pg_qwen_embed.domain.events import LedElsewhere, Left, NotFollowed
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
 from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.postgres import catalog
-from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
+from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.leadership import Leadership
 from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
-from pg_qwen_embed.worker.pipeline import Pipeline
+from pg_qwen_embed.worker.pipeline import Pipeline, Pools
 from pg_qwen_embed.worker.signals import Signals
-
-
-class Pools:
-    """The connections of the pipelines: one pool for live changes, one for backfills. Open while the session lasts."""
-
-    def __init__(self, live: Pool, backfill: Pool) -> None:
-        self.live = live
-        self.backfill = backfill
 
 
 class Following:
@@ -65,12 +55,12 @@ class Following:
             target.id: target for one in registered for target in one.embedding.targets if not states[target.id].problem
         }
         for id_, pipeline in list(self.pipelines.items()):
-            if current.get(id_) != pipeline.target:
+            if id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
         await self._follow(current)
         await self._restart_backfills()
-        await self._leadership.report_mismatches(self.pipelines.values())
-        await self._leadership.report_servers(self.pipelines.values())
+        await self._leadership.report_mismatches(self._targets)
+        await self._leadership.report_servers(self._targets)
         self._check_partitions(states)
 
     async def finish_backfills(self) -> None:
@@ -89,7 +79,7 @@ class Following:
             await self._try_take_on(current[id_])
         self.stands_by = any(id_ not in self.pipelines for id_ in current)
         for id_ in set(wanted) - set(self.pipelines) if self._options.once else ():
-            self._runtime.events.emit(LedElsewhere(current[id_].name))
+            self._runtime.events.emit(events.LedElsewhere(current[id_].name))
 
     async def _try_take_on(self, target: Target) -> None:
         """A generation that cannot be followed is left alone until the registry is read again."""
@@ -98,16 +88,16 @@ class Following:
         except psycopg.Error as error:
             if self._connection.closed or self._options.once:
                 raise
-            self._runtime.events.emit(NotFollowed(target.name, first_line(error)))
+            self._runtime.events.emit(events.NotFollowed(target.name, first_line(error)))
             await self._leave(target.id)
 
     async def _take_on(self, target: Target) -> None:
         store = Store(target, self._halfvec_oid)
-        pipeline = Pipeline(store, self._balancer, self._pools.backfill, self._options, self._signals, self._runtime)
+        pipeline = Pipeline(store, self._balancer, self._pools, self._options, self._signals, self._runtime)
         self.pipelines[target.id] = pipeline
-        pipeline.start(self._group, self._pools.live, self._pools.backfill)
+        pipeline.start(self._group)
         state, after = await store.read_backfill_state(self._connection)
-        self._runtime.events.emit(FollowingEvent(target.name, target.id, state.value))
+        self._runtime.events.emit(events.Following(target.name, target.id, state))
         await self._continue_backfill(pipeline, state, after)
 
     async def _continue_backfill(self, pipeline: Pipeline, state: BackfillState, after: list[str] | None) -> None:
@@ -125,6 +115,10 @@ class Following:
             if not pipeline.scanner.active:
                 await self._continue_backfill(pipeline, BackfillState.PENDING, None)
 
+    @property
+    def _targets(self) -> list[Target]:
+        return [pipeline.target for pipeline in self.pipelines.values()]
+
     def _check_partitions(self, states: dict[int, SourceState]) -> None:
         for id_, pipeline in self.pipelines.items():
             self._maintenance.follow_partitions(states[id_], pipeline)
@@ -134,8 +128,4 @@ class Following:
         pipeline.stop()
         self._maintenance.leave(id_)
         await self._leadership.resign(id_)
-        self._runtime.events.emit(Left(pipeline.target.name, id_))
-
-
-def ids_of(pipelines: Iterable[Pipeline]) -> list[int]:
-    return [pipeline.target.id for pipeline in pipelines]
+        self._runtime.events.emit(events.Left(pipeline.target.name, id_))

@@ -3,6 +3,7 @@
 Reads leave out what is in flight. A pipeline that is stopped loses its ledger and nothing but work, because the outbox
 still has every entry."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -61,6 +62,7 @@ class Room:
     ledger: Ledger
     documents: Callable[[], int]  # grows with the concurrency limits of the servers
     size: int
+    freed: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever something is settled
     lacked: bool = False  # changes were not read for lack of room: they are late
 
     def for_changes(self) -> bool:

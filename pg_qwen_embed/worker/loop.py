@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import psycopg
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
-from pg_qwen_embed.domain.events import ReadFailed, Stopped, StoppedEarly
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
 from pg_qwen_embed.postgres.names import union
 from pg_qwen_embed.worker import session_locks
-from pg_qwen_embed.worker.following import Following, ids_of
-from pg_qwen_embed.worker.leadership import Leadership
+from pg_qwen_embed.worker.following import Following
 from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.pipeline import Pipeline
@@ -31,12 +30,11 @@ class Loop:
     """`run` returns when the worker is told to stop, or with `once` when everything is drained."""
 
     def __init__(
-        self, connection: AsyncConnection, following: Following, leadership: Leadership, maintenance: Maintenance,
+        self, connection: AsyncConnection, following: Following, maintenance: Maintenance,
         options: Options, signals: Signals, runtime: Runtime,
     ) -> None:  # fmt: skip
         self._connection = connection
         self._following = following
-        self._leadership = leadership
         self._maintenance = maintenance
         self._options = options
         self._signals = signals
@@ -74,8 +72,6 @@ class Loop:
 
     async def _hear_of_changes(self, *, due: bool) -> bool:
         """Read the registry if it may have changed, or if it is due."""
-        if self._signals.take_servers():
-            await self._leadership.report_servers(self._pipelines)
         if not self._signals.take_registry() and not due:
             return False
         await self._following.refresh()
@@ -84,7 +80,7 @@ class Loop:
     async def _sleep(self) -> None:
         """Close the gates, read once more from the beginning, then wait for a signal."""
         pipelines = [pipeline for pipeline in self._pipelines if pipeline.reader.takes_changes]
-        closed = await session_locks.close_gates(self._connection, ids_of(pipelines))
+        closed = await session_locks.close_gates(self._connection, [pipeline.target.id for pipeline in pipelines])
         try:
             if await self._look(Reader.rescan, await self._with_work.of(self._pipelines)):
                 return
@@ -114,11 +110,11 @@ class Loop:
         while not all(pipeline.settled for pipeline in self._pipelines):
             if self._runtime.clock() >= ends:
                 reason = f"requests still in flight after {self._options.shutdown_timeout} s"
-                self._runtime.events.emit(StoppedEarly(reason))
+                self._runtime.events.emit(events.StoppedEarly(reason))
                 break
             self._signals.begin()
             await self._signals.wait(DRAIN_INTERVAL)
-        self._runtime.events.emit(Stopped(sum(pipeline.writer.written for pipeline in self._pipelines)))
+        self._runtime.events.emit(events.Stopped(sum(pipeline.writer.written for pipeline in self._pipelines)))
 
     async def _drained(self) -> bool:
         """Whether nothing is in flight, no index is being built, and the outboxes are empty from the beginning."""
@@ -148,7 +144,7 @@ class Loop:
         name = pipeline.target.name
         if self._options.once and not isinstance(error, psycopg.OperationalError):  # temporary: a lock, a timeout
             raise DatabaseUnavailable(f"{name} cannot be read: {first_line(error)}") from None
-        self._runtime.events.emit(ReadFailed(name, first_line(error)))
+        self._runtime.events.emit(events.ReadFailed(name, first_line(error)))
         self._signals.registry()  # a source may have been altered, or an embedding detached
 
 

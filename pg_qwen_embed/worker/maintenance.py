@@ -1,24 +1,17 @@
 """Maintenance: indexes, vacuum of the outboxes, drift, and partitions that came or went.
 
-Each task runs on a connection of its own, with pauses. A task that fails is reported and tried again."""
+Index builds and repairs run on connections of their own, the rest on those of the live writers. A task that fails is
+reported and tried again."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import psycopg
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
-from pg_qwen_embed.domain.events import (
-    IndexFailed,
-    IndexReady,
-    PartitionsChanged,
-    PartitionsNotFollowed,
-    VacuumFailed,
-    Verified,
-    VerifyFailed,
-)
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
@@ -56,26 +49,24 @@ class Maintenance:
 
     def build_index(self, pipeline: Pipeline) -> None:
         """Build the index, again and again until it is valid. Searches work without it, but slowly."""
-        self._begin("index", pipeline.target.id, self._ensure_index(pipeline))
+        self._begin("index", pipeline.target.id, partial(self._ensure_index, pipeline))
 
     def follow_partitions(self, state: SourceState, pipeline: Pipeline) -> None:
         """Look for rows that came or went with a partition, which fires no trigger. A running backfill finds them itself."""
         if state.partitions != state.checked_partitions and not pipeline.scanner.active:
-            self._begin("partitions", pipeline.target.id, self._check_partitions(state, pipeline))
+            self._begin("partitions", pipeline.target.id, partial(self._check_partitions, state, pipeline))
 
     def leave(self, id_: int) -> None:
         for key in [key for key in self._tasks if key[1] == id_]:
             self._tasks.pop(key).cancel()
 
-    def _begin(self, kind: str, id_: int, work: Coroutine[Any, Any, None]) -> None:
-        if (kind, id_) in self._tasks:
-            work.close()
-            return
-        self._tasks[kind, id_] = self._group.create_task(self._ended(kind, id_, work))
+    def _begin(self, kind: str, id_: int, work: Callable[[], Awaitable[None]]) -> None:
+        if (kind, id_) not in self._tasks:
+            self._tasks[kind, id_] = self._group.create_task(self._ended(kind, id_, work))
 
-    async def _ended(self, kind: str, id_: int, work: Coroutine[Any, Any, None]) -> None:
+    async def _ended(self, kind: str, id_: int, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         finally:
             if self._tasks.get((kind, id_)) is asyncio.current_task():
                 del self._tasks[kind, id_]
@@ -92,7 +83,7 @@ class Maintenance:
                     async with self._pool.connection() as connection:
                         await pipeline.store.vacuum(connection)
                 except psycopg.Error as error:
-                    self._runtime.events.emit(VacuumFailed(pipeline.target.name, first_line(error)))
+                    self._runtime.events.emit(events.VacuumFailed(pipeline.target.name, first_line(error)))
 
     async def _verify_regularly(self, pipelines: Mapping[int, Pipeline]) -> None:
         """Repair drift where a pipeline is idle."""
@@ -108,9 +99,9 @@ class Maintenance:
             async with await connect_async(self._url, VERIFIER_NAME) as connection:
                 done = await drift.repair(connection, target, rows=rows, missing=missing, orphans=orphans, pause=pause)
         except (psycopg.Error, DatabaseUnavailable) as error:
-            self._runtime.events.emit(VerifyFailed(target.name, first_line(error)))
+            self._runtime.events.emit(events.VerifyFailed(target.name, first_line(error)))
             return False
-        self._runtime.events.emit(Verified(target.name, done.missing_or_stale + done.orphaned, done.locked))
+        self._runtime.events.emit(events.Verified(target.name, done.missing_or_stale + done.orphaned, done.locked))
         return not done.locked
 
     # Partitions.
@@ -118,7 +109,7 @@ class Maintenance:
     async def _check_partitions(self, state: SourceState, pipeline: Pipeline) -> None:
         target, store = pipeline.target, pipeline.store
         known, now = state.checked_partitions or frozenset(), state.partitions or frozenset()
-        self._runtime.events.emit(PartitionsChanged(target.name, len(now - known), len(known - now)))
+        self._runtime.events.emit(events.PartitionsChanged(target.name, len(now - known), len(known - now)))
         try:
             async with self._pool.connection() as connection:
                 backfill, _ = await store.read_backfill_state(connection)
@@ -131,24 +122,24 @@ class Maintenance:
                 async with self._pool.connection() as connection:
                     await store.note_partitions(connection, state.partitions)
         except psycopg.Error as error:
-            self._runtime.events.emit(PartitionsNotFollowed(target.name, first_line(error)))
+            self._runtime.events.emit(events.PartitionsNotFollowed(target.name, first_line(error)))
 
     # Indexes.
 
     async def _ensure_index(self, pipeline: Pipeline) -> None:
         while not await self._index_built(pipeline):  # noqa: ASYNC110  # nothing tells when another session has built it
             await asyncio.sleep(self._options.index_pause)
-        self._runtime.events.emit(IndexReady(pipeline.target.name))
+        self._runtime.events.emit(events.IndexReady(pipeline.target.name))
 
     async def _index_built(self, pipeline: Pipeline) -> bool:
         try:
-            if not await index.ensure(self._url, pipeline.target):
+            if not await index.ensure(self._url, pipeline.target, self._runtime.events):
                 return False
             async with self._pool.connection() as connection:
                 await pipeline.store.finish_backfill(connection, BackfillState.DONE, after=BackfillState.INDEXING)
         except (psycopg.Error, DatabaseUnavailable) as error:
             if self._options.once:
                 raise
-            self._runtime.events.emit(IndexFailed(pipeline.target.name, first_line(error)))
+            self._runtime.events.emit(events.IndexFailed(pipeline.target.name, first_line(error)))
             return False
         return True

@@ -1,13 +1,16 @@
 """One generation followed, from changed rows to written vectors: read -> encode -> write.
 
-    outbox, failures -> Reader ----------.                                          .-> WriteQueues.live -----.
-                                          +-> Intake -> EncodeQueue -> Dispatcher -+                           +-> Writer
-    source (backfill) -> BackfillScanner -'                 Balancer, Encoder       '-> WriteQueues.backfill --'
+    outbox, failures -> Reader ----------.            .-> EncodeQueue -> Dispatcher -.
+                                          +-> Intake -+                               +-> WriteQueues -> Writer -> store
+    source (backfill) -> BackfillScanner -'            `-> (keys without a document) -'   live | backfill
 
-Each stage takes from one queue and puts into the next. The ledger counts what is read and not settled, and its room
-bounds every queue. A pipeline that is stopped loses nothing but work: the outbox still has every entry."""
+The dispatcher packs requests, waits for a lease of the balancer and lets the encoder make vectors. What the writer must
+leave for later, because a row is locked or cannot be written, it puts back into its own queue. The ledger counts what is
+read and not settled, and its room bounds every queue. A pipeline that is dropped loses only work: the outbox still has
+every entry."""
 
 import asyncio
+from dataclasses import dataclass
 
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference.balancer import Balancer
@@ -19,11 +22,19 @@ from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.queues import EncodeQueue, Intake, WriteQueues
 from pg_qwen_embed.worker.reader import Reader
-from pg_qwen_embed.worker.scanner import BackfillScanner
+from pg_qwen_embed.worker.scanner import BackfillScanner, ScanProgress
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.writer import Writer
 
 VACUUM_AFTER = 20_000  # entries; autovacuum comes once a minute, and a busy outbox grows faster
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Connections on which changes, and rows of a backfill, are read and written; open while the session lasts."""
+
+    live: Pool
+    backfill: Pool
 
 
 class Pipeline:
@@ -33,7 +44,7 @@ class Pipeline:
         self,
         store: Store,
         balancer: Balancer,
-        backfill_pool: Pool,
+        pools: Pools,
         options: Options,
         signals: Signals,
         runtime: Runtime,
@@ -41,25 +52,23 @@ class Pipeline:
         limits = options.limits
         self.store = store
         self.target = store.target
+        self._pools = pools
         self._ledger = Ledger()
         room = Room(
             self._ledger, lambda: max(limits.documents, 4 * balancer.limit * limits.request.documents), limits.size
         )
-        to_encode, to_write = EncodeQueue(), WriteQueues()
+        to_encode, to_write, progress = EncodeQueue(), WriteQueues(), ScanProgress(store, runtime)
         intake = Intake(self._ledger, to_encode, to_write)
         self.reader = Reader(store, self._ledger, room, intake, to_write, limits, runtime)
-        self.scanner = BackfillScanner(store, backfill_pool, room, intake, limits, signals, runtime)
+        self.scanner = BackfillScanner(store, pools.backfill, room, intake, progress, limits, signals, runtime)
         self._dispatcher = Dispatcher(store.target, balancer, to_encode, to_write, limits.request, runtime)
         sizer = BatchSizer(limits.write_rows)
-        self.writer = Writer(
-            store, to_write, self._ledger, room, self.scanner, sizer, signals, runtime, once=options.once
-        )
+        self.writer = Writer(store, to_write, self._ledger, room, progress, sizer, signals, runtime, once=options.once)
         self._vacuumed_at = 0  # count of settled entries at the last vacuum
 
-    def start(self, group: asyncio.TaskGroup, live: Pool, backfill: Pool) -> None:
-        """live, backfill: the connections on which changes, and rows of a backfill, are written."""
+    def start(self, group: asyncio.TaskGroup) -> None:
         self._dispatcher.start(group)
-        self.writer.start(group, live, backfill)
+        self.writer.start(group, self._pools.live, self._pools.backfill)
 
     def stop(self) -> None:
         self.scanner.stop()

@@ -6,9 +6,9 @@ import random
 import signal
 from contextlib import AsyncExitStack
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
-from pg_qwen_embed.domain.events import DatabaseUnavailable as DatabaseUnavailableEvent
-from pg_qwen_embed.domain.events import Event, Events, Stopping
+from pg_qwen_embed.domain.events import Event, Events
 from pg_qwen_embed.domain.retry import backoff
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference.sglang import EmbeddingServer
@@ -23,12 +23,12 @@ log = logging.getLogger("pg_qwen_embed.worker")
 class Worker:
     """`await Worker(settings, options).run()`; `stop` lets it finish what is in flight."""
 
-    def __init__(self, settings: Settings, options: Options, events: Events | None = None) -> None:
-        """events: by default one whose only subscriber is the log."""
+    def __init__(self, settings: Settings, options: Options, bus: Events | None = None) -> None:
+        """bus: by default one whose only subscriber is the log."""
         self._settings = settings
         self._options = options
         self._signals = Signals()
-        self.events = events or Events(log_event)
+        self.events = bus or Events(log_event)
 
     def stop(self) -> None:
         self._signals.stop()
@@ -50,7 +50,7 @@ class Worker:
                 except DatabaseUnavailable as error:
                     if self._options.once or (attempt == 0 and not session.opened):
                         raise
-                    self.events.emit(DatabaseUnavailableEvent(str(error)))
+                    self.events.emit(events.DatabaseUnavailable(str(error)))
                 attempt = 1 if session.opened else attempt + 1
                 await self._pause(backoff(attempt, base=0.2, cap=5.0, rng=runtime.rng))
 
@@ -74,7 +74,7 @@ async def run(settings: Settings, options: Options) -> None:
     loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
-        worker.events.emit(Stopping(number.name))
+        worker.events.emit(events.Stopping(number.name))
         worker.stop()
         for again in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(again)

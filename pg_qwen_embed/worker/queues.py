@@ -5,27 +5,12 @@ They have no bound of their own. The ledger counts what they hold, and a stage t
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.worker.ledger import Ledger
 from pg_qwen_embed.worker.work import Batch, Cleared, Outcome, ScanPage, of_backfill
 
-LIVE, BACKFILL = 0, 1  # which batches go first
-
-
-class EncodeQueue:
-    """Batches in order of arrival, those of live changes first."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.PriorityQueue[tuple[int, int, Batch]] = asyncio.PriorityQueue()
-        self._numbers = count()
-
-    def put(self, batch: Batch) -> None:
-        self._queue.put_nowait((LIVE if batch.page is None else BACKFILL, next(self._numbers), batch))
-
-    async def get(self) -> Batch:
-        return (await self._queue.get())[2]
+EncodeQueue = asyncio.Queue[Batch]  # in order of arrival; the balancer lets the requests of live changes go first
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +44,7 @@ class Intake:
         self._ledger.take(changes, page)
         documents = [change for change in changes if change.fingerprint is not None]
         if documents:
-            self._to_encode.put(Batch(documents, page))
+            self._to_encode.put_nowait(Batch(documents, page))
         blank = [change for change in changes if change.fingerprint is None]
         if blank or (page is not None and not changes):  # nothing to write, but the scan has advanced
             self._to_write.put(Cleared(blank))

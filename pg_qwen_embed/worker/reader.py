@@ -2,7 +2,7 @@
 
 The worker's loop calls it, on the loop's connection. What is in flight is left out; what is read goes to the intake."""
 
-from pg_qwen_embed.domain.events import ChangesRead
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.postgres.connection import AsyncConnection
 from pg_qwen_embed.postgres.store import Page, Store
@@ -83,7 +83,7 @@ class Reader:
 
     async def _read_changes(self, connection: AsyncConnection, after: int, sweep_xmin: int | None = None) -> bool:
         if not self.takes_changes:
-            self._room.lacked = True
+            self._room.lacked = not self._room.for_changes()  # else it is only paused
             return False
         page = await self._store.read_outbox(
             connection, after=after, in_flight=self._ledger.seqs, entries=self._entries, keys=self._limits.page_keys
@@ -104,5 +104,5 @@ class Reader:
             self._to_write.put(SourceTruncated(version, seqs))
         self._intake.take(page.changes, None)
         if page.changes:
-            self._runtime.events.emit(ChangesRead(self._store.target.name, len(page.changes)))
+            self._runtime.events.emit(events.ChangesRead(self._store.target.name, len(page.changes)))
         return bool(page.changes or page.source_truncated)

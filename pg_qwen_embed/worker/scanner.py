@@ -11,8 +11,8 @@ from itertools import takewhile
 
 import psycopg
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.change import Key
-from pg_qwen_embed.domain.events import RowsScanned
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.postgres.connection import AsyncConnection, Pool
 from pg_qwen_embed.postgres.store import Store
@@ -75,35 +75,19 @@ class PageSize:
             self.rows = min(self._most, max(SMALLEST_PAGE, self._size // max(1, size // documents)))
 
 
-class BackfillScanner:
-    """`begin` a scan; call `go_on` when there may be room; `end` it when it is `finished`.
+class ScanProgress:
+    """The active scan of a generation, shared by the scanner and the writers: who reads it, and who records how far it is."""
 
-    A page that cannot be read is tried again only after `take_error` was called."""
-
-    def __init__(
-        self, store: Store, pool: Pool, room: Room, intake: Intake, limits: Limits, signals: Signals, runtime: Runtime
-    ) -> None:
+    def __init__(self, store: Store, runtime: Runtime) -> None:
         self._store = store
-        self._pool = pool
-        self._room = room
-        self._intake = intake
-        self._signals = signals
         self._runtime = runtime
-        self._page = PageSize(limits)
         self._scan: Scan | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._pause = Pause()
-        self._may_go_on = asyncio.Event()
-        self._progress = Progress(store, runtime)
+        self._recording = asyncio.Lock()
+        self._due = 0.0
 
-    def begin(self, group: asyncio.TaskGroup, after: Sequence[str] | None) -> None:
+    def begin(self, after: Sequence[str] | None) -> Scan:
         self._scan = Scan(after)
-        self._reading = group.create_task(self._read(self._scan))
-
-    def stop(self) -> None:
-        """Read no further."""
-        if self._reading:
-            self._reading.cancel()
+        return self._scan
 
     def end(self) -> None:
         self._scan = None
@@ -117,18 +101,84 @@ class BackfillScanner:
         """Every row of the source has its vector."""
         return self._scan is not None and self._scan.finished
 
-    def go_on(self) -> None:
-        """There may be room for another page."""
-        self._may_go_on.set()
+    async def record(self, connection: AsyncConnection) -> None:
+        """Record up to which key everything is written, now and then: after a crash the rows beyond it are compared again."""
+        now = self._runtime.clock()
+        async with self._recording:
+            scan = self._scan
+            if scan and (pages := scan.written()) and (now >= self._due or len(pages) == scan.unfinished):
+                await self._store.advance_backfill(connection, pages[-1].last, sum(page.rows for page in pages))
+                scan.drop(pages)
+                self._due = now + ADVANCE_EVERY
+
+
+@dataclass(slots=True)
+class Pause:
+    """After an error nothing is read until the error is taken, and then for a while."""
+
+    error: psycopg.Error | None = None
+    _until: float = 0.0
+
+    def take(self, until: float) -> psycopg.Error | None:
+        error, self.error = self.error, None
+        if error is not None:
+            self._until = until
+        return error
+
+    def lasts(self, now: float) -> bool:
+        return self.error is not None or now < self._until
+
+
+class BackfillScanner:
+    """`begin` a scan; call `go_on` when there may be room; `end` it when it is `finished`.
+
+    A page that cannot be read is tried again only after `take_error` was called."""
+
+    def __init__(
+        self,
+        store: Store,
+        pool: Pool,
+        room: Room,
+        intake: Intake,
+        progress: ScanProgress,
+        limits: Limits,
+        signals: Signals,
+        runtime: Runtime,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._room = room
+        self._intake = intake
+        self._signals = signals
+        self._runtime = runtime
+        self._page = PageSize(limits)
+        self._reading: asyncio.Task[None] | None = None
+        self._pause = Pause()
+        self._progress = progress
+
+    def begin(self, group: asyncio.TaskGroup, after: Sequence[str] | None) -> None:
+        self._reading = group.create_task(self._read(self._progress.begin(after)))
+
+    def stop(self) -> None:
+        """Read no further."""
+        if self._reading:
+            self._reading.cancel()
+
+    def end(self) -> None:
+        self._progress.end()
+
+    @property
+    def active(self) -> bool:
+        return self._progress.active
+
+    @property
+    def finished(self) -> bool:
+        """Every row of the source has its vector."""
+        return self._progress.finished
 
     def take_error(self, *, pause: float) -> psycopg.Error | None:
         """Why the last page was not read, if so. It is tried again after a pause in seconds."""
         return self._pause.take(self._runtime.clock() + pause)
-
-    async def advance(self, connection: AsyncConnection) -> None:
-        """Record what is written, at intervals: after a crash, some rows that have their vector are read again."""
-        if self._scan:
-            await self._progress.record(connection, self._scan)
 
     async def _read(self, scan: Scan) -> None:
         while not scan.exhausted:
@@ -149,7 +199,7 @@ class BackfillScanner:
         scan.exhausted = page.rows < rows
         if page.last is not None:
             self._intake.take(page.changes, scan.add(page.last, page.rows, left=len(page.changes)))
-            self._runtime.events.emit(RowsScanned(self._store.target.name, page.rows, len(page.changes)))
+            self._runtime.events.emit(events.RowsScanned(self._store.target.name, page.rows, len(page.changes)))
         self._page.seen(len(page.changes), sum(change.size for change in page.changes))
 
     def _give_up(self, error: psycopg.Error) -> None:
@@ -157,44 +207,9 @@ class BackfillScanner:
         self._signals.look()
 
     async def _wait(self) -> None:
-        self._may_go_on.clear()
+        self._room.freed.clear()
         try:
             async with asyncio.timeout(WAKE_EVERY):
-                await self._may_go_on.wait()
+                await self._room.freed.wait()
         except TimeoutError:
             return
-
-
-@dataclass(slots=True)
-class Pause:
-    """After an error nothing is read until the error is taken, and then for a while."""
-
-    error: psycopg.Error | None = None
-    _until: float = 0.0
-
-    def take(self, until: float) -> psycopg.Error | None:
-        error, self.error = self.error, None
-        if error is not None:
-            self._until = until
-        return error
-
-    def lasts(self, now: float) -> bool:
-        return self.error is not None or now < self._until
-
-
-class Progress:
-    """Records the key up to which everything is written; one writer at a time."""
-
-    def __init__(self, store: Store, runtime: Runtime) -> None:
-        self._store = store
-        self._runtime = runtime
-        self._recording = asyncio.Lock()
-        self._due = 0.0
-
-    async def record(self, connection: AsyncConnection, scan: Scan) -> None:
-        now = self._runtime.clock()
-        async with self._recording:
-            if (pages := scan.written()) and (now >= self._due or len(pages) == scan.unfinished):
-                await self._store.advance_backfill(connection, pages[-1].last, sum(page.rows for page in pages))
-                scan.drop(pages)
-                self._due = now + ADVANCE_EVERY

@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 
 import psycopg
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, Error
-from pg_qwen_embed.domain.events import Connected
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async, first_line, pool
-from pg_qwen_embed.worker.following import Following, Pools
+from pg_qwen_embed.worker.following import Following
 from pg_qwen_embed.worker.leadership import READER_NAME, Leadership
 from pg_qwen_embed.worker.loop import Loop
 from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.pipeline import Pools
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.wakeup import WakeUp
 from pg_qwen_embed.worker.writer import WRITERS
@@ -54,7 +55,7 @@ class Session:
                 asyncio.TaskGroup() as group,
             ):
                 self.opened = True
-                self._runtime.events.emit(Connected(reader.info.dbname, reader.info.backend_pid))
+                self._runtime.events.emit(events.Connected(reader.info.dbname, reader.info.backend_pid))
                 group.create_task(self._serve(group, reader, Pools(live, backfill)))
         except psycopg.Error as error:
             raise _lost(error) from None
@@ -71,7 +72,7 @@ class Session:
         options, signals, runtime = self._options, self._signals, self._runtime
         balancer = Balancer(
             self._servers, most_requests=options.most_requests, outage_timeout=options.outage_timeout, once=options.once,
-            identity_check_interval=options.identity_check_interval, changed=signals.servers, runtime=runtime,
+            identity_check_interval=options.identity_check_interval, changed=signals.registry, runtime=runtime,
         )  # fmt: skip
         leadership = Leadership(reader, balancer, runtime)
         maintenance = Maintenance(self._url, pools.live, options, signals, runtime)
@@ -80,7 +81,7 @@ class Session:
         WakeUp(self._url, reader, signals, ping=options.ping).start(group)
         maintenance.start(group, following.pipelines)
         await following.open(group)
-        await Loop(reader, following, leadership, maintenance, options, signals, runtime).run()
+        await Loop(reader, following, maintenance, options, signals, runtime).run()
         raise Finished
 
 

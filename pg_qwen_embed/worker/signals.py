@@ -8,8 +8,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._look = asyncio.Event()
-        self._registry = True  # not read yet
-        self._servers = False
+        self._registry = False
         self.stopping = asyncio.Event()
 
     def look(self) -> None:
@@ -17,14 +16,9 @@ class Signals:
         self._look.set()
 
     def registry(self) -> None:
-        """The registry, or a source, may have changed."""
+        """The registry or a source may have changed; or a server came or went, and an embedding has another model now."""
         self._registry = True
         self.look()
-
-    def servers(self) -> None:
-        """A server came or went; an embedding may be served by another model now."""
-        self._servers = True
-        self.registry()
 
     def stop(self) -> None:
         self.stopping.set()
@@ -36,10 +30,6 @@ class Signals:
 
     def take_registry(self) -> bool:
         taken, self._registry = self._registry, False
-        return taken
-
-    def take_servers(self) -> bool:
-        taken, self._servers = self._servers, False
         return taken
 
     async def wait(self, seconds: float | None) -> None:

@@ -11,9 +11,9 @@ from itertools import count
 
 import psycopg
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
-from pg_qwen_embed.domain.events import DocumentRejected, GroupWritten, WriteFailed
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
 from pg_qwen_embed.postgres.store import Store
@@ -22,7 +22,7 @@ from pg_qwen_embed.worker.batch_sizer import BatchSizer
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.policy import Fail, Park, Retry, Split
 from pg_qwen_embed.worker.queues import WriteQueue, WriteQueues
-from pg_qwen_embed.worker.scanner import BackfillScanner
+from pg_qwen_embed.worker.scanner import ScanProgress
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.work import Cleared, Embedded, Outcome, Rejected, Request, SourceTruncated, pieces_of, rows_of
 
@@ -37,7 +37,7 @@ class Writer:
     """`start` it in a task group: tasks that write until they are stopped. `written` counts documents."""
 
     def __init__(
-        self, store: Store, source: WriteQueues, ledger: Ledger, room: Room, scanner: BackfillScanner, sizer: BatchSizer,
+        self, store: Store, source: WriteQueues, ledger: Ledger, room: Room, progress: ScanProgress, sizer: BatchSizer,
         signals: Signals, runtime: Runtime, *, once: bool,
     ) -> None:  # fmt: skip
         """once: give up a group that cannot be written after TRIES_ONCE attempts."""
@@ -45,7 +45,7 @@ class Writer:
         self._source = source
         self._ledger = ledger
         self._room = room
-        self._scanner = scanner
+        self._progress = progress
         self._sizer = sizer
         self._signals = signals
         self._runtime = runtime
@@ -69,8 +69,8 @@ class Writer:
             alone = deque(await self._write_until_done(await self._next_group(queue), pool))
             while alone:
                 await self._write_until_done([alone.popleft()], pool)
-            self._scanner.go_on()
-            if self._ledger.empty or self._scanner.finished or (self._room.lacked and self._room.for_changes()):
+            self._room.freed.set()
+            if self._ledger.empty or self._progress.finished or (self._room.lacked and self._room.for_changes()):
                 self._room.lacked = False
                 self._signals.look()
 
@@ -97,7 +97,7 @@ class Writer:
                 await self._write_group(group, pool)
             except (psycopg.Error, TimeoutError) as error:
                 reason, sqlstate = _reason(error), getattr(error, "sqlstate", None)
-                self._emit(WriteFailed(self._store.target.name, attempt, reason))
+                self._emit(events.WriteFailed(self._store.target.name, attempt, reason))
                 pieces = [piece for outcome in group for piece in pieces_of(outcome)]
                 match policy.after_write(sqlstate, reason, attempt, len(pieces), rng=self._runtime.rng):
                     case Split():
@@ -123,7 +123,7 @@ class Writer:
             await self._write(connection, group)
             seconds = clock() - began
         self._sizer.written(rows, seconds)
-        self._emit(GroupWritten(self._store.target.name, rows, seconds))
+        self._emit(events.GroupWritten(self._store.target.name, rows, seconds))
 
     def _fail(self, piece: Outcome, sentence: str) -> None:
         """The row that cannot be written becomes a failure."""
@@ -152,7 +152,7 @@ class Writer:
         while group:
             await self._clear(connection, group[-1])
             group.pop()
-        await self._scanner.advance(connection)
+        await self._progress.record(connection)
 
     async def _clear(self, connection: AsyncConnection, outcome: Outcome) -> None:
         match outcome:
@@ -169,7 +169,7 @@ class Writer:
         changes = [change for outcome in rejected for change in outcome.request.changes]  # one each
         sentences = [outcome.sentence for outcome in rejected]
         for sentence, rows in Counter(sentences).items():
-            self._emit(DocumentRejected(self._store.target.name, rows, sentence))
+            self._emit(events.DocumentRejected(self._store.target.name, rows, sentence))
         await self._store.record_failures(connection, changes, sentences, [self._pause_of(one) for one in changes])
 
     def _pause_of(self, change: Change) -> float | None:
@@ -199,7 +199,7 @@ class Writer:
         """The application has a row locked: its vector waits here, and the worker does not wait for the lock."""
         asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._source.put, outcome)
 
-    def _emit(self, event: GroupWritten | WriteFailed | DocumentRejected) -> None:
+    def _emit(self, event: events.GroupWritten | events.WriteFailed | events.DocumentRejected) -> None:
         self._runtime.events.emit(event)
 
 

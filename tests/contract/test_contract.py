@@ -18,6 +18,7 @@ from subject import KEY, Subject
 
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
 from pg_qwen_embed.inference import truncation
+from pg_qwen_embed.inference.encoder import embed
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.settings import Settings
 
@@ -308,9 +309,9 @@ async def test_client_gets_the_servers_vectors(client: EmbeddingServer, subject:
     info = await client.model_info()
     for dimensions in (8, subject.dimensions):
         expected = vectors(subject.embed(TEXTS, dimensions=dimensions))
-        answer = await client.embed(info, TEXTS, dimensions, urgent=True)
-        np.testing.assert_allclose(answer.vectors, expected, atol=1e-5)
-        assert answer.tokens == sum(len(tokens) for tokens in await client.tokenize(TEXTS, special=True))
+        found, tokens = await embed(client, info, TEXTS, dimensions, urgent=True)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert tokens == sum(len(own) for own in await client.tokenize(TEXTS, special=True))
 
 
 async def test_client_truncates_so_that_it_fits_and_ends_with_the_token_that_is_pooled(
@@ -329,7 +330,7 @@ async def test_client_truncates_so_that_it_fits_and_ends_with_the_token_that_is_
         (tokens,) = await client.tokenize([beginning], special=True)
         assert 0.9 * longest < len(tokens) <= longest
         assert tokens[len(tokens) - (len(end) - len(bare)) :] == end[len(bare) :]
-        await client.embed(info, [beginning], 8)
+        await embed(client, info, [beginning], 8)
 
 
 async def test_client_tells_a_rejected_document_from_a_server_that_is_full_or_closed(
@@ -340,10 +341,10 @@ async def test_client_tells_a_rejected_document_from_a_server_that_is_full_or_cl
         info = await server.model_info()
         assert not info.shortens
         with pytest.raises(DocumentRejected, match="longer than the model's context length"):
-            await server.embed(info, ["word " * 2000], 8)
+            await embed(server, info, ["word " * 2000], 8)
         with pytest.raises(ServerUnavailable, match="queue is full"):
-            await server.embed(info, ["x"] * 64, 8)
-        assert (await server.embed(info, ["x"], 8)).vectors.shape == (1, 8)  # shortened here
+            await embed(server, info, ["x"] * 64, 8)
+        assert (await embed(server, info, ["x"], 8))[0].shape == (1, 8)  # shortened here
     async with EmbeddingServer(Settings(server_url=url, api_key="wrong")) as server:
         with pytest.raises(ServerUnavailable, match="PG_QWEN_EMBED_API_KEY"):
             await server.model_info()
@@ -352,7 +353,7 @@ async def test_client_tells_a_rejected_document_from_a_server_that_is_full_or_cl
 async def test_client_keeps_several_requests_apart(client: EmbeddingServer) -> None:
     info = await client.model_info()
     texts = [[f"text {n} of {m}" for n in range(16)] for m in range(8)]
-    together = await asyncio.gather(*(client.embed(info, some, 8) for some in texts))
-    for some, found in zip(texts, together, strict=True):
-        again = await client.embed(info, some, 8)
-        np.testing.assert_allclose(found.vectors, again.vectors, atol=1e-5)
+    together = await asyncio.gather(*(embed(client, info, some, 8) for some in texts))
+    for some, (found, _) in zip(texts, together, strict=True):
+        again, _ = await embed(client, info, some, 8)
+        np.testing.assert_allclose(found, again, atol=1e-5)

@@ -10,6 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from harness import Cluster, Harness, both_versions, eventually
 
 from pg_qwen_embed.postgres import migrate, schema
+from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 
 
 @both_versions
@@ -51,12 +52,12 @@ def test_the_migrations_add_up_to_what_sqlalchemy_describes(harness: Harness) ->
     engine = harness.engine()
 
     def ours(name: str | None, kind: str, _: object) -> bool:
-        return name == schema.INTERNAL_SCHEMA if kind == "schema" else name != "alembic_version"
+        return name == INTERNAL_SCHEMA if kind == "schema" else name != "alembic_version"
 
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
-            opts={"include_schemas": True, "include_name": ours, "version_table_schema": schema.INTERNAL_SCHEMA,
+            opts={"include_schemas": True, "include_name": ours, "version_table_schema": INTERNAL_SCHEMA,
                   "compare_type": True, "compare_server_default": True},
         )  # fmt: skip
         assert compare_metadata(context, schema.metadata) == []

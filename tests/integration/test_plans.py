@@ -6,7 +6,7 @@ import pytest
 from harness import Harness, both_versions
 from psycopg import sql
 
-from pg_qwen_embed.postgres.layouts import TRUE
+from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
 

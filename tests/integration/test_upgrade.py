@@ -106,7 +106,8 @@ def vectors(harness: Harness) -> dict[str, dict[str, str]]:
 
 
 def assert_at_rest(harness: Harness, name: str, *, failures: int) -> None:
-    """Nothing is pending, stale or orphaned, and only failures lack a vector."""
+    """Nothing is pending, stale or orphaned, only failures lack a vector, and the triggers are those of this release."""
     (status,) = json.loads(harness.ok("status", name, "--json"))
     assert (status["pending"], status["failures"], status["backfill"]["state"]) == (0, failures, "done")
+    assert (status["broken_triggers"], status["problem"]) == (0, None)
     assert harness.drift(name)[1] == {"missing": failures, "stale": 0, "orphaned": 0}

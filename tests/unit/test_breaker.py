@@ -9,15 +9,16 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import virtual_time
 
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
 from pg_qwen_embed.domain.events import Event, Events
 from pg_qwen_embed.domain.runtime import Runtime
-from pg_qwen_embed.inference.breaker import LONGEST_PAUSE, Breaker, State
+from pg_qwen_embed.inference.breaker import LONGEST_PAUSE, Breaker, Closed, HalfOpen, Open
 from pg_qwen_embed.inference.model_info import ModelInfo
-from pg_qwen_embed.inference.sglang import EmbeddingServer
+from pg_qwen_embed.inference.sglang import Answer, EmbeddingServer
 
 MODEL = ModelInfo("model", 16, shortens=True)
 ANOTHER = replace(MODEL, weight_version="another")
@@ -47,11 +48,14 @@ class Server:
     async def still_serves(self, info: ModelInfo) -> bool:
         return info == await self.model_info()
 
-    async def embed(self, info: ModelInfo, texts: list[str], dimensions: int, *, urgent: bool = False) -> None:
+    async def embed(
+        self, info: ModelInfo, texts: list[str], dimensions: int | None = None, *, urgent: bool = False
+    ) -> Answer:
         self.embedded += 1
         await asyncio.sleep(self.takes)
         if self.embeds:
             raise self.embeds
+        return Answer(np.ones((len(texts), dimensions or info.dimensions), np.float32), len(texts), info.answers_as)
 
 
 @dataclass
@@ -102,9 +106,9 @@ def played(script: Script) -> None:
 
 def test_breaker_starts_open_and_closes_with_what_the_first_probe_learns() -> None:
     async def script(_: Server, breaker: Breaker, seen: Seen) -> None:
-        assert breaker.state is State.HALF_OPEN
+        assert breaker.state == HalfOpen()
         await seen.until(MODEL)
-        assert breaker.state is State.CLOSED
+        assert breaker.state == Closed(MODEL)
         assert (breaker.info, breaker.known, breaker.reason, seen.changes) == (MODEL, MODEL, None, [MODEL])
 
     played(script)
@@ -117,7 +121,7 @@ def test_failures_of_many_requests_open_it_once_and_are_announced_once() -> None
         for _ in range(20):
             breaker.open(DOWN)
         await asyncio.sleep(30)
-        assert (breaker.state, breaker.reason) == (State.OPEN, DOWN)
+        assert breaker.state == Open(DOWN)
         assert seen.changes == [MODEL, None]
         assert [event.name for event in seen.events] == ["server_ready", "server_unavailable"]
 
@@ -176,7 +180,7 @@ def test_only_what_is_believed_now_can_be_doubted() -> None:
         breaker.half_open(ANOTHER)
         assert (breaker.info, seen.changes) == (MODEL, [MODEL])
         breaker.half_open(MODEL)
-        assert (breaker.state, seen.changes) == (State.HALF_OPEN, [MODEL, None])
+        assert (breaker.state, seen.changes) == (HalfOpen(), [MODEL, None])
         await seen.until(MODEL)
         assert seen.changes == [MODEL, None, MODEL]
 
@@ -205,7 +209,7 @@ def test_rejections_are_the_servers_fault_where_it_embeds_no_harmless_text(how: 
         for name, value in how.items():
             setattr(server, name, value)
         assert not await breaker.confirm(MODEL, 16)
-        assert (breaker.state, seen.changes) == (State.OPEN, [MODEL, None])
+        assert (type(breaker.state), seen.changes) == (Open, [MODEL, None])
 
     played(script)
 

@@ -29,7 +29,6 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
     ("cli/demo.py", "change"): {"demo_insert", "demo_update"},
     ("postgres/drift.py", "page"): {"repair_page", "repair_orphans_page"},
     ("postgres/drift.py", "beyond"): {"beyond", "store_beyond"},
-    ("postgres/store.py", "'first page' if after is None else 'next page'"): set(),  # two forms of read_backfill
 }
 
 

@@ -10,6 +10,7 @@ from pg_qwen_embed.admin import status
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import Error
+from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import catalog, migrate
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
 from pg_qwen_embed.postgres.names import names_of
@@ -143,6 +144,8 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     yield judge(name, not one.broken_triggers, text, repair)
     advice = "keep a worker running: pg-qwen-embed worker"
     yield judge(name, bool(one.leader), f"followed by {one.leader or 'no worker'}", advice, State.WARNING)
-    yield judge(name, one.index == "valid", f"index {one.index}", "the worker builds it, see its log", State.WARNING)
+    yield judge(
+        name, one.index is IndexState.VALID, f"index {one.index}", "the worker builds it, see its log", State.WARNING
+    )
     text = f"{one.failures:,} failures, {one.pending:,} changes pending for {one.lag_seconds:.1f} s"
     yield judge(name, not one.failures, text, f"see: pg-qwen-embed failures list {name}", State.WARNING)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
+from pg_qwen_embed.domain import vectors
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerOverloaded, ServerUnavailable, UsageError
+from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference.encoder import Encoder, KnownServer
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer
@@ -96,8 +98,8 @@ async def _length(server: EmbeddingServer, info: ModelInfo, about: dict[str, obj
 
 
 async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]:
-    together = await server.raw(info, SENTENCES[:8])
-    alone = np.concatenate([await server.raw(info, [text]) for text in SENTENCES[:8]])
+    together = await _raw(server, info, SENTENCES[:8])
+    alone = np.concatenate([await _raw(server, info, [text]) for text in SENTENCES[:8]])
     off = float(np.abs(np.linalg.norm(together, axis=1) - 1).max())
     differ = float(np.abs(together - alone).max())
     return [
@@ -128,14 +130,19 @@ async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
     single = []
     for text in SENTENCES[:SINGLE]:
         start = time.perf_counter()
-        await server.raw(info, [text])
+        await _raw(server, info, [text])
         single.append(time.perf_counter() - start)
     start = time.perf_counter()
     try:
-        await asyncio.gather(*(server.raw(info, SENTENCES) for _ in range(BURSTS)))
+        await asyncio.gather(*(_raw(server, info, SENTENCES) for _ in range(BURSTS)))
     except ServerOverloaded as error:
         text = f"rejects a short burst of {BURSTS} times {len(SENTENCES)} texts: {error}"
         return Finding(AREA, State.WARNING, text, "raise --max-queued-requests; the worker sends less until then")
     rate = BURSTS * len(SENTENCES) / (time.perf_counter() - start)
     latency = statistics.median(single) * 1000
     return Finding(AREA, State.OK, f"one text takes {latency:.1f} ms; a short burst {rate:,.0f} texts/s")
+
+
+async def _raw(server: EmbeddingServer, info: ModelInfo, texts: Sequence[str]) -> Vectors:
+    """The server's vectors as they come, of shape (len(texts), info.dimensions)."""
+    return vectors.check((await server.embed(info, texts)).vectors, len(texts), info.dimensions)
