@@ -74,7 +74,7 @@ class Spec:
     weight_version: str | None = None  # as the server reported it; None: not reported, so not compared
     prompt_style: PromptStyle = PromptStyle.PLAIN
     comment: str = ""  # the note that an administrator leaves
-    full_dimensions: int | None = None  # of the server's vectors before they are shortened; None likewise
+    full_dimensions: int | None = None  # of the server's vectors before they are shortened; None: not reported
 
     @property
     def layout(self) -> Layout:
