@@ -50,7 +50,7 @@ def configuration() -> str:
 
 
 def with_part(page: Path, name: str, part: str) -> str:
-    """The page, with this between its markers of that name."""
+    """The page, with this text between the markers of that name."""
     begin = f"<!-- generated: {name} -->"
     before, rest = page.read_text(encoding="utf-8").split(begin, 1)
     _, after = rest.split(END, 1)

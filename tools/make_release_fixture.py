@@ -1,7 +1,7 @@
 """Make the database of an earlier release, which tests/integration/test_upgrade.py upgrades.
 
 Everything in it is that release's own work: its `init`, its `attach`, its worker, its `serve`. One embedding of each
-layout is filled; then the tables change with no worker running, so the outboxes hold what is still to do. The file is a
+layout is filled; then the tables change with no worker running, so the outboxes hold pending changes. The file is a
 plain pg_dump of PostgreSQL 16, which 16 and later load. Run it from the root of this checkout, with the release next to it:
 
     git worktree add ../release v0.1.0
@@ -115,7 +115,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def dump(url: str) -> str:
-    """Without owners, who differ from server to server, and without the random key that psql is restricted by."""
+    """The dump without owners, which differ from server to server, and without psql's random restrict key."""
     with psycopg.connect(url) as connection:
         (binaries,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone() or ("",)
     tool = [str(Path(binaries) / "pg_dump"), "--no-owner", url]

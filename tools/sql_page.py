@@ -83,7 +83,7 @@ def section(one: Statement, texts: "dict[str, Texts]") -> str:
 
 
 def caption(examples: list[str], texts: int) -> str:
-    """Whose text it is; nothing where every layout has this one."""
+    """The layouts that have this text; empty if every layout has it."""
     layouts = [name for name in examples if name in LAYOUTS]
     if len(layouts) == len(LAYOUTS):
         return "" if texts == 1 and PARTITIONED in examples else f"{NOT_PARTITIONED}:\n\n"
@@ -143,5 +143,5 @@ def wrapped(prose: str) -> str:
 
 
 def readable(query: sql.Composable) -> str:
-    """As a person would write it."""
+    """The text as a person would write it."""
     return re.sub(r'"([a-z_][a-z0-9_]*)"', lambda found: found[0] if found[1] in RESERVED else found[1], as_text(query))

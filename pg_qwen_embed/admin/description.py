@@ -1,4 +1,4 @@
-"""A table described by a person, in place of the catalog: by options, or in a TOML file. Nothing is connected to.
+"""A table that a person describes, in place of the catalog: by options, or in a TOML file. It opens no connection.
 
     [table]
     name = 'app."Odd Name"'        # as in SQL; the schema is public if none is written
@@ -30,9 +30,9 @@ _TABLE_ENTRIES = {"name": str, "key": list, "partitioned": bool, "before_update_
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What was given. keys and columns: each `NAME TYPE`, of a key also `NAME` alone when the columns have its type.
+    """The description as given. keys, columns: each `NAME TYPE`; a key can be `NAME` alone if the columns have its type.
 
-    generation, vector_schema: what the registry and the catalog would say; None: what is assumed."""
+    generation, vector_schema: what the registry and the catalog would say; None: the default."""
 
     table: str | None = None
     keys: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Description:
 
     @property
     def describes(self) -> bool:
-        """Whether columns are described, and not a name alone."""
+        """Whether more than the name is described."""
         return bool(self.file or self.keys or self.columns or self.partitioned or self.before_update_triggers)
 
     @property
@@ -57,7 +57,7 @@ class Description:
         return self.vector_schema or written.DEFAULT_SCHEMA
 
     def require_nothing_assumed(self) -> None:
-        """Raises UsageError for what the database says itself."""
+        """Raises UsageError for options whose values the database knows."""
         for option, value in (("--generation", self.generation), ("--vector-schema", self.vector_schema)):
             if value is not None:
                 raise UsageError(f"{option} is for a table that is described, by --key and --columns or by --file; leave it "
@@ -75,7 +75,7 @@ class Description:
         return source
 
     def name(self) -> QualifiedName:
-        """The table's name; what else is described must be right as well. Raises UsageError."""
+        """The table's name. The rest of the description is checked too. Raises UsageError."""
         return self.source().table if self.describes else written.table(_given(self.table))
 
     def _from_options(self) -> Source:
@@ -160,7 +160,7 @@ def _source(
 
 
 def _with_keys(columns: list[Column], keys: Sequence[tuple[str, Column | None]]) -> list[Column]:
-    """Key columns that the columns do not have come first."""
+    """All columns; key columns that are not among the described ones come first."""
     known = {column.name: column for column in columns}
     for name, column in keys:
         if column and known.get(name, column) != column:

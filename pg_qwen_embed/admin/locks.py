@@ -20,7 +20,7 @@ MIGRATIONS = "5s"  # migrations/env.py
 
 @dataclass(frozen=True, slots=True)
 class TakenLock:
-    """One lock of one command. timeout: how long the command waits for it at most."""
+    """One lock of one command. timeout: how long the command waits for it, at most."""
 
     command: str
     lock: str
@@ -55,7 +55,7 @@ LOCKS = (
 
 
 def as_text() -> str:
-    """For a terminal: a line for each lock, in columns."""
+    """Text for a terminal: a line for each lock, in columns."""
     rows = [HEADINGS, *map(_cells, LOCKS)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -63,7 +63,7 @@ def as_text() -> str:
 
 
 def as_markdown() -> str:
-    """For the documentation."""
+    """A table for the documentation."""
     return "\n".join(_markdown([HEADINGS, ("---",) * len(HEADINGS), *map(_cells, LOCKS)]))
 
 

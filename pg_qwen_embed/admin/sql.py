@@ -1,4 +1,4 @@
-"""What `sql` prints for a person: the statements of `attach`, and the rights of each role. Nothing is created.
+"""The output of `sql`: the statements of `attach`, and the rights of each role. Nothing is created.
 
 A described table needs no connection, to the database or to the server."""
 
@@ -21,7 +21,7 @@ DEFAULT_ROLES = Roles("qwen_embed_owner", "qwen_embed_worker", "qwen_embed_reade
 
 
 def attach(description: Description, declaration: attaching.Declaration) -> str:
-    """What `attach --dry-run` prints for the described table. Raises UsageError."""
+    """The output of `attach --dry-run`, for the described table. Raises UsageError."""
     source, spec = description.source(), declaration.spec
     attaching.check_spec(spec)
     check_text_columns(source, spec.template.columns)
@@ -30,9 +30,9 @@ def attach(description: Description, declaration: attaching.Declaration) -> str:
 
 
 def grants(roles: Roles, subject: Subject | None, database: str | None, url: str) -> str:
-    """GRANT statements for these roles, in groups; each group says what it is for. Raises UsageError.
+    """GRANT statements for these roles, in groups, each with its purpose. Raises UsageError.
 
-    database: its name; None: the one that the URL names."""
+    database: its name; None: the one in the URL."""
     if roles.worker and not roles.owner:
         raise UsageError("the worker is a member of the owner: add --role-owner")
     name = database or (_database_of(url) if roles.owner else "")
@@ -40,12 +40,12 @@ def grants(roles: Roles, subject: Subject | None, database: str | None, url: str
 
 
 def roles(owner: str | None, worker: str | None, reader: str | None) -> Roles:
-    """The roles that were named, or all three by their default names."""
+    """The given roles; if none is given, all three with their default names."""
     return Roles(owner, worker, reader) if owner or worker or reader else DEFAULT_ROLES
 
 
 def subject(connection: Connection, name: str) -> Subject:
-    """What the rights depend on, of an embedding that is there. Raises UsageError."""
+    """What the rights of an attached embedding depend on. Raises UsageError."""
     embedding = catalog.embedding(connection, name)
     (owner,) = connection.execute(statement("table_owner", names_of(embedding)), {}).fetchone() or ("",)
     return subject_of(embedding, owner)
@@ -53,7 +53,7 @@ def subject(connection: Connection, name: str) -> Subject:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """The same as it was given, in place of the database. Of the table its name is enough."""
+    """The same, given by options instead of the database. The table's name is enough of a description."""
 
     description: Description
     name: str | None = None

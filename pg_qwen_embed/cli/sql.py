@@ -25,19 +25,19 @@ _DESCRIPTION = (
     click.option("--key", "keys", multiple=True, metavar="'NAME TYPE'",
                  help="Describe TABLE: a column of the primary key, in its order."),
     click.option("--columns", "described_columns", multiple=True, metavar="'NAME TYPE'",
-                 help="Describe TABLE: another column; all of them, in their order."),
+                 help="Describe TABLE: another column. Repeat it for all columns, in their order."),
     click.option("--partitioned", is_flag=True, help="Describe TABLE: it is partitioned."),
     click.option("--before-update-triggers", is_flag=True, help="Describe TABLE: it has BEFORE UPDATE row triggers."),
     click.option("--file", metavar="FILE", help="Describe TABLE by a TOML file instead."),
     click.option("--generation", type=click.IntRange(min=1), metavar="N",
-                 help="With a description: the generation's number.  [default: 1]"),
+                 help="With a description: number of the generation.  [default: 1]"),
     click.option("--vector-schema", metavar="NAME",
-                 help="With a description: the schema of pgvector.  [default: public]"),
+                 help="With a description: schema of pgvector.  [default: public]"),
 )  # fmt: skip
 
 
 def description_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Give a command what describes a table, together as its argument `description`."""
+    """Give a command the options that describe a table, which it gets as one argument, `description`."""
 
     @wraps(command)
     def run(*args: Any, described_columns: tuple[str, ...], **values: Any) -> R:
@@ -53,7 +53,7 @@ def description_options(command: Callable[..., R]) -> Callable[..., R]:
 
 @click.group()
 def sql() -> None:
-    """Print the SQL of attach, the rights of each role, the locks of each command.
+    """Print the SQL of attach, the rights of each role, or the locks of each command.
 
     Nothing is created. A described table needs no connection: write its columns as in SQL, 'id bigint', '"Odd Name" text',
     'lang text COLLATE "C"', 'code shop.code AS text' (a domain over text); or give a TOML file with
@@ -76,8 +76,8 @@ def sql() -> None:
 def attach(settings: Settings, description: Description, options: DeclarationOptions) -> None:
     """Print what `attach` runs for TABLE: the statements, their locks and the grants.
 
-    The same as `attach --dry-run`, if TABLE is not described. If it is, nothing is connected to, neither the database nor
-    the server: --model and --dimensions are needed then.
+    If TABLE is not described, the output is that of `attach --dry-run`. If it is described, neither the database nor the
+    server is needed; --model and --dimensions are.
     """
     if description.describes:
         click.echo(printing.attach(description, options.unconfirmed(settings, description.table or "")))
@@ -92,11 +92,11 @@ def attach(settings: Settings, description: Description, options: DeclarationOpt
 
 @sql.command()
 @description_options
-@click.option("--embedding", metavar="NAME", help="An embedding that is there: the database is asked about it.")
-@click.option("--name", help="With TABLE: the embedding's name.  [default: the table's]")
-@click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), help="With TABLE: as for attach.")
-@click.option("--table-owner", metavar="ROLE", help="With TABLE: the role that it belongs to.")
-@click.option("--database", metavar="NAME", help="The database's name.  [default: the one in the database URL]")
+@click.option("--embedding", metavar="NAME", help="An attached embedding; the rest is read from the database.")
+@click.option("--name", help="With TABLE: name of the embedding.  [default: the table's name]")
+@click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), help="With TABLE: as in attach.")
+@click.option("--table-owner", metavar="ROLE", help="With TABLE: the role that owns it.")
+@click.option("--database", metavar="NAME", help="Name of the database.  [default: the one in the database URL]")
 @click.option("--role-owner", metavar="ROLE", help="The role that runs init and attach.")
 @click.option("--role-worker", metavar="ROLE", help="The role that runs the worker.")
 @click.option("--role-reader", metavar="ROLE", help="The role that queries.")
@@ -115,8 +115,8 @@ def grants(
 ) -> None:
     """Print GRANT statements for three roles: owner, worker and reader.
 
-    Only the roles that you name are printed; if you name none, all three: qwen_embed_owner, qwen_embed_worker and
-    qwen_embed_reader. Nothing is connected to, unless --embedding is given. TABLE, or a file, adds the rights to it.
+    Only the roles that you name are printed. If you name none, all three are: qwen_embed_owner, qwen_embed_worker and
+    qwen_embed_reader. A connection is needed only with --embedding. TABLE, or a file, adds the rights on that table.
     """
     roles = printing.roles(role_owner, role_worker, role_reader)
     about = printing.About(description, name, StoreKind(store) if store else None, table_owner)
@@ -132,5 +132,5 @@ def grants(
 
 @sql.command()
 def locks() -> None:
-    """Print which locks each command takes, on what, for how long."""
+    """Print which locks each command takes, on what, and for how long."""
     click.echo(taken.as_text())

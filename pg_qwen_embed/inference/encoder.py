@@ -43,7 +43,7 @@ class ServerHandle(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownServer:
-    """The handle of a server that was just asked what it serves."""
+    """The handle of a server whose identity was just read."""
 
     server: EmbeddingServer
     info: ModelInfo
@@ -53,7 +53,7 @@ class KnownServer:
         return self.info.longest
 
     def check(self) -> None:
-        """It was just asked."""
+        """Nothing to check: the identity was just read."""
 
 
 @dataclass(frozen=True, slots=True)

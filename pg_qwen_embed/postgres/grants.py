@@ -18,7 +18,7 @@ from pg_qwen_embed.postgres.sql import statement
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Their names; None: this one is left out. A worker needs an owner."""
+    """The names of the roles; None: the role is left out. A worker needs an owner."""
 
     owner: str | None
     worker: str | None
@@ -27,7 +27,7 @@ class Roles:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What the rights depend on, of an embedding. table_owner: None if it is not known."""
+    """What the rights of an embedding depend on. table_owner: None if it is unknown."""
 
     table: QualifiedName
     name: str
@@ -39,7 +39,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Statements that belong together. purpose: one sentence a line."""
+    """Statements that belong together. purpose: one sentence per line."""
 
     purpose: tuple[str, ...]
     statements: tuple[sql.Composed, ...] = ()
@@ -57,7 +57,7 @@ def subject_of(embedding: Embedding, table_owner: str) -> Subject:
 
 
 def groups(roles: Roles, database: str, subject: Subject | None) -> Iterator[Group]:
-    """For one embedding; without a subject what is the same for all of them."""
+    """The groups for one embedding; without a subject, those that all embeddings share."""
     if roles.owner:
         yield _database(roles.owner, database)
         if subject:
@@ -99,7 +99,7 @@ def _source(owner: str, subject: Subject) -> Group:
 
 
 def _ownership(owner: str, subject: Subject) -> Iterator[str]:
-    """What no statement says."""
+    """What no statement can express."""
     if subject.table_owner is None:
         yield f"{subject.table} must belong to {owner}, or to a role that {owner} is a member of (--table-owner)."
     if subject.table_owner == owner:
@@ -144,7 +144,7 @@ def _reader_with_client(reader: str) -> Group:
 
 
 def _further_schema(subject: Subject) -> list[str]:
-    """Where the extension lives, if not every role may name what is there."""
+    """The schema of the extension, if not every role may use it."""
     return [] if subject.vector_schema in ("public", subject.table.schema) else [subject.vector_schema]
 
 

@@ -112,7 +112,7 @@ class Store:
         """Write and acknowledge. Returns the positions of changes left undone: the application has their row locked.
 
         embeddings: arrays that together have a row for each change, or for each of its chunks, and `dimensions` columns.
-        Raises psycopg.Error; then nothing was written."""
+        Raises psycopg.Error."""
         values = self._keys_and_versions(changes)
         values["fingerprints"] = BinaryValue(binary.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(binary.halfvec_array(embeddings, self._halfvec_oid))

@@ -1,7 +1,7 @@
 """Tables, columns and types as a person writes them in SQL, read without a database. Pure.
 
 The result is what the catalog would say: unquoted names in lower case, built-in types as format_type() prints them. A type
-that PostgreSQL does not have built in is kept as it is written; nothing here can know whether it exists."""
+that is not built into PostgreSQL is kept as it is written; whether it exists is not known here."""
 
 import re
 import string
@@ -91,7 +91,7 @@ def text_depends_on_settings(column: Column) -> bool:
 
 
 def _type_name(written: str) -> str | None:
-    """None for words that make no type's name."""
+    """The name as the catalog prints it; None for words that cannot be the name of a type."""
     lower = written.translate(_LOWER).removeprefix("pg_catalog.")
     if lower in _BUILT_IN:
         return _BUILT_IN[lower]

@@ -58,7 +58,7 @@ class Scan:
 
     @property
     def finished(self) -> bool:
-        """Every row of the source has its vector."""
+        """Whether every row of the source has its vector."""
         return self.exhausted and not self._pages
 
 
@@ -98,7 +98,7 @@ class ScanProgress:
 
     @property
     def finished(self) -> bool:
-        """Every row of the source has its vector."""
+        """Whether every row of the source has its vector."""
         return self._scan is not None and self._scan.finished
 
     async def record(self, connection: AsyncConnection) -> None:

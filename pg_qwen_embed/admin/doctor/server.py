@@ -111,7 +111,7 @@ async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]
 
 
 async def _encodes(server: EmbeddingServer, info: ModelInfo, embeddings: Sequence[Embedding]) -> list[Finding]:
-    """A query and a document of each embedding, as the worker and the client embed them."""
+    """Whether a query and a document of each embedding can be embedded, the way the client and the worker do it."""
     encoder, found = Encoder(KnownServer(server, info)), []
     for embedding in embeddings:
         query = await encoder.query(embedding.target, embedding.instruction, SENTENCES[0])
