@@ -3,6 +3,8 @@
 import re
 
 # Patterns of whole words, and what to say instead. Those of NAMES mean other things in a sentence.
+# Two replaced words are in neither list. A "line" is mostly a line of text: of a log, a file, a table. To "declare" is
+# what a user does with `attach`, and the noun for that is the class Declaration.
 WORDS = {
     "anew": "again",
     "amiss": "broken",

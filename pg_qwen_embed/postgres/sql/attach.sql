@@ -278,10 +278,10 @@ AS {body};
 #variable_conflict use_variable
 DECLARE
     nearest CURSOR FOR SELECT e.* FROM {view} e ORDER BY e.{column} {distance} query;
-    others CURSOR (besides pg_catalog.text[]) FOR
+    others CURSOR (returned pg_catalog.text[]) FOR
         SELECT b.*
         FROM (SELECT DISTINCT ON ({source_key:e}) e.* FROM {view} e
-              WHERE ROW({source_key:e})::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (besides)
+              WHERE ROW({source_key:e})::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (returned)
               ORDER BY {source_key:e}, e.{column} {distance} query) b
         ORDER BY b.{column} {distance} query;
     done pg_catalog.text[] := '{{}}';
