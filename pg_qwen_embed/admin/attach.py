@@ -31,7 +31,7 @@ MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What to attach. The model and dimensions of the spec were confirmed by the server."""
+    """What to attach. The model and dimensions of the spec were resolved with the server where it answered."""
 
     table: str
     spec: Spec

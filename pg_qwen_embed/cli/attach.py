@@ -1,4 +1,4 @@
-"""attach."""
+"""`attach`: parses a declaration; admin/attach.py does the work."""
 
 import click
 

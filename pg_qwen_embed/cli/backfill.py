@@ -1,4 +1,4 @@
-"""backfill."""
+"""`backfill`: shows the progress of a backfill; admin/backfill.py starts and observes it, the worker does the work."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""demo."""
+"""`demo`: tells the story of the demo, step by step; demo/ has the stage and the documents."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""detach."""
+"""`detach`: asks for confirmation; admin/attach.py removes the embedding."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""doctor."""
+"""`doctor`: prints findings and sets the exit status; admin/doctor/ examines."""
 
 import dataclasses
 import sys

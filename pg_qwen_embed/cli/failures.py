@@ -1,4 +1,4 @@
-"""failures list, retry, discard."""
+"""`failures list`, `retry` and `discard`: parses keys and prints; admin/failures.py reads and changes the failures."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""init."""
+"""`init`: prints what was done; postgres/migrate.py runs the migrations."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""search."""
+"""`search`: prints the hits; search/client.py embeds the query and runs the search."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""serve."""
+"""`serve`: parses the options of the local embedding server; serve/ is the server."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""sglang-command."""
+"""`sglang-command`: prints a command; inference/launch.py chooses its flags."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""sql attach, grants, locks."""
+"""`sql attach`, `grants` and `locks`: parses a description; admin/sql.py and admin/locks.py write the text."""
 
 from collections.abc import Callable
 from functools import wraps

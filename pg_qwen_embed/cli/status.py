@@ -1,4 +1,4 @@
-"""status."""
+"""`status`: formats the figures for a terminal or as JSON; admin/status.py reads them."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""verify."""
+"""`verify`: prints the drift and sets the exit status; admin/verify.py finds and repairs it."""
 
 import dataclasses
 import sys

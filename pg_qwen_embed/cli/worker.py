@@ -1,4 +1,4 @@
-"""worker."""
+"""`worker`: parses options and sets up the log; worker/process.py runs the worker."""
 
 import asyncio
 import logging

@@ -124,6 +124,6 @@ def _wait_for(process: subprocess.Popen[bytes], log: Path, ready: str) -> str:
         if found:
             return found
         if process.poll() is not None:
-            raise ServerUnavailable(f"a process of the demo ended at once: {lines[-1] if lines else 'without a word'}")
+            raise ServerUnavailable(f"a process of the demo ended{f': {lines[-1]}' if lines else ' without output'}")
         time.sleep(0.02)
     raise ServerUnavailable(f"a process of the demo was not ready within {_START_TIMEOUT:.0f} s")
