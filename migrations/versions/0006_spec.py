@@ -1,6 +1,7 @@
 """The properties of a generation as one JSON object; the store's column `cut` becomes `truncated`.
 
-The comments in the database follow the glossary too (docs/words.md)."""
+The comments in the database follow the glossary too (docs/words.md). A downgrade loses what the older columns cannot
+hold: a comment on the generation."""
 
 import sqlalchemy as sa
 from alembic import op

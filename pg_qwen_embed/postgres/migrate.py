@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.postgres import catalog
@@ -84,6 +85,8 @@ def upgrade(database_url: str, revision: str = "head") -> tuple[str | None, str 
             command.upgrade(_config(connection), revision)
             connection.commit()
             return before, _revision(connection)
+    except CommandError as error:  # the database is at a revision that this package does not have
+        raise SetupError(f"the database was set up by a newer pg_qwen_embed ({error}); upgrade this package") from None
     except sa.exc.DBAPIError as error:
         reason = first_line(error.orig) if isinstance(error.orig, psycopg.Error) else str(error.orig)
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):

@@ -198,8 +198,8 @@ class Names(_Keys):
         return sql.SQL("{} IS DISTINCT FROM NULL").format(sql.Identifier(alias, first))
 
     def document(self, alias: str) -> sql.Composable:
-        """The document of a row of the source."""
-        return sql.SQL("{}({})").format(self.document_function, sql.SQL(alias))
+        """The document of a row of the source. `t.*` is the whole row even where a column is called `t`."""
+        return sql.SQL("{}({}.*)").format(self.document_function, sql.SQL(alias))
 
     def document_text(self, alias: str) -> sql.Composable:
         """The document as the worker receives it: whole, or the beginning of a long one."""

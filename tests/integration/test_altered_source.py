@@ -98,3 +98,29 @@ def test_trouble_of_one_source_does_not_stop_the_others(followed: Harness) -> No
     followed.execute("ALTER TABLE articles DROP COLUMN body CASCADE")
     followed.execute("INSERT INTO others VALUES (1, 'still followed')")
     eventually(lambda: followed.value("SELECT count(*) FROM qwen_embed.others") == 1)
+
+
+@pytest.mark.parametrize(
+    "layout", [[], ["--store", "column"], ["--chunk-tokens", "64"]], ids=["table", "column", "chunked"]
+)
+def test_column_called_like_an_alias_of_the_statements_is_a_column_like_any_other(
+    harness: Harness, layout: list[str]
+) -> None:
+    harness.execute("CREATE TABLE articles (id int PRIMARY KEY, t text, s int, r text, e text)")
+    harness.execute("INSERT INTO articles VALUES (1, 'one', 1, 'r', 'e'), (2, 'two', 2, 'r', 'e')")
+    harness.ok("attach", "articles", "--text", "t", *layout)
+    harness.once()
+    harness.execute("UPDATE articles SET t = 'changed' WHERE id = 1")
+    harness.once()
+    assert harness.drift()[0] == 0
+    assert {text for text, _ in harness.vectors("t")} == {"changed", "two"}
+
+
+def test_column_that_is_later_called_like_an_alias_does_not_stop_the_embedding(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    harness.execute("ALTER TABLE articles ADD COLUMN t text")
+    harness.execute("UPDATE articles SET body = 'changed'")
+    harness.once()
+    harness.assert_in_step()

@@ -147,3 +147,10 @@ def test_the_extension_may_live_in_another_schema(bare: Harness) -> None:
         assert bare.drift()[0] == 0
         assert "two" in bare.ok("search", "articles", "two", "--limit", "1")
         bare.ok("detach", "articles", "--yes")
+
+
+def test_init_of_a_database_that_is_newer_than_the_package_is_one_sentence(harness: Harness) -> None:
+    harness.execute("UPDATE _qwen_embed.alembic_version SET version_num = '9999'")
+    said = harness.refused("init")
+    assert said.startswith("the database was set up by a newer pg_qwen_embed (")
+    assert said.endswith("; upgrade this package")
