@@ -70,7 +70,7 @@ class Encoded:
 
 
 class Encoder:
-    """`documents` and `query` of one target at a time; an encoder keeps no state between calls."""
+    """`documents` and `query` of one target at a time; between calls an encoder keeps only its token ratio."""
 
     def __init__(
         self, handle: ServerHandle, limits: batching.Limits | None = None, ratio: batching.TokenRatio | None = None

@@ -1,4 +1,4 @@
-"""The ledger: what is read and not yet settled, and how much more may be read. Pure.
+"""The ledger: what is read and not yet settled, and how much more may be read. No I/O.
 
 Reads leave out what is in flight. A pipeline that is stopped loses its ledger and nothing but work, because the outbox
 still has every entry."""

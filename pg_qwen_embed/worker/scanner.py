@@ -130,7 +130,7 @@ class Pause:
 
 
 class BackfillScanner:
-    """`begin` a scan; call `go_on` when there may be room; `end` it when it is `finished`.
+    """`begin` a scan; a scan waits until its room is freed; `end` it when it is `finished`.
 
     A page that cannot be read is tried again only after `take_error` was called."""
 
