@@ -127,7 +127,9 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
     """The placeholders that a statement gets where it is used."""
     index, partition = names.index, sql.Identifier("public", "articles_2026")
     return {
-        "append": statement("append_changed_rows", names) if name == "follow_body" else sql.SQL(""),
+        "append": statement("append_changed_rows", names),
+        "probe": statement("probe_changed_rows", names),
+        "append_renamed": statement("append_renamed_changed_rows", names),
         "beyond": statement("store_beyond" if name == "repair_orphans_page" else "beyond", names),
         "chosen": names.one_key,
         "channel": sql.Identifier("qwen_embed"),

@@ -2,14 +2,13 @@
 
 The statements and their order are those of postgres/ddl.py. The worker does the rest: it fills the store."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
+from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, with_lock_retries
+from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, View
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
@@ -21,17 +20,14 @@ from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
 
-T = TypeVar("T")
-
-LOCK_TIMEOUT = "2s"
-ATTEMPTS = 5
-DISTANCE = "qwen_embed_distance"  # the column of a search result that the view does not have
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What to attach. The model and dimensions of the spec were resolved with the server where it answered."""
+    """What to attach. The model and dimensions of the spec were resolved with the server where it answered.
+
+    view_columns: of the source, beyond the key; None: all. view_names: other names for the view's own columns."""
 
     table: str
     spec: Spec
@@ -39,6 +35,8 @@ class Declaration:
     instruction: str | None = None
     column: str = "embedding"
     backfill: bool = True
+    view_columns: tuple[str, ...] | None = ()
+    view_names: tuple[tuple[str, str], ...] = ()
 
 
 def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embedding]:
@@ -61,7 +59,7 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
     """The embedding that a declaration describes on this source. Pure. Raises UsageError."""
     spec, name = declaration.spec, declaration.name or source.table.name
     _check_name(name)
-    _check_columns(declaration, source)
+    view = _view(declaration, source)
     if source.partitioned and spec.store is StoreKind.COLUMN:
         raise UsageError(f"{source.table} is partitioned: an index on a column of it cannot be built while it is in use; "
                          "leave --store column out")  # fmt: skip
@@ -75,13 +73,14 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
         live=Generation(generation_id, GenerationState.LIVE, spec),
         column=declaration.column,
         vector_schema=vector_schema,
+        view=view,
     )
 
 
 def attach(connection: Connection, declaration: Declaration) -> Embedding:
     """Create the embedding, all or nothing. Raises UsageError, also when the source stays locked; SetupError before `init`."""
     try:
-        return _with_lock_retries(
+        return with_lock_retries(
             lambda: _attach(connection, declaration),
             f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
             "try again when its long transaction has ended",
@@ -93,17 +92,6 @@ def attach(connection: Connection, declaration: Declaration) -> Embedding:
             f"{declaration.table}: {first_line(error)}; attach as the table's owner and a member of the role that ran "
             "init, or with the rights listed in docs/objects-locks-grants.md"
         ) from None
-
-
-def _with_lock_retries(work: Callable[[], T], busy: str) -> T:
-    """Run a short transaction, again if it does not get its locks in time. After ATTEMPTS it raises UsageError(busy)."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return work()
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            if attempt == ATTEMPTS:
-                raise UsageError(busy) from None
-    raise AssertionError("unreachable")
 
 
 def _attach(connection: Connection, declaration: Declaration) -> Embedding:
@@ -161,31 +149,13 @@ def detach(connection: Connection, name: str) -> None:
             connection.execute(statement("announce_change"))
 
     try:
-        _with_lock_retries(
+        with_lock_retries(
             remove,
             f"{name}: its tables stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT} (a long transaction, or the index "
             "being built); nothing was removed: try again later",
         )
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UsageError(f"{name}: something of yours depends on it ({first_line(error)}); drop that first") from None
-
-
-def restore_triggers(connection: Connection, target: Target) -> None:
-    """Create the triggers and their functions again, as attach did. All or nothing. Raises UsageError."""
-    there = {column.name for column in target.source.columns}
-    if not there.issuperset(target.spec.template.columns):
-        raise UsageError(
-            f"{target.name}: a column it embeds was renamed, so its triggers cannot be created again; "
-            f"run: pg-qwen-embed detach {target.name}, and attach again"
-        )
-
-    def restore() -> None:
-        with connection.transaction():
-            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            for command in (*ddl.unfollow(target), *ddl.follow(target)):
-                connection.execute(command, {})
-
-    _with_lock_retries(restore, f"{target.source.table} stayed locked; its triggers are unchanged: try again later")
 
 
 def _register(connection: Connection, oid: int, planned: Embedding, backfill: bool) -> Embedding:
@@ -195,6 +165,8 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
         "key": [column.name for column in planned.source.key],
         "column": planned.column,
         "instruction": planned.instruction,
+        "column_numbers": Jsonb({column.name: column.number for column in planned.source.columns}),
+        "view": Jsonb(planned.view.to_json()),
     }
     (embedding_id,) = connection.execute(statement("register_embedding"), values).fetchone() or (0,)
     live = planned.live
@@ -243,11 +215,26 @@ def _taken(name: str) -> str:
     return f'the name "{name}" is taken by another embedding; add --name with another'
 
 
-def _check_columns(declaration: Declaration, source: Source) -> None:
-    """The view has the source's columns, the vector's and its own: no two may have the same name."""
-    names = [column.name for column in source.columns]
-    if declaration.column in names:
+def _view(declaration: Declaration, source: Source) -> View:
+    """The columns of the view. No two may have the same name. Raises UsageError."""
+    own = layout_of(declaration.spec.layout).view_columns
+    known = [column.name for column in source.columns]
+    chosen, names = declaration.view_columns, dict(declaration.view_names)
+    if chosen is None:
+        chosen = tuple(name for name in known if name != declaration.column)
+    for name in names:
+        if name not in own:
+            raise UsageError(f'the view has no column "{name}" of its own to be renamed; it has: {", ".join(own)}')
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f'{source.table} has no column "{name}" for the view; it has: {", ".join(known)}')
+    if declaration.column in known:
         raise UsageError(f'{source.table} has a column "{declaration.column}" already; add --column with another name')
-    for own in (*layout_of(declaration.spec.layout).view_columns, DISTANCE):
-        if own in names or declaration.column == own:
-            raise UsageError(f'the view shows a column "{own}" of its own, and {source.table} has one; rename that one')
+    view = View(chosen, declaration.view_names)
+    taken = dict.fromkeys((*(column.name for column in source.key), *chosen, declaration.column))
+    for name in own:
+        if view.name(name) in taken:
+            raise UsageError(f'the view would have two columns "{view.name(name)}"; '
+                             f"add --view-name {name}=another_name")  # fmt: skip
+        taken[view.name(name)] = None
+    return view

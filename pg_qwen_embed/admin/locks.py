@@ -6,7 +6,7 @@ are in docs/architecture.md."""
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
-from pg_qwen_embed.admin.attach import ATTEMPTS, LOCK_TIMEOUT
+from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT
 from pg_qwen_embed.postgres.drift import PAGE
 
 HEADINGS = ("command", "lock", "on", "for how long", "lock_timeout")

@@ -2,8 +2,10 @@
 
 from psycopg.rows import dict_row
 
+from pg_qwen_embed.admin import restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
+from pg_qwen_embed.domain.source import Problem
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
@@ -11,7 +13,6 @@ from pg_qwen_embed.postgres.index import index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
-from pg_qwen_embed.postgres.triggers import triggers
 
 OLD_TRANSACTION = 60.0  # seconds; an older one is reported as blocking vacuum
 
@@ -36,15 +37,11 @@ def _status(connection: Connection, registered: Registered) -> Status:
     if registered.problem:
         return _not_followed(embedding, registered.problem)
     target, names = embedding.target, Names(embedding.target)
-    expected = triggers(target)
     values = {
         "id": target.id,
         "leader_lock": int(Lock.LEADER),
         "mismatch_lock": int(Lock.MODEL_MISMATCH),
         "old": OLD_TRANSACTION,
-        "triggers": [trigger.name(target) for trigger in expected],
-        "bodies": [trigger.body(target) for trigger in expected],
-        "whatever_columns": [not trigger.columns(target) for trigger in expected],
     }
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(statement("read_status", names), values).fetchone() or {}
@@ -66,15 +63,17 @@ def _status(connection: Connection, registered: Registered) -> Status:
         ),
         index=IndexState(index),
         leader=row["leader"],
-        broken_triggers=len(expected) - row["triggers"],
+        broken_triggers=restore.broken_triggers(connection, target),
+        missing=restore.look_at_interface(connection, embedding).broken,
         vacuum_blocked_by=row["vacuum_blocked_by"],
         model_mismatch=row["model_mismatch"],
     )  # fmt: skip
 
 
-def _not_followed(embedding: Embedding, problem: str) -> Status:
+def _not_followed(embedding: Embedding, problem: Problem) -> Status:
     return Status(
         name=embedding.name, source=str(embedding.source.table), spec=embedding.live.spec,
         rows=0, vectors=0, truncated=0, pending=0, lag_seconds=0.0, failures=0,
-        backfill=BackfillProgress(BackfillState.NONE, 0, 0), index=IndexState.NONE, problem=problem,
+        backfill=BackfillProgress(BackfillState.NONE, 0, 0), index=IndexState.NONE,
+        problem=problem.reason, remedy=problem.advice(embedding.name),
     )  # fmt: skip

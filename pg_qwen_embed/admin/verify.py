@@ -1,8 +1,8 @@
-"""`verify`: count drift, and on request repair it and the triggers that may have caused it."""
+"""`verify`: count drift, and on request repair it, after what is missing of the embedding was created again."""
 
 from dataclasses import dataclass
 
-from pg_qwen_embed.admin import attach, status
+from pg_qwen_embed.admin import restore, status
 from pg_qwen_embed.domain.report import Drift
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import connect
@@ -13,13 +13,13 @@ from pg_qwen_embed.postgres.drift import Repaired, repair_now
 class Verified:
     drift: Drift  # before the repair
     enqueued: Repaired | None = None  # None: no repair was requested
+    restored: tuple[str, ...] = ()  # what was created again
 
 
 def verify(database_url: str, name: str, *, repair: bool) -> Verified:
-    """Count drift. With `repair`, create broken triggers again and enqueue what has drifted. Raises UsageError."""
+    """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
+        restored = restore.restore(connection, name).parts if repair else []
         target = catalog.embedding(connection, name).target
-        if repair and status.status(connection, name)[0].broken_triggers:
-            attach.restore_triggers(connection, target)
         found = status.drift(connection, target)
-    return Verified(found, repair_now(database_url, target) if repair else None)
+    return Verified(found, repair_now(database_url, target) if repair else None, tuple(restored))

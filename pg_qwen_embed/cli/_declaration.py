@@ -50,6 +50,11 @@ _OPTIONS = (
         show_default=True,
         help="Name of the vector column in the view, and in TABLE with --store column.",
     ),
+    click.option("--view-columns", default="", metavar="COLS",
+                 help="More columns of TABLE that the view shows: 'title,lang', or all. They cannot be altered or "
+                 "dropped.  [default: none; join TABLE instead]"),
+    click.option("--view-name", "view_names", multiple=True, metavar="OWN=NAME",
+                 help="Another name for a column of the view's own: stale=is_stale."),
     click.option("--too-long", type=click.Choice([policy.value for policy in TooLong]), default="truncate",
                  show_default=True,
                  help="Over-long documents: truncate or fail."),
@@ -61,7 +66,7 @@ _OPTIONS = (
 )  # fmt: skip
 _NAMES = (
     "columns", "template_text", "name", "dimensions", "model", "instruction", "prompt_style", "distance", "store", "column",
-    "too_long", "chunk_tokens", "chunk_overlap", "comment",
+    "view_columns", "view_names", "too_long", "chunk_tokens", "chunk_overlap", "comment",
 )  # fmt: skip
 
 
@@ -74,6 +79,8 @@ class DeclarationOptions:
     dimensions: int | None
     instruction: str | None
     column: str
+    view_columns: tuple[str, ...] | None
+    view_names: tuple[tuple[str, str], ...]
     template: Template
     properties: dict[str, Any]
 
@@ -95,7 +102,9 @@ class DeclarationOptions:
 
     def _declaration(self, chosen: ResolvedModel, table: str, backfill: bool) -> Declaration:
         spec = chosen.spec(self.template, **self.properties)
-        return Declaration(table, spec, self.name, self.instruction, self.column, backfill)
+        return Declaration(
+            table, spec, self.name, self.instruction, self.column, backfill, self.view_columns, self.view_names
+        )
 
 
 def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
@@ -114,7 +123,8 @@ def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
 
 def _options(
     *, columns: tuple[str, ...], template_text: str | None, prompt_style: str | None, distance: str, store: str,
-    too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, comment: str, **others: Any,
+    too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, comment: str, view_columns: str,
+    view_names: tuple[str, ...], **others: Any,
 ) -> DeclarationOptions:  # fmt: skip
     properties = {
         "prompt_style": PromptStyle(prompt_style) if prompt_style else None,
@@ -124,7 +134,27 @@ def _options(
         "chunking": _chunking(chunk_tokens, chunk_overlap),
         "comment": comment,
     }
-    return DeclarationOptions(template=_template(columns, template_text), properties=properties, **others)
+    return DeclarationOptions(
+        template=_template(columns, template_text),
+        properties=properties,
+        view_columns=_view_columns(view_columns),
+        view_names=tuple(sorted(_view_name(text) for text in view_names)),
+        **others,
+    )
+
+
+def _view_columns(text: str) -> tuple[str, ...] | None:
+    """None: all."""
+    if text == "all":
+        return None
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _view_name(text: str) -> tuple[str, str]:
+    own, _, name = text.partition("=")
+    if not own or not name:
+        raise UsageError(f"--view-name {text}: write it like stale=is_stale")
+    return own, name
 
 
 def _template(columns: tuple[str, ...], text: str | None) -> Template:

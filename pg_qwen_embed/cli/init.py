@@ -1,9 +1,9 @@
-"""`init`: prints what was done; postgres/migrate.py runs the migrations."""
+"""`init`: prints what was done; admin/init.py does the work."""
 
 import click
 
+from pg_qwen_embed.admin import init as initialising
 from pg_qwen_embed.cli._options import with_settings
-from pg_qwen_embed.postgres import migrate
 from pg_qwen_embed.settings import Settings
 
 
@@ -12,7 +12,8 @@ from pg_qwen_embed.settings import Settings
 def init(settings: Settings) -> None:
     """Set up the database: the schemas qwen_embed and _qwen_embed, and pgvector if this role may create it.
 
-    It is safe to run again. After an upgrade of this package it runs the new migrations.
+    It is safe to run again. After an upgrade of this package it runs the new migrations, and creates triggers, functions and
+    views as this release needs them.
     """
-    for line in migrate.init(settings.database_url):
+    for line in initialising.init(settings.database_url):
         click.echo(line, err=line.startswith("warning"))

@@ -27,7 +27,7 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
 
 def _report(one: Status) -> str:
     if one.problem:
-        return f"{one.name}  is not followed: {one.problem}; run: pg-qwen-embed detach {one.name}, and attach again"
+        return f"{one.name}  is not followed: {one.problem}; {one.remedy}"
     backfill = one.backfill.state.value
     if one.backfill.state is BackfillState.RUNNING:
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
@@ -46,6 +46,9 @@ def _warnings(one: Status) -> str:
     found = ""
     if one.broken_triggers:
         found += f"  warning: {one.broken_triggers} of its 5 triggers are missing, disabled or out of date; "
+        found += f"run: pg-qwen-embed verify {one.name} --repair\n"
+    if one.missing:
+        found += f"  warning: {' and '.join(one.missing)} missing or not as created; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"
     if one.model_mismatch:
         found += "  warning: the embedding server's model identity is not the one recorded at attach, so it receives "

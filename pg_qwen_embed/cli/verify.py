@@ -13,7 +13,11 @@ from pg_qwen_embed.settings import Settings
 
 @click.command()
 @click.argument("name")
-@click.option("--repair", is_flag=True, help="Enqueue these rows for the worker, and create broken triggers again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Create again what was dropped or altered by hand, and enqueue these rows for the worker.",
+)
 @json_option
 @with_settings("database_url")
 def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
@@ -25,8 +29,11 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     verified = verifying.verify(settings.database_url, name, repair=repair)
     found, done = verified.drift, verified.enqueued
     if as_json:
-        print_json(dataclasses.asdict(found) | ({"enqueued": dataclasses.asdict(done)} if done else {}))
+        restored = {"restored": verified.restored} if done else {}
+        print_json(dataclasses.asdict(found) | ({"enqueued": dataclasses.asdict(done)} if done else {}) | restored)
     else:
+        for part in verified.restored:
+            click.echo(f"restored: {part}")
         click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
     if done and not as_json:
         click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")

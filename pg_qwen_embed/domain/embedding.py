@@ -1,11 +1,13 @@
 """Embeddings and their generations. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from pg_qwen_embed.domain.source import Source
 from pg_qwen_embed.domain.spec import Layout, Spec
+from pg_qwen_embed.domain.template import Template
 
 
 class GenerationState(StrEnum):
@@ -28,6 +30,30 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """The columns of the view beyond the key and the vector.
+
+    columns: of the source, by their names at attach. names: other names for the view's own columns, such as `stale`.
+    sized: the vector has its length in its type, as in views made before release 0.2."""
+
+    columns: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+    sized: bool = False
+
+    def name(self, own: str) -> str:
+        """What the view calls one of its own columns."""
+        return dict(self.names).get(own, own)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that the registry keeps; `from_json` reads it."""
+        return {"columns": list(self.columns), "names": dict(self.names), "sized": self.sized}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "View":
+        return View(tuple(value["columns"]), tuple(sorted(value["names"].items())), value["sized"])
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding:
     """A named declaration on a source: what applications see and query."""
 
@@ -39,6 +65,7 @@ class Embedding:
     retired: tuple[Generation, ...] = ()
     column: str = "embedding"
     vector_schema: str = "public"  # the schema of pgvector's types and operators
+    view: View = View()
 
     @property
     def targets(self) -> Iterator["Target"]:
@@ -86,3 +113,8 @@ class Target:
     @property
     def spec(self) -> Spec:
         return self.generation.spec
+
+    @property
+    def template(self) -> Template:
+        """The template of the spec, with each column under its present name."""
+        return self.spec.template.with_columns(self.source.present_name)

@@ -52,6 +52,8 @@ class Status:
     vacuum_blocked_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
     model_mismatch: bool = False  # no server has the recorded model identity, so no documents are sent
     problem: str | None = None
+    remedy: str | None = None  # what to run against the problem
+    missing: tuple[str, ...] = ()  # parts of the public interface that are missing or not as created
     chunks: int | None = None  # None: its documents are not divided
 
     def to_json(self) -> dict[str, Any]:

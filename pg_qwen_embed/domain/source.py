@@ -1,6 +1,7 @@
 """The application's table, as the catalog describes it. Pure."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Column:
     type: str
     base_type: str = ""  # of a domain: its base type, which always accepts NULL
     collation: QualifiedName | None = None  # only if it is not the type's own
+    number: int = 0  # attnum, which outlives a renaming; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,45 @@ class Source:
     columns: tuple[Column, ...]
     partitioned: bool = False
     before_update_triggers: bool = False
+    renamed: tuple[tuple[str, str], ...] = ()  # columns since attach: the name then, and now
+
+    def present_name(self, name: str) -> str:
+        """What a column is called now that was called `name` when the embedding was attached."""
+        return dict(self.renamed).get(name, name)
+
+    def attached_name(self, name: str) -> str:
+        """What a column was called then that is called `name` now."""
+        return {now: then for then, now in self.renamed}.get(name, name)
+
+
+class Remedy(StrEnum):
+    """The command that helps, with the embedding's name."""
+
+    REPAIR = "pg-qwen-embed verify {name} --repair"
+    REKEY = "pg-qwen-embed alter {name} --rekey"
+    ATTACH_AGAIN = "pg-qwen-embed detach {name}, and attach again"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a generation cannot follow its source, and what helps."""
+
+    reason: str
+    remedy: Remedy
+
+    def advice(self, name: str) -> str:
+        return f"run: {self.remedy.format(name=name)}"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
     """What was last observed of a source, kept apart from what was declared.
 
-    problem: why it can no longer be followed; None while it can. partitions: those that hold rows. Each is named by the
+    problem: why it cannot be followed now; None while it can. partitions: those that hold rows. Each is named by the
     oid of our INSERT trigger in it, because that is new each time a partition is attached. None: the source has no
     partitions, or none was ever checked."""
 
-    problem: str | None = None
+    problem: Problem | None = None
+    missing: tuple[str, ...] = ()  # parts of the generation that were dropped
     partitions: frozenset[int] | None = None  # that the source has now
     checked_partitions: frozenset[int] | None = None  # whose rows were compared with the store

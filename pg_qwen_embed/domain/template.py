@@ -4,6 +4,7 @@ This file parses and prints templates; postgres/expressions.py compiles them to 
 
 import re
 import string
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,12 @@ class Template:
     def columns(self) -> tuple[str, ...]:
         """The columns of the document, each once, in order of appearance."""
         return tuple(dict.fromkeys(part.column for part in self.parts if isinstance(part, Placeholder)))
+
+    def with_columns(self, name: Callable[[str], str]) -> "Template":
+        """The same template with each column under the name that the function gives it."""
+        return Template(
+            tuple(Placeholder(name(p.column)) if isinstance(p, Placeholder) else p for p in self.parts), self.separator
+        )
 
     def __str__(self) -> str:
         written = ("{" + p.column + "}" if isinstance(p, Placeholder) else p for p in self.parts)

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
+from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target, View
 from pg_qwen_embed.domain.errors import SetupError, UsageError
-from pg_qwen_embed.domain.source import Column, QualifiedName, Source, SourceState
+from pg_qwen_embed.domain.source import Column, Problem, QualifiedName, Remedy, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
@@ -122,7 +122,7 @@ class Registered:
     states: Mapping[int, SourceState]
 
     @property
-    def problem(self) -> str | None:
+    def problem(self) -> Problem | None:
         """Why the live generation cannot follow its source; None while it can."""
         return self.states[self.embedding.live.id].problem
 
@@ -156,7 +156,7 @@ def embedding(connection: Connection, name: str) -> Embedding:
     """The embedding of that name. Raises UsageError if there is none, or if it cannot follow its source."""
     found = find(connection, name)
     if found.problem:
-        raise UsageError(f"{name}: {found.problem}; run: pg-qwen-embed detach {name}, and attach again")
+        raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
     return found.embedding
 
 
@@ -193,35 +193,70 @@ def _embedding(rows: Sequence[Row], sources: Mapping[int, Row]) -> Registered:
         retired=tuple(by_state[GenerationState.RETIRED]),
         column=first["column_name"],
         vector_schema=first["vector_schema"] or "public",
+        view=View.from_json(first["view"]),
     )
-    return Registered(embedding, {row["id"]: _state(row, problems[row["id"]]) for row in rows})
+    specs = {one.id: one.spec for one in generations}
+    missing = {row["id"]: _missing(source_row, row, specs[row["id"]]) for row in rows}
+    return Registered(embedding, {row["id"]: _state(row, problems[row["id"]], missing[row["id"]]) for row in rows})
 
 
-def _state(row: Row, problem: str | None) -> SourceState:
+def _state(row: Row, problem: Problem | None, missing: tuple[str, ...]) -> SourceState:
     def partitions(oids: list[int] | None) -> frozenset[int] | None:
         return None if oids is None else frozenset(oids)
 
-    return SourceState(problem, partitions(row["clones"]), partitions(row["partitions"]))
+    return SourceState(problem, missing, partitions(row["clones"]), partitions(row["partitions"]))
 
 
-def _problem(source: Row | None, row: Row, spec: Spec) -> str | None:
+def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
     """Why a generation can no longer follow its source; None while it can."""
     if source is None:
-        return "its table was dropped"
+        return Problem("its table was dropped", Remedy.ATTACH_AGAIN)
     table = f"{source['schema']}.{source['name']}"
-    if not row["has_document"]:
-        return f"a column it embeds was dropped from {table}"
+    there = {column["name"] for column in source["columns"]}
+    now = dict(_renamed(source, row))
+    if not there.issuperset(now.get(name, name) for name in spec.template.columns):
+        return Problem(f"a column it embeds was dropped from {table}", Remedy.ATTACH_AGAIN)
     if row["vector_schema"] is None:
-        return "the extension vector was dropped"
+        return Problem("the extension vector was dropped", Remedy.ATTACH_AGAIN)
     if source["is_partition"] or source["has_children"]:
         kin = "a partition of another table" if source["is_partition"] else "the parent of other tables"
-        return f"{table} has become {kin}: triggers miss its rows"
+        return Problem(f"{table} has become {kin}: triggers miss its rows", Remedy.ATTACH_AGAIN)
+    if not _is_key(source, [now.get(name, name) for name in row["key"]]):
+        key = f"to ({', '.join(source['key'])})" if source["key"] else "or was dropped"
+        return Problem(f"the primary key of {table} has changed {key}", Remedy.REKEY)
+    missing = _missing(source, row, spec)
+    return Problem(f"its {' and its '.join(missing)} was dropped", Remedy.REPAIR) if missing else None
+
+
+def _missing(source: Row | None, row: Row, spec: Spec) -> tuple[str, ...]:
+    """The parts of a generation that were dropped, and that can be created again."""
+    columns = [column["name"] for column in source["columns"]] if source else []
+    in_source = layout_of(spec.layout).in_source
+    column = ["column of vectors"] if in_source and row["column_name"] not in columns else []
+    return (*row["missing"], *column)
+
+
+def _is_key(source: Row, names: Sequence[str]) -> bool:
+    """Whether these columns identify a row."""
+    numbers = {column["name"]: column["number"] for column in source["columns"]}
+    if not set(names) <= numbers.keys():
+        return False
+    return {numbers[name] for name in names} in [set(key) for key in source["unique_keys"] or ()]
+
+
+def _renamed(source: Row, row: Row) -> tuple[tuple[str, str], ...]:
+    """Columns that were renamed since attach: the name then, and now.
+
+    A column is known by its number. Where the numbers do not count, because the table is another one than at attach, a key
+    of as many columns as before is the same key."""
+    if row["column_numbers"] is not None:
+        names = {column["number"]: column["name"] for column in source["columns"]}
+        found = ((then, names.get(number)) for then, number in row["column_numbers"].items())
+        return tuple(sorted((then, now) for then, now in found if now and now != then))
     there = {column["name"] for column in source["columns"]}
-    if layout_of(spec.layout).in_source and row["column_name"] not in there:
-        return f"its column of vectors was dropped from {table}"
-    if not there.issuperset(row["key"]) and len(source["key"] or ()) != len(row["key"]):
-        return f"the primary key of {table} has changed"
-    return None
+    if there.issuperset(row["key"]) or len(source["key"] or ()) != len(row["key"]):
+        return ()
+    return tuple((then, now) for then, now in zip(row["key"], source["key"], strict=True) if then != now)
 
 
 def _registered_source(source: Row | None, row: Row) -> Source:
@@ -229,16 +264,17 @@ def _registered_source(source: Row | None, row: Row) -> Source:
     attached_key = tuple(Column(name, "") for name in row["key"])
     if source is None:
         return Source(QualifiedName("", ""), attached_key, ())
+    renamed = _renamed(source, row)
+    key = [dict(renamed).get(name, name) for name in row["key"]]
     there = {column["name"] for column in source["columns"]}
-    if there.issuperset(row["key"]):
-        return _source(source, row["key"])
-    if len(source["key"] or ()) == len(attached_key):  # renamed: the primary key says what the columns are called now
-        return _source(source, source["key"])
-    return replace(_source(source, []), key=attached_key)
+    found = _source(source, key if there.issuperset(key) else [])
+    return replace(found, key=found.key or attached_key, renamed=renamed)
 
 
 def _source(row: Row, key: Sequence[str]) -> Source:
-    columns = {c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c)) for c in row["columns"]}
+    columns = {
+        c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c), c["number"]) for c in row["columns"]
+    }
     return Source(
         table=QualifiedName(row["schema"], row["name"]),
         key=tuple(columns[name] for name in key),

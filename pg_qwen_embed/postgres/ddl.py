@@ -23,15 +23,25 @@ def attach(embedding: Embedding) -> Iterator[sql.Composed]:
 
 
 def generation(target: Target) -> Iterator[sql.Composed]:
-    """Creates the tables and functions of a generation. `follow` adds the triggers."""
-    yield from _tables(Names(target))
-    yield from _row_functions(Names(target))
+    """Creates the tables and the document function of a generation. `follow` adds the triggers."""
+    yield from _outbox(target)
+    yield from _store(target)
+    yield from _failure(target)
+    if Names(target).layout.in_source:
+        yield from _source_column(target)
+    yield from document_function(target)
 
 
 def follow(target: Target) -> Iterator[sql.Composed]:
     """Creates the triggers by which a generation follows its source."""
     for trigger in triggers(target):
         yield from trigger.create(target)
+
+
+def follow_functions(target: Target) -> Iterator[sql.Composed]:
+    """Creates the functions of the triggers, or replaces them: triggers that are there use them at once."""
+    for trigger in triggers(target):
+        yield from trigger.create_function(target)
 
 
 def unfollow(target: Target) -> Iterator[sql.Composed]:
@@ -74,41 +84,59 @@ def detach(embedding: Embedding) -> Iterator[sql.Composed]:
 def _drop_generation(target: Target, *, has_source: bool) -> Iterator[sql.Composed]:
     names = Names(target)
     yield from (trigger.drop_function(target) for trigger in triggers(target))
-    for function in (names.document_function, *_key_functions(names)):
-        yield statement("drop_row_function", function=function)
+    yield statement("drop_row_functions", names)
     for table in (names.outbox, names.store, names.failure):
         yield statement("drop_table", table=table)
     if has_source and names.layout.in_source:
         yield statement("drop_source_column", names)
 
 
-def _tables(names: Names) -> Iterator[sql.Composed]:
+def part(target: Target, name: str) -> Iterator[sql.Composed]:
+    """Creates one part of a generation, by the name that `SourceState.missing` has for it."""
+    return _PARTS[name](target)
+
+
+def _outbox(target: Target) -> Iterator[sql.Composed]:
+    names = Names(target)
+    comment = names.comment("keys of changed rows, until their vectors are written")
     yield statement("create_outbox", names)
-    yield statement(
-        "comment_outbox", names, comment=names.comment("keys of changed rows, until their vectors are written")
-    )
-    yield statement(names.layout.create_store, names)
+    yield statement("comment_outbox", names, comment=comment)
+
+
+def _store(target: Target) -> Iterator[sql.Composed]:
+    names = Names(target)
     purpose = "vectors by key, with the version and the fingerprint of the document they were made of"
+    yield statement(names.layout.create_store, names)
     yield statement("comment_store", names, comment=names.comment(purpose))
-    yield statement("create_failure", names)
-    yield statement("comment_failure", names, comment=names.comment("documents the embedding server rejects"))
-    if names.layout.in_source:
-        yield statement("add_source_column", names)
-        yield statement("comment_source_column", names, comment=names.comment("vectors"))
-    else:
+    if not names.layout.in_source:
         yield statement("set_store_storage", names)
 
 
-def _row_functions(names: Names) -> Iterator[sql.Composed]:
-    document = names.document_function
+def _failure(target: Target) -> Iterator[sql.Composed]:
+    names = Names(target)
+    yield statement("create_failure", names)
+    yield statement("comment_failure", names, comment=names.comment("documents the embedding server rejects"))
+
+
+def _source_column(target: Target) -> Iterator[sql.Composed]:
+    names = Names(target)
+    yield statement("add_source_column", names)
+    yield statement("comment_source_column", names, comment=names.comment("vectors"))
+
+
+def document_function(target: Target) -> Iterator[sql.Composed]:
+    """Creates the function that makes a row's document."""
+    names = Names(target)
     yield statement("create_document_function", names)
-    yield statement("comment_row_function", names, function=document, comment=names.comment("the document of a row"))
-    comment = names.comment("a key column of a row")
-    for column, function in zip(names.target.source.key, _key_functions(names), strict=True):
-        key_column, type_ = sql.Identifier("t", column.name), sql.SQL(column.type)
-        yield statement("create_key_function", names, key_function=function, type=type_, key_column=key_column)
-        yield statement("comment_row_function", names, function=function, comment=comment)
+    yield statement("comment_document_function", names, comment=names.comment("the document of a row"))
 
 
-def _key_functions(names: Names) -> list[sql.Identifier]:
-    return [names.key_function(n) for n, _ in enumerate(names.target.source.key, 1)]
+def drop_superseded(target: Target) -> Iterator[sql.Composed]:
+    """Drops the functions of release 0.1 that nothing calls any more."""
+    yield statement("drop_superseded_functions", Names(target))
+
+
+_PARTS = {
+    "outbox": _outbox, "store": _store, "failure table": _failure, "column of vectors": _source_column,
+    "document function": document_function,
+}  # fmt: skip

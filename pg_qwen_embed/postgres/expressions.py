@@ -23,19 +23,17 @@ def is_integer(column: Column) -> bool:
 
 
 def document(template: Template, source: Source) -> sql.Composable:
-    """The template as one SQL expression over the source `t`; NULL when all its columns are NULL."""
+    """The template as one SQL expression over parameters called like its columns; NULL when all are NULL."""
     types = {column.name: column.type for column in source.columns}
+    parameters = {name: sql.Identifier(name) for name in template.columns}
     if template.separator is not None and len(template.parts) > 1:
-        return sql.SQL("concat_ws({}, {})").format(
-            sql.Literal(template.separator), joined(sql.Identifier("t", name) for name in template.columns)
-        )
+        return sql.SQL("concat_ws({}, {})").format(sql.Literal(template.separator), joined(parameters.values()))
     if len(template.parts) == 1:
         (name,) = template.columns
-        column = sql.Identifier("t", name)
-        return column if types.get(name) == "text" else sql.SQL("{}::text").format(column)
-    pieces = (sql.Identifier("t", p.column) if isinstance(p, Placeholder) else sql.Literal(p) for p in template.parts)
+        return parameters[name] if types.get(name) == "text" else sql.SQL("{}::text").format(parameters[name])
+    pieces = (parameters[p.column] if isinstance(p, Placeholder) else sql.Literal(p) for p in template.parts)
     return sql.SQL("CASE WHEN num_nonnulls({}) > 0 THEN concat({}) END").format(
-        joined(sql.Identifier("t", name) for name in template.columns), joined(pieces)
+        joined(parameters.values()), joined(pieces)
     )
 
 
@@ -66,12 +64,20 @@ def key_columns(key: Sequence[Column], *, nullable: bool) -> sql.Composable:
     return joined(
         sql.SQL("{} {}{}{}").format(
             sql.Identifier(f"k{n}"),
-            sql.SQL(column.base_type) if nullable and column.base_type else _type(column),
+            _entry_type(column) if nullable else _type(column),
             _collate(column),
             sql.SQL("" if nullable else " NOT NULL"),
         )
         for n, column in enumerate(key, 1)
     )
+
+
+def _entry_type(column: Column) -> sql.SQL:
+    """The type of a key column in the outbox. It takes every value that the column may have later: a swapped column may be
+    a bigint."""
+    if is_integer(column):
+        return sql.SQL("bigint")
+    return sql.SQL(column.base_type) if column.base_type else _type(column)
 
 
 def key_array(n: int, column: Column) -> sql.Composable:

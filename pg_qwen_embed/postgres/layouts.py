@@ -68,6 +68,7 @@ class ColumnLayout(TableLayout):
     create_index = "create_index_on_column"
     write = "write_column"
     clear = "clear_column"
+    search = "search_column"
     in_source = True
 
     def has_vector(self, column: sql.Identifier) -> sql.Composable:

@@ -65,10 +65,6 @@ class _Objects:
     def document_function(self) -> sql.Identifier:
         return self._internal("document")
 
-    def key_function(self, n: int) -> sql.Identifier:
-        """The function that takes the n-th key column (from 1) out of a row of the source."""
-        return sql.Identifier(INTERNAL_SCHEMA, f"key_{self.target.id}_{n}")
-
     @property
     def indexed(self) -> sql.Identifier:
         """The table that holds the vectors."""
@@ -133,10 +129,9 @@ class _Keys(_Objects):
         """The key as the worker receives it, from the source."""
         return joined(expressions.as_sent(sql.Identifier(alias, column.name), column) for column in self._columns)
 
-    def key_of_row(self, row: str) -> sql.Composed:
-        """Every key column of a row of the source, also after a column was renamed."""
-        record = sql.SQL(row)
-        return joined(sql.SQL("{}({})").format(self.key_function(n), record) for n, _ in self._numbered)
+    def view_key(self, alias: str) -> sql.Composed:
+        """`e.lang, e.id`: the key as the view calls it, which is not renamed with the source's columns."""
+        return joined(sql.Identifier(alias, self.target.source.attached_name(c.name)) for c in self._columns)
 
     def key_text(self, alias: str) -> sql.Composed:
         """`p.k1::text, p.k2::text`."""
@@ -198,8 +193,25 @@ class Names(_Keys):
         return sql.SQL("{} IS DISTINCT FROM NULL").format(sql.Identifier(alias, first))
 
     def document(self, alias: str) -> sql.Composable:
-        """The document of a row of the source. `t.*` is the whole row even where a column is called `t`."""
-        return sql.SQL("{}({}.*)").format(self.document_function, sql.SQL(alias))
+        """The document of a row of the source."""
+        columns = (sql.Identifier(alias, name) for name in self.target.template.columns)
+        return sql.SQL("{}({})").format(self.document_function, joined(columns))
+
+    @property
+    def document_parameters(self) -> sql.Composed:
+        """`"title" text, "body" text`: of the document function, which is never given a whole row."""
+        return joined(sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(c.type)) for c in self._embedded)
+
+    @property
+    def document_types(self) -> sql.Composed:
+        """`text, text`: what tells the document function from another of its name."""
+        return joined(sql.SQL(column.type) for column in self._embedded)
+
+    @property
+    def _embedded(self) -> list[Column]:
+        """The columns of the template, in its order."""
+        by_name = {column.name: column for column in self.target.source.columns}
+        return [by_name[name] for name in self.target.template.columns]
 
     def document_text(self, alias: str) -> sql.Composable:
         """The document as the worker receives it: whole, or the beginning of a long one."""
@@ -248,17 +260,48 @@ class Names(_Keys):
 
     def source_columns(self, alias: str) -> sql.Composed:
         """The source's columns, without the one that holds the vectors."""
-        own = self.target.embedding.column
+        own = self.target.embedding.column if self.layout.in_source else None
         return joined(sql.Identifier(alias, c.name) for c in self.target.source.columns if c.name != own)
+
+    def view_columns(self, alias: str) -> sql.Composed:
+        """`t.id AS id, t.title AS title`: the source's columns that the view shows, the key first."""
+        return joined(
+            sql.SQL("{} AS {}").format(
+                sql.Identifier(alias, self.target.source.present_name(name)), sql.Identifier(name)
+            )
+            for name in self._shown
+        )
+
+    @property
+    def view_column_names(self) -> list[str]:
+        """What the view's columns are called, in their order."""
+        view, (stale, *others) = self.target.embedding.view, self.layout.view_columns
+        return [*self._shown, *map(view.name, others), self.target.embedding.column, view.name(stale)]
+
+    @property
+    def _shown(self) -> list[str]:
+        """The source's columns in the view, by their names at attach."""
+        source, chosen = self.target.source, self.target.embedding.view.columns
+        key = [source.attached_name(column.name) for column in source.key]
+        return list(dict.fromkeys((*(name for name in key if name not in chosen), *chosen)))
+
+    def own(self, name: str) -> sql.Identifier:
+        """`{own:stale}`: what the view calls one of its own columns."""
+        return sql.Identifier(self.target.embedding.view.name(name))
+
+    @property
+    def vector(self) -> sql.Composable:
+        """The vector in the view: without its length, so that a later generation may have other dimensions."""
+        stored = sql.Identifier("t", self.target.embedding.column) if self.layout.in_source else sql.SQL("s.embedding")
+        return stored if self.target.embedding.view.sized else sql.SQL("{}::{}").format(stored, self.halfvec)
 
     @property
     def template(self) -> sql.Composable:
-        return expressions.document(self.target.spec.template, self.target.source)
+        return expressions.document(self.target.template, self.target.source)
 
     @property
     def text_changed(self) -> sql.Composable:
-        types = {column.name: column for column in self.target.source.columns}
-        return expressions.changed(types[name] for name in self.target.spec.template.columns)
+        return expressions.changed(self._embedded)
 
     @property
     def key_changed(self) -> sql.Composable:

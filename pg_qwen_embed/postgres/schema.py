@@ -21,6 +21,9 @@ embedding = sa.Table(
     sa.Column("column_name", sa.Text, nullable=False),
     sa.Column("instruction", sa.Text, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
+    sa.Column("source_oid", OID, nullable=False),
+    sa.Column("column_numbers", JSONB, nullable=False),
+    sa.Column("view", JSONB, nullable=False),
     comment="One row per embedding: its source, and how queries are put to it",
 )
 
@@ -33,6 +36,7 @@ generation = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
     sa.Column("partitions", ARRAY(OID)),
     sa.Column("spec", JSONB, nullable=False),
+    sa.Column("grants", JSONB),
     sa.CheckConstraint("state IN ('live', 'building', 'retired')", name="generation_state"),
     sa.Index("generation_one_live", "embedding_id", unique=True, postgresql_where=sa.text("state = 'live'")),
     comment="One row per physical version of an embedding; its id names its outbox, store, failure table and triggers",

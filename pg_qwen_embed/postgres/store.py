@@ -76,6 +76,7 @@ class Store:
             "longest": LONGEST_DOCUMENT + 1,
         }
         rows = await _fetched(connection, self._query("read_outbox"), values)
+        self._require_one_row_each([tuple(row[6:]) for row in rows])
         source_truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
         changes = [
             change_of(tuple(key), version, seqs, known, document, here)
@@ -190,6 +191,13 @@ class Store:
 
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._query("vacuum_outbox"), {})
+
+    def _require_one_row_each(self, keys: Sequence[Key]) -> None:
+        """Raises psycopg.Error where two rows have one key: the primary key of the source is another one now."""
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            table = self.target.source.table
+            raise psycopg.errors.CardinalityViolation(f"two rows of {table} have the key {', '.join(map(str, twice))}")
 
     async def _locked(self, connection: AsyncConnection, lock: str, name: str, values: dict[str, Any]) -> AsyncCursor:
         """Run a statement under a lock. Both are sent together, in one implicit transaction that ends at the Sync (PostgreSQL,

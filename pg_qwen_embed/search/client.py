@@ -5,14 +5,13 @@ It reads the registry and the view, and writes nothing. No worker needs to run."
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg.rows import dict_row
 
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, ModelMismatch, ServerUnavailable, UsageError
@@ -64,6 +63,14 @@ class CachedServer:
             info = await self.server.model_info()
         self._info, self._confirmed_at = info, now
         return info
+
+
+def _row(columns: Sequence[str], values: Sequence[object]) -> dict[str, object]:
+    """A row of the source, then its chunk. Where both have a column of one name, the source's counts."""
+    row: dict[str, object] = {}
+    for column, value in zip(columns, values, strict=True):
+        row.setdefault(column, value)
+    return row
 
 
 class Client:
@@ -149,13 +156,12 @@ class Client:
         names = names_of(embedding)
         payload = BinaryValue(binary.halfvec(query))
         connection = self._database()
-        with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        with connection.transaction(), connection.cursor() as cursor:
             cursor.execute(statement("configure_search"))
             search = statement(names.layout.search, names)
             rows = cursor.execute(search, {"query": payload, "limit": limit}).fetchall()
-        for row in rows:
-            del row[embedding.column], row["stale"]
-        hits = [Hit(row.pop("qwen_embed_distance"), row) for row in rows]
+            _, *columns = [column.name for column in cursor.description or ()]
+        hits = [Hit(distance, _row(columns, values)) for distance, *values in rows]
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
 
     async def _embed(self, target: Target, text: str) -> Vectors:

@@ -58,6 +58,7 @@ class Following:
             if id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
         await self._follow(current)
+        await self._connection.execute(statement("note_grants"), {"ids": list(self.pipelines)})
         await self._restart_backfills()
         await self._leadership.report_mismatches(self._targets)
         await self._leadership.report_servers(self._targets)

@@ -190,7 +190,10 @@ WRONG = {
     "what is no table's name": (["a b", "--key", "id bigint", *MODEL, "--text", "id"], "not a valid name in SQL"),
     "three parts": (["a.b.c", "--key", "id bigint", *MODEL, "--text", "id"], "not a valid table name"),
     "a number without a description": (["articles", "--generation", "2", "--text", "body"], "--generation is for a table"),
-    "the view's own column": ([*DESCRIBED, "--columns", "stale text", *MODEL, "--text", "body"], 'column "stale"'),
+    "the view's own column": (
+        [*DESCRIBED, "--columns", "stale text", *MODEL, "--text", "body", "--view-columns", "all"],
+        'two columns "stale"',
+    ),
     "the vectors' column": ([*DESCRIBED, *MODEL, "--text", "body", "--column", "body"], 'has a column "body" already'),
     "a column of a partitioned table": (
         [*DESCRIBED, "--partitioned", *MODEL, "--text", "body", "--store", "column"], "leave --store column out",

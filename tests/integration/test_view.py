@@ -39,7 +39,8 @@ def large(
 def nearest(harness: Harness, text: str, where: str = "", limit: int = 10) -> tuple[str, str]:
     """The query of an application, and its plan."""
     vector = json.dumps(harness.server.vector(text).tolist())
-    query = f"SELECT id, body, stale FROM qwen_embed.articles {where} ORDER BY embedding <=> '{vector}' LIMIT {limit}"
+    source = "articles JOIN qwen_embed.articles e USING (id)"
+    query = f"SELECT id, body, stale FROM {source} {where} ORDER BY e.embedding <=> '{vector}' LIMIT {limit}"
     return query, "\n".join(line for (line,) in harness.rows(f"EXPLAIN {query}"))
 
 
@@ -65,14 +66,41 @@ def test_search_is_planned_with_the_index(large: Harness) -> None:
     vector = json.dumps(large.server.vector("text 5").tolist())
     with large.connection.transaction():
         large.connection.execute(statement("configure_search"))
-        query = b"EXPLAIN " + statement("search", names_of(large.embedding())).as_bytes(large.connection)
+        names = names_of(large.embedding())
+        query = b"EXPLAIN " + statement(names.layout.search, names).as_bytes(large.connection)
         plan = "\n".join(line for (line,) in large.connection.execute(query, {"query": vector, "limit": 10}))
     assert "_hnsw" in plan
 
 
-def test_the_view_shows_the_sources_columns_the_vector_and_stale(large: Harness) -> None:
+def test_the_view_shows_the_key_the_vector_and_stale(large: Harness) -> None:
     described = large.connection.execute("SELECT * FROM qwen_embed.articles LIMIT 0").description
-    assert [column.name for column in described or ()] == ["id", "body", "views", "embedding", "stale"]
+    assert [column.name for column in described or ()] == ["id", "embedding", "stale"]
+
+
+@pytest.mark.parametrize(
+    ("options", "columns"),
+    [
+        (["--view-columns", "all"], ["id", "body", "views", "embedding", "stale"]),
+        (["--view-columns", "views, body", "--column", "vector"], ["id", "views", "body", "vector", "stale"]),
+        (["--view-name", "stale=old"], ["id", "embedding", "old"]),
+        (
+            ["--chunk-tokens", "64", "--view-name", "chunk=part", "--view-name", "chunk_text=words"],
+            ["id", "part", "span", "words", "embedding", "stale"],
+        ),
+    ],
+    ids=["all", "two", "stale renamed", "chunk renamed"],
+)
+def test_columns_of_the_view_are_those_that_attach_names(
+    harness: Harness, options: list[str], columns: list[str]
+) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body", *options)
+    harness.once()
+    described = harness.connection.execute("SELECT * FROM qwen_embed.articles").description
+    assert [column.name for column in described or ()] == columns
+    (hit,) = json.loads(harness.ok("search", "articles", "one", "--json"))
+    assert hit["row"]["body"] == "one"
+    assert "warning" not in harness.ok("status", "articles")
 
 
 @both_versions

@@ -113,8 +113,7 @@ def _registered(connection: Connection, found: list[Finding]) -> list[catalog.Re
 def _look_at_embedding(connection: Connection, one: catalog.Registered) -> Iterator[Finding]:
     name = one.embedding.name
     if one.problem:
-        advice = f"run: pg-qwen-embed detach {name}, and attach again"
-        yield Finding(name, State.WRONG, f"is not followed: {one.problem}", advice)
+        yield Finding(name, State.WRONG, f"is not followed: {one.problem.reason}", one.problem.advice(name))
         return
     yield from _guarded(name, partial(_look_at_rights, connection, one.embedding))
     yield from _guarded(name, partial(_look_at_state, connection, name))
@@ -142,6 +141,8 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
         else "triggers as installed"
     )
     yield judge(name, not one.broken_triggers, text, repair)
+    if one.missing:
+        yield Finding(name, State.WRONG, f"{' and '.join(one.missing)} missing or not as created", repair)
     advice = "keep a worker running: pg-qwen-embed worker"
     yield judge(name, bool(one.leader), f"followed by {one.leader or 'no worker'}", advice, State.WARNING)
     yield judge(

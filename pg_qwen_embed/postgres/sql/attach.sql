@@ -8,8 +8,8 @@ SELECT set_config('lock_timeout', %(timeout)s, true);
 
 -- name: register_embedding
 -- Adds an embedding to the registry, and returns its id.
-INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction)
-VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)s)
+INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction, source_oid, column_numbers, view)
+VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)s, %(source)s, %(column_numbers)s, %(view)s)
 RETURNING id;
 
 -- name: register_generation
@@ -111,38 +111,71 @@ CREATE TABLE {failure} (
 COMMENT ON TABLE {failure} IS {comment};
 
 -- name: create_document_function
--- The one definition of a row's document. BEGIN ATOMIC is parsed now and kept by column number: a renamed column
--- does not break it. A planner inlines it.
--- It depends on the template's columns: DROP COLUMN needs CASCADE, and then drops the function and the view.
-CREATE FUNCTION {document_function}(t {source}) RETURNS text
+-- The one definition of a row's document. BEGIN ATOMIC is parsed now, so no search_path can change what it calls. A
+-- planner inlines it.
+-- It takes the template's columns, never the row: a parsed body that uses a table's row type makes ALTER TABLE .. ADD
+-- COLUMN .. DEFAULT fail in PostgreSQL releases with the fix of CVE-2026-6460.
+CREATE FUNCTION {document_function}({document_parameters}) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC SELECT {template}; END;
 
--- name: create_key_function
--- One key column of a row, kept by column number like the document.
--- A trigger that named the column would fail the application's INSERT once the column is renamed.
-CREATE FUNCTION {key_function}(t {source}) RETURNS {type}
-LANGUAGE sql IMMUTABLE PARALLEL SAFE BEGIN ATOMIC SELECT {key_column}; END;
+-- name: comment_document_function
+-- Describes the document function in the database.
+COMMENT ON FUNCTION {document_function}({document_types}) IS {comment};
 
--- name: comment_row_function
--- Describes the document function or a key function in the database.
-COMMENT ON FUNCTION {function}({source}) IS {comment};
+-- name: drop_row_functions
+-- Drops the document function of a generation, in every form that a release has given it, and the key functions of
+-- release 0.1.
+DO $$
+DECLARE own regprocedure;
+BEGIN
+    FOR own IN SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('_qwen_embed')
+               AND proname ~ '^(document_{id}|key_{id}_[0-9]+)$' LOOP
+        EXECUTE format('DROP FUNCTION %%s', own);
+    END LOOP;
+END $$;
 
--- name: drop_row_function
--- Drops the document function or a key function. One that is not there is no error.
-DROP FUNCTION IF EXISTS {function};
+-- name: drop_superseded_functions
+-- Drops the functions of release 0.1 that take a row of the source. Nothing calls them once the view and the triggers
+-- are those of this release.
+DO $$
+DECLARE own regprocedure;
+BEGIN
+    FOR own IN SELECT p.oid FROM pg_proc p JOIN pg_type y ON y.oid = p.proargtypes[0] AND y.typrelid <> 0
+               WHERE p.pronamespace = to_regnamespace('_qwen_embed') AND p.pronargs = 1
+               AND p.proname ~ '^(document_{id}|key_{id}_[0-9]+)$' LOOP
+        EXECUTE format('DROP FUNCTION %%s', own);
+    END LOOP;
+END $$;
 
 -- name: create_follow_function
 -- The function of one trigger.
 -- SECURITY DEFINER: the application's role needs no right to the outbox. The search_path is fixed, so that the
 -- caller cannot put objects of its own in front.
-CREATE FUNCTION {function}() RETURNS trigger
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body};
 
 -- name: follow_body
 -- The body of a trigger function: append to the outbox, then try the gate. A worker that sleeps holds the gate.
 -- NOTIFY serialises commits, so it is sent only when the gate is held.
+-- `probe` names the key and the outbox and reads nothing. It fails once a key column was renamed or the outbox dropped.
+-- Then the key's present names are looked up; if that fails too, the row becomes drift, and the application's statement
+-- goes on. The append itself has no exception block: each would use up a transaction id.
+DECLARE
+    by_name boolean := true;
 BEGIN
-    {append};
+    BEGIN
+        {probe};
+    EXCEPTION WHEN OTHERS THEN
+        by_name := false;
+        BEGIN
+            {append_renamed};
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
+    END;
+    IF by_name THEN
+        {append};
+    END IF;
     IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
         PERFORM pg_notify('qwen_embed', {id_text});
     END IF;
@@ -151,23 +184,62 @@ END
 
 -- name: append_changed_rows
 -- Appends the keys of all rows of one INSERT or DELETE. Part of follow_body.
-INSERT INTO {outbox} ({keys}) SELECT {key_of_row:ROW(r.*)} FROM changed_rows r
+INSERT INTO {outbox} ({keys}) SELECT {source_key:r} FROM changed_rows r
+
+-- name: probe_changed_rows
+-- Fails where append_changed_rows would, for a key column or an outbox that is not there. Part of follow_body.
+-- A constant of type regclass is looked up again once its table was dropped, and costs nothing until then.
+PERFORM {source_key:r}, {literal:outbox}::regclass FROM changed_rows r LIMIT 0
+
+-- name: append_renamed_changed_rows
+-- The same as append_changed_rows, by the present names of the key columns. Part of follow_body.
+EXECUTE 'INSERT INTO {outbox} ({keys}) SELECT ' || _qwen_embed.key_now({id}, 'r') || ' FROM changed_rows r'
 
 -- name: append_row
 -- Appends the key of the new row. Part of follow_body.
-INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:new})
+INSERT INTO {outbox} ({keys}) VALUES ({source_key:new})
+
+-- name: probe_row
+-- Fails where append_row would, for a key column or an outbox that is not there. Part of follow_body.
+-- A simple expression, which PL/pgSQL evaluates without the executor. It looks a field up only where its value is used.
+by_name := num_nulls({source_key:new}, {literal:outbox}::regclass) >= 0
+
+-- name: append_renamed_row
+-- The same as append_row, by the present names of the key columns. Part of follow_body.
+EXECUTE 'INSERT INTO {outbox} ({keys}) SELECT ' || _qwen_embed.key_now({id}, '($1)') USING new
 
 -- name: append_old_row
 -- Appends the key of a deleted row, on a partitioned source. Part of follow_body.
-INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:old})
+INSERT INTO {outbox} ({keys}) VALUES ({source_key:old})
+
+-- name: probe_old_row
+-- Fails where append_old_row would, for a key column or an outbox that is not there. Part of follow_body.
+by_name := num_nulls({source_key:old}, {literal:outbox}::regclass) >= 0
+
+-- name: append_renamed_old_row
+-- The same as append_old_row, by the present names of the key columns. Part of follow_body.
+EXECUTE 'INSERT INTO {outbox} ({keys}) SELECT ' || _qwen_embed.key_now({id}, '($1)') USING old
 
 -- name: append_both_keys
 -- Appends the old and the new key of a row whose key changed. Part of follow_body.
-INSERT INTO {outbox} ({keys}) VALUES ({key_of_row:old}), ({key_of_row:new})
+INSERT INTO {outbox} ({keys}) VALUES ({source_key:old}), ({source_key:new})
+
+-- name: append_renamed_both_keys
+-- The same as append_both_keys, by the present names of the key columns. Part of follow_body.
+EXECUTE 'INSERT INTO {outbox} ({keys}) SELECT ' || _qwen_embed.key_now({id}, '($1)') || ' UNION ALL SELECT '
+    || _qwen_embed.key_now({id}, '($2)') USING old, new
 
 -- name: append_truncation
 -- Appends one entry without a key: the source was truncated. Part of follow_body.
 INSERT INTO {outbox} DEFAULT VALUES
+
+-- name: probe_outbox
+-- Fails where append_truncation would, for an outbox that is not there. Part of follow_body.
+by_name := num_nulls({literal:outbox}::regclass) >= 0
+
+-- name: append_nothing
+-- Nothing else can be done for a TRUNCATE. Part of follow_body.
+NULL
 
 -- name: revoke_function
 -- Takes from PUBLIC the right to a trigger function.
@@ -229,33 +301,34 @@ ALTER TABLE {source} ENABLE ALWAYS TRIGGER {trigger};
 COMMENT ON TRIGGER {trigger} ON {source} IS {comment};
 
 -- name: create_view_on_table
--- The view of layout `table`: the source's columns, the vector, and whether it is stale. security_invoker: the
--- reader's own rights and row-level security hold.
--- An inner join: with the vector on the nullable side of an outer join the index would not be used.
-CREATE VIEW {view} WITH (security_invoker = true) AS
-SELECT {source_columns:t}, s.embedding AS {column},
-       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
+-- The view of layout `table`: the key, the vector, and whether it is stale. Applications join their own table, so that
+-- their columns can be altered and dropped. security_invoker: the reader's own rights and row-level security hold.
+-- An inner join: with the vector on the nullable side of an outer join the index would not be used. OR REPLACE keeps
+-- grants and what depends on the view.
+CREATE OR REPLACE VIEW {view} WITH (security_invoker = true) AS
+SELECT {view_columns:t}, {vector} AS {column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS {own:stale}
 FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE s.embedding IS NOT NULL;
 
 -- name: create_view_on_column
 -- The view of layout `column`: the same, with the vector from the source.
 -- The store is joined for `stale` only.
-CREATE VIEW {view} WITH (security_invoker = true) AS
-SELECT {source_columns:t}, t.{column},
-       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
+CREATE OR REPLACE VIEW {view} WITH (security_invoker = true) AS
+SELECT {view_columns:t}, {vector} AS {column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS {own:stale}
 FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE t.{column} IS NOT NULL;
 
 -- name: create_view_on_chunked
 -- The view of layout `chunked`: one row for each chunk, with its span and its text.
 -- chunk_text comes from the current document, so it is NULL for a stale chunk: its span belongs to another text.
-CREATE VIEW {view} WITH (security_invoker = true) AS
-SELECT {source_columns:t}, s.chunk, s.span,
+CREATE OR REPLACE VIEW {view} WITH (security_invoker = true) AS
+SELECT {view_columns:t}, s.chunk AS {own:chunk}, s.span AS {own:span},
        CASE WHEN s.fingerprint = _qwen_embed.fingerprint({document:t})
-            THEN substr({document:t}, lower(s.span) + 1, upper(s.span) - lower(s.span)) END AS chunk_text,
-       s.embedding AS {column},
-       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS stale
+            THEN substr({document:t}, lower(s.span) + 1, upper(s.span) - lower(s.span)) END AS {own:chunk_text},
+       {vector} AS {column},
+       s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS {own:stale}
 FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE s.embedding IS NOT NULL;
 
@@ -263,7 +336,7 @@ WHERE s.embedding IS NOT NULL;
 -- The function of a chunked embedding: the nearest rows, each with its best chunk. cursor_tuple_fraction = 0 makes a
 -- plan that returns its first rows soon.
 -- Operators and functions are named with their schema: a SET search_path would cost 5 % of a query.
-CREATE FUNCTION {view}(query {halfvec}, rows integer DEFAULT 10) RETURNS SETOF {view}
+CREATE OR REPLACE FUNCTION {view}(query {halfvec}, rows integer DEFAULT 10) RETURNS SETOF {view}
 LANGUAGE plpgsql STABLE STRICT ROWS 10
 SET cursor_tuple_fraction = 0
 SET hnsw.iterative_scan = 'off'
@@ -280,17 +353,17 @@ DECLARE
     nearest CURSOR FOR SELECT e.* FROM {view} e ORDER BY e.{column} {distance} query;
     others CURSOR (returned pg_catalog.text[]) FOR
         SELECT b.*
-        FROM (SELECT DISTINCT ON ({source_key:e}) e.* FROM {view} e
-              WHERE ROW({source_key:e})::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (returned)
-              ORDER BY {source_key:e}, e.{column} {distance} query) b
+        FROM (SELECT DISTINCT ON ({view_key:e}) e.* FROM {view} e
+              WHERE ROW({view_key:e})::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (returned)
+              ORDER BY {view_key:e}, e.{column} {distance} query) b
         ORDER BY b.{column} {distance} query;
     done pg_catalog.text[] := '{{}}';
 BEGIN
     FOR attempt IN 1 .. 2 LOOP
         FOR c IN nearest LOOP
             EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) rows;
-            CONTINUE WHEN ROW({source_key:c})::pg_catalog.text OPERATOR(pg_catalog.=) ANY (done);
-            done := pg_catalog.array_append(done, ROW({source_key:c})::pg_catalog.text);
+            CONTINUE WHEN ROW({view_key:c})::pg_catalog.text OPERATOR(pg_catalog.=) ANY (done);
+            done := pg_catalog.array_append(done, ROW({view_key:c})::pg_catalog.text);
             RETURN NEXT c;
         END LOOP;
         EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) rows;
@@ -299,7 +372,7 @@ BEGIN
     IF pg_catalog.cardinality(done) OPERATOR(pg_catalog.<) rows THEN
         FOR c IN others (done) LOOP
             EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) rows;
-            done := pg_catalog.array_append(done, ROW({source_key:c})::pg_catalog.text);
+            done := pg_catalog.array_append(done, ROW({view_key:c})::pg_catalog.text);
             RETURN NEXT c;
         END LOOP;
     END IF;

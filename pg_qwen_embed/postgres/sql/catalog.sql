@@ -25,7 +25,7 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- migration added: every role can see that.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
        EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'spec');
+               WHERE attrelid = to_regclass('_qwen_embed.embedding') AND attname = 'column_numbers');
 
 -- name: resolve_table
 -- The oid of a table as it is written in SQL. NULL: there is no table of that name on the search_path.
@@ -38,7 +38,7 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpe
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) AS has_children,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) AS deferrable,
        (SELECT json_agg(json_build_object(
-                   'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'category', y.typcategory,
+                   'name', a.attname, 'number', a.attnum, 'type', format_type(a.atttypid, a.atttypmod), 'category', y.typcategory,
                    'base_type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) ELSE '' END,
                    'base', format_type(coalesce(nullif(y.typbasetype, 0), y.oid), NULL),
                    'element', (SELECT e.typcategory FROM pg_type e WHERE e.oid = y.typelem),
@@ -55,6 +55,10 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpe
         CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
         WHERE i.indrelid = c.oid AND i.indisprimary AND k.position <= i.indnkeyatts) AS key,
+       (SELECT json_agg(i.indkey::int2[])
+        FROM pg_index i
+        WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+          AND i.indnkeyatts = i.indnatts AND 0 <> ALL (i.indkey::int2[])) AS unique_keys,
        -- BEFORE (2), ROW (1), UPDATE (16): such a trigger can change a column that the UPDATE does not name.
        EXISTS (SELECT FROM pg_trigger g
                WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 19 = 19) AS before_update_triggers
@@ -75,9 +79,15 @@ WHERE e.name = %(name)s;
 -- Every embedding with its generations in every state, a row for each generation. `clones` are our triggers in the
 -- partitions; a partition that is attached again gets another one.
 -- pg_partition_tree() is not used, because it would wait for the locks of the partitions.
-SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction,
-       to_regproc(format('_qwen_embed.document_%%s', g.id)) IS NOT NULL AS has_document,
+SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.view,
+       CASE WHEN e.source_oid = e.source::oid THEN e.column_numbers END AS column_numbers,
        g.id, g.state, g.spec, g.partitions,
+       array_remove(ARRAY[CASE WHEN to_regclass(format('_qwen_embed.outbox_%%s', g.id)) IS NULL THEN 'outbox' END,
+                          CASE WHEN to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NULL THEN 'store' END,
+                          CASE WHEN to_regclass(format('_qwen_embed.failure_%%s', g.id)) IS NULL THEN 'failure table' END,
+                          CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.proname = format('document_%%s', g.id)
+                                                AND p.pronamespace = to_regnamespace('_qwen_embed'))
+                               THEN 'document function' END], NULL) AS missing,
        (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE t.tgname = format('qwen_embed_insert_%%s', g.id) AND t.tgparentid <> 0 AND c.relkind <> 'p') AS clones,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace

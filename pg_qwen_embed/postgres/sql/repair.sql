@@ -71,3 +71,44 @@ UPDATE _qwen_embed.generation SET partitions = %(partitions)s::oid[] WHERE id = 
 -- Vacuums an outbox.
 -- TRUNCATE off: to shorten the file would take ACCESS EXCLUSIVE, and lock writers out.
 VACUUM (TRUNCATE off) {outbox};
+
+-- name: note_grants
+-- Records the rights that others have to the view and the store of these generations, where they have changed. A role
+-- is named; an empty name is PUBLIC.
+UPDATE _qwen_embed.generation g SET grants = n.grants
+FROM (SELECT o.id, jsonb_object_agg(o.kind, (
+                 SELECT coalesce(jsonb_agg(jsonb_build_array(coalesce(r.rolname, ''), a.privilege_type, a.is_grantable)
+                                           ORDER BY r.rolname, a.privilege_type), '[]')
+                 FROM aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+                 WHERE a.grantee <> c.relowner)) AS grants
+      FROM (SELECT g.id, 'store' AS kind, to_regclass(format('_qwen_embed.store_%%s', g.id)) AS oid
+            FROM _qwen_embed.generation g
+            UNION ALL
+            SELECT g.id, 'view', to_regclass(format('qwen_embed.%%I', e.name))
+            FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id AND g.state = 'live') o
+      JOIN pg_class c ON c.oid = o.oid
+      WHERE o.id = ANY (%(ids)s::int[])
+      GROUP BY o.id
+      HAVING count(*) = count(o.oid)) n
+WHERE g.id = n.id AND g.grants IS DISTINCT FROM coalesce(g.grants, '{{}}') || n.grants;
+
+-- name: recorded_grants
+-- The recorded rights to view and store of an embedding, as GRANT statements, for roles that are still there.
+SELECT format('GRANT %%s ON %%s TO %%s%%s', x.privilege, o.oid,
+              CASE WHEN x.role = '' THEN 'PUBLIC' ELSE quote_ident(x.role) END,
+              CASE WHEN x.grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM _qwen_embed.embedding e
+JOIN _qwen_embed.generation g ON g.embedding_id = e.id
+CROSS JOIN LATERAL jsonb_each(g.grants) AS k(kind, rights)
+CROSS JOIN LATERAL (SELECT r->>0 AS role, r->>1 AS privilege, (r->>2)::boolean AS grantable
+                    FROM jsonb_array_elements(k.rights) AS r) x
+CROSS JOIN LATERAL (SELECT to_regclass(CASE k.kind WHEN 'view' THEN format('qwen_embed.%%I', e.name)
+                                       ELSE format('_qwen_embed.store_%%s', g.id) END) AS oid) o
+WHERE e.name = %(name)s AND o.oid IS NOT NULL
+  AND (x.role = '' OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = x.role));
+
+-- name: raise_versions
+-- Lets an outbox that was created again go on above every version of the store and the failures.
+-- It reads the whole store.
+SELECT setval(pg_get_serial_sequence({literal:outbox}, 'seq'),
+              1 + greatest((SELECT max(version) FROM {store}), (SELECT max(version) FROM {failure}), 0));

@@ -1,8 +1,7 @@
 -- What `status` and `verify` count, and how `search` queries.
 
 -- name: read_status
--- The status of one generation: counts, lag, backfill, leader, model mismatch, triggers as they should be, and what
--- blocks vacuum.
+-- The status of one generation: counts, lag, backfill, leader, model mismatch, and what blocks vacuum.
 -- Counts are exact below a million rows and the planner's estimate above.
 SELECT r.rows, v.vectors, v.truncated, v.chunks,
        (SELECT count(*) FROM {outbox}) AS pending,
@@ -20,12 +19,6 @@ SELECT r.rows, v.vectors, v.truncated, v.chunks,
                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                  AND l.classid = %(mismatch_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2
                  AND l.granted) AS model_mismatch,
-       (SELECT count(*)
-        FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[])
-             AS e(name, body, whatever_columns)
-        JOIN pg_trigger g ON g.tgrelid = {literal:source}::regclass AND g.tgname = e.name AND g.tgenabled IN ('A', 'O')
-                         AND (g.tgattr = '' OR NOT e.whatever_columns)
-        JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body) AS triggers,
        (SELECT format('pid %%s (%%s), in a transaction for %%s s', a.pid, a.application_name,
                       round(extract(epoch FROM clock_timestamp() - a.xact_start)))
         FROM pg_stat_activity a
@@ -38,6 +31,30 @@ CROSS JOIN LATERAL (SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FRO
                     FROM pg_class c WHERE c.oid = {literal:source}::regclass) r
 CROSS JOIN LATERAL ({stored}) v
 WHERE b.generation_id = %(id)s;
+
+-- name: count_triggers
+-- How many of a generation's triggers are there as `attach` creates them: enabled always, with this body, and with a
+-- column list only where no BEFORE trigger may change another column.
+SELECT count(*)
+FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[]) AS e(name, body, whatever_columns)
+JOIN pg_trigger g ON g.tgrelid = {literal:source}::regclass AND g.tgname = e.name AND g.tgenabled = 'A'
+                 AND (g.tgattr = '' OR NOT e.whatever_columns)
+JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body;
+
+-- name: look_at_interface
+-- The public interface as it is: the view's columns, whether it has the reader's rights, whether it still calls a
+-- function that takes a whole row, and whether the search function is there.
+SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
+        WHERE a.attrelid = v.view AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       coalesce((SELECT c.reloptions @> ARRAY['security_invoker=true'] FROM pg_class c WHERE c.oid = v.view), false)
+           AS security_invoker,
+       EXISTS (SELECT FROM pg_proc p JOIN pg_type y ON y.oid = p.proargtypes[0] AND y.typrelid <> 0
+               WHERE p.pronamespace = '_qwen_embed'::regnamespace AND p.pronargs = 1
+                 AND p.proname ~ '^(document_{id}|key_{id}_[0-9]+)$') AS superseded,
+       (SELECT p.prosrc FROM pg_proc p
+        WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = %(name)s AND p.prorettype = v.type) AS search_body
+FROM (SELECT c.oid AS view, c.reltype AS type FROM (SELECT to_regclass({literal:view}) AS oid) n
+      LEFT JOIN pg_class c ON c.oid = n.oid AND c.relkind = 'v') v;
 
 -- name: stored_plain
 -- How many vectors there are, and how many are truncated, for layouts `table` and `column`. Part of read_status.
@@ -95,17 +112,26 @@ FROM (SELECT {source_key_as:t}, true AS here, _qwen_embed.fingerprint({document:
 FULL JOIN {stored_by_row} s ON ({key:d}) = ({key:s});
 
 -- name: search
--- The nearest rows of the view, for layouts `table` and `column`.
+-- The nearest rows of the source, each after its distance, for layout `table`.
 -- The index is used for this form only: ORDER BY the bare distance, ascending, with a LIMIT.
-SELECT e.*, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
-FROM {view} e
-ORDER BY e.{column} {distance} %(query)s::{halfvec}
+SELECT s.embedding {distance} %(query)s::{halfvec}, {source_columns:t}
+FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
+WHERE s.embedding IS NOT NULL
+ORDER BY s.embedding {distance} %(query)s::{halfvec}
+LIMIT %(limit)s;
+
+-- name: search_column
+-- The same for layout `column`.
+SELECT t.{column} {distance} %(query)s::{halfvec}, {source_columns:t}
+FROM {source} t
+WHERE t.{column} IS NOT NULL
+ORDER BY t.{column} {distance} %(query)s::{halfvec}
 LIMIT %(limit)s;
 
 -- name: search_chunks
--- The nearest rows, each with its nearest chunk, by the embedding's own function.
-SELECT e.*, e.{column} {distance} %(query)s::{halfvec} AS qwen_embed_distance
-FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e;
+-- The nearest rows, each with its distance and its nearest chunk, by the embedding's own function.
+SELECT e.{column} {distance} %(query)s::{halfvec}, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
+FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e JOIN {source} t ON ({source_key:t}) = ({view_key:e});
 
 -- name: configure_search
 -- Lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later).

@@ -1,0 +1,135 @@
+"""What an embedding needs in the database, found and created again where it was dropped or altered by hand.
+
+One short transaction for each embedding, all or nothing. Vectors are left alone: a store that is empty afterwards is filled
+by the worker, from the drift that `verify --repair` finds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from pg_qwen_embed.admin.transaction import LOCK_TIMEOUT, with_lock_retries
+from pg_qwen_embed.domain.embedding import Embedding, Target
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.source import Remedy
+from pg_qwen_embed.postgres import catalog, ddl
+from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
+from pg_qwen_embed.postgres.names import PUBLIC_SCHEMA, Names, names_of
+from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.postgres.triggers import triggers
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The public interface as it was found. broken: its parts that are missing or not as created."""
+
+    broken: tuple[str, ...]
+    superseded: bool  # it calls functions of release 0.1, which take a whole row
+
+
+def look_at_interface(connection: Connection, embedding: Embedding) -> Interface:
+    names = names_of(embedding)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(statement("look_at_interface", names), {"name": embedding.name}).fetchone() or {}
+    wanted = names.view_column_names
+    public = f"{PUBLIC_SCHEMA}.{embedding.name}"
+    body = as_text(statement("search_body", names)) if names.layout.has_chunks else None
+    broken = [f"the view {public}"] if row["columns"] != wanted or not row["security_invoker"] else []
+    broken += [f"the function {public}"] if row["search_body"] != body and not row["superseded"] else []
+    return Interface(tuple(broken), row["superseded"])
+
+
+def broken_triggers(connection: Connection, target: Target) -> int:
+    """How many of a generation's triggers are missing, disabled or out of date."""
+    expected = triggers(target)
+    values = {
+        "triggers": [trigger.name(target) for trigger in expected],
+        "bodies": [trigger.body(target) for trigger in expected],
+        "whatever_columns": [not trigger.columns(target) for trigger in expected],
+    }
+    query = statement("count_triggers", names_of(target.embedding))
+    (whole,) = connection.execute(query, values).fetchone() or (0,)
+    return len(expected) - int(whole)
+
+
+@dataclass(slots=True)
+class Restored:
+    """What was created again, for a person to read."""
+
+    parts: list[str] = field(default_factory=list)
+
+
+def restore(connection: Connection, name: str) -> Restored:
+    """Create what is missing of the embedding of that name, or not as `attach` would create it. Raises UsageError."""
+
+    def work() -> Restored:
+        with connection.transaction():
+            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+            return _restore(connection, name)
+
+    try:
+        return with_lock_retries(work, f"{name}: its tables stayed locked; nothing was restored: try again later")
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(
+            f"{name}: its view must be created again, and something of yours depends on it ({first_line(error)}); "
+            "drop that first, and create it again afterwards"
+        ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(f"{name}: {first_line(error)}; restore it as the role that ran attach") from None
+
+
+def _restore(connection: Connection, name: str) -> Restored:
+    found = catalog.find(connection, name)
+    embedding, done = found.embedding, Restored()
+    if found.problem and found.problem.remedy is not Remedy.REPAIR:
+        raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
+    for target, state in found.targets:
+        _restore_tables(connection, target, state.missing, done)
+    _restore_interface(connection, embedding, done)
+    for target, _ in found.targets:
+        _restore_triggers(connection, target, done)
+        _run(connection, ddl.drop_superseded(target))
+    if done.parts:
+        for (grant,) in connection.execute(statement("recorded_grants"), {"name": name}).fetchall():
+            connection.execute(grant)
+        connection.execute(statement("announce_change"))
+    return done
+
+
+def _restore_tables(connection: Connection, target: Target, missing: tuple[str, ...], done: Restored) -> None:
+    for part in missing:
+        _run(connection, ddl.part(target, part))
+        done.parts.append(f"the {part}")
+    if "outbox" in missing:
+        connection.execute(statement("raise_versions", Names(target)), {})
+
+
+def _restore_interface(connection: Connection, embedding: Embedding, done: Restored) -> None:
+    found = look_at_interface(connection, embedding)
+    if not found.broken and not found.superseded:
+        return
+    for target in embedding.targets if found.superseded else ():
+        _run(connection, ddl.document_function(target))
+    try:
+        with connection.transaction():
+            _run(connection, ddl.interface(embedding))
+    except psycopg.errors.InvalidTableDefinition:  # other columns than before: OR REPLACE cannot take one away
+        _run(connection, ddl.drop_interface(embedding))
+        _run(connection, ddl.interface(embedding))
+    done.parts += found.broken or ["the view"]
+
+
+def _restore_triggers(connection: Connection, target: Target, done: Restored) -> None:
+    if not broken_triggers(connection, target):
+        return
+    _run(connection, ddl.follow_functions(target))  # often enough, and without a lock on the source
+    if broken_triggers(connection, target):
+        _run(connection, (*ddl.unfollow(target), *ddl.follow(target)))
+    done.parts.append("the triggers")
+
+
+def _run(connection: Connection, commands: Iterator[sql.Composed] | tuple[sql.Composed, ...]) -> None:
+    for command in commands:
+        connection.execute(command, {})

@@ -1,0 +1,24 @@
+"""Short transactions that take strong locks: each waits a moment for its locks, and is tried again."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg
+
+from pg_qwen_embed.domain.errors import UsageError
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT = "2s"
+ATTEMPTS = 5
+
+
+def with_lock_retries(work: Callable[[], T], busy: str) -> T:
+    """Run a short transaction, again if it does not get its locks in time. After ATTEMPTS it raises UsageError(busy)."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work()
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if attempt == ATTEMPTS:
+                raise UsageError(busy) from None
+    raise AssertionError("unreachable")
