@@ -4,6 +4,8 @@ VENV ?= .venv
 SGLANG ?= .venv-sglang
 PEER ?= .venv-pgai
 RUN := $(VENV)/bin/python -m
+# Three processes on two cores, because a test waits half of its time. One without tests left takes some of another's.
+PARALLEL := -n 3 --dist worksteal
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
 KEEP ?=
 
@@ -28,11 +30,11 @@ unit: $(VENV)/installed-dev ## what needs no I/O, in five seconds
 	$(RUN) pytest -q tests/unit
 
 test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18, and a part of it without notifications
-	$(RUN) pytest -n 2
-	$(RUN) pytest -n 2 --polling $(POLLING:%=tests/*/test_%.py)
+	$(RUN) pytest $(PARALLEL)
+	$(RUN) pytest $(PARALLEL) --polling $(POLLING:%=tests/*/test_%.py)
 
 test-polling: $(VENV)/installed-dev ## all that follows changes, without notifications
-	$(RUN) pytest -n 2 --polling $(patsubst %,tests/*/test_%.py,$(POLLING) $(POLLING_TOO))
+	$(RUN) pytest $(PARALLEL) --polling $(patsubst %,tests/*/test_%.py,$(POLLING) $(POLLING_TOO))
 
 test-sglang: $(VENV)/installed-dev $(SGLANG)/installed ## our client and our server against a real SGLang on the CPU
 	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/contract --timeout 600

@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise KeyboardInterrupt(f"signal {number}")
 
     signal.signal(signal.SIGTERM, interrupt)
+    os.environ.setdefault("TESTS_FORK", "1")  # for Harness.worker
     if config.getoption("polling"):
         _swallow_notifications()
 

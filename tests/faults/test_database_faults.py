@@ -378,7 +378,7 @@ def run(harness: Harness, verb: str, store: str = "") -> None:
     for table in ("articles", "others"):
         more = ("--text", "body", "--store", store) if verb == "attach" else ("--yes",)
         for _ in range(4):
-            process = harness.process(verb, table, *more)
+            process = harness.process(verb, table, *more, fork=True)
             if process.popen.wait(60) == 0 or "try again later" not in process.said:
                 break
         assert process.popen.returncode == 0, process.said

@@ -35,7 +35,7 @@ CHANGED = {"notes": {"a1", "a3"}, "catalogue": {"2", "6"}, "manuals": {"2.1", "5
 @pytest.fixture
 def recorder(bare: Harness) -> Iterator[Recorder]:
     """A recording proxy in front of the packaged server, whose model the previous release used."""
-    serving = bare.process("serve", "--port", "0")
+    serving = bare.process("serve", "--port", "0", fork=True)
     found = eventually(lambda: re.search(r"on (http://\S+/v1)", serving.said))
     with Recorder(found[1]).running() as recorder:
         bare.environment["PG_QWEN_EMBED_SERVER_URL"] = recorder.url

@@ -1,17 +1,21 @@
 """The harness: a database for each test, the command line in this process, workers, and waiting for conditions."""
 
 import asyncio
+import atexit
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +26,7 @@ import sqlalchemy as sa
 from alembic import command
 from click.testing import CliRunner, Result
 from fake_sglang import FakeSGLang
+from forked import Forked
 from numpy.typing import NDArray
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -49,12 +54,15 @@ both_versions = pytest.mark.parametrize("postgres_version", [16, 18], indirect=T
 
 
 def eventually(condition: Callable[[], T], deadline: float = DEADLINE) -> T:
-    """Wait until the condition returns something true, and return that. Fails at the deadline."""
-    end = time.monotonic() + deadline
+    """Wait until the condition returns something true, and return that. Fails at the deadline.
+
+    Looking takes a third of the time at most: the processors are for what is waited for."""
+    end = (start := time.monotonic()) + deadline
     while not (found := condition()):
-        if time.monotonic() > end:
+        if (now := time.monotonic()) > end:
             raise AssertionError(f"did not become true within {deadline} s; it is {found!r}")
-        time.sleep(0.01)
+        time.sleep(min(max(2 * (now - start), 0.01), 0.1))
+        start = time.monotonic()
     return found
 
 
@@ -79,11 +87,27 @@ class Cluster:
 
 @contextmanager
 def cluster(version: int) -> Iterator[Cluster]:
-    with embedded.postgres(version=version, settings=SETTINGS) as url:
+    home = Path(tempfile.mkdtemp(prefix="pg_qwen_embed_"))
+    try:
+        subprocess.run(
+            ["cp", "-a", _initialised(version), home], check=True
+        )  # with its owner; initdb takes much longer
+        with embedded.postgres(home, version=version) as url:
+            yield Cluster(url)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@cache
+def _initialised(version: int) -> Path:
+    """The data folder of a PostgreSQL that was stopped, for copies; made once for each process of the tests."""
+    home = Path(tempfile.mkdtemp(prefix="pg_qwen_embed_"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    with embedded.postgres(home, version=version, settings=SETTINGS) as url:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE initialised")
         migrate.init(make_conninfo(url, dbname="initialised"))
-        yield Cluster(url)
+    return home / f"pg{version}"
 
 
 def setting(url: str, name: str) -> str:
@@ -111,7 +135,7 @@ def restart(url: str) -> None:
 class Process:
     """A `pg-qwen-embed` process and what it has printed."""
 
-    popen: subprocess.Popen[bytes]
+    popen: subprocess.Popen[bytes] | Forked
     output: Path
 
     @property
@@ -213,20 +237,21 @@ class Harness:
             **ours, **self.environment,
         }  # fmt: skip
 
-    def process(self, *arguments: str) -> Process:
-        """A command as a process; killed at the end if it still runs."""
+    def process(self, *arguments: str, fork: bool = False) -> Process:
+        """A command as a process; killed at the end if it still runs. A fork is there at once: see forked.py."""
         output = self.folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
         env = {k: v for k, v in (os.environ | self.variables).items() if v is not None}
-        with output.open("wb") as file:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "pg_qwen_embed", *arguments],
-                env=env, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+        output.touch()
+        popen = Forked(arguments, env, output) if fork else _started(arguments, env, output)
         self.stack.callback(_end, popen, output)
         return Process(popen, output)
 
     def worker(self, *arguments: str) -> Process:
-        return self.process("worker", *arguments, *(["--poll", poll] if (poll := os.environ.get("TESTS_POLL")) else []))
+        """A worker as a process. The tests fork it; the benchmarks and chaos.py start it as a user does."""
+        poll = os.environ.get("TESTS_POLL")
+        return self.process(
+            "worker", *arguments, *(["--poll", poll] if poll else []), fork=os.environ.get("TESTS_FORK") == "1"
+        )
 
     @contextmanager
     def worker_here(self, **options: Any) -> Iterator[None]:
@@ -326,7 +351,15 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _end(popen: subprocess.Popen[bytes], output: Path) -> None:
+def _started(arguments: Sequence[str], environment: dict[str, str], output: Path) -> subprocess.Popen[bytes]:
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pg_qwen_embed", *arguments],
+            env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def _end(popen: subprocess.Popen[bytes] | Forked, output: Path) -> None:
     if popen.poll() is None:
         popen.kill()
         popen.wait()
