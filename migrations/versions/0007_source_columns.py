@@ -2,7 +2,8 @@
 
 PostgreSQL keeps the number of a column that is renamed. A dump that is restored elsewhere numbers columns again, so the
 numbers count only together with the table's oid; otherwise the names do. `grants` are the rights to view and store as they
-were last seen, to be given again when the objects must be created again. An embedding that exists already keeps the view
+were last seen, to be given again when the objects must be created again. `check_drift` asks the worker to compare all rows
+with their vectors, because the source was altered while nothing followed it. An embedding that exists already keeps the view
 that it has: every column, and a vector with its length."""
 
 import sqlalchemy as sa
@@ -17,12 +18,19 @@ SCHEMA = "_qwen_embed"
 
 def upgrade() -> None:
     op.add_column("embedding", sa.Column("source_oid", OID), schema=SCHEMA)
+    op.add_column("embedding", sa.Column("source_name", sa.Text), schema=SCHEMA)
     op.add_column("embedding", sa.Column("column_numbers", JSONB), schema=SCHEMA)
     op.add_column("embedding", sa.Column("view", JSONB), schema=SCHEMA)
     op.add_column("generation", sa.Column("grants", JSONB), schema=SCHEMA)
+    op.add_column(
+        "generation", sa.Column("check_drift", sa.Boolean, nullable=False, server_default=sa.false()), schema=SCHEMA
+    )
     op.execute("""
         UPDATE _qwen_embed.embedding e SET
             source_oid = e.source::oid,
+            source_name = coalesce(
+                (SELECT format('%I.%I', n.nspname, c.relname)
+                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = e.source::oid), ''),
             column_numbers = coalesce(
                 (SELECT jsonb_object_agg(a.attname, a.attnum) FROM pg_attribute a
                  WHERE a.attrelid = e.source::oid AND a.attnum > 0 AND NOT a.attisdropped), '{}'),
@@ -36,7 +44,7 @@ def upgrade() -> None:
         FROM _qwen_embed.generation g WHERE g.embedding_id = e.id AND g.state = 'live'
     """)
     _number_renamed_columns()
-    for column in ("source_oid", "column_numbers", "view"):
+    for column in ("source_oid", "source_name", "column_numbers", "view"):
         op.alter_column("embedding", column, nullable=False, schema=SCHEMA)
     op.execute("""
         CREATE FUNCTION _qwen_embed.key_now(generation integer, record text) RETURNS text
@@ -87,6 +95,7 @@ def _number_renamed_columns() -> None:
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION _qwen_embed.key_now(integer, text)")
+    op.drop_column("generation", "check_drift", schema=SCHEMA)
     op.drop_column("generation", "grants", schema=SCHEMA)
-    for column in ("view", "column_numbers", "source_oid"):
+    for column in ("view", "column_numbers", "source_name", "source_oid"):
         op.drop_column("embedding", column, schema=SCHEMA)

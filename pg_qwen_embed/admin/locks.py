@@ -34,6 +34,8 @@ LOCKS = (
     TakenLock("init after an upgrade", "ACCESS EXCLUSIVE", "internal tables", MOMENT, MIGRATIONS),
     TakenLock("attach", "SHARE ROW EXCLUSIVE", "your table", f"{MOMENT}; writers wait", TRIED),
     TakenLock("attach --store column", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", TRIED),
+    TakenLock("alter --sql, --rekey", "ACCESS EXCLUSIVE", "your table, view, internal tables",
+              "the transaction of your statement; readers wait too", TRIED),
     TakenLock("detach", "ACCESS EXCLUSIVE", "your table, view, internal tables", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("worker, reading", "ACCESS SHARE", "your table", STATEMENT, WORKER),
     TakenLock("worker, writing", "ROW EXCLUSIVE", "store, outbox, failures", MOMENT, WORKER),

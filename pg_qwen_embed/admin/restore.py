@@ -92,10 +92,15 @@ def _restore(connection: Connection, name: str) -> Restored:
         _restore_triggers(connection, target, done)
         _run(connection, ddl.drop_superseded(target))
     if done.parts:
-        for (grant,) in connection.execute(statement("recorded_grants"), {"name": name}).fetchall():
-            connection.execute(grant)
+        give_recorded_grants(connection, name)
         connection.execute(statement("announce_change"))
     return done
+
+
+def give_recorded_grants(connection: Connection, name: str) -> None:
+    """Give the rights to view and store again that a worker, or `alter`, has recorded."""
+    for (grant,) in connection.execute(statement("recorded_grants"), {"name": name}).fetchall():
+        connection.execute(grant)
 
 
 def _restore_tables(connection: Connection, target: Target, missing: tuple[str, ...], done: Restored) -> None:

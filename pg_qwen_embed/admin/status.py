@@ -64,6 +64,7 @@ def _status(connection: Connection, registered: Registered) -> Status:
         index=IndexState(index),
         leader=row["leader"],
         broken_triggers=restore.broken_triggers(connection, target),
+        namesake=registered.namesake,
         missing=restore.look_at_interface(connection, embedding).broken,
         vacuum_blocked_by=row["vacuum_blocked_by"],
         model_mismatch=row["model_mismatch"],

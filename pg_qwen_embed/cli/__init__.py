@@ -10,7 +10,7 @@ from pg_qwen_embed.domain.errors import Error
 
 # In the order in which a user meets them. Each lives in the file of its name, imported only when used: --help stays quick.
 COMMANDS = (
-    "init", "attach", "detach", "worker", "backfill", "status", "search", "verify", "failures", "doctor", "sql", "serve",
+    "init", "attach", "alter", "detach", "worker", "backfill", "status", "search", "verify", "failures", "doctor", "sql", "serve",
     "sglang-command", "demo",
 )  # fmt: skip
 

@@ -47,6 +47,11 @@ def _warnings(one: Status) -> str:
     if one.broken_triggers:
         found += f"  warning: {one.broken_triggers} of its 5 triggers are missing, disabled or out of date; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"
+    if one.namesake:
+        found += (
+            f"  warning: it follows {one.source}, and there is another table {one.namesake}; if that took its place, "
+        )
+        found += f"run: pg-qwen-embed alter {one.name} --table {one.namesake}\n"
     if one.missing:
         found += f"  warning: {' and '.join(one.missing)} missing or not as created; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"

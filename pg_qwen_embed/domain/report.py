@@ -53,6 +53,7 @@ class Status:
     model_mismatch: bool = False  # no server has the recorded model identity, so no documents are sent
     problem: str | None = None
     remedy: str | None = None  # what to run against the problem
+    namesake: str | None = None  # another table that has the name which the source had at attach
     missing: tuple[str, ...] = ()  # parts of the public interface that are missing or not as created
     chunks: int | None = None  # None: its documents are not divided
 

@@ -1,5 +1,6 @@
 """The application's table, as the catalog describes it. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +36,9 @@ class Source:
     before_update_triggers: bool = False
     renamed: tuple[tuple[str, str], ...] = ()  # columns since attach: the name then, and now
 
+    def has_columns(self, columns: Iterable[Column]) -> bool:
+        return {column.name for column in columns} <= {column.name for column in self.columns}
+
     def present_name(self, name: str) -> str:
         """What a column is called now that was called `name` when the embedding was attached."""
         return dict(self.renamed).get(name, name)
@@ -51,6 +55,9 @@ class Remedy(StrEnum):
     REKEY = "pg-qwen-embed alter {name} --rekey"
     ATTACH_AGAIN = "pg-qwen-embed detach {name}, and attach again"
 
+    def advice(self, name: str) -> str:
+        return f"run: {self.format(name=name)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -60,7 +67,7 @@ class Problem:
     remedy: Remedy
 
     def advice(self, name: str) -> str:
-        return f"run: {self.remedy.format(name=name)}"
+        return self.remedy.advice(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +82,4 @@ class SourceState:
     missing: tuple[str, ...] = ()  # parts of the generation that were dropped
     partitions: frozenset[int] | None = None  # that the source has now
     checked_partitions: frozenset[int] | None = None  # whose rows were compared with the store
+    check_drift: bool = False  # all rows must be compared with their vectors

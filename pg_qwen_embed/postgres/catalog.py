@@ -120,6 +120,8 @@ class Registered:
 
     embedding: Embedding
     states: Mapping[int, SourceState]
+    namesake: str | None = None  # another table that has the name which the source had at attach
+    exchanging: bool = False  # its store was put aside for one by another key, and is not copied yet
 
     @property
     def problem(self) -> Problem | None:
@@ -171,6 +173,15 @@ def find(connection: Connection, name: str) -> Registered:
     return found[0]
 
 
+def source_now(connection: Connection, name: str) -> Source:
+    """The table of an embedding as the catalog has it now, by its present primary key. Raises UsageError if it is gone."""
+    (row, *_) = _dicts(connection, "read_registry", name=name)
+    sources = _dicts(connection, "describe_sources", tables=[row["source"]])
+    if not sources:
+        raise UsageError(f"{name}: its table was dropped; run: pg-qwen-embed detach {name}")
+    return _source(sources[0], sources[0]["key"] or ())
+
+
 def _registered(rows: Sequence[Row], sources: Sequence[Row]) -> list[Registered]:
     """rows: one for each generation, those of an embedding together."""
     by_oid = {source["oid"]: source for source in sources}
@@ -197,14 +208,15 @@ def _embedding(rows: Sequence[Row], sources: Mapping[int, Row]) -> Registered:
     )
     specs = {one.id: one.spec for one in generations}
     missing = {row["id"]: _missing(source_row, row, specs[row["id"]]) for row in rows}
-    return Registered(embedding, {row["id"]: _state(row, problems[row["id"]], missing[row["id"]]) for row in rows})
+    states = {row["id"]: _state(row, problems[row["id"]], missing[row["id"]]) for row in rows}
+    return Registered(embedding, states, first["namesake"], any(row["has_former_store"] for row in rows))
 
 
 def _state(row: Row, problem: Problem | None, missing: tuple[str, ...]) -> SourceState:
     def partitions(oids: list[int] | None) -> frozenset[int] | None:
         return None if oids is None else frozenset(oids)
 
-    return SourceState(problem, missing, partitions(row["clones"]), partitions(row["partitions"]))
+    return SourceState(problem, missing, partitions(row["clones"]), partitions(row["partitions"]), row["check_drift"])
 
 
 def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
@@ -224,6 +236,8 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
     if not _is_key(source, [now.get(name, name) for name in row["key"]]):
         key = f"to ({', '.join(source['key'])})" if source["key"] else "or was dropped"
         return Problem(f"the primary key of {table} has changed {key}", Remedy.REKEY)
+    if row["has_former_store"]:
+        return Problem("its store is being exchanged for one by another key", Remedy.REKEY)
     missing = _missing(source, row, spec)
     return Problem(f"its {' and its '.join(missing)} was dropped", Remedy.REPAIR) if missing else None
 

@@ -131,6 +131,11 @@ def document_function(target: Target) -> Iterator[sql.Composed]:
     yield statement("comment_document_function", names, comment=names.comment("the document of a row"))
 
 
+def drop_document_function(target: Target) -> Iterator[sql.Composed]:
+    """Drops the document function in every form that a release has given it."""
+    yield statement("drop_row_functions", Names(target))
+
+
 def drop_superseded(target: Target) -> Iterator[sql.Composed]:
     """Drops the functions of release 0.1 that nothing calls any more."""
     yield statement("drop_superseded_functions", Names(target))

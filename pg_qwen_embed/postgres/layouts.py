@@ -22,6 +22,7 @@ class TableLayout:
     create_store = "create_store_table"
     create_view = "create_view_on_table"
     create_index = "create_index_on_store"
+    copy_former = "copy_former_table"
     write = "write_table"
     clear = "clear_table"
     search = "search"
@@ -66,6 +67,7 @@ class ColumnLayout(TableLayout):
     create_store = "create_store_column"
     create_view = "create_view_on_column"
     create_index = "create_index_on_column"
+    copy_former = "copy_former_column"
     write = "write_column"
     clear = "clear_column"
     search = "search_column"
@@ -88,6 +90,7 @@ class ChunkedLayout(TableLayout):
 
     create_store = "create_store_chunked"
     create_view = "create_view_on_chunked"
+    copy_former = "copy_former_chunked"
     write = "write_chunked"
     clear = "clear_chunked"
     search = "search_chunks"

@@ -62,6 +62,11 @@ class _Objects:
         return self._internal("failure")
 
     @property
+    def former(self) -> sql.Identifier:
+        """The store by a key that has changed since, until its vectors are copied."""
+        return self._internal("former")
+
+    @property
     def document_function(self) -> sql.Identifier:
         return self._internal("document")
 

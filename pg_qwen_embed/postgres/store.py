@@ -189,6 +189,9 @@ class Store:
         values = {"id": self.target.id, "partitions": None if partitions is None else sorted(partitions)}
         await connection.execute(statement("note_partitions"), values)
 
+    async def note_drift_checked(self, connection: AsyncConnection) -> None:
+        await connection.execute(statement("note_drift_checked"), {"id": self.target.id})
+
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._query("vacuum_outbox"), {})
 

@@ -123,6 +123,7 @@ class Following:
     def _check_partitions(self, states: dict[int, SourceState]) -> None:
         for id_, pipeline in self.pipelines.items():
             self._maintenance.follow_partitions(states[id_], pipeline)
+            self._maintenance.check_drift(states[id_], pipeline)
 
     async def _leave(self, id_: int) -> None:
         pipeline = self.pipelines.pop(id_)

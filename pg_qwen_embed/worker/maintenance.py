@@ -56,6 +56,11 @@ class Maintenance:
         if state.partitions != state.checked_partitions and not pipeline.scanner.active:
             self._begin("partitions", pipeline.target.id, partial(self._check_partitions, state, pipeline))
 
+    def check_drift(self, state: SourceState, pipeline: Pipeline) -> None:
+        """Compare all rows with their vectors, if that was requested."""
+        if state.check_drift:
+            self._begin("drift", pipeline.target.id, partial(self._check_drift, pipeline))
+
     def leave(self, id_: int) -> None:
         for key in [key for key in self._tasks if key[1] == id_]:
             self._tasks.pop(key).cancel()
@@ -103,6 +108,17 @@ class Maintenance:
             return False
         self._runtime.events.emit(events.Verified(target.name, done.missing_or_stale + done.orphaned, done.locked))
         return not done.locked
+
+    async def _check_drift(self, pipeline: Pipeline) -> None:
+        try:
+            async with self._pool.connection() as connection:
+                backfill, _ = await pipeline.store.read_backfill_state(connection)
+            missing = backfill is not BackfillState.NONE
+            if await self._repair(pipeline.target, rows=True, missing=missing, orphans=True):
+                async with self._pool.connection() as connection:
+                    await pipeline.store.note_drift_checked(connection)
+        except psycopg.Error as error:
+            self._runtime.events.emit(events.VerifyFailed(pipeline.target.name, first_line(error)))
 
     # Partitions.
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 from harness import Harness, both_versions, eventually
 
+from pg_qwen_embed.postgres.locks import Lock
+
 LAYOUTS = pytest.mark.parametrize(
     "layout", [[], ["--store", "column"], ["--chunk-tokens", "64"]], ids=["table", "column", "chunked"]
 )
@@ -176,3 +178,160 @@ def test_primary_key_that_got_wider_is_noticed_and_nothing_wrong_is_written(
     shown = harness.rows("SELECT id, embedding::text FROM qwen_embed.articles WHERE NOT stale ORDER BY id")
     assert shown == before
     assert f"articles: {said}; run: pg-qwen-embed alter articles --rekey" == harness.refused("verify", "articles")
+
+
+ALTERED = {
+    "type of an embedded column": ("ALTER TABLE articles ALTER COLUMN body TYPE varchar(200)", []),
+    "type with other text": (
+        "ALTER TABLE articles ALTER COLUMN body TYPE varchar(3) USING left(body, 3)",
+        ["one: fir", "two: sec"],
+    ),
+    "renamed": ("ALTER TABLE articles RENAME COLUMN body TO content", []),
+    "swapped": (
+        "ALTER TABLE articles ADD COLUMN body_new varchar(99); UPDATE articles SET body_new = body WHERE id = 1; "
+        "UPDATE articles SET body_new = 'other' WHERE id = 2; ALTER TABLE articles DROP COLUMN body; "
+        "ALTER TABLE articles RENAME COLUMN body_new TO body",
+        ["two: other"],
+    ),
+    "type of the key": ("ALTER TABLE articles ALTER COLUMN id TYPE bigint", []),
+    "nothing": ("SELECT 1", []),
+}
+
+
+@LAYOUTS
+@pytest.mark.parametrize("what", ALTERED)
+def test_embedded_column_is_altered_and_only_documents_that_changed_are_embedded_again(
+    attached: Attached, layout: list[str], what: str
+) -> None:
+    harness = attached(layout)
+    role = f"reader_{harness.value('SELECT current_database()')}"
+    harness.execute(f"CREATE ROLE {role}")
+    try:
+        harness.execute(f"GRANT SELECT ON qwen_embed.articles TO {role}")
+        command, again = ALTERED[what]
+        asked = len(harness.server.texts)
+        assert "altered" in harness.ok("alter", "articles", "--sql", command)
+        harness.once()
+        assert sorted(harness.server.texts[asked:]) == again
+        body = "content" if what == "renamed" else "body"
+        harness.execute(f"UPDATE articles SET {body} = 'new' WHERE id = 1")
+        harness.execute(f"INSERT INTO articles (id, title, {body}) VALUES (3, 'three', 'new')")
+        harness.once()
+        harness.assert_in_step(f"concat(title, ': ', {body})")
+        assert "warning" not in harness.ok("status", "articles")
+        assert harness.value("SELECT has_table_privilege(%s, 'qwen_embed.articles', 'SELECT')", role)
+    finally:
+        harness.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("ALTER TABLE articles ALTER COLUMN nix TYPE int", 'column "nix" of relation "articles" does not exist'),
+        ("ALTER TABLE articles DROP COLUMN body", "a column it embeds was dropped"),
+        ("ALTER TABLE articles DROP COLUMN id", "a column of its key is gone"),
+        ("DROP TABLE articles", "its table was dropped"),
+        ("ALTER TABLE articles ADD x int; COMMIT", "leave BEGIN, COMMIT and ROLLBACK out"),
+        ("nonsense", "syntax error"),
+    ],
+)
+def test_statement_that_cannot_be_is_one_sentence_and_changes_nothing(
+    attached: Attached, command: str, said: str
+) -> None:
+    harness = attached([])
+    before = sorted(map(str, harness.catalog()))
+    assert said in harness.refused("alter", "articles", "--sql", command)
+    assert sorted(map(str, harness.catalog())) == before
+    harness.execute("INSERT INTO articles (id, title, body) VALUES (3, 'three', 'third')")
+    harness.once()
+    harness.assert_in_step("concat(title, ': ', body)")
+
+
+REKEYED = {
+    "wider": (
+        ["ADD tenant int NOT NULL DEFAULT 0", "DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (tenant, id)"],
+        "tenant, id",
+        "INSERT INTO articles (tenant, id, title, body) VALUES (1, 1, 'other', 'tenant'), (2, 2, 'two', 'second')",
+        {"other: tenant"},
+    ),
+    "swapped for bigint": (
+        [
+            "ADD id_new bigint", "DROP CONSTRAINT articles_pkey", "RENAME COLUMN id TO id_old", "RENAME COLUMN id_new TO id",
+        ],
+        "id",
+        "UPDATE articles SET id = id_old; ALTER TABLE articles ADD PRIMARY KEY (id), ALTER COLUMN id_old DROP NOT NULL; "
+        "INSERT INTO articles (id, title, body) VALUES (5000000000, 'large', 'key')",
+        {"large: key"},
+    ),
+    "another column": (
+        ["ADD code text", "DROP CONSTRAINT articles_pkey"],
+        "code",
+        "UPDATE articles SET code = 'c' || id; ALTER TABLE articles ADD PRIMARY KEY (code)",
+        set(),
+    ),
+}  # fmt: skip
+
+
+@both_versions
+@LAYOUTS
+@pytest.mark.parametrize("what", REKEYED)
+def test_another_key_is_followed_and_keeps_the_vectors(attached: Attached, layout: list[str], what: str) -> None:
+    harness = attached(layout)
+    changes, key, further, new = REKEYED[what]
+    for change in changes:
+        harness.execute(f"ALTER TABLE articles {change}")
+    harness.execute(further)
+    said = harness.refused("verify", "articles")
+    assert said.endswith("run: pg-qwen-embed alter articles --rekey")
+    asked = len(harness.server.texts)
+    assert f"follows ({key})" in harness.ok("alter", "articles", "--rekey")
+    harness.once()
+    if not layout or "--chunk-tokens" in layout:
+        assert set(harness.server.texts[asked:]) == new
+    harness.execute("UPDATE articles SET body = 'changed' WHERE title = 'one'")
+    harness.execute("DELETE FROM articles WHERE title = 'two'")
+    harness.once()
+    harness.assert_in_step("concat(title, ': ', body)")
+    assert "warning" not in harness.ok("status", "articles")
+    assert "already" in harness.refused("alter", "articles", "--rekey")
+
+
+@LAYOUTS
+def test_table_that_took_the_place_of_another_is_reported_and_followed(attached: Attached, layout: list[str]) -> None:
+    harness = attached(layout)
+    harness.execute("CREATE TABLE articles_new (id bigint PRIMARY KEY, body text, title text)")
+    harness.execute("INSERT INTO articles_new SELECT id, body, title FROM articles")
+    harness.execute("INSERT INTO articles_new VALUES (3, 'third', 'three')")
+    harness.execute("ALTER TABLE articles RENAME TO articles_old; ALTER TABLE articles_new RENAME TO articles")
+    advice = "pg-qwen-embed alter articles --table public.articles"
+    assert f"follows public.articles_old, and there is another table public.articles; if that took its place, run: {advice}" \
+        in harness.ok("status", "articles")  # fmt: skip
+    assert advice in harness.cli("doctor").stdout
+    asked = len(harness.server.texts)
+    kept = 0 if "column" in layout else 2
+    assert f"{kept} rows keep their vectors" in harness.ok("alter", "articles", "--table", "public.articles")
+    harness.once()
+    assert len(harness.server.texts[asked:]) == 3 - kept
+    harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
+    harness.execute("DROP TABLE articles_old")
+    harness.once()
+    harness.assert_in_step("concat(title, ': ', body)")
+    assert "warning" not in harness.ok("status", "articles")
+    assert "already" in harness.refused("alter", "articles", "--table", "articles")
+
+
+def test_rekey_that_was_interrupted_is_reported_and_goes_on(attached: Attached) -> None:
+    harness = attached([])
+    harness.execute("ALTER TABLE articles ADD tenant int NOT NULL DEFAULT 0")
+    harness.execute("ALTER TABLE articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (tenant, id)")
+    with harness.connect(autocommit=False) as writer:
+        writer.execute("SELECT pg_advisory_xact_lock_shared(%s, 1)", (int(Lock.STORE),))
+        said = harness.cli("alter", "articles", "--rekey", env={"PGOPTIONS": "-c lock_timeout=1s"})
+        assert said.exit_code == 1
+    assert "is being exchanged" in harness.ok("status", "articles")
+    harness.execute("INSERT INTO articles (id, title, body) VALUES (3, 'three', 'meanwhile')")
+    asked = len(harness.server.texts)
+    assert "2 rows keep their vectors" in harness.ok("alter", "articles", "--rekey")
+    harness.once()
+    assert harness.server.texts[asked:] == ["three: meanwhile"]
+    harness.assert_in_step("concat(title, ': ', body)")

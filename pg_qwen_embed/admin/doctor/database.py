@@ -141,6 +141,10 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
         else "triggers as installed"
     )
     yield judge(name, not one.broken_triggers, text, repair)
+    if one.namesake:
+        text = f"follows {one.source}, and there is another table {one.namesake}"
+        advice = f"if that took its place, run: pg-qwen-embed alter {name} --table {one.namesake}"
+        yield Finding(name, State.WARNING, text, advice)
     if one.missing:
         yield Finding(name, State.WRONG, f"{' and '.join(one.missing)} missing or not as created", repair)
     advice = "keep a worker running: pg-qwen-embed worker"

@@ -8,8 +8,10 @@ SELECT set_config('lock_timeout', %(timeout)s, true);
 
 -- name: register_embedding
 -- Adds an embedding to the registry, and returns its id.
-INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction, source_oid, column_numbers, view)
-VALUES (%(name)s, %(source)s::oid::regclass, %(key)s, %(column)s, %(instruction)s, %(source)s, %(column_numbers)s, %(view)s)
+INSERT INTO _qwen_embed.embedding (name, source, key, column_name, instruction, source_oid, source_name, column_numbers, view)
+SELECT %(name)s, c.oid::regclass, %(key)s, %(column)s, %(instruction)s, c.oid, format('%%I.%%I', n.nspname, c.relname),
+       %(column_numbers)s, %(view)s
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(source)s::oid
 RETURNING id;
 
 -- name: register_generation

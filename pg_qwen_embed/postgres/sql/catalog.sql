@@ -81,13 +81,15 @@ WHERE e.name = %(name)s;
 -- pg_partition_tree() is not used, because it would wait for the locks of the partitions.
 SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.view,
        CASE WHEN e.source_oid = e.source::oid THEN e.column_numbers END AS column_numbers,
-       g.id, g.state, g.spec, g.partitions,
+       CASE WHEN to_regclass(e.source_name)::oid <> e.source::oid THEN e.source_name END AS namesake,
+       g.id, g.state, g.spec, g.partitions, g.check_drift,
        array_remove(ARRAY[CASE WHEN to_regclass(format('_qwen_embed.outbox_%%s', g.id)) IS NULL THEN 'outbox' END,
                           CASE WHEN to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NULL THEN 'store' END,
                           CASE WHEN to_regclass(format('_qwen_embed.failure_%%s', g.id)) IS NULL THEN 'failure table' END,
                           CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.proname = format('document_%%s', g.id)
                                                 AND p.pronamespace = to_regnamespace('_qwen_embed'))
                                THEN 'document function' END], NULL) AS missing,
+       to_regclass(format('_qwen_embed.former_%%s', g.id)) IS NOT NULL AS has_former_store,
        (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE t.tgname = format('qwen_embed_insert_%%s', g.id) AND t.tgparentid <> 0 AND c.relkind <> 'p') AS clones,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace

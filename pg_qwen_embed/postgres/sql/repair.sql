@@ -112,3 +112,12 @@ WHERE e.name = %(name)s AND o.oid IS NOT NULL
 -- It reads the whole store.
 SELECT setval(pg_get_serial_sequence({literal:outbox}, 'seq'),
               1 + greatest((SELECT max(version) FROM {store}), (SELECT max(version) FROM {failure}), 0));
+
+-- name: request_drift_check
+-- Asks the worker to compare all rows of an embedding with their vectors.
+UPDATE _qwen_embed.generation g SET check_drift = true
+FROM _qwen_embed.embedding e WHERE e.id = g.embedding_id AND e.name = %(name)s;
+
+-- name: note_drift_checked
+-- Records that all rows of a generation were compared with their vectors.
+UPDATE _qwen_embed.generation SET check_drift = false WHERE id = %(id)s;

@@ -1,0 +1,254 @@
+"""`alter`: the table of an embedding is altered, or its key is followed that has changed. Vectors and grants are kept.
+
+What pins the embedded columns (triggers, view, document function) is dropped and created again in the transaction of the
+alteration. Afterwards the worker compares all rows with their vectors: those whose document changed are embedded again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from pg_qwen_embed.admin import restore
+from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, with_lock_retries
+from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
+from pg_qwen_embed.postgres import catalog, ddl
+from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
+from pg_qwen_embed.postgres.locks import Lock
+from pg_qwen_embed.postgres.names import Names, identifier, names_of
+from pg_qwen_embed.postgres.sql import statement
+
+
+def run_sql(connection: Connection, name: str, command: str) -> None:
+    """Run a statement on the table of an embedding, all or nothing. Raises UsageError, with PostgreSQL's sentence."""
+
+    def work() -> None:
+        with connection.transaction():
+            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+            with suspended(connection, name):
+                _run(connection, command)
+
+    with_lock_retries(
+        work,
+        f"{name}: its table stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was changed: try again when its "
+        "long transaction has ended",
+    )
+
+
+def _run(connection: Connection, command: str) -> None:
+    body = as_text(statement("run_command_body", command=sql.Literal(command)))
+    try:
+        connection.execute(statement("run_command", body=sql.Literal(body)), {})
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        raise
+    except psycopg.Error as error:
+        if connection.closed:
+            raise
+        reason = first_line(error)
+        if "transaction commands" in reason:
+            reason = "it would end the transaction; leave BEGIN, COMMIT and ROLLBACK out"
+        raise UsageError(f"PostgreSQL rejects the statement, and nothing was changed: {reason}") from None
+
+
+@contextmanager
+def suspended(connection: Connection, name: str) -> Iterator[None]:
+    """Inside, every column of the embedding's table can be altered, in the transaction of this connection.
+
+    Nothing is followed meanwhile; the table is locked (ACCESS EXCLUSIVE) until the transaction ends. At the end everything
+    is created again, for the columns as they are then. Raises UsageError, also if an embedded column is gone."""
+    found = catalog.find(connection, name)
+    if found.problem and found.problem.remedy is Remedy.ATTACH_AGAIN:
+        raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
+    before = found.embedding
+    connection.execute(statement("lock_source", names_of(before)), {})
+    connection.execute(statement("note_grants"), {"ids": [target.id for target in before.targets]})
+    _suspend(connection, before)
+    yield
+    _note_columns(connection, name, before)
+    _resume(connection, name)
+
+
+def _suspend(connection: Connection, embedding: Embedding) -> None:
+    try:
+        for target in embedding.targets if embedding.source.columns else ():
+            _execute(connection, ddl.unfollow(target))
+        _execute(connection, ddl.drop_interface(embedding))
+        for target in embedding.targets:
+            _execute(connection, ddl.drop_document_function(target))
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise UsageError(
+            f"{embedding.name}: something of yours depends on its view ({first_line(error)}); drop that in the same "
+            "statement, and create it again afterwards"
+        ) from None
+
+
+def _resume(connection: Connection, name: str) -> None:
+    found = catalog.find(connection, name)
+    if found.problem and found.problem.remedy is Remedy.ATTACH_AGAIN:
+        raise UsageError(f"{name}: {found.problem.reason}, so nothing was changed; detach it first")
+    changed = found.problem is not None and found.problem.remedy is Remedy.REKEY
+    if changed and not found.embedding.source.has_columns(found.embedding.source.key):
+        raise UsageError(f"{name}: a column of its key is gone, so nothing was changed; give the table its new key in the "
+                         f"same statement, and run: pg-qwen-embed alter {name} --rekey")  # fmt: skip
+    for target, state in found.targets:
+        for part in state.missing:
+            _execute(connection, ddl.part(target, part))
+    _execute(connection, ddl.interface(found.embedding))
+    for target in found.embedding.targets:
+        _execute(connection, ddl.follow(target))
+    restore.give_recorded_grants(connection, name)
+    connection.execute(statement("request_drift_check"), {"name": name})
+    connection.execute(statement("announce_change"))
+
+
+def _note_columns(connection: Connection, name: str, before: Embedding) -> None:
+    """Record the columns by their current numbers. A column that has the name of before is that column; only one whose name
+    is gone was renamed."""
+    recorded = numbers(before.source, catalog.source_now(connection, name))
+    connection.execute(statement("note_columns"), {"name": name, "column_numbers": Jsonb(recorded)})
+
+
+def numbers(before: Source, now: Source) -> dict[str, int]:
+    """The numbers of columns, by their names at attach. before: the source with the names that were recorded."""
+    by_name = {column.name: column.number for column in now.columns}
+    alive = {column.number for column in now.columns}
+    found = {}
+    for column in before.columns:
+        name = before.attached_name(column.name)
+        if column.name in by_name:
+            found[name] = by_name[column.name]
+        elif column.number in alive:
+            found[name] = column.number
+    taken = set(found.values())
+    return found | {name: number for name, number in by_name.items() if number not in taken and name not in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """key: its columns. kept: how many rows have their vector under the new key."""
+
+    key: tuple[str, ...]
+    kept: int
+
+
+def rekey(connection: Connection, name: str) -> Rekeyed:
+    """Follow the primary key that the table has now. Raises UsageError.
+
+    A short transaction puts the store aside and creates one by the new key, with triggers and view. Then the vectors of
+    documents that rows still have are copied, and the worker embeds the other rows. It can be run again if it was
+    interrupted: until then nothing is embedded, and changes are kept in the outbox."""
+    found = catalog.find(connection, name)
+    if found.problem is None or found.problem.remedy is not Remedy.REKEY:
+        if found.problem:
+            raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
+        raise UsageError(f"{name} follows the primary key of its table already; nothing was changed")
+    return _exchange(connection, name, None if found.exchanging else found.embedding.source.table)
+
+
+def follow_table(connection: Connection, name: str, table: str) -> Rekeyed:
+    """Follow another table, which has the template's columns: one that took the place of the first. As `rekey`."""
+    found = catalog.find(connection, name)
+    if found.exchanging:
+        raise UsageError(f"{name}: {found.problem.reason if found.problem else ''}; {Remedy.REKEY.advice(name)}")
+    oid, source = catalog.find_source(connection, table)
+    if source.table == found.embedding.source.table:
+        raise UsageError(f"{name} follows {source.table} already; nothing was changed")
+    columns = tuple(dict.fromkeys((*found.embedding.live.spec.template.columns, *found.embedding.view.columns)))
+    catalog.check_text_columns(connection, oid, columns)
+    return _exchange(connection, name, source.table)
+
+
+def _exchange(connection: Connection, name: str, table: QualifiedName | None) -> Rekeyed:
+    """table: to be followed, by its primary key; None: the stores are exchanged already."""
+    kept = 0
+    if table is not None:
+        busy = f"{name}: its tables stayed locked; nothing was changed: try again later"
+        kept += with_lock_retries(lambda: _exchange_stores(connection, name, table), busy)
+    embedding = catalog.find(connection, name).embedding
+    kept += sum(_copy(connection, Names(target)) for target in embedding.targets)
+    return Rekeyed(tuple(column.name for column in embedding.source.key), kept)
+
+
+def _exchange_stores(connection: Connection, name: str, table: QualifiedName) -> int:
+    with connection.transaction():
+        connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+        before = catalog.find(connection, name).embedding
+        oid, now = catalog.find_source(connection, as_text(identifier(table)))
+        if before.source.columns:  # it was not dropped
+            connection.execute(statement("lock_source", names_of(before)), {})
+        connection.execute(statement("lock_table", table=identifier(table)), {})
+        connection.execute(statement("note_grants"), {"ids": [target.id for target in before.targets]})
+        _suspend(connection, before)
+        for target in before.targets:
+            _put_aside(connection, Names(target))
+        key = {column.name: column.number for column in now.key}
+        recorded = (
+            numbers(before.source, now) if now.table == before.source.table else {c.name: c.number for c in now.columns}
+        )
+        values = {"name": name, "source": oid, "key": list(key), "column_numbers": Jsonb(recorded | key)}
+        connection.execute(statement("note_source"), values)
+        found = catalog.find(connection, name)
+        for target, state in found.targets:
+            for part in state.missing:
+                _execute(connection, ddl.part(target, part))
+        after = found.embedding
+        _execute(connection, ddl.interface(after))
+        for target in after.targets:
+            _execute(connection, ddl.follow(target))
+        restore.give_recorded_grants(connection, name)
+        connection.execute(statement("announce_change"))
+        return _copy_in_source(connection, before, after) if now.table == before.source.table else 0
+
+
+def _put_aside(connection: Connection, names: Names) -> None:
+    connection.execute(statement("keep_former_store", names), {})
+    for table in (names.outbox, names.failure):
+        connection.execute(statement("drop_table", table=table), {})
+
+
+def _copy_in_source(connection: Connection, before: Embedding, after: Embedding) -> int:
+    """For vectors in the source: a row keeps its vector, if it can still be told which one that is."""
+    present = [_present(column, after.source) for column in before.source.key]
+    same_row = sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier("t", column), sql.Identifier("s", f"k{n}"))
+        for n, column in enumerate(present, 1)
+        if column
+    )
+    kept = 0
+    for target in after.targets:
+        names = Names(target)
+        if names.layout.in_source and all(present):
+            (copied,) = connection.execute(
+                statement("copy_former_column", names, same_row=same_row), {}
+            ).fetchone() or (0,)
+            kept += copied
+    return kept
+
+
+def _present(column: Column, now: Source) -> str | None:
+    """What a former key column is called now; None if it is gone and no column has its name."""
+    names = {other.number: other.name for other in now.columns}
+    return names.get(column.number) or (column.name if column.name in names.values() else None)
+
+
+def _copy(connection: Connection, names: Names) -> int:
+    """Copy the vectors of the former store, drop it, and let the worker embed the other rows."""
+    with connection.transaction():
+        connection.execute(statement("lock_store_exclusive"), {"lock": int(Lock.STORE), "id": names.target.id})
+        kept = 0
+        if not names.layout.in_source:  # those were copied at once
+            (kept,) = connection.execute(statement(names.layout.copy_former, names), {}).fetchone() or (0,)
+        connection.execute(statement("drop_table", table=names.former), {})
+        connection.execute(statement("begin_backfill_again"), {"id": names.target.id})
+        connection.execute(statement("request_drift_check"), {"name": names.target.name})
+        connection.execute(statement("announce_change"))
+    return int(kept)
+
+
+def _execute(connection: Connection, commands: Iterator[sql.Composed]) -> None:
+    for command in commands:
+        connection.execute(command, {})

@@ -1,0 +1,34 @@
+"""`alter`: parses; admin/alter.py alters the table, or exchanges the store."""
+
+import click
+
+from pg_qwen_embed.admin import alter as altering
+from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.postgres.connection import connect
+from pg_qwen_embed.settings import Settings
+
+
+@click.command()
+@click.argument("name")
+@click.option("--sql", "command", metavar="SQL", help="Run ALTER TABLE on an embedded column, or several statements.")
+@click.option("--rekey", is_flag=True, help="Follow the primary key that the table has now.")
+@click.option("--table", metavar="TABLE", help="Follow another table, which took the place of the one followed.")
+@with_settings("database_url")
+def alter(settings: Settings, name: str, command: str | None, rekey: bool, table: str | None) -> None:
+    """Alter the table of the embedding NAME where the embedding would be in the way. Vectors and grants are kept.
+
+    With --sql, what depends on the embedded columns is dropped and created again in the transaction of SQL. Run it as the
+    owner of the table. The worker then embeds the rows whose document changed, and no others.
+    """
+    if sum((command is not None, rekey, table is not None)) != 1:
+        raise UsageError("say what to alter: either --sql 'ALTER TABLE ...', or --rekey, or --table TABLE")
+    with connect(settings.database_url, "pg_qwen_embed alter") as connection:
+        if command is not None:
+            altering.run_sql(connection, name, command)
+            click.echo(f"{name}: altered; the worker compares all rows, and embeds those whose document changed")
+            return
+        done = altering.rekey(connection, name) if rekey else altering.follow_table(connection, name, table or "")
+    click.echo(
+        f"{name}: follows ({', '.join(done.key)}); {done.kept:,} rows keep their vectors, the worker embeds the others"
+    )
