@@ -54,6 +54,10 @@ class _Objects:
         return self._internal("outbox")
 
     @property
+    def outbox_index(self) -> sql.Identifier:
+        return sql.Identifier(f"outbox_{self.target.id}_seq")
+
+    @property
     def store(self) -> sql.Identifier:
         return self._internal("store")
 

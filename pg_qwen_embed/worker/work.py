@@ -73,10 +73,11 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class SourceTruncated:
-    """The source was truncated at this version. seqs: the outbox entries of that."""
+    """The source was truncated, as read at this version. seqs, places: the outbox entries of that."""
 
     version: int
     seqs: Sequence[int]
+    places: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 -- What the worker writes. Each write acknowledges its outbox entries in the same statement. In all of them `a` is
 -- the batch as it is bound, `v` or `c` each key once with its newest version, `n` the rows that are written, `s` the
--- store, `f` the failures.
+-- store, `f` the failures, `entry` the outbox entries. An entry is acknowledged by its place (ctid) and its number: a
+-- sequence that was set back gives a number twice, and VACUUM FULL moves entries. What does not match stays, and is
+-- read again.
 
 -- name: lock_store_shared
 -- The lock of a write that only adds or replaces vectors. Such writes run side by side, because the version guard
@@ -39,7 +41,8 @@ WITH a AS (
     DELETE FROM {failure} f USING unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
     WHERE EXISTS (SELECT FROM {failure}) AND ({key:f}) = ({key_casts}) AND f.version <= a.version
 ), acknowledged AS (
-    DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
+    DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
+    WHERE o.ctid = entry.place AND o.seq = entry.seq
 )
 SELECT count(*) FROM written;
 
@@ -70,7 +73,8 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING v WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
 ), acknowledged AS (
-    DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
+    DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
+    WHERE o.ctid = entry.place AND o.seq = entry.seq
 )
 SELECT count(*) FROM written;
 
@@ -111,8 +115,8 @@ WITH a AS (
     WHERE n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
-    WHERE o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(places)s::tid[], %(positions)s::bigint[]) AS entry(seq, place, position)
+    WHERE o.ctid = entry.place AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
@@ -136,7 +140,8 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
+WHERE o.ctid = entry.place AND o.seq = entry.seq;
 
 -- name: clear_chunked
 -- The same for layout `chunked`. A blank row keeps its first chunk, for its version.
@@ -161,7 +166,8 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
+WHERE o.ctid = entry.place AND o.seq = entry.seq;
 
 -- name: clear_column
 -- The same for layout `column`.
@@ -195,8 +201,8 @@ WITH a AS (
     WHERE p.here AND n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
-    WHERE o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(places)s::tid[], %(positions)s::bigint[]) AS entry(seq, place, position)
+    WHERE o.ctid = entry.place AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
@@ -209,7 +215,8 @@ WITH removed AS (
     DELETE FROM {failure} f
     WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:f}))
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
+WHERE o.ctid = entry.place AND o.seq = entry.seq;
 
 -- name: record_failures
 -- Records the documents that the server rejects, with its sentences, and acknowledges their entries, so that nothing
@@ -233,7 +240,8 @@ WITH a AS (
         next_attempt_at = excluded.next_attempt_at
     WHERE f.version <= excluded.version
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
+WHERE o.ctid = entry.place AND o.seq = entry.seq;
 
 -- name: read_failures
 -- Failures whose time has come, with the current document. A newer change of the row is in the outbox as well, and
