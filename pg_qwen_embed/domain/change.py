@@ -26,7 +26,7 @@ class Change(NamedTuple):  # one per row: a dataclass takes three times as long 
     attempts: int = 0  # how often the server has rejected this version
     spans: tuple[Span, ...] = ()  # of its chunks, if the document is divided; each chunk has a vector
     truncated: bool = False  # the vector is of the document's beginning: it is longer than the model takes
-    places: Sequence[str] = ()  # of the entries in the outbox; a number alone does not identify an entry
+    places: Sequence[bytes] = ()  # of the entries in the outbox (ctid): a number alone does not identify an entry
 
 
 def change_of(
@@ -37,7 +37,7 @@ def change_of(
     document: str | None,
     here: bool = True,
     attempts: int = 0,
-    places: Sequence[str] = (),
+    places: Sequence[bytes] = (),
 ) -> Change:
     """A change with the fingerprint of its document.
 
@@ -55,6 +55,6 @@ def entries_of(changes: Sequence[Change]) -> list[int]:
     return list(chain.from_iterable([change.seqs for change in changes]))
 
 
-def places_of(changes: Sequence[Change]) -> list[str]:
+def places_of(changes: Sequence[Change]) -> list[bytes]:
     """The places of those entries, in the same order."""
     return list(chain.from_iterable([change.places for change in changes]))

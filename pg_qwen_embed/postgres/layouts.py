@@ -9,11 +9,11 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.change import Change, entries_of, places_of
 from pg_qwen_embed.domain.spec import Layout
-from pg_qwen_embed.postgres.binary import bool_array, int8_array
+from pg_qwen_embed.postgres.binary import bool_array, int8_array, tid_array
 from pg_qwen_embed.postgres.connection import BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE
 
-Values = dict[str, BinaryValue | list[str]]
+Values = dict[str, BinaryValue]
 
 
 class TableLayout:
@@ -45,12 +45,15 @@ class TableLayout:
 
     def write_values(self, changes: Sequence[Change]) -> Values:
         """What `write` is bound with in addition to keys, versions, fingerprints and vectors."""
-        values: Values = {"truncated": BinaryValue(bool_array([change.truncated for change in changes]))}
-        return values | self.entries(changes)
+        truncated = BinaryValue(bool_array([change.truncated for change in changes]))
+        return {"truncated": truncated} | self.entries(changes)
 
     def entries(self, changes: Sequence[Change]) -> Values:
         """The outbox entries that the changes settle."""
-        return {"seqs": BinaryValue(int8_array(entries_of(changes))), "places": places_of(changes)}
+        return {
+            "seqs": BinaryValue(int8_array(entries_of(changes))),
+            "places": BinaryValue(tid_array(places_of(changes))),
+        }
 
     def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:
         """The positions of the changes that were not made, from the rows that `write` or `clear` returned."""
@@ -108,8 +111,7 @@ class ChunkedLayout(TableLayout):
         spans = [(n, chunk, *span) for n, change in enumerate(changes, 1) for chunk, span in enumerate(change.spans, 1)]
         columns = dict(zip(("positions", "chunks", "begins", "ends"), zip(*spans, strict=True), strict=True))
         columns["counts"] = tuple(len(change.spans) for change in changes)
-        values: Values = {name: BinaryValue(int8_array(column)) for name, column in columns.items()}
-        return values | self.entries(changes)
+        return {name: BinaryValue(int8_array(column)) for name, column in columns.items()} | self.entries(changes)
 
 
 _LAYOUTS = {Layout.TABLE: TableLayout(), Layout.COLUMN: ColumnLayout(), Layout.CHUNKED: ChunkedLayout()}

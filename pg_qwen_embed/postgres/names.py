@@ -334,6 +334,10 @@ class Names(_Keys):
     def all_chunks(self) -> sql.Composable:
         return statement("all_chunks")
 
+    @cached_property
+    def settled(self) -> sql.Composable:
+        return statement("settled")
+
     @property
     def stored(self) -> sql.Composable:
         return statement(self.layout.stored, self)

@@ -28,7 +28,7 @@ class Page:
     partial: there may be more entries. full: it has as many keys as were requested."""
 
     changes: list[Change]
-    source_truncated: list[tuple[Sequence[int], Sequence[str]]]  # entries of a TRUNCATE, and their places
+    source_truncated: list[tuple[Sequence[int], Sequence[bytes]]]  # entries of a TRUNCATE, and their places
     end: int
     partial: bool
     full: bool = False
@@ -138,9 +138,13 @@ class Store:
         return await self._undone(await self._locked(connection, "lock_store_exclusive", self._layout.clear, values))
 
     async def clear_source_truncated(
-        self, connection: AsyncConnection, version: int, seqs: Sequence[int], places: Sequence[str]
+        self, connection: AsyncConnection, version: int, seqs: Sequence[int], places: Sequence[bytes]
     ) -> None:
-        values = {"version": version, "seqs": BinaryValue(binary.int8_array(seqs)), "places": list(places)}
+        values = {
+            "version": version,
+            "seqs": BinaryValue(binary.int8_array(seqs)),
+            "places": BinaryValue(binary.tid_array(places)),
+        }
         await self._locked(connection, "lock_store_exclusive", "clear_source_truncated", values)
 
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:

@@ -77,7 +77,7 @@ class SourceTruncated:
 
     version: int
     seqs: Sequence[int]
-    places: Sequence[str]
+    places: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,6 @@ def test_worker_repairs_by_itself_when_asked_to(drifted: Harness) -> None:
 
 
 def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Harness) -> None:
-    """An entry drawn while a writer is in flight could outrank the change that commits after it."""
     with drifted.connect(autocommit=False) as writer:
         writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
         said = drifted.cli("verify", "articles", "--repair")

@@ -7,7 +7,7 @@
 -- become visible out of order: see "The low watermark" in docs/architecture.md. NOT IN is hashed. It also hides an
 -- entry whose number is in flight for another one; a later read finds that.
 WITH entry AS (
-    SELECT o.seq, o.ctid::text AS place, {key:o}
+    SELECT o.seq, o.ctid AS place, {key:o}
     FROM {outbox} o
     WHERE o.seq > %(after)s AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     ORDER BY o.seq

@@ -1,8 +1,12 @@
 -- What the worker writes. Each write acknowledges its outbox entries in the same statement. In all of them `a` is
 -- the batch as it is bound, `v` or `c` each key once with its newest version, `n` the rows that are written, `s` the
--- store, `f` the failures, `entry` the outbox entries. An entry is acknowledged by its place (ctid) and its number: a
--- sequence that was set back gives a number twice, and VACUUM FULL moves entries. What does not match stays, and is
--- read again.
+-- store, `f` the failures, `entry` the outbox entries.
+
+-- name: settled
+-- The outbox entries of the batch, by number and place. Part of the statements that acknowledge.
+-- A sequence that was set back gives a number twice, and VACUUM FULL moves entries: what does not match stays, and is
+-- read again. IS TRUE keeps the places in a hash table: as a join they would be looked up one by one.
+seq = ANY (%(seqs)s::bigint[]) AND (ctid IN (SELECT unnest(%(places)s::tid[]))) IS TRUE
 
 -- name: lock_store_shared
 -- The lock of a write that only adds or replaces vectors. Such writes run side by side, because the version guard
@@ -41,8 +45,7 @@ WITH a AS (
     DELETE FROM {failure} f USING unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
     WHERE EXISTS (SELECT FROM {failure}) AND ({key:f}) = ({key_casts}) AND f.version <= a.version
 ), acknowledged AS (
-    DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
-    WHERE o.ctid = entry.place AND o.seq = entry.seq
+    DELETE FROM {outbox} WHERE {settled}
 )
 SELECT count(*) FROM written;
 
@@ -73,8 +76,7 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING v WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
 ), acknowledged AS (
-    DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
-    WHERE o.ctid = entry.place AND o.seq = entry.seq
+    DELETE FROM {outbox} WHERE {settled}
 )
 SELECT count(*) FROM written;
 
@@ -140,8 +142,7 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
-DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
-WHERE o.ctid = entry.place AND o.seq = entry.seq;
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: clear_chunked
 -- The same for layout `chunked`. A blank row keeps its first chunk, for its version.
@@ -166,8 +167,7 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
-DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
-WHERE o.ctid = entry.place AND o.seq = entry.seq;
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: clear_column
 -- The same for layout `column`.
@@ -215,8 +215,7 @@ WITH removed AS (
     DELETE FROM {failure} f
     WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:f}))
 )
-DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
-WHERE o.ctid = entry.place AND o.seq = entry.seq;
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: record_failures
 -- Records the documents that the server rejects, with its sentences, and acknowledges their entries, so that nothing
@@ -240,8 +239,7 @@ WITH a AS (
         next_attempt_at = excluded.next_attempt_at
     WHERE f.version <= excluded.version
 )
-DELETE FROM {outbox} o USING unnest(%(seqs)s::bigint[], %(places)s::tid[]) AS entry(seq, place)
-WHERE o.ctid = entry.place AND o.seq = entry.seq;
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: read_failures
 -- Failures whose time has come, with the current document. A newer change of the row is in the outbox as well, and
