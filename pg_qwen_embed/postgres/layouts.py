@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pg_qwen_embed.domain.change import Change, entries_of, places_of
+from pg_qwen_embed.domain.change import Change, entries_of, tids_of
 from pg_qwen_embed.domain.spec import Layout
 from pg_qwen_embed.postgres.binary import bool_array, int8_array, tid_array
 from pg_qwen_embed.postgres.connection import BinaryValue
@@ -52,7 +52,7 @@ class TableLayout:
         """The outbox entries that the changes settle."""
         return {
             "seqs": BinaryValue(int8_array(entries_of(changes))),
-            "places": BinaryValue(tid_array(places_of(changes))),
+            "tids": BinaryValue(tid_array(tids_of(changes))),
         }
 
     def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:

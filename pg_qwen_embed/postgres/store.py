@@ -28,7 +28,7 @@ class Page:
     partial: there may be more entries. full: it has as many keys as were requested."""
 
     changes: list[Change]
-    source_truncated: list[tuple[Sequence[int], Sequence[bytes]]]  # entries of a TRUNCATE, and their places
+    source_truncated: list[tuple[Sequence[int], Sequence[bytes]]]  # entries of a TRUNCATE, and their tids
     end: int
     partial: bool
     full: bool = False
@@ -77,10 +77,10 @@ class Store:
         }
         rows = await _fetched(connection, self._query("read_outbox"), values)
         self._require_one_row_each([tuple(row[7:]) for row in rows])
-        source_truncated = [(seqs, places) for _, _, seqs, places, _, _, _, *key in rows if key[0] is None]
+        source_truncated = [(seqs, tids) for _, _, seqs, tids, _, _, _, *key in rows if key[0] is None]
         changes = [
-            change_of(tuple(key), version, seqs, known, document, here, places=places)
-            for _, _, seqs, places, known, document, here, *key in rows
+            change_of(tuple(key), version, seqs, known, document, here, tids=tids)
+            for _, _, seqs, tids, known, document, here, *key in rows
             if key[0] is not None
         ]
         if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
@@ -138,12 +138,12 @@ class Store:
         return await self._undone(await self._locked(connection, "lock_store_exclusive", self._layout.clear, values))
 
     async def clear_source_truncated(
-        self, connection: AsyncConnection, version: int, seqs: Sequence[int], places: Sequence[bytes]
+        self, connection: AsyncConnection, version: int, seqs: Sequence[int], tids: Sequence[bytes]
     ) -> None:
         values = {
             "version": version,
             "seqs": BinaryValue(binary.int8_array(seqs)),
-            "places": BinaryValue(binary.tid_array(places)),
+            "tids": BinaryValue(binary.tid_array(tids)),
         }
         await self._locked(connection, "lock_store_exclusive", "clear_source_truncated", values)
 

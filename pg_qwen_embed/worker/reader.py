@@ -46,7 +46,6 @@ class Reader:
         self._entries = limits.page_entries  # entries to read at once
         self._paused_until = 0.0
         self._rescan_due = runtime.clock() + RESCAN
-        self._behind = False  # the sequence is below the read position
 
     def pause(self, seconds: float) -> None:
         """Read nothing for this time: the last read failed."""
@@ -86,13 +85,12 @@ class Reader:
         return await self._read_failures(connection) or found
 
     async def _is_behind(self, connection: AsyncConnection) -> bool:
-        """Whether the outbox's sequence is below what was read: it was set back. Said once, until it has caught up."""
+        """Whether the outbox's sequence is below what was read: it was set back."""
         last, position = await self._store.read_last_seq(connection), self._watermark.read_position
-        behind = last is not None and last < position
-        if behind and not self._behind:
-            self._runtime.events.emit(events.SequenceSetBack(self._store.target.name, position, last or 0))
-        self._behind = behind
-        return behind
+        if last is None or last >= position:
+            return False
+        self._runtime.events.emit(events.SequenceSetBack(self._store.target.name, position, last))
+        return True
 
     async def _read_failures(self, connection: AsyncConnection) -> bool:
         """Take failures that are due, unless they are being tried already."""
@@ -125,9 +123,9 @@ class Reader:
         return found
 
     def _take(self, page: Page) -> bool:
-        for seqs, places in page.source_truncated:
+        for seqs, tids in page.source_truncated:
             self._ledger.seqs.update(seqs)
-            self._to_write.put(SourceTruncated(self._versions.current, seqs, places))
+            self._to_write.put(SourceTruncated(self._versions.current, seqs, tids))
         self._intake.take(page.changes, None)
         if page.changes:
             self._runtime.events.emit(events.ChangesRead(self._store.target.name, len(page.changes)))

@@ -73,11 +73,11 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class SourceTruncated:
-    """The source was truncated, as read at this version. seqs, places: the outbox entries of that."""
+    """The source was truncated, as read at this version. seqs, tids: the outbox entries of that."""
 
     version: int
     seqs: Sequence[int]
-    places: Sequence[bytes]
+    tids: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)

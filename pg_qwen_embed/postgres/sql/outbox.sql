@@ -1,25 +1,25 @@
 -- What the worker reads: changed keys from the outbox, and pages of the source for a backfill.
 
 -- name: read_outbox
--- Changed keys after the read position, with the document of the same snapshot. `place` and number of an entry
+-- Changed keys after the read position, with the document of the same snapshot. `tid` and number of an entry
 -- identify it.
 -- A full page has keys beyond it: the read position moves to the `first` of its last row only. Sequence numbers
 -- become visible out of order: see "The low watermark" in docs/architecture.md. NOT IN is hashed. It also hides an
 -- entry whose number is in flight for another one; a later read finds that.
 WITH entry AS (
-    SELECT o.seq, o.ctid AS place, {key:o}
+    SELECT o.seq, o.ctid AS tid, {key:o}
     FROM {outbox} o
     WHERE o.seq > %(after)s AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     ORDER BY o.seq
     LIMIT %(entries)s
 ), changed AS (
-    SELECT {keys}, max(seq) AS last, min(seq) AS first, array_agg(seq) AS seqs, array_agg(place) AS places
+    SELECT {keys}, max(seq) AS last, min(seq) AS first, array_agg(seq) AS seqs, array_agg(tid) AS tids
     FROM entry
     GROUP BY {keys}
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT c.last, c.first, c.seqs, c.places, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:c}
+SELECT c.last, c.first, c.seqs, c.tids, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:c}
 FROM changed c
 LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})
 CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d

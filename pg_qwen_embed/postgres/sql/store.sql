@@ -3,10 +3,10 @@
 -- store, `f` the failures, `entry` the outbox entries.
 
 -- name: settled
--- The outbox entries of the batch, by number and place. Part of the statements that acknowledge.
+-- The outbox entries of the batch, by number and tid. Part of the statements that acknowledge.
 -- A sequence that was set back gives a number twice, and VACUUM FULL moves entries: what does not match stays, and is
--- read again. IS TRUE keeps the places in a hash table: as a join they would be looked up one by one.
-seq = ANY (%(seqs)s::bigint[]) AND (ctid IN (SELECT unnest(%(places)s::tid[]))) IS TRUE
+-- read again. IS TRUE keeps the tids in a hash table: as a join they would be looked up one by one.
+seq = ANY (%(seqs)s::bigint[]) AND (ctid IN (SELECT unnest(%(tids)s::tid[]))) IS TRUE
 
 -- name: lock_store_shared
 -- The lock of a write that only adds or replaces vectors. Such writes run side by side, because the version guard
@@ -117,8 +117,8 @@ WITH a AS (
     WHERE n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(places)s::tid[], %(positions)s::bigint[]) AS entry(seq, place, position)
-    WHERE o.ctid = entry.place AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(tids)s::tid[], %(positions)s::bigint[]) AS entry(seq, tid, position)
+    WHERE o.ctid = entry.tid AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
@@ -201,8 +201,8 @@ WITH a AS (
     WHERE p.here AND n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(places)s::tid[], %(positions)s::bigint[]) AS entry(seq, place, position)
-    WHERE o.ctid = entry.place AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(tids)s::tid[], %(positions)s::bigint[]) AS entry(seq, tid, position)
+    WHERE o.ctid = entry.tid AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
