@@ -16,7 +16,7 @@ from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Remedy
 from pg_qwen_embed.postgres import catalog, ddl
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
-from pg_qwen_embed.postgres.names import PUBLIC_SCHEMA, Names, names_of
+from pg_qwen_embed.postgres.names import PUBLIC_SCHEMA, names_of
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.triggers import triggers
 
@@ -107,8 +107,6 @@ def _restore_tables(connection: Connection, target: Target, missing: tuple[str, 
     for part in missing:
         _run(connection, ddl.part(target, part))
         done.parts.append(f"the {part}")
-    if "outbox" in missing:
-        connection.execute(statement("raise_versions", Names(target)), {})
 
 
 def _restore_interface(connection: Connection, embedding: Embedding, done: Restored) -> None:

@@ -13,8 +13,8 @@ Span = tuple[int, int]  # character offsets in a document, from 0: the first, an
 class Change(NamedTuple):  # one per row: a dataclass takes three times as long to create
     """A key to bring up to date: its document, its version, and the outbox entries that it settles.
 
-    Document and version come from one snapshot. fingerprint: None if the document is NULL or blank, or the row is gone;
-    then the key has no vector."""
+    Document and entries come from one snapshot, whose order among others the version tells (version.py). fingerprint: None
+    if the document is NULL or blank, or the row is gone; then the key has no vector."""
 
     key: Key
     version: int
@@ -26,6 +26,7 @@ class Change(NamedTuple):  # one per row: a dataclass takes three times as long 
     attempts: int = 0  # how often the server has rejected this version
     spans: tuple[Span, ...] = ()  # of its chunks, if the document is divided; each chunk has a vector
     truncated: bool = False  # the vector is of the document's beginning: it is longer than the model takes
+    tids: Sequence[bytes] = ()  # of the entries in the outbox (ctid): a number alone does not identify an entry
 
 
 def change_of(
@@ -36,18 +37,24 @@ def change_of(
     document: str | None,
     here: bool = True,
     attempts: int = 0,
+    tids: Sequence[bytes] = (),
 ) -> Change:
     """A change with the fingerprint of its document.
 
     known: the fingerprint, if `document` is only the beginning of the document. Otherwise it is computed here as the
     function `_qwen_embed.fingerprint` does: the first 16 bytes of the SHA-256; None for a blank document."""
     if known is None and (document is None or not document.strip()):
-        return Change(key, version, seqs, None, "", 0, here, attempts)
+        return Change(key, version, seqs, None, "", 0, here, attempts, tids=tids)
     encoded = (document or "").encode()
     found = known or hashlib.sha256(encoded).digest()[:16]
-    return Change(key, version, seqs, found, document or "", len(encoded), here, attempts)
+    return Change(key, version, seqs, found, document or "", len(encoded), here, attempts, tids=tids)
 
 
 def entries_of(changes: Sequence[Change]) -> list[int]:
     """The outbox entries that these changes settle."""
     return list(chain.from_iterable([change.seqs for change in changes]))
+
+
+def tids_of(changes: Sequence[Change]) -> list[bytes]:
+    """The tids of those entries, in the same order."""
+    return list(chain.from_iterable([change.tids for change in changes]))

@@ -154,6 +154,15 @@ class ReadFailed(Warned):
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceSetBack(Warned):
+    """The outbox's sequence gives numbers a second time: a restore, a setval. Nothing is lost; it is read from the beginning."""
+
+    embedding: str
+    read_position: int
+    last_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentsEncoded(Event):
     """One request was answered."""
 

@@ -100,6 +100,8 @@ def _outbox(target: Target) -> Iterator[sql.Composed]:
     names = Names(target)
     comment = names.comment("keys of changed rows, until their vectors are written")
     yield statement("create_outbox", names)
+    yield statement("index_outbox", names)
+    yield statement("identify_entries", names)
     yield statement("comment_outbox", names, comment=comment)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pg_qwen_embed.domain.change import Change, entries_of
+from pg_qwen_embed.domain.change import Change, entries_of, tids_of
 from pg_qwen_embed.domain.spec import Layout
-from pg_qwen_embed.postgres.binary import bool_array, int8_array
+from pg_qwen_embed.postgres.binary import bool_array, int8_array, tid_array
 from pg_qwen_embed.postgres.connection import BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE
 
@@ -51,7 +51,10 @@ class TableLayout:
 
     def entries(self, changes: Sequence[Change]) -> Values:
         """The outbox entries that the changes settle."""
-        return {"seqs": BinaryValue(int8_array(entries_of(changes)))}
+        return {
+            "seqs": BinaryValue(int8_array(entries_of(changes))),
+            "tids": BinaryValue(tid_array(tids_of(changes))),
+        }
 
     def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:
         """The positions of the changes that were not made, from the rows that `write` or `clear` returned."""

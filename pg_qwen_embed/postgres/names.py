@@ -54,6 +54,10 @@ class _Objects:
         return self._internal("outbox")
 
     @property
+    def outbox_index(self) -> sql.Identifier:
+        return sql.Identifier(f"outbox_{self.target.id}_seq")
+
+    @property
     def store(self) -> sql.Identifier:
         return self._internal("store")
 
@@ -334,6 +338,10 @@ class Names(_Keys):
     @cached_property
     def all_chunks(self) -> sql.Composable:
         return statement("all_chunks")
+
+    @cached_property
+    def settled(self) -> sql.Composable:
+        return statement("settled")
 
     @property
     def stored(self) -> sql.Composable:

@@ -39,6 +39,7 @@ generation = sa.Table(
     sa.Column("spec", JSONB, nullable=False),
     sa.Column("grants", JSONB),
     sa.Column("check_drift", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("term", sa.BigInteger, nullable=False, server_default="0"),
     sa.CheckConstraint("state IN ('live', 'building', 'retired')", name="generation_state"),
     sa.Index("generation_one_live", "embedding_id", unique=True, postgresql_where=sa.text("state = 'live'")),
     comment="One row per physical version of an embedding; its id names its outbox, store, failure table and triggers",

@@ -28,7 +28,7 @@ class Page:
     partial: there may be more entries. full: it has as many keys as were requested."""
 
     changes: list[Change]
-    source_truncated: list[tuple[int, Sequence[int]]]  # version and entries of each TRUNCATE
+    source_truncated: list[tuple[Sequence[int], Sequence[bytes]]]  # entries of a TRUNCATE, and their tids
     end: int
     partial: bool
     full: bool = False
@@ -63,11 +63,11 @@ class Store:
         return self._layout.writes_alone
 
     async def read_outbox(
-        self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
+        self, connection: AsyncConnection, *, version: int, after: int, in_flight: set[int], entries: int, keys: int
     ) -> Page:
-        """Changed keys with their documents. after: the read position. in_flight: entries to leave out.
+        """Changed keys with their documents. version: of what is read. after: the read position.
 
-        entries, keys: the most of each to read. Raises psycopg.Error."""
+        in_flight: entries to leave out. entries, keys: the most of each to read. Raises psycopg.Error."""
         values = {
             "after": after,
             "in_flight": BinaryValue(binary.int8_array(np.fromiter(in_flight, np.int64, len(in_flight)))),
@@ -76,17 +76,27 @@ class Store:
             "longest": LONGEST_DOCUMENT + 1,
         }
         rows = await _fetched(connection, self._query("read_outbox"), values)
-        self._require_one_row_each([tuple(row[6:]) for row in rows])
-        source_truncated = [(version, seqs) for version, _, seqs, _, _, _, *key in rows if key[0] is None]
+        self._require_one_row_each([tuple(row[7:]) for row in rows])
+        source_truncated = [(seqs, tids) for _, _, seqs, tids, _, _, _, *key in rows if key[0] is None]
         changes = [
-            change_of(tuple(key), version, seqs, known, document, here)
-            for version, _, seqs, known, document, here, *key in rows
+            change_of(tuple(key), version, seqs, known, document, here, tids=tids)
+            for _, _, seqs, tids, known, document, here, *key in rows
             if key[0] is not None
         ]
         if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
             return Page(changes, source_truncated, rows[-1][1], partial=True, full=True)
         end = max((row[0] for row in rows), default=after)
         return Page(changes, source_truncated, end, partial=sum(len(row[2]) for row in rows) == entries)
+
+    async def read_last_seq(self, connection: AsyncConnection) -> int | None:
+        """The last number of the outbox's sequence; None if this role may not read it."""
+        row = await (await connection.execute(self._query("read_last_seq"), {})).fetchone()
+        return row[0] if row else None
+
+    async def begin_term(self, connection: AsyncConnection) -> int:
+        """A term above every one before; 0, whose versions win against nothing, if the generation was detached."""
+        row = await (await connection.execute(statement("begin_term"), {"id": self.target.id})).fetchone()
+        return row[0] if row else 0
 
     async def read_snapshot(self, connection: AsyncConnection) -> tuple[int, int]:
         """The xmin of a snapshot older than the next read, and a transaction id newer than the last."""
@@ -127,8 +137,14 @@ class Store:
         values |= self._layout.entries(changes)
         return await self._undone(await self._locked(connection, "lock_store_exclusive", self._layout.clear, values))
 
-    async def clear_source_truncated(self, connection: AsyncConnection, version: int, seqs: Sequence[int]) -> None:
-        values = {"version": version, "seqs": BinaryValue(binary.int8_array(seqs))}
+    async def clear_source_truncated(
+        self, connection: AsyncConnection, version: int, seqs: Sequence[int], tids: Sequence[bytes]
+    ) -> None:
+        values = {
+            "version": version,
+            "seqs": BinaryValue(binary.int8_array(seqs)),
+            "tids": BinaryValue(binary.tid_array(tids)),
+        }
         await self._locked(connection, "lock_store_exclusive", "clear_source_truncated", values)
 
     async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
@@ -150,7 +166,7 @@ class Store:
         values["attempts"] = [change.attempts + 1 for change in changes]
         values["errors"] = [sentence.replace("\0", "") for sentence in sentences]
         values["retry_afters"] = list(retry_afters)
-        values["seqs"] = self._layout.entries(changes)["seqs"]
+        values |= self._layout.entries(changes)
         await self._locked(connection, "lock_store_exclusive", "record_failures", values)
 
     async def start_backfill(self, connection: AsyncConnection) -> None:

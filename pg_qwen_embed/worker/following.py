@@ -9,6 +9,7 @@ from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
+from pg_qwen_embed.domain.version import Versions
 from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
@@ -94,7 +95,8 @@ class Following:
 
     async def _take_on(self, target: Target) -> None:
         store = Store(target, self._halfvec_oid)
-        pipeline = Pipeline(store, self._balancer, self._pools, self._options, self._signals, self._runtime)
+        versions = Versions(await store.begin_term(self._connection))
+        pipeline = Pipeline(store, versions, self._balancer, self._pools, self._options, self._signals, self._runtime)
         self.pipelines[target.id] = pipeline
         pipeline.start(self._group)
         state, after = await store.read_backfill_state(self._connection)

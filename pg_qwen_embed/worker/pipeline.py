@@ -13,6 +13,7 @@ import asyncio
 from dataclasses import dataclass
 
 from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.domain.version import Versions
 from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.postgres.connection import Pool
 from pg_qwen_embed.postgres.store import Store
@@ -43,6 +44,7 @@ class Pipeline:
     def __init__(
         self,
         store: Store,
+        versions: Versions,
         balancer: Balancer,
         pools: Pools,
         options: Options,
@@ -59,7 +61,7 @@ class Pipeline:
         )
         to_encode, to_write, progress = EncodeQueue(), WriteQueues(), ScanProgress(store, runtime)
         intake = Intake(self._ledger, to_encode, to_write)
-        self.reader = Reader(store, self._ledger, room, intake, to_write, limits, runtime)
+        self.reader = Reader(store, versions, self._ledger, room, intake, to_write, limits, runtime)
         self.scanner = BackfillScanner(store, pools.backfill, room, intake, progress, limits, signals, runtime)
         self._dispatcher = Dispatcher(store.target, balancer, to_encode, to_write, limits.request, runtime)
         sizer = BatchSizer(limits.write_rows)

@@ -4,6 +4,7 @@ The worker's loop calls it, on the loop's connection. What is in flight is left 
 
 from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.domain.version import Versions
 from pg_qwen_embed.postgres.connection import AsyncConnection
 from pg_qwen_embed.postgres.store import Page, Store
 from pg_qwen_embed.worker.ledger import Ledger, Room
@@ -11,6 +12,10 @@ from pg_qwen_embed.worker.options import Limits
 from pg_qwen_embed.worker.queues import Intake, WriteQueues
 from pg_qwen_embed.worker.watermark import Watermark
 from pg_qwen_embed.worker.work import SourceTruncated
+
+# Seconds after which a busy reader reads from the beginning once: a sequence that was set back may have caught up
+# between two sweeps.
+RESCAN = 30.0
 
 
 class Reader:
@@ -21,6 +26,7 @@ class Reader:
     def __init__(
         self,
         store: Store,
+        versions: Versions,
         ledger: Ledger,
         room: Room,
         intake: Intake,
@@ -29,6 +35,7 @@ class Reader:
         runtime: Runtime,
     ) -> None:
         self._store = store
+        self._versions = versions
         self._ledger = ledger
         self._room = room
         self._intake = intake
@@ -38,6 +45,7 @@ class Reader:
         self._watermark = Watermark()
         self._entries = limits.page_entries  # entries to read at once
         self._paused_until = 0.0
+        self._rescan_due = runtime.clock() + RESCAN
 
     def pause(self, seconds: float) -> None:
         """Read nothing for this time: the last read failed."""
@@ -57,7 +65,11 @@ class Reader:
         return await self._read_changes(connection, self._watermark.read_position)
 
     async def sweep(self, connection: AsyncConnection) -> bool:
-        """Read again from the low watermark, for entries that became visible late, and raise it."""
+        """Read again from the low watermark, for entries that became visible late, and raise it.
+
+        From the beginning if the outbox's sequence was set back: new entries come below the read position."""
+        if await self._is_behind(connection) or self._runtime.clock() >= self._rescan_due:
+            return await self.rescan(connection)
         if self._watermark.complete:
             return await self._read_failures(connection)
         xmin, transaction_id = await self._store.read_snapshot(connection)
@@ -68,8 +80,17 @@ class Reader:
     async def rescan(self, connection: AsyncConnection) -> bool:
         """Read again from the beginning, as before sleeping."""
         self._watermark.rewind()
+        self._rescan_due = self._runtime.clock() + RESCAN
         found = await self._read_changes(connection, 0)
         return await self._read_failures(connection) or found
+
+    async def _is_behind(self, connection: AsyncConnection) -> bool:
+        """Whether the outbox's sequence is below what was read: it was set back."""
+        last, position = await self._store.read_last_seq(connection), self._watermark.read_position
+        if last is None or last >= position:
+            return False
+        self._runtime.events.emit(events.SequenceSetBack(self._store.target.name, position, last))
+        return True
 
     async def _read_failures(self, connection: AsyncConnection) -> bool:
         """Take failures that are due, unless they are being tried already."""
@@ -85,9 +106,12 @@ class Reader:
         if not self.takes_changes:
             self._room.lacked = not self._room.for_changes()  # else it is only paused
             return False
+        if self._versions.exhausted:
+            self._versions = Versions(await self._store.begin_term(connection))
         page = await self._store.read_outbox(
-            connection, after=after, in_flight=self._ledger.seqs, entries=self._entries, keys=self._limits.page_keys
-        )
+            connection, version=self._versions.current, after=after, in_flight=self._ledger.seqs, entries=self._entries,
+            keys=self._limits.page_keys,
+        )  # fmt: skip
         self._entries = self._limits.page_keys * 4 if page.full else self._limits.page_entries
         if sweep_xmin is None:
             self._watermark.read(page.end)
@@ -99,10 +123,13 @@ class Reader:
         return found
 
     def _take(self, page: Page) -> bool:
-        for version, seqs in page.source_truncated:
+        for seqs, tids in page.source_truncated:
             self._ledger.seqs.update(seqs)
-            self._to_write.put(SourceTruncated(version, seqs))
+            self._to_write.put(SourceTruncated(self._versions.current, seqs, tids))
         self._intake.take(page.changes, None)
         if page.changes:
             self._runtime.events.emit(events.ChangesRead(self._store.target.name, len(page.changes)))
-        return bool(page.changes or page.source_truncated)
+        found = bool(page.changes or page.source_truncated)
+        if found:
+            self._versions.advance()
+        return found

@@ -73,10 +73,11 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class SourceTruncated:
-    """The source was truncated at this version. seqs: the outbox entries of that."""
+    """The source was truncated, as read at this version. seqs, tids: the outbox entries of that."""
 
     version: int
     seqs: Sequence[int]
+    tids: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)

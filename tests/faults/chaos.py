@@ -218,6 +218,14 @@ def terminate_backend(arena: Arena) -> None:
         )
 
 
+def set_sequences_back(arena: Arena) -> None:
+    with arena.connect() as connection:
+        connection.execute(
+            "SELECT setval(pg_get_serial_sequence(format('_qwen_embed.outbox_%s', id), 'seq'), 1 + (random() * 100)::int) "
+            "FROM _qwen_embed.generation"
+        )
+
+
 def sever_connections(arena: Arena) -> None:
     arena.proxy.cut()
 
@@ -257,6 +265,7 @@ FAULTS: dict[str, Callable[[Arena], None]] = {
     "worker stopped and continued": stop_and_continue_worker,
     "backends terminated": terminate_backend,
     "connections cut": sever_connections,
+    "sequences set back": set_sequences_back,
     "connections delayed": proxied("delay"),
     "connections swallowed": proxied("swallow"),
     "connections refused": proxied("refuse"),

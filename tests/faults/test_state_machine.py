@@ -126,6 +126,11 @@ class Following(RuleBasedStateMachine):
     def repair(self, table: str) -> None:
         self.harness.ok("verify", table, "--repair")
 
+    @rule(table=st.sampled_from(TABLES), to=st.integers(1, 20))
+    def set_the_sequence_back(self, table: str, to: int) -> None:
+        outbox = self.harness.internal("outbox", table)
+        self.harness.execute("SELECT setval(pg_get_serial_sequence(%s, 'seq'), %s)", outbox, to)
+
     @rule()
     def sever_connections(self) -> None:
         self.harness.execute(

@@ -1,6 +1,7 @@
 """A removal and an addition may not overlap: the removal must see what was added, or be seen."""
 
 import asyncio
+from itertools import count
 
 import numpy as np
 import psycopg
@@ -18,10 +19,12 @@ def test_removal_waits_for_an_addition_in_flight_and_removes_it(harness: Harness
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body", "--no-backfill")
     harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
-    store = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid::int"))
+    store, versions = Store(harness.embedding().target, harness.value("SELECT 'halfvec'::regtype::oid::int")), count(1)
 
     async def read(connection: AsyncConnection):  # type: ignore[no-untyped-def]
-        page = await store.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)
+        page = await store.read_outbox(
+            connection, version=next(versions), after=0, in_flight=set(), entries=10, keys=10
+        )
         return page.changes
 
     async def overlap() -> None:
@@ -55,9 +58,9 @@ def test_failure_of_an_older_text_does_not_outlive_the_vector_of_a_newer_one(har
             await connect_async(harness.url, "writes") as writing,
             await connect_async(harness.url, "fails") as failing,
         ):
-            old = (await store.read_outbox(failing, after=0, in_flight=set(), entries=10, keys=10)).changes
+            old = (await store.read_outbox(failing, version=1, after=0, in_flight=set(), entries=10, keys=10)).changes
             harness.execute("UPDATE articles SET body = 'new' WHERE id = 1")
-            new = (await store.read_outbox(writing, after=0, in_flight=set(), entries=10, keys=10)).changes
+            new = (await store.read_outbox(writing, version=2, after=0, in_flight=set(), entries=10, keys=10)).changes
             async with writing.transaction():
                 await store.write(writing, new, [np.ones((1, 16), np.float32)])
                 recording = asyncio.create_task(store.record_failures(failing, old, ["refused"], [None]))
@@ -77,7 +80,9 @@ def test_connection_whose_write_waited_in_vain_for_a_lock_can_write_again(harnes
 
     async def write_three_times() -> None:
         async with await connect_async(harness.url, "writes") as connection:
-            changes = (await store.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)).changes
+            changes = (
+                await store.read_outbox(connection, version=1, after=0, in_flight=set(), entries=10, keys=10)
+            ).changes
             vectors = [np.ones((1, 16), np.float32)]
             await store.write(connection, changes, vectors)
             with harness.connect(autocommit=False) as holder:

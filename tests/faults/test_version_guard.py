@@ -11,8 +11,10 @@ import pytest
 from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.domain.version import READS
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
-from pg_qwen_embed.postgres.store import Store
+from pg_qwen_embed.postgres.store import Page, Store
+from pg_qwen_embed.worker.work import SourceTruncated
 
 stores = pytest.mark.parametrize("store", ["table", "column"])
 
@@ -23,14 +25,20 @@ class ManualWriter:
     def __init__(self, harness: Harness, store: Store, connection: AsyncConnection) -> None:
         self.harness, self.store, self.connection = harness, store, connection
 
-    async def read(self) -> list[Change]:
-        page = await self.store.read_outbox(self.connection, after=0, in_flight=set(), entries=100, keys=100)
-        return page.changes
+    async def _page(self) -> tuple[int, Page]:
+        version = await self.store.begin_term(self.connection) * READS
+        page = await self.store.read_outbox(
+            self.connection, version=version, after=0, in_flight=set(), entries=100, keys=100
+        )
+        return version, page
 
-    async def read_source_truncated(self) -> tuple[int, list[int]]:
-        page = await self.store.read_outbox(self.connection, after=0, in_flight=set(), entries=100, keys=100)
-        ((version, seqs),) = page.source_truncated
-        return version, list(seqs)
+    async def read(self) -> list[Change]:
+        return (await self._page())[1].changes
+
+    async def read_source_truncated(self) -> SourceTruncated:
+        version, page = await self._page()
+        ((seqs, tids),) = page.source_truncated
+        return SourceTruncated(version, seqs, tids)
 
     async def scan(self) -> list[Change]:
         return (await self.store.read_backfill(self.connection, after=None, rows=100)).changes
@@ -150,10 +158,10 @@ def test_a_slow_truncate_cannot_remove_the_vectors_of_rows_that_came_back(harnes
     harness.execute("TRUNCATE articles")
 
     async def script(slow: ManualWriter, quick: ManualWriter) -> None:
-        version, seqs = await slow.read_source_truncated()
+        late = await slow.read_source_truncated()
         harness.execute("INSERT INTO articles VALUES (1, 'new')")
         await quick.write(await quick.read())
-        await slow.store.clear_source_truncated(slow.connection, version, seqs)
+        await slow.store.clear_source_truncated(slow.connection, late.version, late.seqs, late.tids)
 
     two_manual_writers(harness, script)
     assert [text for text, _ in harness.vectors()] == ["new"]

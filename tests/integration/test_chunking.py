@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.domain.spec import Chunking
+from pg_qwen_embed.domain.version import READS
 from pg_qwen_embed.inference import boundaries, chunking
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.store import LONGEST_DOCUMENT, Store
@@ -167,13 +168,16 @@ class ManualWriters:
         self.harness, self.store, self.connection = harness, store, connection
 
     async def read(self) -> list[Change]:
-        page = await self.store.read_outbox(self.connection, after=0, in_flight=set(), entries=100, keys=100)
+        version = await self.store.begin_term(self.connection) * READS
+        page = await self.store.read_outbox(
+            self.connection, version=version, after=0, in_flight=set(), entries=100, keys=100
+        )
         return page.changes
 
     async def write(self, changes: list[Change]) -> None:
         cut = [(c, tuple((n, min(n + 10, len(c.document))) for n in range(0, len(c.document), 10))) for c in changes]
         vectors = [self.harness.server.vector(c.document[begin:end]) for c, spans in cut for begin, end in spans]
-        whole = [Change(c.key, c.version, c.seqs, c.fingerprint, c.document, c.size, spans=spans) for c, spans in cut]
+        whole = [change._replace(spans=spans) for change, spans in cut]
         await self.store.write(self.connection, whole, [np.stack(vectors)])
 
     async def clear(self, changes: list[Change]) -> None:

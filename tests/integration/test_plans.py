@@ -72,3 +72,16 @@ def test_the_plans_of_pages_read_on_from_where_the_last_ended(harness: Harness) 
     plan = plan_of(harness, statement("read_backfill", names, beyond=statement("beyond", names)))
     assert re.search(r"Index Cond: \(ROW\(.*a, .*b\) > ROW", plan), plan
     assert "Sort" not in plan, plan
+
+
+@both_versions
+@pytest.mark.parametrize("layout", ["table", "chunked"])
+def test_entries_are_acknowledged_by_their_index_and_a_hash_of_their_places(harness: Harness, layout: str) -> None:
+    """Without the hash, the time grows with the square of the entries."""
+    harness.articles()
+    harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])
+    harness.connection.execute(statement("configure_worker_session"))
+    for name in (f"write_{layout}", f"clear_{layout}", "record_failures"):
+        plan = plan_of(harness, statement(name, names_of(harness.embedding())))
+        assert re.search(r"Index Scan (using|on) outbox_1_seq", plan), f"{name}:\n{plan}"
+        assert re.search(r"Filter: .*hashed SubPlan", plan), f"{name}:\n{plan}"

@@ -8,6 +8,7 @@ import pytest
 from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed.admin import status
+from pg_qwen_embed.domain.version import READS
 from pg_qwen_embed.postgres.connection import connect_async
 from pg_qwen_embed.postgres.store import Store
 
@@ -54,7 +55,6 @@ def test_worker_repairs_by_itself_when_asked_to(drifted: Harness) -> None:
 
 
 def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Harness) -> None:
-    """An entry drawn while a writer is in flight could outrank the change that commits after it."""
     with drifted.connect(autocommit=False) as writer:
         writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
         said = drifted.cli("verify", "articles", "--repair")
@@ -178,7 +178,10 @@ def test_orphan_whose_row_comes_back_while_it_is_removed_keeps_its_new_vector(ha
 
         async def follow_too_early() -> None:
             async with await connect_async(harness.url, "test") as connection:
-                page = await following.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)
+                version = await following.begin_term(connection) * READS
+                page = await following.read_outbox(
+                    connection, version=version, after=0, in_flight=set(), entries=10, keys=10
+                )
                 assert [(change.key, change.here) for change in page.changes] == [((2,), False)]
                 writer.commit()
                 await following.clear(connection, page.changes)

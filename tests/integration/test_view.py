@@ -217,7 +217,7 @@ def test_rows_hidden_from_the_worker_by_row_level_security_are_an_error_and_not_
 
     async def read() -> None:
         async with await connect_async(make_conninfo(harness.url, user=role), "test") as connection:
-            await store.read_outbox(connection, after=0, in_flight=set(), entries=10, keys=10)
+            await store.read_outbox(connection, version=1, after=0, in_flight=set(), entries=10, keys=10)
 
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
         asyncio.run(read())

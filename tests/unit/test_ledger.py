@@ -79,7 +79,7 @@ def test_outcome_comes_apart_into_one_of_each_change() -> None:
     )
     assert pieces_of(Cleared(changes)) == [Cleared([one]) for one in changes]
     assert pieces_of(Cleared([])) == [Cleared([])]
-    assert pieces_of(SourceTruncated(3, (1, 2))) == [SourceTruncated(3, (1, 2))]
+    assert pieces_of(SourceTruncated(3, (1, 2), (b"one", b"two"))) == [SourceTruncated(3, (1, 2), (b"one", b"two"))]
 
 
 def test_a_backfill_fills_only_the_room_that_live_changes_leave() -> None:

@@ -26,12 +26,22 @@ INSERT INTO _qwen_embed.backfill (generation_id, state) VALUES (%(generation_id)
 -- name: create_outbox
 -- The outbox: append-only, so that writers never wait for each other or for the worker. A TRUNCATE appends one entry
 -- without a key.
+-- `seq` is not unique: an application may not fail because the sequence was set back by a restore or a setval.
 -- Vacuum comes early and works without pauses, because a read passes over the dead entries that it has not removed.
 CREATE TABLE {outbox} (
-    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    seq bigint GENERATED ALWAYS AS IDENTITY,
     changed_at timestamptz NOT NULL DEFAULT now(),
     {nullable_key_columns}
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+-- name: index_outbox
+-- The order in which the outbox is read. Numbers are not expected twice, so PostgreSQL need not look for duplicates
+-- when a page of the index is full.
+CREATE INDEX {outbox_index} ON {outbox} (seq) WITH (deduplicate_items = off);
+
+-- name: identify_entries
+-- Lets an entry be deleted where a publication FOR ALL TABLES has the outbox in it: the outbox has no key.
+ALTER TABLE {outbox} REPLICA IDENTITY FULL;
 
 -- name: comment_outbox
 -- Describes the outbox in the database.

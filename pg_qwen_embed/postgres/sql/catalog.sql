@@ -25,7 +25,7 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- migration added: every role can see that.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
        EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = to_regclass('_qwen_embed.embedding') AND attname = 'column_numbers');
+               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'term');
 
 -- name: resolve_table
 -- The oid of a table as it is written in SQL. NULL: there is no table of that name on the search_path.

@@ -1,24 +1,25 @@
 -- What the worker reads: changed keys from the outbox, and pages of the source for a backfill.
 
 -- name: read_outbox
--- Changed keys after the read position, with the document of the same snapshot. The version of a key is its highest
--- entry here.
+-- Changed keys after the read position, with the document of the same snapshot. `tid` and number of an entry
+-- identify it.
 -- A full page has keys beyond it: the read position moves to the `first` of its last row only. Sequence numbers
--- become visible out of order: see "The low watermark" in docs/architecture.md. NOT IN is hashed.
+-- become visible out of order: see "The low watermark" in docs/architecture.md. NOT IN is hashed. It also hides an
+-- entry whose number is in flight for another one; a later read finds that.
 WITH entry AS (
-    SELECT o.seq, {key:o}
+    SELECT o.seq, o.ctid AS tid, {key:o}
     FROM {outbox} o
     WHERE o.seq > %(after)s AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     ORDER BY o.seq
     LIMIT %(entries)s
 ), changed AS (
-    SELECT {keys}, max(seq) AS version, min(seq) AS first, array_agg(seq) AS seqs
+    SELECT {keys}, max(seq) AS last, min(seq) AS first, array_agg(seq) AS seqs, array_agg(tid) AS tids
     FROM entry
     GROUP BY {keys}
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT c.version, c.first, c.seqs, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:c}
+SELECT c.last, c.first, c.seqs, c.tids, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:c}
 FROM changed c
 LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})
 CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d
@@ -35,6 +36,22 @@ SELECT {id} WHERE EXISTS (SELECT FROM {outbox}) OR EXISTS (SELECT FROM {failure}
 -- transaction. The new transaction id counts for what was read before.
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
        pg_current_xact_id()::text::bigint AS transaction_id;
+
+-- name: read_last_seq
+-- The last number of the outbox's sequence, 0 before the first. NULL: this role may not read it.
+SELECT CASE WHEN has_sequence_privilege(s.oid, 'SELECT, USAGE')
+            THEN coalesce(pg_sequence_last_value(s.oid::regclass), 0) END
+FROM (SELECT pg_get_serial_sequence({literal:outbox}, 'seq')::regclass::oid AS oid) s;
+
+-- name: begin_term
+-- Gives a leader its term, from which the versions of its reads are made (domain/version.py). It is above every term
+-- before: by the registry if the clock was set back, by the clock if an older registry was restored.
+-- It runs after the leader lock was taken and before the first read: a vector that the leader before read cannot win
+-- against one of this leader.
+UPDATE _qwen_embed.generation
+SET term = greatest(term + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+WHERE id = %(id)s
+RETURNING term;
 
 -- name: read_backfill_state
 -- The state of a backfill, and the key up to which every vector is written.

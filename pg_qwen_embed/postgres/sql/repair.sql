@@ -7,9 +7,8 @@ SELECT set_config('synchronous_commit', 'on', true), pg_current_xact_id();
 
 -- name: repair_page
 -- Enqueues the rows of one page of the source whose vector is missing or stale. The page comes in key order.
--- The rows are locked first, as a writer of the row would lock them. Otherwise an entry drawn here could outrank a
--- change that was made before and commits later. Rows that the application has locked are left and counted. Failures
--- wait for their own time, unless they are parked.
+-- The rows are locked first, as a writer of the row would lock them. A row that the application has locked is left
+-- and counted: its own change enqueues it. Failures wait for their own time, unless they are parked.
 WITH page AS MATERIALIZED (
     SELECT {source_key_as:t}, _qwen_embed.fingerprint({document:t}) AS fingerprint, {has_vector} AS has_vector
     FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s
@@ -106,12 +105,6 @@ CROSS JOIN LATERAL (SELECT to_regclass(CASE k.kind WHEN 'view' THEN format('qwen
                                        ELSE format('_qwen_embed.store_%%s', g.id) END) AS oid) o
 WHERE e.name = %(name)s AND o.oid IS NOT NULL
   AND (x.role = '' OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = x.role));
-
--- name: raise_versions
--- Lets an outbox that was created again go on above every version of the store and the failures.
--- It reads the whole store.
-SELECT setval(pg_get_serial_sequence({literal:outbox}, 'seq'),
-              1 + greatest((SELECT max(version) FROM {store}), (SELECT max(version) FROM {failure}), 0));
 
 -- name: request_drift_check
 -- Asks the worker to compare all rows of an embedding with their vectors.

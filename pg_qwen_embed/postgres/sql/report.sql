@@ -5,8 +5,8 @@
 -- Counts are exact below a million rows and the planner's estimate above.
 SELECT r.rows, v.vectors, v.truncated, v.chunks,
        (SELECT count(*) FROM {outbox}) AS pending,
-       coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT o.changed_at FROM {outbox} o
-                                                                    ORDER BY o.seq LIMIT 1))), 0)::float8 AS lag_seconds,
+       coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT min(o.changed_at) FROM {outbox} o))), 0)::float8
+           AS lag_seconds,
        (SELECT count(*) FROM {failure}) AS failures,
        b.state, b.rows_done, b.rows_total, b.started_at, b.finished_at,
        (SELECT format('%%s (pid %%s%%s)', a.application_name, a.pid, ', ' || host(a.client_addr))

@@ -1,6 +1,12 @@
 -- What the worker writes. Each write acknowledges its outbox entries in the same statement. In all of them `a` is
 -- the batch as it is bound, `v` or `c` each key once with its newest version, `n` the rows that are written, `s` the
--- store, `f` the failures.
+-- store, `f` the failures, `entry` the outbox entries.
+
+-- name: settled
+-- The outbox entries of the batch, by number and tid. Part of the statements that acknowledge.
+-- A sequence that was set back gives a number twice, and VACUUM FULL moves entries: what does not match stays, and is
+-- read again. IS TRUE keeps the tids in a hash table: as a join they would be looked up one by one.
+seq = ANY (%(seqs)s::bigint[]) AND (ctid IN (SELECT unnest(%(tids)s::tid[]))) IS TRUE
 
 -- name: lock_store_shared
 -- The lock of a write that only adds or replaces vectors. Such writes run side by side, because the version guard
@@ -39,7 +45,7 @@ WITH a AS (
     DELETE FROM {failure} f USING unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
     WHERE EXISTS (SELECT FROM {failure}) AND ({key:f}) = ({key_casts}) AND f.version <= a.version
 ), acknowledged AS (
-    DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
+    DELETE FROM {outbox} WHERE {settled}
 )
 SELECT count(*) FROM written;
 
@@ -70,7 +76,7 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING v WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
 ), acknowledged AS (
-    DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[])
+    DELETE FROM {outbox} WHERE {settled}
 )
 SELECT count(*) FROM written;
 
@@ -111,8 +117,8 @@ WITH a AS (
     WHERE n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
-    WHERE o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(tids)s::tid[], %(positions)s::bigint[]) AS entry(seq, tid, position)
+    WHERE o.ctid = entry.tid AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
@@ -136,7 +142,7 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: clear_chunked
 -- The same for layout `chunked`. A blank row keeps its first chunk, for its version.
@@ -161,7 +167,7 @@ WITH a AS (
 ), cleared_failures AS (
     DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: clear_column
 -- The same for layout `column`.
@@ -195,8 +201,8 @@ WITH a AS (
     WHERE p.here AND n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(positions)s::bigint[]) AS entry(seq, position)
-    WHERE o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(tids)s::tid[], %(positions)s::bigint[]) AS entry(seq, tid, position)
+    WHERE o.ctid = entry.tid AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
@@ -209,7 +215,7 @@ WITH removed AS (
     DELETE FROM {failure} f
     WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:f}))
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: record_failures
 -- Records the documents that the server rejects, with its sentences, and acknowledges their entries, so that nothing
@@ -233,7 +239,7 @@ WITH a AS (
         next_attempt_at = excluded.next_attempt_at
     WHERE f.version <= excluded.version
 )
-DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
+DELETE FROM {outbox} WHERE {settled};
 
 -- name: read_failures
 -- Failures whose time has come, with the current document. A newer change of the row is in the outbox as well, and
