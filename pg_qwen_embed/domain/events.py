@@ -138,6 +138,22 @@ class ChangesRead(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxCompacted(Event):
+    """Of each key the newest entry was left. removed: entries; left: keys."""
+
+    embedding: str
+    removed: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionFailed(Warned):
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RowsScanned(Event):
     """A page of a backfill; rows that have their vector already are not among the changes."""
 

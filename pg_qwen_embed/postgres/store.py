@@ -70,7 +70,7 @@ class Store:
         entries, keys: the most of each to read. Raises psycopg.Error."""
         values = {
             "after": after,
-            "in_flight": BinaryValue(binary.int8_array(np.fromiter(in_flight, np.int64, len(in_flight)))),
+            "in_flight": _seqs(in_flight),
             "entries": entries,
             "keys": keys,
             "longest": LONGEST_DOCUMENT + 1,
@@ -87,6 +87,23 @@ class Store:
             return Page(changes, source_truncated, rows[-1][1], partial=True, full=True)
         end = max((row[0] for row in rows), default=after)
         return Page(changes, source_truncated, end, partial=sum(len(row[2]) for row in rows) == entries)
+
+    async def outbox_ends(self, connection: AsyncConnection, after: int) -> tuple[int, int]:
+        """The first entry after this one, and the newest; both 0 if there is none."""
+        row = await (await connection.execute(self._query("outbox_ends"), {"after": after})).fetchone()
+        return (row[0], row[1]) if row else (0, 0)
+
+    async def compact_outbox(
+        self, connection: AsyncConnection, in_flight: set[int], part: int, parts: int
+    ) -> tuple[int, int]:
+        """Delete the entries that have a newer one of their key. Returns how many went, and how many keys are left.
+
+        in_flight: entries to leave out. part: of the keys, from 0."""
+        values = {"in_flight": _seqs(in_flight), "part": part, "parts": parts}
+        async with connection.transaction():
+            await connection.execute(statement("prepare_compaction"))
+            row = await (await connection.execute(self._query("compact_outbox"), values)).fetchone()
+        return (row[0], row[1]) if row else (0, 0)
 
     async def read_snapshot(self, connection: AsyncConnection) -> tuple[int, int]:
         """The xmin of a snapshot older than the next read, and a transaction id newer than the last."""
@@ -230,6 +247,10 @@ class Store:
         }
         values["versions"] = BinaryValue(binary.int8_array([change.version for change in changes]))
         return values
+
+
+def _seqs(entries: set[int]) -> BinaryValue:
+    return BinaryValue(binary.int8_array(np.fromiter(entries, np.int64, len(entries))))
 
 
 async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, Any]) -> list[tuple[Any, ...]]:

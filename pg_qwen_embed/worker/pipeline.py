@@ -17,6 +17,7 @@ from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.postgres.connection import Pool
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.batch_sizer import BatchSizer
+from pg_qwen_embed.worker.compactor import Compactor
 from pg_qwen_embed.worker.dispatcher import Dispatcher
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.options import Options
@@ -31,10 +32,13 @@ VACUUM_AFTER = 20_000  # entries; autovacuum comes once a minute, and a busy out
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Connections on which changes, and rows of a backfill, are read and written; open while the session lasts."""
+    """Connections on which changes, and rows of a backfill, are read and written; open while the session lasts.
+
+    compact: a single one, on which one outbox at a time is compacted."""
 
     live: Pool
     backfill: Pool
+    compact: Pool
 
 
 class Pipeline:
@@ -59,7 +63,8 @@ class Pipeline:
         )
         to_encode, to_write, progress = EncodeQueue(), WriteQueues(), ScanProgress(store, runtime)
         intake = Intake(self._ledger, to_encode, to_write)
-        self.reader = Reader(store, self._ledger, room, intake, to_write, limits, runtime)
+        self._compactor = Compactor(store, pools.compact, self._ledger, signals, runtime)
+        self.reader = Reader(store, self._ledger, room, intake, to_write, self._compactor, limits, runtime)
         self.scanner = BackfillScanner(store, pools.backfill, room, intake, progress, limits, signals, runtime)
         self._dispatcher = Dispatcher(store.target, balancer, to_encode, to_write, limits.request, runtime)
         sizer = BatchSizer(limits.write_rows)
@@ -67,10 +72,12 @@ class Pipeline:
         self._vacuumed_at = 0  # count of settled entries at the last vacuum
 
     def start(self, group: asyncio.TaskGroup) -> None:
+        self._compactor.start(group)
         self._dispatcher.start(group)
         self.writer.start(group, self._pools.live, self._pools.backfill)
 
     def stop(self) -> None:
+        self._compactor.stop()
         self.scanner.stop()
         self._dispatcher.stop()
         self.writer.stop()
@@ -82,8 +89,8 @@ class Pipeline:
 
     @property
     def idle(self) -> bool:
-        """Whether everything is settled and no backfill is active."""
-        return self.settled and not self.scanner.active
+        """Whether everything is settled, and neither a backfill nor a compaction is active."""
+        return self.settled and not self.scanner.active and not self._compactor.active
 
     def wants_vacuum(self) -> bool:
         """Whether VACUUM_AFTER entries were settled since this last returned True."""
