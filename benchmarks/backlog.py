@@ -22,9 +22,7 @@ def caught_up(url: str, server_url: str, rows: int, changes: int) -> dict[str, f
     with psycopg.connect(url, autocommit=True) as connection:
         for n in range(changes):
             connection.execute("UPDATE documents SET body = body || ' ' || %s", [n])
-        (outbox,) = connection.execute(
-            "SELECT 'outbox_' || max(id) FROM _qwen_embed.generation"
-        ).fetchone() or ("",)
+        (outbox,) = connection.execute("SELECT 'outbox_' || max(id) FROM _qwen_embed.generation").fetchone() or ("",)
         connection.execute("CHECKPOINT")
         harness.ask(server_url, "counters", {})
         began = time.perf_counter()

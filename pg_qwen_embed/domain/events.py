@@ -246,6 +246,30 @@ class IndexReady(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class IndexNotNeeded(Event):
+    """There are fewer vectors than an index is worth: queries compare them all."""
+
+    embedding: str
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexWaits(Event):
+    """The index is built when the changes that wait are written."""
+
+    embedding: str
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDropped(Event):
+    """The index was invalid, or gives way to many changes that wait. It is built again when they are written."""
+
+    embedding: str
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
 class IndexBuildAlone(Warned):
     """The index is built by one process, because a parallel build needs more shared memory."""
 

@@ -16,9 +16,13 @@ from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE, is_integer
+from pg_qwen_embed.postgres.index import comment as index_comment
+from pg_qwen_embed.postgres.index import index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
+
+NARROW_ROW = 80  # bytes of a row of the store without its vector, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,11 @@ class Store:
     def writes_alone(self) -> bool:
         """Whether writes wait for each other."""
         return self._layout.writes_alone
+
+    @property
+    def in_source(self) -> bool:
+        """Whether the vectors, and their index, are in the application's own table."""
+        return self._layout.in_source
 
     async def read_outbox(
         self, connection: AsyncConnection, *, after: int, in_flight: set[int], entries: int, keys: int
@@ -205,6 +214,15 @@ class Store:
         """Record that the rows of these partitions were compared with the store."""
         values = {"id": self.target.id, "partitions": None if partitions is None else sorted(partitions)}
         await connection.execute(statement("note_partitions"), values)
+
+    async def look_at_index(self, connection: AsyncConnection, *, index_from: int, most: int) -> tuple[Any, ...]:
+        """State of the index, whether the worker has built it, whether there are `index_from` vectors, about how many there
+        are, and how many entries the outbox has, counted up to `most`."""
+        names = self._names
+        row_size = NARROW_ROW if self._layout.in_source else NARROW_ROW + 2 * self.target.spec.dimensions
+        values = {"index": index_text(names), "index_from": index_from, "most": most, "row_size": row_size}
+        query = statement("look_at_index", names, comment=index_comment(names), index_state=statement("index_state"))
+        return await (await connection.execute(query, values)).fetchone() or ("none", False, False, 0, 0)
 
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._query("vacuum_outbox"), {})

@@ -71,7 +71,9 @@ def test_a_compaction_leaves_the_newest_entry_of_each_key_and_every_truncate(
     harness.execute(f"ALTER TABLE articles ADD PRIMARY KEY ({columns})")
     harness.ok("attach", "articles", "--text", "body")
     for n in range(3):
-        harness.execute(f"INSERT INTO articles ({columns}, body) SELECT i{', i' * ('lang' in key)}, {n} FROM generate_series(1, 20) i")
+        harness.execute(
+            f"INSERT INTO articles ({columns}, body) SELECT i{', i' * ('lang' in key)}, {n} FROM generate_series(1, 20) i"
+        )
         harness.execute("UPDATE articles SET body = body || 'x' WHERE id::int > 5")
         harness.execute("TRUNCATE articles")
     outbox = harness.internal("outbox")
@@ -119,7 +121,9 @@ def test_compactions_while_eight_writers_change_the_same_rows_lose_no_change(har
     def write(writer: int) -> None:
         connection = harness.connect(autocommit=False)
         for n in range(40):
-            connection.execute("UPDATE articles SET body = %s WHERE id = %s", [f"{writer} {n}", 1 + (n * 7 + writer) % 40])
+            connection.execute(
+                "UPDATE articles SET body = %s WHERE id = %s", [f"{writer} {n}", 1 + (n * 7 + writer) % 40]
+            )
             if n % 10 == 9:
                 connection.execute("DELETE FROM articles WHERE id = %s", [1 + writer])
                 connection.execute("INSERT INTO articles VALUES (%s, 'again')", [1 + writer])
