@@ -180,6 +180,24 @@ class DocumentsEncoded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ChunksRecalled(Event):
+    """Chunks that changed rows had before: those whose text is found again are not embedded again."""
+
+    level: ClassVar[int] = DEBUG
+    embedding: str
+    rows: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecallFailed(Warned):
+    """All chunks of the changed rows are embedded."""
+
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentRejected(Warned):
     """All rows that were rejected with the same sentence are one event."""
 

@@ -67,6 +67,10 @@ class Store:
         return self._layout.writes_alone
 
     @property
+    def has_chunks(self) -> bool:
+        return self._layout.has_chunks
+
+    @property
     def in_source(self) -> bool:
         """Whether the vectors, and their index, are in the application's own table."""
         return self._layout.in_source
@@ -132,6 +136,12 @@ class Store:
         ]
         changes = [change for change in absent if change.fingerprint is not None]
         return BackfillPage(changes, len(rows_read), tuple(rows_read[-1][3:]) if rows_read else None)
+
+    async def read_chunks(self, connection: AsyncConnection, changes: Sequence[Change]) -> dict[bytes, Vectors]:
+        """The vectors of the chunks that these rows have, by the fingerprint of the chunk's text. Raises psycopg.Error."""
+        values = self._keys_and_versions(changes)
+        cursor = await connection.cursor(binary=True).execute(self._query("read_chunks"), values)
+        return {own: binary.from_halfvec(vector) for own, vector in await cursor.fetchall()}
 
     async def write(
         self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Sequence[Vectors]

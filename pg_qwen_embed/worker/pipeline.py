@@ -23,6 +23,7 @@ from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.queues import EncodeQueue, Intake, WriteQueues
 from pg_qwen_embed.worker.reader import Reader
+from pg_qwen_embed.worker.recall import ChunkRecall
 from pg_qwen_embed.worker.scanner import BackfillScanner, ScanProgress
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.writer import Writer
@@ -66,7 +67,15 @@ class Pipeline:
         self._compactor = Compactor(store, pools.compact, self._ledger, signals, runtime)
         self.reader = Reader(store, self._ledger, room, intake, to_write, self._compactor, limits, runtime)
         self.scanner = BackfillScanner(store, pools.backfill, room, intake, progress, limits, signals, runtime)
-        self._dispatcher = Dispatcher(store.target, balancer, to_encode, to_write, limits.request, runtime)
+        self._dispatcher = Dispatcher(
+            store.target,
+            balancer,
+            to_encode,
+            to_write,
+            ChunkRecall(store, pools.live, runtime),
+            limits.request,
+            runtime,
+        )
         sizer = BatchSizer(limits.write_rows)
         self.writer = Writer(store, to_write, self._ledger, room, progress, sizer, signals, runtime, once=options.once)
         self._vacuumed_at = 0  # count of settled entries at the last vacuum
