@@ -66,7 +66,7 @@ class Status:
 
     @property
     def needs_index(self) -> bool:
-        """Whether there are so many vectors that a worker with the default --index-from builds an index."""
+        """Whether a worker with the default --index-from builds an index for the vectors that there are."""
         return self.indexed_vectors >= INDEX_FROM
 
     @property

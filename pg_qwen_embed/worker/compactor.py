@@ -1,4 +1,4 @@
-"""The compactor: removes outbox entries that a newer entry of the same key makes superfluous.
+"""The compactor: deletes the outbox entries that have a newer entry of the same key.
 
 It runs as a task, on a connection that all pipelines share. The reader calls `begins` before it takes a page, and reads nothing
 while the compactor is active. A compaction that fails is reported, and the outbox is read as it is."""

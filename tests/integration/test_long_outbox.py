@@ -87,7 +87,7 @@ def test_a_compaction_leaves_the_newest_entry_of_each_key_and_every_truncate(
     harness.assert_in_step()
 
 
-def test_a_compaction_leaves_what_is_in_flight_and_what_only_that_makes_superfluous(harness: Harness) -> None:
+def test_a_compaction_leaves_what_is_in_flight_and_what_only_that_outranks(harness: Harness) -> None:
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body", "--no-backfill")
     for n in range(3):
