@@ -124,17 +124,21 @@ def test_an_index_does_not_give_way(harness: Harness, small: None, made: str, mo
     harness.assert_in_step()
 
 
-def test_a_backlog_is_written_before_the_index_is_built_also_after_a_restart(harness: Harness, small: None) -> None:
+def test_a_backlog_is_written_before_the_index_is_built_also_after_a_restart(
+    harness: Harness, small: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pg_qwen_embed.worker")
     harness.articles()
     harness.ok("attach", "articles", "--text", "body")
     harness.ok("worker", "--once", "--index-from", "10")
     add(harness, 1, 400)
     for _ in range(2):  # a worker that is stopped, and the one after it
+        caplog.clear()
         with (
             harness.server.hold(lambda texts: any(re.match(r"article [34]\d\d", text) for text in texts)),
             harness.worker_here(index_from=10, shutdown_timeout=0.0),
         ):
-            eventually(lambda: harness.count("store") >= 100 and harness.server.waiting)
+            eventually(lambda: "index_waits" in caplog.text)
             assert number(harness) is None
     harness.once()
     assert state(harness) == "valid"
