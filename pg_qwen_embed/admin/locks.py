@@ -41,6 +41,8 @@ LOCKS = (
     TakenLock("worker, writing", "ROW EXCLUSIVE", "store, outbox, failures", MOMENT, WORKER),
     TakenLock("worker, --store column", "ROW EXCLUSIVE", "your table and rows, not locked ones", MOMENT, WORKER),
     TakenLock("worker, index", "SHARE UPDATE EXCLUSIVE", "store; or your table (column)", "the build; nobody waits", NONE),
+    TakenLock("worker, dropping an index", "SHARE UPDATE EXCLUSIVE", "store", "waits for older transactions; nobody waits", NONE),
+    TakenLock("worker, compacting", "ROW EXCLUSIVE", "outbox", STATEMENT, WORKER),
     TakenLock("worker, vacuum", "SHARE UPDATE EXCLUSIVE", "outbox", STATEMENT, WORKER),
     TakenLock("backfill", "ROW EXCLUSIVE", "_qwen_embed.backfill", MOMENT, NONE),
     TakenLock("status, doctor, search, Client", "ACCESS SHARE", "what they read", STATEMENT, NONE),

@@ -25,4 +25,4 @@ def backfill(settings: Settings, name: str) -> None:
         backfilling.restart(connection, name)
         snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
         last = _progress.show(name, snapshots)
-    click.echo(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index}")
+    click.echo(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index_report}")

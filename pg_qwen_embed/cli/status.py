@@ -38,7 +38,7 @@ def _report(one: Status) -> str:
         f"  rows {one.rows:,}  vectors {one.vectors:,}{chunks}{truncated}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
         f"failures {one.failures:,}\n"
         f"{_warnings(one)}"
-        f"  backfill {backfill}  index {one.index}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
+        f"  backfill {backfill}  index {one.index_report}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import click
 
 from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.domain.report import INDEX_FROM
 from pg_qwen_embed.inference.sglang import READ_TIMEOUT
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker import process as working
@@ -49,6 +50,14 @@ ONCE_OUTAGE_TIMEOUT = 15.0  # seconds
     help="Most requests in flight on a server. The worker finds the best number up to N.",
 )
 @click.option(
+    "--index-from",
+    type=click.IntRange(min=0),
+    default=INDEX_FROM,
+    show_default=True,
+    metavar="N",
+    help="Build no index for fewer vectors: queries compare them all.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -63,6 +72,7 @@ def worker(
     request_timeout: float,
     verify_every: float,
     max_requests: int,
+    index_from: int,
     log_level: str,
 ) -> None:
     """Follow every embedding: backfill it, then keep its vectors in step with the text.
@@ -78,5 +88,6 @@ def worker(
         request_timeout=request_timeout,
         verify_every=verify_every,
         most_requests=max_requests,
+        index_from=index_from,
     )
     asyncio.run(working.run(settings, options))

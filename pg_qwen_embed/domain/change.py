@@ -46,8 +46,13 @@ def change_of(
     if known is None and (document is None or not document.strip()):
         return Change(key, version, seqs, None, "", 0, here, attempts, tids=tids)
     encoded = (document or "").encode()
-    found = known or hashlib.sha256(encoded).digest()[:16]
+    found = known or fingerprint(encoded)
     return Change(key, version, seqs, found, document or "", len(encoded), here, attempts, tids=tids)
+
+
+def fingerprint(encoded: bytes) -> bytes:
+    """The fingerprint of a text, given in UTF-8."""
+    return hashlib.sha256(encoded).digest()[:16]
 
 
 def entries_of(changes: Sequence[Change]) -> list[int]:

@@ -138,6 +138,22 @@ class ChangesRead(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxCompacted(Event):
+    """Of each key the newest entry was left. removed: entries; left: keys."""
+
+    embedding: str
+    removed: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionFailed(Warned):
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RowsScanned(Event):
     """A page of a backfill; rows that have their vector already are not among the changes."""
 
@@ -170,6 +186,24 @@ class DocumentsEncoded(Event):
     embedding: str
     documents: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksRecalled(Event):
+    """Chunks that changed rows had before: those whose text is found again are not embedded again."""
+
+    level: ClassVar[int] = DEBUG
+    embedding: str
+    rows: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecallFailed(Warned):
+    """All chunks of the changed rows are embedded."""
+
+    embedding: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +270,30 @@ class PartitionsNotFollowed(Warned):
 @dataclass(frozen=True, slots=True)
 class IndexReady(Event):
     embedding: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexNotNeeded(Event):
+    """There are fewer vectors than an index is worth: queries compare them all."""
+
+    embedding: str
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexWaits(Event):
+    """The index is built when the changes that wait are written."""
+
+    embedding: str
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDropped(Event):
+    """The index was invalid, or gives way to many changes that wait. It is built again when they are written."""
+
+    embedding: str
+    backlog: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ class BackfillState(StrEnum):
     DONE = "done"
 
 
+INDEX_FROM = 2_000  # vectors; below, comparing all of them is as quick as an HNSW index
+
+
 class IndexState(StrEnum):
     NONE = "none"
     BUILDING = "building"
@@ -56,6 +59,25 @@ class Status:
     namesake: str | None = None  # another table that has the name which the source had at attach
     missing: tuple[str, ...] = ()  # parts of the public interface that are missing or not as created
     chunks: int | None = None  # None: its documents are not divided
+
+    @property
+    def indexed_vectors(self) -> int:
+        """How many vectors an index holds, or would hold."""
+        return self.vectors if self.chunks is None else self.chunks
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether a worker with the default --index-from builds an index for the vectors that there are."""
+        return self.indexed_vectors >= INDEX_FROM
+
+    @property
+    def index_report(self) -> str:
+        """The state of the index, in words: why there is none, and what queries do meanwhile."""
+        if self.index is not IndexState.NONE:
+            return str(self.index)
+        if not self.needs_index:
+            return f"none, not needed below {INDEX_FROM:,} vectors"
+        return "none yet, queries compare every vector"
 
     def to_json(self) -> dict[str, Any]:
         """All properties of the live generation are in `spec`; `model` and `dimensions` are also keys of their own."""

@@ -4,12 +4,12 @@ No chunk has more tokens than requested, special tokens included. Where the serv
 from bytes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pg_qwen_embed.domain.change import Span
+from pg_qwen_embed.domain.change import Span, fingerprint
 from pg_qwen_embed.domain.errors import DocumentRejected
 from pg_qwen_embed.domain.spec import Chunking
 from pg_qwen_embed.domain.vectors import Vectors
@@ -48,6 +48,15 @@ class Chunks:
         self.vectors = np.empty((len(self.texts), dimensions), np.float32)
         self._made_for = info, longest
         self._left = list(range(len(self.texts)))
+
+    def use(self, known: Mapping[bytes, Vectors]) -> None:
+        """Take the vectors of chunks whose text is known, by its fingerprint."""
+        if known:
+            prints = [fingerprint(text.encode()) for text in self.texts]
+            for n in self._left:
+                if prints[n] in known:
+                    self.vectors[n] = known[prints[n]]
+            self._left = [n for n in self._left if prints[n] not in known]
 
     def next_part(self, limits: batching.Limits, token_ratio: batching.TokenRatio) -> list[int]:
         """Positions to embed together; none when all are done."""

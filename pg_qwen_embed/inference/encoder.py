@@ -3,7 +3,7 @@
 An encoder is bound to one server and its identity. It checks the model's identity, puts the prompt in front, truncates
 or divides what is too long, and shortens the vectors. It does not choose a server, and it does not retry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +22,10 @@ from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
 TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
+
+
+# Of texts at these positions, which are divided: the vectors of chunks that they had before, by the chunk's fingerprint.
+Recall = Callable[[Sequence[int]], Awaitable[Mapping[bytes, Vectors]]]
 
 
 class ServerHandle(Protocol):
@@ -82,18 +86,18 @@ class Encoder:
 
     async def documents(
         self, target: Target, texts: Sequence[str], *, size: int | None = None, chunks: Chunks | None = None,
-        urgent: bool = False,
+        urgent: bool = False, recall: Recall | None = None,
     ) -> Encoded:  # fmt: skip
         """The vectors of these texts, none of them blank.
 
         size: bytes of all texts in UTF-8, if known. chunks: the result of an earlier attempt, for documents that are
-        divided. urgent: overtake waiting requests, where the server knows priorities.
+        divided. urgent: overtake waiting requests, where the server knows priorities. recall: which chunks need not be sent.
         Raises ModelMismatch, DocumentRejected when the server rejects the request (one bad text rejects all), and
         ServerUnavailable when the server is to blame."""
         self._check_identity(target)
         if target.spec.chunking:
             return await self._divided(
-                target, target.spec.chunking, texts, chunks or Chunks(self._limits.documents), urgent
+                target, target.spec.chunking, texts, chunks or Chunks(self._limits.documents), urgent, recall
             )
         return await self._whole(target, texts, size, urgent)
 
@@ -128,8 +132,9 @@ class Encoder:
         return Encoded(await self._embed(target, kept, None, urgent=urgent), truncated=frozenset(wrong))
 
     async def _divided(
-        self, target: Target, chunking: Chunking, texts: Sequence[str], chunks: Chunks, urgent: bool
-    ) -> Encoded:
+        self, target: Target, chunking: Chunking, texts: Sequence[str], chunks: Chunks, urgent: bool,
+        recall: Recall | None,
+    ) -> Encoded:  # fmt: skip
         """One vector per chunk. Parts are sent one by one, and keep their vectors when a later part fails."""
         wrong = _too_large(texts)
         kept = [text for n, text in enumerate(texts) if n not in wrong]
@@ -137,6 +142,10 @@ class Encoder:
         if not chunks.fit(handle.info, handle.longest):
             spans = await split(handle.server, kept, chunking, handle.longest)
             chunks.begin(kept, spans, target.spec.dimensions, handle.info, handle.longest)
+            positions = [n for n in range(len(texts)) if n not in wrong]
+            several = [n for n, own in zip(positions, spans, strict=True) if len(own) > 1]
+            if recall and several:
+                chunks.use(await recall(several))
         while part := chunks.next_part(self._limits, self._ratio):
             handle.check()
             chunks.take(part, await self._embed(target, [chunks.texts[n] for n in part], None, urgent=urgent))

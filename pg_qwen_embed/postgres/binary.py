@@ -70,6 +70,11 @@ def halfvec(vector: Vectors) -> bytes:
     return struct.pack(">hh", len(vector), 0) + vector.astype(">f2").tobytes()
 
 
+def from_halfvec(value: bytes) -> Vectors:
+    """The vector of one halfvec in binary, of shape (dimensions,)."""
+    return np.frombuffer(value, ">f2", offset=4).astype(np.float32)
+
+
 def _array(element_oid: int, elements: NDArray[np.void]) -> bytes:
     if not len(elements):
         return struct.pack(">iiI", 0, 0, element_oid)

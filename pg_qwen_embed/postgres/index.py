@@ -1,4 +1,6 @@
-"""The ANN index of a generation: built while the worker writes, and built again when a build was interrupted."""
+"""The ANN index of a generation: built while the worker writes, and built again when a build was interrupted.
+
+Whether there should be one is decided by the worker (worker/index_policy.py)."""
 
 import os
 
@@ -13,6 +15,7 @@ from pg_qwen_embed.postgres.names import Names, identifier
 from pg_qwen_embed.postgres.sql import statement
 
 MEMORY = "256MB"  # maintenance_work_mem of the build; a graph beyond it is finished on disk, several times slower
+PURPOSE = "nearest neighbours"  # its comment; an index that somebody else has made has none
 
 
 async def ensure(url: str, target: Target, events: Events) -> bool:
@@ -21,7 +24,7 @@ async def ensure(url: str, target: Target, events: Events) -> bool:
     That can be the session of a killed worker, whose statement goes on. No writer waits for a lock of this. It opens a
     connection of its own. Raises DatabaseUnavailable, psycopg.Error."""
     names = Names(target)
-    async with await connect_async(url, f"pg_qwen_embed index: {target.name}"[:63]) as connection:
+    async with await _connected(url, target) as connection:
         state = await _state(connection, names)
         if state is IndexState.BUILDING:
             return False
@@ -31,9 +34,26 @@ async def ensure(url: str, target: Target, events: Events) -> bool:
         return True
 
 
+async def drop(url: str, target: Target) -> None:
+    """Drop the index. No writer and no query waits for a lock of this. Raises DatabaseUnavailable, psycopg.Error."""
+    names = Names(target)
+    async with await _connected(url, target) as connection:
+        await _configure(connection, workers=0)
+        await connection.execute(statement("drop_index", index_in_schema=identifier(names.index)), {})
+
+
 def index_text(names: Names) -> str:
     """The index as text, for to_regclass()."""
     return identifier(names.index).as_string(None)
+
+
+def comment(names: Names) -> sql.Literal:
+    """What an index that the worker has built says of itself."""
+    return names.comment(PURPOSE)
+
+
+async def _connected(url: str, target: Target) -> AsyncConnection:
+    return await connect_async(url, f"pg_qwen_embed index: {target.name}"[:63])
 
 
 async def _state(connection: AsyncConnection, names: Names) -> IndexState:
@@ -53,9 +73,12 @@ async def _build(connection: AsyncConnection, names: Names, events: Events) -> N
 
 async def _create(connection: AsyncConnection, names: Names, workers: int) -> None:
     in_schema = identifier(names.index)
-    await connection.execute(statement("prepare_index_session"), {"memory": MEMORY, "workers": str(workers)})
+    await _configure(connection, workers)
     await connection.execute(statement("drop_index", index_in_schema=in_schema), {})
     create = statement(names.layout.create_index, names, index=sql.Identifier(names.index.name))
     await connection.execute(create, {})
-    comment = names.comment("nearest neighbours")
-    await connection.execute(statement("comment_index", index_in_schema=in_schema, comment=comment), {})
+    await connection.execute(statement("comment_index", index_in_schema=in_schema, comment=comment(names)), {})
+
+
+async def _configure(connection: AsyncConnection, workers: int) -> None:
+    await connection.execute(statement("prepare_index_session"), {"memory": MEMORY, "workers": str(workers)})

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pg_qwen_embed.domain.change import Change, entries_of, tids_of
+from pg_qwen_embed.domain.change import Change, entries_of, fingerprint, tids_of
 from pg_qwen_embed.domain.spec import Layout
-from pg_qwen_embed.postgres.binary import bool_array, int8_array, tid_array
+from pg_qwen_embed.postgres.binary import bool_array, bytea_array, int8_array, tid_array
 from pg_qwen_embed.postgres.connection import BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE
 
@@ -110,11 +110,13 @@ class ChunkedLayout(TableLayout):
     distinct = sql.SQL("DISTINCT")
 
     def write_values(self, changes: Sequence[Change]) -> Values:
-        """How many chunks each change has, and of each chunk: the change's position, its own number, and its span."""
+        """How many chunks each change has, and of each chunk: the change's position, its own number, span and fingerprint."""
         spans = [(n, chunk, *span) for n, change in enumerate(changes, 1) for chunk, span in enumerate(change.spans, 1)]
         columns = dict(zip(("positions", "chunks", "begins", "ends"), zip(*spans, strict=True), strict=True))
         columns["counts"] = tuple(len(change.spans) for change in changes)
-        return {name: BinaryValue(int8_array(column)) for name, column in columns.items()} | self.entries(changes)
+        own = [fingerprint(change.document[a:b].encode()) for change in changes for a, b in change.spans]
+        values = {name: BinaryValue(int8_array(column)) for name, column in columns.items()} | self.entries(changes)
+        return values | {"chunk_fingerprints": BinaryValue(bytea_array(own))}
 
 
 _LAYOUTS = {Layout.TABLE: TableLayout(), Layout.COLUMN: ColumnLayout(), Layout.CHUNKED: ChunkedLayout()}

@@ -16,9 +16,13 @@ from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE, is_integer
+from pg_qwen_embed.postgres.index import comment as index_comment
+from pg_qwen_embed.postgres.index import index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
+
+NARROW_ROW = 80  # bytes of a row of the store without its vector, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,15 @@ class Store:
         """Whether writes wait for each other."""
         return self._layout.writes_alone
 
+    @property
+    def has_chunks(self) -> bool:
+        return self._layout.has_chunks
+
+    @property
+    def in_source(self) -> bool:
+        """Whether the vectors, and their index, are in the application's own table."""
+        return self._layout.in_source
+
     async def read_outbox(
         self, connection: AsyncConnection, *, version: int, after: int, in_flight: set[int], entries: int, keys: int
     ) -> Page:
@@ -70,7 +83,7 @@ class Store:
         in_flight: entries to leave out. entries, keys: the most of each to read. Raises psycopg.Error."""
         values = {
             "after": after,
-            "in_flight": BinaryValue(binary.int8_array(np.fromiter(in_flight, np.int64, len(in_flight)))),
+            "in_flight": _seqs(in_flight),
             "entries": entries,
             "keys": keys,
             "longest": LONGEST_DOCUMENT + 1,
@@ -98,6 +111,23 @@ class Store:
         row = await (await connection.execute(statement("begin_term"), {"id": self.target.id})).fetchone()
         return row[0] if row else 0
 
+    async def outbox_ends(self, connection: AsyncConnection, after: int) -> tuple[int, int]:
+        """The first entry after this one, and the newest; both 0 if there is none."""
+        row = await (await connection.execute(self._query("outbox_ends"), {"after": after})).fetchone()
+        return (row[0], row[1]) if row else (0, 0)
+
+    async def compact_outbox(
+        self, connection: AsyncConnection, in_flight: set[int], part: int, parts: int
+    ) -> tuple[int, int]:
+        """Delete the entries that have a newer one of their key. Returns how many went, and how many keys are left.
+
+        in_flight: entries to leave out. part: of the keys, from 0."""
+        values = {"in_flight": _seqs(in_flight), "part": part, "parts": parts}
+        async with connection.transaction():
+            await connection.execute(statement("prepare_compaction"))
+            row = await (await connection.execute(self._query("compact_outbox"), values)).fetchone()
+        return (row[0], row[1]) if row else (0, 0)
+
     async def read_snapshot(self, connection: AsyncConnection) -> tuple[int, int]:
         """The xmin of a snapshot older than the next read, and a transaction id newer than the last."""
         row = await (await connection.execute(statement("read_snapshot"))).fetchone()
@@ -116,6 +146,12 @@ class Store:
         ]
         changes = [change for change in absent if change.fingerprint is not None]
         return BackfillPage(changes, len(rows_read), tuple(rows_read[-1][3:]) if rows_read else None)
+
+    async def read_chunks(self, connection: AsyncConnection, changes: Sequence[Change]) -> dict[bytes, Vectors]:
+        """The vectors of the chunks that these rows have, by the fingerprint of the chunk's text. Raises psycopg.Error."""
+        values = self._keys_and_versions(changes)
+        cursor = await connection.cursor(binary=True).execute(self._query("read_chunks"), values)
+        return {own: binary.from_halfvec(vector) for own, vector in await cursor.fetchall()}
 
     async def write(
         self, connection: AsyncConnection, changes: Sequence[Change], embeddings: Sequence[Vectors]
@@ -208,6 +244,15 @@ class Store:
     async def note_drift_checked(self, connection: AsyncConnection) -> None:
         await connection.execute(statement("note_drift_checked"), {"id": self.target.id})
 
+    async def look_at_index(self, connection: AsyncConnection, *, index_from: int, most: int) -> tuple[Any, ...]:
+        """State of the index, whether the worker has built it, whether there are `index_from` vectors, about how many there
+        are, and how many entries the outbox has, counted up to `most`."""
+        names = self._names
+        row_size = NARROW_ROW if self._layout.in_source else NARROW_ROW + 2 * self.target.spec.dimensions
+        values = {"index": index_text(names), "index_from": index_from, "most": most, "row_size": row_size}
+        query = statement("look_at_index", names, comment=index_comment(names), index_state=statement("index_state"))
+        return await (await connection.execute(query, values)).fetchone() or ("none", False, False, 0, 0)
+
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._query("vacuum_outbox"), {})
 
@@ -249,6 +294,10 @@ class Store:
         }
         values["versions"] = BinaryValue(binary.int8_array([change.version for change in changes]))
         return values
+
+
+def _seqs(entries: set[int]) -> BinaryValue:
+    return BinaryValue(binary.int8_array(np.fromiter(entries, np.int64, len(entries))))
 
 
 async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -22,6 +22,7 @@ from pg_qwen_embed.worker import policy
 from pg_qwen_embed.worker.deduplication import Deduplicator
 from pg_qwen_embed.worker.policy import Attempts, Decision, Fail, OtherServer, Retry, Split
 from pg_qwen_embed.worker.queues import EncodeQueue, WriteQueues
+from pg_qwen_embed.worker.recall import ChunkRecall
 from pg_qwen_embed.worker.work import Batch, Embedded, Rejected, Request
 
 LARGER_AFTER = 64  # answers before larger requests are tried again
@@ -41,10 +42,11 @@ class Dispatcher:
     """`start` it in a task group. One task a request, until its outcome is known."""
 
     def __init__(
-        self, target: Target, balancer: Balancer, source: EncodeQueue, to_write: WriteQueues, limits: batching.Limits,
-        runtime: Runtime,
+        self, target: Target, balancer: Balancer, source: EncodeQueue, to_write: WriteQueues, recall: ChunkRecall,
+        limits: batching.Limits, runtime: Runtime,
     ) -> None:  # fmt: skip
         self._target = target
+        self._recall = recall
         self._balancer = balancer
         self._source = source
         self._to_write = to_write
@@ -139,7 +141,7 @@ class Dispatcher:
         began = self._runtime.clock()
         encoded = await Encoder(lease, self._limits, self._ratio).documents(
             self._target, [change.document for change in request.changes], size=request.size, chunks=chunks,
-            urgent=request.is_live,
+            urgent=request.is_live, recall=self._recall.of(request),
         )  # fmt: skip
         seconds = self._runtime.clock() - began
         self._runtime.events.emit(events.DocumentsEncoded(self._target.name, len(request.changes), seconds))

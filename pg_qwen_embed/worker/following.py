@@ -66,14 +66,14 @@ class Following:
         self._check_partitions(states)
 
     async def finish_backfills(self) -> None:
-        """Build the index of each backfill in which every row has its vector."""
+        """See to the index of each backfill in which every row has its vector."""
         for pipeline in self.pipelines.values():
             if pipeline.scanner.finished:
                 pipeline.scanner.end()
                 await pipeline.store.finish_backfill(
                     self._connection, BackfillState.INDEXING, after=BackfillState.RUNNING
                 )
-                self._maintenance.build_index(pipeline)
+                self._maintenance.keep_index(pipeline)
 
     async def _follow(self, current: dict[int, Target]) -> None:
         wanted = [id_ for id_ in current if id_ not in self.pipelines]
@@ -107,8 +107,9 @@ class Following:
         if state in (BackfillState.PENDING, BackfillState.RUNNING):
             await pipeline.store.start_backfill(self._connection)
             pipeline.scanner.begin(self._group, after)
+            self._maintenance.begin_filling(pipeline)
         else:
-            self._maintenance.build_index(pipeline)
+            self._maintenance.keep_index(pipeline)
 
     async def _restart_backfills(self) -> None:
         """Start the backfills that were requested while their generation is followed."""

@@ -117,10 +117,12 @@ class Loop:
         self._runtime.events.emit(events.Stopped(sum(pipeline.writer.written for pipeline in self._pipelines)))
 
     async def _drained(self) -> bool:
-        """Whether nothing is in flight, no index is being built, and the outboxes are empty from the beginning."""
+        """Whether nothing is in flight, the outboxes are empty from the beginning, and the indexes are as they should be."""
         if self._maintenance.busy or not all(pipeline.idle for pipeline in self._pipelines):
             return False
-        return not await self._look(Reader.rescan, self._pipelines)
+        if await self._look(Reader.rescan, self._pipelines):
+            return False
+        return not self._maintenance.keep_indexes(self._pipelines)
 
     async def _look(self, how: Look, pipelines: Iterable[Pipeline]) -> bool:
         """Let these pipelines read; True if one found something. One that fails pauses, and the others go on."""

@@ -4,7 +4,7 @@ Index builds and repairs run on connections of their own, the rest on those of t
 reported and tried again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
 import psycopg
@@ -15,8 +15,9 @@ from pg_qwen_embed.domain.errors import DatabaseUnavailable
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
-from pg_qwen_embed.postgres import drift, index
+from pg_qwen_embed.postgres import drift
 from pg_qwen_embed.postgres.connection import Pool, connect_async, first_line
+from pg_qwen_embed.worker.index_keeper import IndexKeeper
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.pipeline import Pipeline
 from pg_qwen_embed.worker.signals import Signals
@@ -34,12 +35,15 @@ class Maintenance:
         self._options = options
         self._signals = signals
         self._runtime = runtime
+        self._indexes = IndexKeeper(url, pool, options, runtime)
+        self._looked: dict[int, int] = {}  # by generation: what it had written when its index was last looked at
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def start(self, group: asyncio.TaskGroup, pipelines: Mapping[int, Pipeline]) -> None:
         """pipelines: the running ones by generation; a mapping that changes with them."""
         self._group = group
         group.create_task(self._vacuum_regularly(pipelines))
+        group.create_task(self._keep_indexes_regularly(pipelines))
         if self._options.verify_every:
             group.create_task(self._verify_regularly(pipelines))
 
@@ -47,9 +51,26 @@ class Maintenance:
     def busy(self) -> bool:
         return bool(self._tasks)
 
-    def build_index(self, pipeline: Pipeline) -> None:
-        """Build the index, again and again until it is valid. Searches work without it, but slowly."""
-        self._begin("index", pipeline.target.id, partial(self._ensure_index, pipeline))
+    def keep_index(self, pipeline: Pipeline) -> None:
+        """See to the index: build it if it is needed, again and again until it is valid."""
+        self._looked[pipeline.target.id] = pipeline.writer.written
+        self._begin("index", pipeline.target.id, partial(self._indexes.keep, pipeline))
+
+    def begin_filling(self, pipeline: Pipeline) -> None:
+        """A backfill begins: an index of few vectors gives way to it."""
+        self._begin("give way", pipeline.target.id, partial(self._indexes.give_way, pipeline))
+
+    def keep_indexes(self, pipelines: Iterable[Pipeline]) -> bool:
+        """The same for those that have written since the last look. Returns whether there is one."""
+        due = [
+            pipeline
+            for pipeline in pipelines
+            if not pipeline.scanner.active and pipeline.writer.written != self._looked.get(pipeline.target.id, 0)
+        ]
+        for pipeline in due:
+            self._looked[pipeline.target.id] = pipeline.writer.written
+            self._begin("index", pipeline.target.id, partial(self._indexes.keep, pipeline, known=True))
+        return bool(due)
 
     def follow_partitions(self, state: SourceState, pipeline: Pipeline) -> None:
         """Look for rows that came or went with a partition, which fires no trigger. A running backfill finds them itself."""
@@ -62,6 +83,7 @@ class Maintenance:
             self._begin("drift", pipeline.target.id, partial(self._check_drift, pipeline))
 
     def leave(self, id_: int) -> None:
+        self._looked.pop(id_, None)
         for key in [key for key in self._tasks if key[1] == id_]:
             self._tasks.pop(key).cancel()
 
@@ -142,20 +164,7 @@ class Maintenance:
 
     # Indexes.
 
-    async def _ensure_index(self, pipeline: Pipeline) -> None:
-        while not await self._index_built(pipeline):  # noqa: ASYNC110  # nothing tells when another session has built it
-            await asyncio.sleep(self._options.index_pause)
-        self._runtime.events.emit(events.IndexReady(pipeline.target.name))
-
-    async def _index_built(self, pipeline: Pipeline) -> bool:
-        try:
-            if not await index.ensure(self._url, pipeline.target, self._runtime.events):
-                return False
-            async with self._pool.connection() as connection:
-                await pipeline.store.finish_backfill(connection, BackfillState.DONE, after=BackfillState.INDEXING)
-        except (psycopg.Error, DatabaseUnavailable) as error:
-            if self._options.once:
-                raise
-            self._runtime.events.emit(events.IndexFailed(pipeline.target.name, first_line(error)))
-            return False
-        return True
+    async def _keep_indexes_regularly(self, pipelines: Mapping[int, Pipeline]) -> None:
+        while True:
+            await asyncio.sleep(self._options.index_interval)
+            self.keep_indexes(pipelines.values())

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pg_qwen_embed.domain.report import INDEX_FROM
 from pg_qwen_embed.inference import batching
 from pg_qwen_embed.inference.sglang import IDENTITY_CHECK_INTERVAL, READ_TIMEOUT
 
@@ -34,6 +35,8 @@ class Options:
     linger: float = 0.02  # how long the worker stays awake after the last change, so that a busy writer need not notify
     spin_interval: float = 0.005  # pause between reads while awake
     sweep: float = 1.0
+    index_from: int = INDEX_FROM  # vectors; below, no index is built
+    index_interval: float = 1.0  # between looks at the indexes of the embeddings that are written
     index_pause: float = 10.0  # pause after an index build that failed, or while another session builds the index
     error_pause: float = 2.0  # how long a pipeline reads nothing after a failed read
     ping: float = 10.0  # interval of pings, and the timeout of an answer; 0: none

@@ -18,11 +18,13 @@ from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.postgres.connection import Pool
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.batch_sizer import BatchSizer
+from pg_qwen_embed.worker.compactor import Compactor
 from pg_qwen_embed.worker.dispatcher import Dispatcher
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.queues import EncodeQueue, Intake, WriteQueues
 from pg_qwen_embed.worker.reader import Reader
+from pg_qwen_embed.worker.recall import ChunkRecall
 from pg_qwen_embed.worker.scanner import BackfillScanner, ScanProgress
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.writer import Writer
@@ -32,10 +34,13 @@ VACUUM_AFTER = 20_000  # entries; autovacuum comes once a minute, and a busy out
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Connections on which changes, and rows of a backfill, are read and written; open while the session lasts."""
+    """Connections on which changes, and rows of a backfill, are read and written; open while the session lasts.
+
+    compact: a single one, on which one outbox at a time is compacted."""
 
     live: Pool
     backfill: Pool
+    compact: Pool
 
 
 class Pipeline:
@@ -61,18 +66,29 @@ class Pipeline:
         )
         to_encode, to_write, progress = EncodeQueue(), WriteQueues(), ScanProgress(store, runtime)
         intake = Intake(self._ledger, to_encode, to_write)
-        self.reader = Reader(store, versions, self._ledger, room, intake, to_write, limits, runtime)
+        self._compactor = Compactor(store, pools.compact, self._ledger, signals, runtime)
+        self.reader = Reader(store, versions, self._ledger, room, intake, to_write, self._compactor, limits, runtime)
         self.scanner = BackfillScanner(store, pools.backfill, room, intake, progress, limits, signals, runtime)
-        self._dispatcher = Dispatcher(store.target, balancer, to_encode, to_write, limits.request, runtime)
+        self._dispatcher = Dispatcher(
+            store.target,
+            balancer,
+            to_encode,
+            to_write,
+            ChunkRecall(store, pools.live, runtime),
+            limits.request,
+            runtime,
+        )
         sizer = BatchSizer(limits.write_rows)
         self.writer = Writer(store, to_write, self._ledger, room, progress, sizer, signals, runtime, once=options.once)
         self._vacuumed_at = 0  # count of settled entries at the last vacuum
 
     def start(self, group: asyncio.TaskGroup) -> None:
+        self._compactor.start(group)
         self._dispatcher.start(group)
         self.writer.start(group, self._pools.live, self._pools.backfill)
 
     def stop(self) -> None:
+        self._compactor.stop()
         self.scanner.stop()
         self._dispatcher.stop()
         self.writer.stop()
@@ -84,8 +100,8 @@ class Pipeline:
 
     @property
     def idle(self) -> bool:
-        """Whether everything is settled and no backfill is active."""
-        return self.settled and not self.scanner.active
+        """Whether everything is settled, and neither a backfill nor a compaction is active."""
+        return self.settled and not self.scanner.active and not self._compactor.active
 
     def wants_vacuum(self) -> bool:
         """Whether VACUUM_AFTER entries were settled since this last returned True."""

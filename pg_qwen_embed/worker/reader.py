@@ -7,6 +7,7 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.version import Versions
 from pg_qwen_embed.postgres.connection import AsyncConnection
 from pg_qwen_embed.postgres.store import Page, Store
+from pg_qwen_embed.worker.compactor import Compactor
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.options import Limits
 from pg_qwen_embed.worker.queues import Intake, WriteQueues
@@ -31,6 +32,7 @@ class Reader:
         room: Room,
         intake: Intake,
         to_write: WriteQueues,
+        compactor: Compactor,
         limits: Limits,
         runtime: Runtime,
     ) -> None:
@@ -40,6 +42,7 @@ class Reader:
         self._room = room
         self._intake = intake
         self._to_write = to_write
+        self._compactor = compactor
         self._limits = limits
         self._runtime = runtime
         self._watermark = Watermark()
@@ -58,7 +61,7 @@ class Reader:
     @property
     def takes_changes(self) -> bool:
         """Whether there is room for live changes; a backfill in flight does not count."""
-        return not self.paused and self._room.for_changes()
+        return not self.paused and not self._compactor.active and self._room.for_changes()
 
     async def read(self, connection: AsyncConnection) -> bool:
         """Take the next page of changes."""
@@ -112,6 +115,8 @@ class Reader:
             connection, version=self._versions.current, after=after, in_flight=self._ledger.seqs, entries=self._entries,
             keys=self._limits.page_keys,
         )  # fmt: skip
+        if sweep_xmin is None and await self._compacts(connection, page):
+            return True  # this page is read again afterwards: nothing is claimed
         self._entries = self._limits.page_keys * 4 if page.full else self._limits.page_entries
         if sweep_xmin is None:
             self._watermark.read(page.end)
@@ -121,6 +126,13 @@ class Reader:
         if page.partial and sweep_xmin is not None:  # more than a page became visible late
             await self._read_changes(connection, page.end, sweep_xmin)
         return found
+
+    async def _compacts(self, connection: AsyncConnection, page: Page) -> bool:
+        """Whether so much lies beyond the page that the outbox is compacted first."""
+        if page.partial:
+            return await self._compactor.begins(connection, page.end)
+        self._compactor.emptied()
+        return False
 
     def _take(self, page: Page) -> bool:
         for seqs, tids in page.source_truncated:

@@ -26,6 +26,7 @@ from pg_qwen_embed.worker.writer import WRITERS
 
 WRITER_NAME = "pg_qwen_embed worker: write"
 SCANNER_NAME = "pg_qwen_embed worker: backfill"
+COMPACTOR_NAME = "pg_qwen_embed worker: compact"
 
 
 class Finished(Exception):  # it ends the task group, whose tasks would go on
@@ -52,11 +53,12 @@ class Session:
                 await connect_async(self._url, READER_NAME) as reader,
                 pool(self._url, WRITER_NAME, least=1, most=WRITERS) as live,
                 pool(self._url, SCANNER_NAME, least=0, most=1 + WRITERS) as backfill,
+                pool(self._url, COMPACTOR_NAME, least=0, most=1) as compact,
                 asyncio.TaskGroup() as group,
             ):
                 self.opened = True
                 self._runtime.events.emit(events.Connected(reader.info.dbname, reader.info.backend_pid))
-                group.create_task(self._serve(group, reader, Pools(live, backfill)))
+                group.create_task(self._serve(group, reader, Pools(live, backfill, compact)))
         except psycopg.Error as error:
             raise _lost(error) from None
         except BaseExceptionGroup as errors:

@@ -247,18 +247,19 @@ class Harness:
         return Process(popen, output)
 
     def worker(self, *arguments: str) -> Process:
-        """A worker as a process. The tests fork it; the benchmarks and chaos.py start it as a user does."""
-        poll = os.environ.get("TESTS_POLL")
-        return self.process(
-            "worker", *arguments, *(["--poll", poll] if poll else []), fork=os.environ.get("TESTS_FORK") == "1"
-        )
+        """A worker as a process, which builds an index for however few vectors unless the arguments say otherwise.
+
+        The tests fork it; the benchmarks and chaos.py start it as a user does."""
+        poll = ["--poll", os.environ["TESTS_POLL"]] if "TESTS_POLL" in os.environ else []
+        fork = os.environ.get("TESTS_FORK") == "1"
+        return self.process("worker", "--index-from", "0", *arguments, *poll, fork=fork)
 
     @contextmanager
     def worker_here(self, **options: Any) -> Iterator[None]:
         """A worker in a thread, with options that the command line does not have."""
         if poll := os.environ.get("TESTS_POLL"):  # set by `pytest --polling`
             options["poll"] = float(poll)
-        worker = Worker(Settings(self.url, self.server.url), Options(**options))
+        worker = Worker(Settings(self.url, self.server.url), Options(**{"index_from": 0} | options))
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_until_complete, args=(worker.run(),), name="worker")
         thread.start()
@@ -271,7 +272,7 @@ class Harness:
 
     def once(self) -> None:
         """Have all pending work done by a worker."""
-        self.ok("worker", "--once")
+        self.ok("worker", "--once", "--index-from", "0")
 
     # Results
 

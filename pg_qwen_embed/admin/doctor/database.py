@@ -149,8 +149,7 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
         yield Finding(name, State.WRONG, f"{' and '.join(one.missing)} missing or not as created", repair)
     advice = "keep a worker running: pg-qwen-embed worker"
     yield judge(name, bool(one.leader), f"followed by {one.leader or 'no worker'}", advice, State.WARNING)
-    yield judge(
-        name, one.index is IndexState.VALID, f"index {one.index}", "the worker builds it, see its log", State.WARNING
-    )
+    fine = one.index is IndexState.VALID or (one.index is IndexState.NONE and not one.needs_index)
+    yield judge(name, fine, f"index {one.index_report}", "the worker builds it, see its log", State.WARNING)
     text = f"{one.failures:,} failures, {one.pending:,} changes pending for {one.lag_seconds:.1f} s"
     yield judge(name, not one.failures, text, f"see: pg-qwen-embed failures list {name}", State.WARNING)

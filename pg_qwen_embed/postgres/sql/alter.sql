@@ -56,8 +56,8 @@ WITH former AS (
     SELECT DISTINCT ON (s.fingerprint) s.*
     FROM {former} s WHERE s.chunk = 1 AND s.embedding IS NOT NULL ORDER BY s.fingerprint, s.version DESC
 ), copied AS (
-    INSERT INTO {store} ({keys}, chunk, chunks, span, version, fingerprint, embedding)
-    SELECT {source_key:t}, c.chunk, c.chunks, c.span, c.version, c.fingerprint, c.embedding
+    INSERT INTO {store} ({keys}, chunk, chunks, span, version, fingerprint, chunk_fingerprint, embedding)
+    SELECT {source_key:t}, c.chunk, c.chunks, c.span, c.version, c.fingerprint, c.chunk_fingerprint, c.embedding
     FROM {source} t
     JOIN former s ON s.fingerprint = _qwen_embed.fingerprint({document:t})
     JOIN {former} c ON c.fingerprint = s.fingerprint AND c.version = s.version

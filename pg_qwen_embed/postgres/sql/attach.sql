@@ -63,6 +63,7 @@ CREATE TABLE {store} (
 -- The store of layout `chunked`: a row has its chunks 1 to `chunks`, all of one version. span: characters of the
 -- document, from 0.
 -- A blank row has its first chunk only, without an embedding. Its version still guards against an older vector.
+-- chunk_fingerprint is that of the chunk's own text: a chunk whose text is found again keeps its vector.
 CREATE TABLE {store} (
     {key_columns},
     chunk integer NOT NULL,
@@ -71,6 +72,7 @@ CREATE TABLE {store} (
     version bigint NOT NULL,
     fingerprint bytea,
     embedding {halfvec}({dimensions}),
+    chunk_fingerprint bytea,
     PRIMARY KEY ({keys}, chunk)
 );
 

@@ -19,7 +19,8 @@ CREATE INDEX CONCURRENTLY {index} ON {store} USING hnsw (embedding {operator_cla
 CREATE INDEX CONCURRENTLY {index} ON {source} USING hnsw ({column} {operator_class});
 
 -- name: drop_index
--- Drops the invalid index that an interrupted build has left. CONCURRENTLY: nobody waits for it.
+-- Drops the index: an invalid one that an interrupted build has left, or one that gives way to a large backlog.
+-- CONCURRENTLY: nobody waits for it. It waits for every transaction that uses the table.
 DROP INDEX CONCURRENTLY IF EXISTS {index_in_schema};
 
 -- name: comment_index
@@ -36,3 +37,17 @@ SELECT CASE WHEN i.indexrelid IS NULL THEN 'none'
             WHEN EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid) THEN 'building'
             WHEN NOT i.indisvalid THEN 'invalid' ELSE 'valid' END AS state
 FROM (SELECT to_regclass(%(index)s) AS oid) n LEFT JOIN pg_index i ON i.indexrelid = n.oid;
+
+-- name: look_at_index
+-- What the worker decides by: the state of the index, whether the worker has built it, whether there are enough
+-- vectors for one, about how many there are, and how many changes and rows of a backfill wait to be written.
+-- Counts end at their bounds, so that this stays cheap: the vectors are estimated from the size of the table.
+SELECT s.state, coalesce(obj_description(to_regclass(%(index)s), 'pg_class') = {comment}, false) AS ours,
+       (SELECT count(*) FROM (SELECT FROM {store} WHERE fingerprint IS NOT NULL LIMIT %(index_from)s) n) >= %(index_from)s AS needed,
+       v.vectors,
+       (SELECT count(*) FROM (SELECT FROM {outbox} LIMIT %(most)s) o)
+       + coalesce((SELECT greatest(0, b.rows_total - v.vectors) FROM _qwen_embed.backfill b
+                   WHERE b.generation_id = {id} AND b.state IN ('pending', 'running')), 0) AS backlog
+FROM ({index_state}) s
+CROSS JOIN (SELECT (pg_relation_size(c.oid) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)) / %(row_size)s AS vectors
+            FROM pg_class c WHERE c.oid = {literal:store}::regclass) v;

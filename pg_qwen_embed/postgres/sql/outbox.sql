@@ -25,6 +25,36 @@ LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})
 CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d
 ORDER BY c.first;
 
+-- name: outbox_ends
+-- The first entry after the read position and the newest entry; both 0 if there is none.
+SELECT coalesce((SELECT o.seq FROM {outbox} o WHERE o.seq > %(after)s ORDER BY o.seq LIMIT 1), 0),
+       coalesce((SELECT max(o.seq) FROM {outbox} o), 0);
+
+-- name: prepare_compaction
+-- Settings of the transaction that compacts an outbox: it reads all of it, so it may scan and hash.
+SELECT set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true),
+       set_config('work_mem', '64MB', true);
+
+-- name: compact_outbox
+-- Deletes the entries that have a newer entry of the same key: what is left costs one embedding a key. It compacts
+-- one part of the keys, so that no transaction is long.
+-- Nothing is lost. The newest entry stays until a read in a later snapshot is written, and whoever sees it sees what
+-- the older ones announced: a writer draws its number under the lock of the row, after the writer before it has
+-- ended. What is in flight neither goes nor makes others go: its document may be older, and a write that
+-- acknowledges the same entries could deadlock. A TRUNCATE has no key, and stays.
+WITH newest AS (
+    SELECT {key:e}, max(e.seq) AS seq
+    FROM {outbox} e
+    WHERE e.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
+      AND (%(parts)s = 1 OR (hashtext(ROW({key:e})::text)::bigint + 2147483648) %% %(parts)s = %(part)s)
+    GROUP BY {key:e}
+), deleted AS (
+    DELETE FROM {outbox} o USING newest n
+    WHERE ({key:o}) = ({key:n}) AND o.seq < n.seq AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM newest);
+
 -- name: has_work
 -- Part of a UNION over many generations: those whose outbox has an entry, being embedded or not, or that have a
 -- failure whose time has come.

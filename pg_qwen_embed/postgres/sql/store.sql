@@ -65,13 +65,15 @@ WITH a AS (
 ), surplus_chunks AS (
     DELETE FROM {store} s USING n WHERE ({key:s}) = ({key:n}) AND s.chunk > n.chunks
 ), written AS (
-    INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, embedding)
-    SELECT {key:n}, p.chunk, n.chunks, int4range(p.begins::int, p.ends::int), n.version, n.fingerprint, p.embedding
+    INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, chunk_fingerprint, embedding)
+    SELECT {key:n}, p.chunk, n.chunks, int4range(p.begins::int, p.ends::int), n.version, n.fingerprint, p.fingerprint,
+           p.embedding
     FROM n JOIN unnest(%(positions)s::bigint[], %(chunks)s::bigint[], %(begins)s::bigint[], %(ends)s::bigint[],
-                       %(embeddings)s::{halfvec}[]) AS p(position, chunk, begins, ends, embedding) USING (position)
+                       %(chunk_fingerprints)s::bytea[], %(embeddings)s::{halfvec}[])
+                AS p(position, chunk, begins, ends, fingerprint, embedding) USING (position)
     ON CONFLICT ({keys}, chunk) DO UPDATE
     SET chunks = excluded.chunks, span = excluded.span, version = excluded.version, fingerprint = excluded.fingerprint,
-        embedding = excluded.embedding
+        chunk_fingerprint = excluded.chunk_fingerprint, embedding = excluded.embedding
     RETURNING 1
 ), cleared_failures AS (
     DELETE FROM {failure} f USING v WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
@@ -79,6 +81,16 @@ WITH a AS (
     DELETE FROM {outbox} WHERE {settled}
 )
 SELECT count(*) FROM written;
+
+-- name: read_chunks
+-- The chunks of rows that have changed, each with the fingerprint of its own text: one that is found again in the new
+-- document is not embedded again.
+-- A vector depends on nothing but the text and the model, so it stays right however old the snapshot is. The write
+-- of the new document has its version guard as always.
+SELECT s.chunk_fingerprint, s.embedding
+FROM (SELECT DISTINCT {key_values} FROM unnest({key_arrays}) AS a({keys})) k
+JOIN {store} s ON ({key:s}) = ({key:k})
+WHERE s.chunk_fingerprint IS NOT NULL AND s.embedding IS NOT NULL;
 
 -- name: write_column
 -- The same into a column of the source, for layout `column`. `entry` says which outbox entries belong to which
@@ -159,7 +171,7 @@ WITH a AS (
     INSERT INTO {store} AS s ({keys}, chunk, version)
     SELECT {key:n}, 1, n.version FROM n
     ON CONFLICT ({keys}, chunk) DO UPDATE
-    SET chunks = 1, span = NULL, version = excluded.version, fingerprint = NULL, embedding = NULL
+    SET chunks = 1, span = NULL, version = excluded.version, fingerprint = NULL, chunk_fingerprint = NULL, embedding = NULL
 ), removed AS (
     DELETE FROM {store} s USING c
     WHERE ({key:s}) = ({key:c}) AND s.version < c.version

@@ -1,0 +1,95 @@
+"""The index keeper: looks at the index of an embedding, and builds or drops it as index_policy.py decides.
+
+Builds and drops run on connections of their own. All that it decides by is in the database, so a worker that is restarted
+goes on where the last one was. Queries are right without an index: they compare every vector."""
+
+import asyncio
+
+import psycopg
+
+from pg_qwen_embed.domain import events
+from pg_qwen_embed.domain.errors import DatabaseUnavailable
+from pg_qwen_embed.domain.report import BackfillState, IndexState
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.postgres import index
+from pg_qwen_embed.postgres.connection import Pool, first_line
+from pg_qwen_embed.worker import index_policy
+from pg_qwen_embed.worker.index_policy import Action, Seen
+from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.pipeline import Pipeline
+
+
+class IndexKeeper:
+    """pool: the connections of the live writers."""
+
+    def __init__(self, url: str, pool: Pool, options: Options, runtime: Runtime) -> None:
+        self._url = url
+        self._pool = pool
+        self._options = options
+        self._runtime = runtime
+
+    async def keep(self, pipeline: Pipeline, *, known: bool = False) -> None:
+        """Return when the index is as it should be, and a backfill that waited for it is done.
+
+        known: do not report an index that is as it was. Raises psycopg.Error and DatabaseUnavailable only with `once`."""
+        action = None
+        while True:
+            before = action
+            try:
+                seen = await self._look(pipeline)
+                action = index_policy.decide(seen)
+                if action is Action.WAIT_FOR_BACKLOG and action is not before:
+                    self._emit(events.IndexWaits(pipeline.target.name, seen.backlog))
+                if await self._act(action, seen, pipeline, known=known):
+                    return
+            except (psycopg.Error, DatabaseUnavailable) as error:
+                if self._options.once:
+                    raise
+                self._emit(events.IndexFailed(pipeline.target.name, first_line(error)))
+            waits = action is Action.WAIT_FOR_BACKLOG or (action is Action.DROP and before is not Action.DROP)
+            await asyncio.sleep(self._options.index_interval if waits else self._options.index_pause)
+
+    async def give_way(self, pipeline: Pipeline) -> None:
+        """Drop the index if a backfill that begins is large against it; it is built when every row has its vector."""
+        try:
+            seen = await self._look(pipeline)
+            if index_policy.decide(seen) is Action.DROP:
+                await self._act(Action.DROP, seen, pipeline, known=True)
+        except (psycopg.Error, DatabaseUnavailable) as error:
+            self._emit(events.IndexFailed(pipeline.target.name, first_line(error)))
+
+    async def _act(self, action: Action, seen: Seen, pipeline: Pipeline, *, known: bool) -> bool:
+        """Returns whether the index is as it should be."""
+        name, absent = pipeline.target.name, seen.state is IndexState.NONE
+        match action:
+            case Action.DROP:
+                await index.drop(self._url, pipeline.target)
+                self._emit(events.IndexDropped(name, seen.backlog))
+            case Action.BUILD if await index.ensure(self._url, pipeline.target, self._runtime.events):
+                return await self._done(pipeline, events.IndexReady(name))
+            case Action.NONE if known:
+                return await self._done(pipeline, None)
+            case Action.NONE if absent:
+                return await self._done(pipeline, events.IndexNotNeeded(name, self._options.index_from))
+            case Action.NONE if await index.ensure(self._url, pipeline.target, self._runtime.events):
+                return await self._done(pipeline, events.IndexReady(name))
+        return False
+
+    async def _done(self, pipeline: Pipeline, event: events.Event | None) -> bool:
+        """The backfill, if one waited for the index, is done."""
+        async with self._pool.connection() as connection:
+            await pipeline.store.finish_backfill(connection, BackfillState.DONE, after=BackfillState.INDEXING)
+        if event:
+            self._emit(event)
+        return True
+
+    async def _look(self, pipeline: Pipeline) -> Seen:
+        async with self._pool.connection() as connection:
+            state, ours, needed, vectors, backlog = await pipeline.store.look_at_index(
+                connection, index_from=self._options.index_from, most=index_policy.DROP_VECTORS + 1
+            )
+        in_source = pipeline.store.in_source  # an index of the application's own table is never dropped
+        return Seen(IndexState(state), ours and not in_source, needed, vectors, backlog)
+
+    def _emit(self, event: events.Event) -> None:
+        self._runtime.events.emit(event)
