@@ -48,6 +48,7 @@ def broken_triggers(connection: Connection, target: Target) -> int:
         "triggers": [trigger.name(target) for trigger in expected],
         "bodies": [trigger.body(target) for trigger in expected],
         "whatever_columns": [not trigger.columns(target) for trigger in expected],
+        "by_row": [trigger.by_row for trigger in expected],
     }
     query = statement("count_triggers", names_of(target.embedding))
     (whole,) = connection.execute(query, values).fetchone() or (0,)

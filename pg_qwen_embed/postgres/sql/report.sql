@@ -33,12 +33,13 @@ CROSS JOIN LATERAL ({stored}) v
 WHERE b.generation_id = %(id)s;
 
 -- name: count_triggers
--- How many of a generation's triggers are there as `attach` creates them: enabled always, with this body, and with a
--- column list only where no BEFORE trigger may change another column.
+-- How many of a generation's triggers are there as `attach` creates them: enabled always, by row or by statement, with this
+-- body, and with a column list only where no BEFORE trigger may change another column.
 SELECT count(*)
-FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[]) AS e(name, body, whatever_columns)
+FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[], %(by_row)s::boolean[])
+     AS e(name, body, whatever_columns, by_row)
 JOIN pg_trigger g ON g.tgrelid = {literal:source}::regclass AND g.tgname = e.name AND g.tgenabled = 'A'
-                 AND (g.tgattr = '' OR NOT e.whatever_columns)
+                 AND (g.tgattr = '' OR NOT e.whatever_columns) AND (g.tgtype & 1 = 1) = e.by_row
 JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body;
 
 -- name: look_at_interface
