@@ -139,6 +139,7 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "table": partition if name == "has_rows" else names.indexed,
         "index": sql.Identifier(index.name),
         "index_in_schema": identifier(index),
+        "function": names.document_function,
         "comment": names.comment("nearest neighbours"),
     }
 

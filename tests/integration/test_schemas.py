@@ -61,7 +61,7 @@ def test_pgvector_may_move_to_another_schema_while_all_runs(harness: Harness) ->
         assert harness.count("failure", name) == 0
     harness.connection.execute("SET search_path = pg_catalog")  # nobody names the schema of pgvector
     ((found, *_),) = harness.rows(
-        "SELECT body FROM qwen_embed.chunked((SELECT chunked FROM qwen_embed.chunked WHERE id = 1), 1)"
+        "SELECT chunk_text FROM qwen_embed.chunked((SELECT chunked FROM qwen_embed.chunked WHERE id = 1), 1)"
     )
     assert found == "three"
     assert worker.end() == 0
@@ -86,6 +86,7 @@ def test_dump_of_a_key_whose_operators_are_in_a_schema_of_their_own_is_restored(
     assert made.returncode == 0, made.stderr.decode()
 
     bare.execute(f"ALTER DATABASE {bare.connection.info.dbname} SET search_path = public, kinds")
+    bare.execute("SET search_path = public, kinds")
     bare.execute("UPDATE articles SET path = 'a.d' WHERE body = 'one'; DELETE FROM articles WHERE path::text = 'a.c'")
     bare.execute("INSERT INTO articles VALUES ('a.e', 'three')")
     bare.once()

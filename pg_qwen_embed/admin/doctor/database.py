@@ -88,7 +88,7 @@ def _look_at_replication(connection: Connection) -> Iterator[Finding]:
         text = f"the {kind} {name} has {tables} internal tables in it: a conflict in one of them stops all of it"
         instead = f"publish the application's schemas only (CREATE PUBLICATION ... FOR TABLES IN SCHEMA {schemas or 'public'})"
         if kind == "subscription":
-            instead = f"let the publisher {instead}, then here: ALTER SUBSCRIPTION {name} SET PUBLICATION ..."
+            instead = f"let the publisher {instead}, and the subscription {name} change over to it"
         yield Finding(
             AREA, State.WARNING, text, f'{instead}; see docs/operations.md, "Publish the application\'s schemas"'
         )

@@ -27,7 +27,7 @@ WITH ours AS (
     JOIN pg_class c ON c.oid = r.ev_class
     WHERE i.kind = 'table' AND c.relnamespace = to_regnamespace('qwen_embed')
 ), found AS (
-    SELECT 1 AS turn, 'search function' AS kind, v.generation, 'qwen_embed' AS schema, p.proname AS name, p.proowner AS owner,
+    SELECT 1 AS step, 'search function' AS kind, v.generation, 'qwen_embed' AS schema, p.proname AS name, p.proowner AS owner,
            NULL::oid AS source
     FROM views v JOIN pg_proc p ON p.prorettype = v.type AND p.pronamespace = to_regnamespace('qwen_embed')
     UNION ALL
@@ -55,7 +55,7 @@ WITH ours AS (
 SELECT f.generation::bigint AS generation, f.kind, coalesce(f.schema, n.nspname) AS schema, f.name, c.relname AS source,
        pg_get_userbyid(f.owner) AS owner, pg_has_role(f.owner, 'USAGE') AS may_drop
 FROM found f LEFT JOIN pg_class c ON c.oid = f.source LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-ORDER BY f.generation::bigint, f.turn, f.name, c.relname;
+ORDER BY f.generation::bigint, f.step, f.name, c.relname;
 
 -- name: drop_leftover_function
 -- Drops a function by its name alone: no other function there has that name.
