@@ -67,6 +67,16 @@ def test_pgvector_may_move_to_another_schema_while_all_runs(harness: Harness) ->
     assert worker.end() == 0
 
 
+def test_distance_function_that_was_dropped_is_reported_and_created_again(harness: Harness) -> None:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body", *LAYOUTS["chunked"])
+    harness.once()
+    harness.execute("DROP FUNCTION qwen_embed.distance_1")
+    assert "qwen_embed.distance_1" in harness.ok("status")
+    harness.ok("verify", "articles", "--repair")
+    assert "two" in harness.ok("search", "articles", "two", "--limit", "1")
+
+
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
 def test_dump_of_a_key_whose_operators_are_in_a_schema_of_their_own_is_restored(
     harness: Harness, bare: Harness, options: tuple[str, ...]
