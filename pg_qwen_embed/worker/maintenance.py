@@ -23,6 +23,7 @@ from pg_qwen_embed.worker.pipeline import Pipeline
 from pg_qwen_embed.worker.signals import Signals
 
 VERIFIER_NAME = "pg_qwen_embed worker: verify"
+EXCHANGE_PAUSE = 30.0  # seconds until an exchange of triggers that failed is tried again
 GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
@@ -161,6 +162,8 @@ class Maintenance:
                     await connection.execute(statement("request_drift_check"), {"name": target.name})
         except (psycopg.Error, DatabaseUnavailable) as error:
             self._runtime.events.emit(events.TriggersNotExchanged(target.name, first_line(error)))
+            if not self._options.once:
+                await asyncio.sleep(EXCHANGE_PAUSE)  # `status` reports it meanwhile
             return
         self._runtime.events.emit(events.TriggersExchanged(target.name, by_row))
         self._signals.registry()

@@ -289,3 +289,19 @@ def test_copy_of_a_template_database_has_its_vectors_and_needs_a_worker_of_its_o
         copy.assert_in_step()
         assert harness.server.texts[before:] == ["three"]
         copy.connection.close()
+
+
+def test_worker_that_may_not_exchange_the_triggers_says_so_and_goes_on(publisher: Publisher, harness: Harness) -> None:
+    harness.articles()
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    with publisher.subscribed(harness), harness.connect(autocommit=False) as other:
+        publisher.received(harness)
+        other.execute("LOCK TABLE articles IN ACCESS SHARE MODE")  # a report of the application, which takes long
+        worker = harness.worker("--poll", "0.2")
+        eventually(lambda: "triggers_not_exchanged" in worker.said)
+        publisher.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
+        eventually(lambda: "changed" in harness.server.texts)
+        assert worker.said.count("triggers_not_exchanged") == 1
+        other.rollback()
+        assert worker.end() == 0
