@@ -4,6 +4,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.revision import shown_by_the_tables
 from pg_qwen_embed.postgres.schema import metadata
 
 ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are committed
@@ -14,8 +15,18 @@ def run(connection: Connection) -> None:
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # a session that waits holds up those behind it
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL_SCHEMA}"))  # Alembic's own table lives in it
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=INTERNAL_SCHEMA)
+    _recognise(connection)
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _recognise(connection: Connection) -> None:
+    """Record the revision of a database that was made from a dump of the schema alone: the tables are there, no record is."""
+    migrations = context.get_context()
+    if not migrations.get_current_heads():
+        revision = connection.exec_driver_sql(shown_by_the_tables()).scalar()
+        if revision:
+            migrations.stamp(context.script, revision)
 
 
 run(context.config.attributes["connection"])

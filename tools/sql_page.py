@@ -140,6 +140,7 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "index": sql.Identifier(index.name),
         "index_in_schema": identifier(index),
         "index_state": statement("index_state"),
+        "function": names.document_function,
         "comment": names.comment("nearest neighbours"),
     }
 

@@ -14,7 +14,7 @@ from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.source import Source
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
-from pg_qwen_embed.postgres import catalog, ddl
+from pg_qwen_embed.postgres import catalog, ddl, leftovers
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
@@ -87,6 +87,8 @@ def attach(connection: Connection, declaration: Declaration) -> Embedding:
         )
     except psycopg.errors.UniqueViolation:
         raise UsageError(_taken(declaration.name or declaration.table)) from None
+    except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateFunction) as error:
+        raise UsageError(_in_the_way(f"objects that no embedding has ({first_line(error)})")) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
             f"{declaration.table}: {first_line(error)}; attach as the table's owner and a member of the role that ran "
@@ -138,6 +140,7 @@ def described(embedding: Embedding) -> str:
 
 def detach(connection: Connection, name: str) -> None:
     """Remove everything that attach created; the source stays as it was. All or nothing. Raises UsageError."""
+    catalog.require_initialised(connection)
     embedding = catalog.find(connection, name).embedding
 
     def remove() -> None:
@@ -208,7 +211,12 @@ def _check_name_is_free(connection: Connection, name: str) -> None:
     _check_name(name)
     (taken,) = connection.execute(statement("name_taken"), {"name": name}).fetchone() or (False,)
     if taken:
-        raise UsageError(_taken(name))
+        remains = (left for left in leftovers.remains(connection) if name in left.views)
+        raise UsageError(next((_in_the_way(left.where) for left in remains), _taken(name)))
+
+
+def _in_the_way(what: str) -> str:
+    return f"there are {what}; to remove them run: pg-qwen-embed init, and attach again"
 
 
 def _taken(name: str) -> str:

@@ -17,6 +17,7 @@ Key = tuple[str, ...]  # as text, one value for each key column
 
 def listing(connection: Connection, name: str) -> list[Failure]:
     """Every failure, the latest first. Raises UsageError."""
+    catalog.require_initialised(connection)
     embedding = catalog.embedding(connection, name)
     columns = [column.name for column in embedding.source.key]
     rows = connection.execute(statement("list_failures", names_of(embedding), chosen=TRUE), {}).fetchall()
@@ -36,6 +37,7 @@ def discard(connection: Connection, name: str, key: Key) -> int:
 
 
 def _change(connection: Connection, query: str, name: str, key: Key) -> int:
+    catalog.require_initialised(connection)
     target = catalog.embedding(connection, name).target
     values: dict[str, Any] = {f"after{n}": part for n, part in enumerate(key, 1)}
     values["id"] = target.id

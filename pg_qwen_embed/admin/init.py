@@ -1,15 +1,23 @@
-"""`init`: the fixed part of the database, and after an upgrade the objects of each embedding as this release has them."""
+"""`init`: the fixed part of the database, and after an upgrade the objects of each embedding as this release has them.
+
+It removes what a dump of the schema alone has left of embeddings that are not registered."""
+
+import psycopg
 
 from pg_qwen_embed.admin import restore
+from pg_qwen_embed.admin.transaction import LOCK_TIMEOUT, with_lock_retries
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.postgres import catalog, migrate
-from pg_qwen_embed.postgres.connection import connect
+from pg_qwen_embed.postgres import catalog, leftovers, migrate
+from pg_qwen_embed.postgres.connection import Connection, connect, first_line
+from pg_qwen_embed.postgres.leftovers import Remains
+from pg_qwen_embed.postgres.sql import statement
 
 
 def init(database_url: str) -> list[str]:
     """Bring the database up to date; idempotent. Returns lines for a person to read. Raises SetupError."""
     said = migrate.init(database_url)
     with connect(database_url, "pg_qwen_embed init") as connection:
+        said += [_remove(connection, left) for left in leftovers.remains(connection)]
         for one in catalog.registered(connection):
             if one.problem is None:
                 said += _restored(database_url, one.embedding.name)
@@ -24,3 +32,30 @@ def _restored(database_url: str, name: str) -> list[str]:
         except UsageError as error:
             return [f"warning: {error}"]
     return [f"{name}: created again: {', '.join(parts)}"] if parts else []
+
+
+def _remove(connection: Connection, left: Remains) -> str:
+    """Remove what is left of a generation, all or nothing. Returns what was done, or why nothing was."""
+    if left.foreign_owners:
+        return _kept(left, f"they belong to {', '.join(left.foreign_owners)}; run init as a member of that role")
+    if leftovers.has_vectors(connection, left):
+        (table, *_) = (store.as_string(None) for store in left.stores)
+        return _kept(left, f"{table} has vectors; if nobody needs them run: TRUNCATE {table}; and init again")
+
+    def remove() -> None:
+        with connection.transaction():
+            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+            for one in left.objects:
+                connection.execute(one.drop, {})
+
+    try:
+        with_lock_retries(remove, "their tables stayed in use; run init again later")
+    except UsageError as error:
+        return _kept(left, str(error))
+    except psycopg.errors.DependentObjectsStillExist as error:
+        return _kept(left, f"something of yours depends on them ({first_line(error)}); drop that, and run init again")
+    return f"removed {left.where}"
+
+
+def _kept(left: Remains, reason: str) -> str:
+    return f"warning: {left.where}, were kept: {reason}"

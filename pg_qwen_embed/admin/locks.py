@@ -32,6 +32,7 @@ class TakenLock:
 LOCKS = (
     TakenLock("init", NONE, "your tables", "-", MIGRATIONS),
     TakenLock("init after an upgrade", "ACCESS EXCLUSIVE", "internal tables", MOMENT, MIGRATIONS),
+    TakenLock("init after a dump of the schema", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("attach", "SHARE ROW EXCLUSIVE", "your table", f"{MOMENT}; writers wait", TRIED),
     TakenLock("attach --store column", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("alter --sql, --rekey", "ACCESS EXCLUSIVE", "your table, view, internal tables",
@@ -44,6 +45,7 @@ LOCKS = (
     TakenLock("worker, dropping an index", "SHARE UPDATE EXCLUSIVE", "store", "waits for older transactions; nobody waits", NONE),
     TakenLock("worker, compacting", "ROW EXCLUSIVE", "outbox", STATEMENT, WORKER),
     TakenLock("worker, vacuum", "SHARE UPDATE EXCLUSIVE", "outbox", STATEMENT, WORKER),
+    TakenLock("worker, exchanging triggers", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", WORKER),
     TakenLock("backfill", "ROW EXCLUSIVE", "_qwen_embed.backfill", MOMENT, NONE),
     TakenLock("status, doctor, search, Client", "ACCESS SHARE", "what they read", STATEMENT, NONE),
     TakenLock("verify", "ACCESS SHARE", "your table, store", "one statement over all rows", NONE),

@@ -38,6 +38,8 @@ def look_at_interface(connection: Connection, embedding: Embedding) -> Interface
     body = as_text(statement("search_body", names)) if names.layout.has_chunks else None
     broken = [f"the view {public}"] if row["columns"] != wanted or not row["security_invoker"] else []
     broken += [f"the function {public}"] if row["search_body"] != body and not row["superseded"] else []
+    if body and not row["distance_function"] and not row["superseded"]:
+        broken.append(f"the function {PUBLIC_SCHEMA}.distance_{embedding.live.id}")
     return Interface(tuple(broken), row["superseded"])
 
 
@@ -48,6 +50,7 @@ def broken_triggers(connection: Connection, target: Target) -> int:
         "triggers": [trigger.name(target) for trigger in expected],
         "bodies": [trigger.body(target) for trigger in expected],
         "whatever_columns": [not trigger.columns(target) for trigger in expected],
+        "by_row": [trigger.by_row for trigger in expected],
     }
     query = statement("count_triggers", names_of(target.embedding))
     (whole,) = connection.execute(query, values).fetchone() or (0,)

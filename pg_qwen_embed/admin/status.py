@@ -1,17 +1,18 @@
 """The status of embeddings, and the drift between vectors and rows. Nothing is changed."""
 
+import psycopg
 from psycopg.rows import dict_row
 
 from pg_qwen_embed.admin import restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
 from pg_qwen_embed.domain.source import Problem
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import catalog, rights
 from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.index import index_text
 from pg_qwen_embed.postgres.locks import Lock
-from pg_qwen_embed.postgres.names import Names
+from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 
 OLD_TRANSACTION = 60.0  # seconds; an older one is reported as blocking vacuum
@@ -21,7 +22,7 @@ def status(connection: Connection, name: str | None = None) -> list[Status]:
     """The status of one embedding, or of all. Raises SetupError, UsageError."""
     catalog.require_initialised(connection)
     found = [catalog.find(connection, name)] if name else catalog.registered(connection)
-    return [_status(connection, one) for one in found]
+    return [_visible(connection, one) for one in found]
 
 
 def drift(connection: Connection, target: Target) -> Drift:
@@ -32,10 +33,19 @@ def drift(connection: Connection, target: Target) -> Drift:
     return Drift(*row) if row else Drift(0, 0, 0)
 
 
+def _visible(connection: Connection, registered: Registered) -> Status:
+    """The status, or why this role may not see it: the other embeddings are shown all the same."""
+    try:
+        return _status(connection, registered)
+    except psycopg.errors.InsufficientPrivilege as error:
+        reason = rights.explain(connection, error, rights.of_status(names_of(registered.embedding)))
+        return _without_figures(registered.embedding, unreadable=reason)
+
+
 def _status(connection: Connection, registered: Registered) -> Status:
     embedding = registered.embedding
     if registered.problem:
-        return _not_followed(embedding, registered.problem)
+        return _without_figures(embedding, problem=registered.problem)
     target, names = embedding.target, Names(embedding.target)
     values = {
         "id": target.id,
@@ -71,10 +81,10 @@ def _status(connection: Connection, registered: Registered) -> Status:
     )  # fmt: skip
 
 
-def _not_followed(embedding: Embedding, problem: Problem) -> Status:
+def _without_figures(embedding: Embedding, *, problem: Problem | None = None, unreadable: str | None = None) -> Status:
     return Status(
         name=embedding.name, source=str(embedding.source.table), spec=embedding.live.spec,
         rows=0, vectors=0, truncated=0, pending=0, lag_seconds=0.0, failures=0,
-        backfill=BackfillProgress(BackfillState.NONE, 0, 0), index=IndexState.NONE,
-        problem=problem.reason, remedy=problem.advice(embedding.name),
+        backfill=BackfillProgress(BackfillState.NONE, 0, 0), index=IndexState.NONE, unreadable=unreadable,
+        problem=problem.reason if problem else None, remedy=problem.advice(embedding.name) if problem else None,
     )  # fmt: skip

@@ -19,6 +19,7 @@ class Verified:
 def verify(database_url: str, name: str, *, repair: bool) -> Verified:
     """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
+        catalog.require_initialised(connection)
         restored = restore.restore(connection, name).parts if repair else []
         target = catalog.embedding(connection, name).target
         found = status.drift(connection, target)

@@ -13,7 +13,8 @@ def init(settings: Settings) -> None:
     """Set up the database: the schemas qwen_embed and _qwen_embed, and pgvector if this role may create it.
 
     It is safe to run again. After an upgrade of this package it runs the new migrations, and creates triggers, functions and
-    views as this release needs them.
+    views as this release needs them. In a database that was made from a dump of the schema alone it removes what is left of
+    embeddings.
     """
     for line in initialising.init(settings.database_url):
         click.echo(line, err=line.startswith("warning"))

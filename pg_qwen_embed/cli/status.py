@@ -28,6 +28,8 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
 def _report(one: Status) -> str:
     if one.problem:
         return f"{one.name}  is not followed: {one.problem}; {one.remedy}"
+    if one.unreadable:
+        return f"{one.name}  {one.source}: its figures cannot be seen: {one.unreadable}"
     backfill = one.backfill.state.value
     if one.backfill.state is BackfillState.RUNNING:
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"

@@ -268,6 +268,22 @@ class PartitionsNotFollowed(Warned):
 
 
 @dataclass(frozen=True, slots=True)
+class TriggersExchanged(Event):
+    """A subscription of logical replication fills the source now, or no longer. by_row: how the new ones fire."""
+
+    embedding: str
+    by_row: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TriggersNotExchanged(Warned):
+    """INSERT and DELETE that logical replication brings are not followed until this succeeds."""
+
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class IndexReady(Event):
     embedding: str
 

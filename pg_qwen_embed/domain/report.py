@@ -58,6 +58,7 @@ class Status:
     remedy: str | None = None  # what to run against the problem
     namesake: str | None = None  # another table that has the name which the source had at attach
     missing: tuple[str, ...] = ()  # parts of the public interface that are missing or not as created
+    unreadable: str | None = None  # which rights this role lacks; None: it may see the figures
     chunks: int | None = None  # None: its documents are not divided
 
     @property

@@ -35,6 +35,12 @@ class Source:
     partitioned: bool = False
     before_update_triggers: bool = False
     renamed: tuple[tuple[str, str], ...] = ()  # columns since attach: the name then, and now
+    subscribed: bool = False  # a subscription of logical replication fills it
+
+    @property
+    def by_row(self) -> bool:
+        """Whether INSERT and DELETE fire row triggers only: aimed at a partition, or brought by logical replication."""
+        return self.partitioned or self.subscribed
 
     def has_columns(self, columns: Iterable[Column]) -> bool:
         return {column.name for column in columns} <= {column.name for column in self.columns}
@@ -83,3 +89,4 @@ class SourceState:
     partitions: frozenset[int] | None = None  # that the source has now
     checked_partitions: frozenset[int] | None = None  # whose rows were compared with the store
     check_drift: bool = False  # all rows must be compared with their vectors
+    follows_by_row: bool | None = None  # how our INSERT trigger fires; None: it is not there

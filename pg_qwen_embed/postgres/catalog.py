@@ -13,8 +13,10 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import SetupError, UsageError
 from pg_qwen_embed.domain.source import Column, Problem, QualifiedName, Remedy, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
+from pg_qwen_embed.postgres import leftovers, revision, rights, written
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
+from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 Row = dict[str, Any]
@@ -34,13 +36,26 @@ class Extension:
 
 
 def require_initialised(connection: Connection) -> None:
-    """Raises SetupError unless `init` has run here."""
-    _check_initialised(connection.execute(statement("is_initialised")).fetchone(), connection.info.dbname)
+    """Raises SetupError unless `init` of this release has run here."""
+    require_registry(connection)
+    revision.check(connection)
+
+
+def require_registry(connection: Connection) -> None:
+    """Raises SetupError unless `init` of this release, or of a newer one, has run here."""
+    try:
+        row = connection.execute(statement("is_initialised")).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        grant = rights.usage(connection, INTERNAL_SCHEMA)
+        raise SetupError(f"the role {connection.info.user} lacks USAGE on the schema {INTERNAL_SCHEMA}; run: {grant}; "
+                         "and what pg-qwen-embed sql grants prints") from None  # fmt: skip
+    _check_initialised(row, connection.info.dbname)
 
 
 async def require_initialised_async(connection: AsyncConnection) -> None:
     cursor = await connection.execute(statement("is_initialised"))
     _check_initialised(await cursor.fetchone(), connection.info.dbname)
+    await revision.check_async(connection)
 
 
 def _check_initialised(row: tuple[bool, bool] | None, database: str) -> None:
@@ -61,6 +76,9 @@ def find_source(connection: Connection, table: str) -> tuple[int, Source]:
     """The oid and description of a table as it is written in SQL. Raises UsageError, with the reason."""
     try:
         (oid,) = connection.execute(statement("resolve_table"), {"table": table}).fetchone() or (None,)
+    except psycopg.errors.InsufficientPrivilege as error:
+        grant = rights.usage(connection, written.table(table).schema)
+        raise UsageError(f"{table}: {first_line(error)}: this role lacks USAGE on it; run: {grant}") from None
     except psycopg.Error as error:
         raise UsageError(f"{table}: not a valid table name in SQL ({first_line(error)})") from None
     if oid is None:
@@ -135,7 +153,10 @@ class Registered:
 
 def registered(connection: Connection, name: str | None = None) -> list[Registered]:
     """Every embedding, or the one of that name, even if its source has a problem."""
-    rows = _dicts(connection, "read_registry", name=name)
+    try:
+        rows = _dicts(connection, "read_registry", name=name)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SetupError(f"the registry cannot be read: {rights.explain(connection, error, rights.REGISTRY)}") from None
     sources = _dicts(connection, "describe_sources", tables=[row["source"] for row in rows])
     return _registered(rows, sources)
 
@@ -164,12 +185,12 @@ def embedding(connection: Connection, name: str) -> Embedding:
 
 def find(connection: Connection, name: str) -> Registered:
     """The embedding of that name, even if its source has a problem. Raises UsageError if there is none."""
-    require_initialised(connection)
+    require_registry(connection)
     found = registered(connection, name)
     if not found:
         known = ", ".join(dict.fromkeys(row["name"] for row in _dicts(connection, "read_registry", name=None)))
         raise UsageError(f'there is no embedding "{name}"; ' + (f"there are: {known}" if known else
-                         "attach a table first: pg-qwen-embed attach TABLE --text COLUMN"))  # fmt: skip
+                         "attach a table first: pg-qwen-embed attach TABLE --text COLUMN") + _leftover(connection))  # fmt: skip
     return found[0]
 
 
@@ -182,6 +203,12 @@ def source_now(connection: Connection, name: str) -> Source:
     return _source(sources[0], sources[0]["key"] or ())
 
 
+def _leftover(connection: Connection) -> str:
+    """What a person must know who looks for an embedding in a database made from a dump of the schema alone."""
+    left = leftovers.remains(connection)
+    return f" (the database has {left[0].where}; to remove them run: pg-qwen-embed init)" if left else ""
+
+
 def _registered(rows: Sequence[Row], sources: Sequence[Row]) -> list[Registered]:
     """rows: one for each generation, those of an embedding together."""
     by_oid = {source["oid"]: source for source in sources}
@@ -190,7 +217,7 @@ def _registered(rows: Sequence[Row], sources: Sequence[Row]) -> list[Registered]
 
 def _embedding(rows: Sequence[Row], sources: Mapping[int, Row]) -> Registered:
     source_row = sources.get(rows[0]["source"])
-    generations = [Generation(row["id"], GenerationState(row["state"]), Spec.from_json(row["spec"])) for row in rows]
+    generations = [Generation(row["id"], GenerationState(row["state"]), _spec(row)) for row in rows]
     by_state = {state: [one for one in generations if one.state is state] for state in GenerationState}
     problems = {row["id"]: _problem(source_row, row, one.spec) for row, one in zip(rows, generations, strict=True)}
     live = (by_state[GenerationState.LIVE] or generations)[0]
@@ -212,11 +239,20 @@ def _embedding(rows: Sequence[Row], sources: Mapping[int, Row]) -> Registered:
     return Registered(embedding, states, first["namesake"], any(row["has_former_store"] for row in rows))
 
 
+def _spec(row: Row) -> Spec:
+    try:
+        return Spec.from_json(row["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SetupError(f"the embedding {row['name']} was attached by a newer pg_qwen_embed, and its properties cannot be "
+                         f"read here ({error}); upgrade this package") from None  # fmt: skip
+
+
 def _state(row: Row, problem: Problem | None, missing: tuple[str, ...]) -> SourceState:
     def partitions(oids: list[int] | None) -> frozenset[int] | None:
         return None if oids is None else frozenset(oids)
 
-    return SourceState(problem, missing, partitions(row["clones"]), partitions(row["partitions"]), row["check_drift"])
+    known, now = partitions(row["partitions"]), partitions(row["clones"])
+    return SourceState(problem, missing, now, known, row["check_drift"], row["follows_by_row"])
 
 
 def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
@@ -295,6 +331,7 @@ def _source(row: Row, key: Sequence[str]) -> Source:
         columns=tuple(columns.values()),
         partitioned=row["kind"] == "p",
         before_update_triggers=row["before_update_triggers"],
+        subscribed=row["subscribed"],
     )
 
 

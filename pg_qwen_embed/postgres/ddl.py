@@ -57,6 +57,9 @@ def interface(embedding: Embedding) -> Iterator[sql.Composed]:
     yield statement(names.layout.create_view, names)
     yield statement("comment_view", names, comment=names.comment("rows with their vectors; what applications query"))
     if names.layout.has_chunks:
+        yield statement("create_distance_function", names)
+        comment = names.comment("the distance of two vectors, for the search function")
+        yield statement("comment_distance_function", names, comment=comment)
         yield statement("create_search_function", names, body=sql.Literal(as_text(statement("search_body", names))))
         comment = names.comment("the rows nearest to a query, each with its best chunk, nearest first")
         yield statement("comment_search_function", names, comment=comment)
@@ -66,6 +69,7 @@ def drop_interface(embedding: Embedding) -> Iterator[sql.Composed]:
     names = names_of(embedding)
     if names.layout.has_chunks:
         yield statement("drop_search_function", names)
+        yield statement("drop_distance_function", names)
     yield statement("drop_view", names)
 
 

@@ -10,6 +10,11 @@ from pg_qwen_embed.domain.template import Placeholder, Template
 TRUE = sql.SQL("true")
 _INTEGERS = {"smallint", "integer", "bigint"}
 _COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
+# Types of PostgreSQL whose equality is in pg_catalog, as format_type() prints them up to a length in brackets.
+_COMPARED_AS_KEYS = {
+    *_COMPARED_AS_THEY_ARE, "numeric", "real", "double precision", "date", "timestamp", "timestamp with time zone",
+    "timestamp without time zone", "time", "time with time zone", "time without time zone", "interval", "inet", "cidr", "bytea",
+}  # fmt: skip
 _TEXT = ("text", "character varying")
 
 
@@ -43,6 +48,22 @@ def changed(columns: Iterable[Column]) -> sql.Composable:
     return sql.SQL(" OR ").join(
         sql.SQL("{} IS DISTINCT FROM {}").format(_comparable("old", c), _comparable("new", c)) for c in columns
     )
+
+
+def key_changed(key: Iterable[Column]) -> sql.Composable:
+    """Whether OLD and NEW differ in a key column.
+
+    IS DISTINCT FROM cannot name its operator, and a dump is restored with an empty search_path. So a type that is not
+    PostgreSQL's own is compared as text: at worst a key counts as changed that is written in another way."""
+    return sql.SQL(" OR ").join(
+        sql.SQL("{} IS DISTINCT FROM {}").format(*(_key_comparable(row, column) for row in ("old", "new")))
+        for column in key
+    )
+
+
+def _key_comparable(row: str, column: Column) -> sql.Composable:
+    own = column.type.partition("(")[0] in _COMPARED_AS_KEYS
+    return sql.Identifier(row, column.name) if own else _comparable(row, column)
 
 
 def _comparable(row: str, column: Column) -> sql.Composable:

@@ -1,8 +1,6 @@
 """`init`: creates or upgrades the fixed part of the database with Alembic, after checks of PostgreSQL and pgvector."""
 
 import re
-from importlib import resources
-from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
@@ -11,10 +9,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
+from psycopg import sql
 
 from pg_qwen_embed.domain.errors import SetupError
-from pg_qwen_embed.postgres import catalog
-from pg_qwen_embed.postgres.connection import Connection, connect, first_line
+from pg_qwen_embed.postgres import catalog, revision
+from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
@@ -27,6 +26,7 @@ def init(database_url: str) -> list[str]:
     """Bring the database up to date; idempotent. Returns lines for a person to read. Raises SetupError."""
     with connect(database_url, "pg_qwen_embed init") as connection:
         check_server(connection)
+        revision.check(connection)
         said = ensure_extension(connection)
     before, after = upgrade(database_url)
     said.append(f"already at version {after}" if before == after else f"installed version {after}")
@@ -72,7 +72,7 @@ def judge_extension(extension: catalog.Extension | None) -> list[str]:
     return []
 
 
-def upgrade(database_url: str, revision: str = "head") -> tuple[str | None, str | None]:
+def upgrade(database_url: str, to: str = "head") -> tuple[str | None, str | None]:
     """Run the migrations; returns the revision before and after. Raises SetupError."""
     engine = sa.create_engine(
         "postgresql+psycopg://",
@@ -82,7 +82,7 @@ def upgrade(database_url: str, revision: str = "head") -> tuple[str | None, str 
     try:
         with engine.connect() as connection:
             before = _revision(connection)
-            command.upgrade(_config(connection), revision)
+            command.upgrade(_config(connection), to)
             connection.commit()
             return before, _revision(connection)
     except CommandError as error:  # the database is at a revision that this package does not have
@@ -90,10 +90,21 @@ def upgrade(database_url: str, revision: str = "head") -> tuple[str | None, str 
     except sa.exc.DBAPIError as error:
         reason = first_line(error.orig) if isinstance(error.orig, psycopg.Error) else str(error.orig)
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
-            reason += "; run init as a member of the roles that ran init and attach before, or as a superuser"
+            reason += _lacking(database_url)
         raise SetupError(f"the migrations stopped, and nothing was changed: {reason}") from None
     finally:
         engine.dispose()
+
+
+def _lacking(database_url: str) -> str:
+    """What a role needs that may not run the migrations."""
+    with connect(database_url, "pg_qwen_embed init") as connection:
+        (may,) = connection.execute(statement("may_create_schemas")).fetchone() or (False,)
+        if may:
+            return "; run init as a member of the roles that ran init and attach before, or as a superuser"
+        database, role = sql.Identifier(connection.info.dbname), sql.Identifier(connection.info.user)
+    grant = as_text(statement("grant_create_in_database", database=database, role=role))
+    return f": this role lacks CREATE on it; run: {grant}"
 
 
 def revisions() -> list[str]:
@@ -119,17 +130,10 @@ def _revision(connection: sa.Connection) -> str | None:
 
 def _config(connection: sa.Connection | None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    config.set_main_option("script_location", str(revision.scripts()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     return config
-
-
-def _scripts() -> Path:
-    """The migrations: inside the installed package, or next to it in a checkout."""
-    package = Path(str(resources.files("pg_qwen_embed")))
-    inside = package / "migrations"
-    return inside if inside.is_dir() else package.parent / "migrations"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -259,6 +259,11 @@ class Names(_Keys):
         return sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
 
     @property
+    def distance_function(self) -> sql.Identifier:
+        """The function that a chunked embedding has for its distance. Its readers need no right to the internal schema."""
+        return sql.Identifier(PUBLIC_SCHEMA, f"distance_{self.target.id}")
+
+    @property
     def operator_class(self) -> sql.Identifier:
         return sql.Identifier(self.target.embedding.vector_schema, self.target.spec.distance.operator_class)
 
@@ -314,8 +319,7 @@ class Names(_Keys):
 
     @property
     def key_changed(self) -> sql.Composable:
-        old, new = (self.source_key(row) for row in ("old", "new"))
-        return sql.SQL("(ROW({})) IS DISTINCT FROM (ROW({}))").format(old, new)
+        return expressions.key_changed(self.target.source.key)
 
     # What differs by layout.
 

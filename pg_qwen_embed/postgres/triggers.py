@@ -29,6 +29,11 @@ class Trigger:
     creation: str  # the statement that creates the trigger
     append: Append
 
+    @property
+    def by_row(self) -> bool:
+        """Whether it fires for each row, not for each statement."""
+        return self.append not in (_ROWS, _NO_KEY)
+
     def name(self, target: Target) -> str:
         return f"qwen_embed_{self.event}_{target.id}"
 
@@ -106,4 +111,4 @@ _BY_ROW = (
 
 def triggers(target: Target) -> tuple[Trigger, ...]:
     """The triggers of a generation, in the order in which they are created."""
-    return _BY_ROW if target.source.partitioned else _BY_STATEMENT
+    return _BY_ROW if target.source.by_row else _BY_STATEMENT

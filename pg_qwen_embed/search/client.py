@@ -151,6 +151,15 @@ class Client:
                 if not self._database_lost():
                     raise
                 return self._search(embedding, query, limit)  # on a new connection
+            except psycopg.ProgrammingError:
+                if not self._changed(embedding):
+                    raise
+        return self.search(name, text, limit)
+
+    def _changed(self, embedding: Embedding) -> bool:
+        """Whether it is another one than was read before: attached again, say, or pgvector moved to another schema."""
+        self._embeddings.pop(embedding.name, None)
+        return self._embedding(embedding.name) != embedding
 
     def _search(self, embedding: Embedding, query: NDArray[np.float32], limit: int) -> list[Hit]:
         names = names_of(embedding)

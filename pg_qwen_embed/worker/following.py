@@ -127,6 +127,7 @@ class Following:
         for id_, pipeline in self.pipelines.items():
             self._maintenance.follow_partitions(states[id_], pipeline)
             self._maintenance.check_drift(states[id_], pipeline)
+            self._maintenance.follow_subscription(states[id_], pipeline)
 
     async def _leave(self, id_: int) -> None:
         pipeline = self.pipelines.pop(id_)

@@ -15,14 +15,16 @@ from pg_qwen_embed.domain.errors import DatabaseUnavailable
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
-from pg_qwen_embed.postgres import drift
+from pg_qwen_embed.postgres import ddl, drift
 from pg_qwen_embed.postgres.connection import Pool, connect_async, first_line
+from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.worker.index_keeper import IndexKeeper
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.pipeline import Pipeline
 from pg_qwen_embed.worker.signals import Signals
 
 VERIFIER_NAME = "pg_qwen_embed worker: verify"
+EXCHANGE_PAUSE = 30.0  # seconds until an exchange of triggers that failed is tried again
 GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
@@ -81,6 +83,11 @@ class Maintenance:
         """Compare all rows with their vectors, if that was requested."""
         if state.check_drift:
             self._begin("drift", pipeline.target.id, partial(self._check_drift, pipeline))
+
+    def follow_subscription(self, state: SourceState, pipeline: Pipeline) -> None:
+        """Exchange the triggers when a subscription begins to fill the source, or no longer does."""
+        if state.follows_by_row is not None and state.follows_by_row is not pipeline.target.source.by_row:
+            self._begin("triggers", pipeline.target.id, partial(self._exchange_triggers, pipeline))
 
     def leave(self, id_: int) -> None:
         self._looked.pop(id_, None)
@@ -161,6 +168,27 @@ class Maintenance:
                     await store.note_partitions(connection, state.partitions)
         except psycopg.Error as error:
             self._runtime.events.emit(events.PartitionsNotFollowed(target.name, first_line(error)))
+
+    # Subscriptions.
+
+    async def _exchange_triggers(self, pipeline: Pipeline) -> None:
+        """By row for a source that is subscribed to. The changes that the old triggers missed are then looked for.
+
+        The transaction records that they are to be looked for, so a worker that dies meanwhile is no harm."""
+        target, by_row = pipeline.target, pipeline.target.source.by_row
+        try:
+            async with await connect_async(self._url, VERIFIER_NAME) as connection, connection.transaction():
+                for command in (*ddl.unfollow(target), *ddl.follow(target)):
+                    await connection.execute(command, {})
+                if by_row:
+                    await connection.execute(statement("request_drift_check"), {"name": target.name})
+        except (psycopg.Error, DatabaseUnavailable) as error:
+            self._runtime.events.emit(events.TriggersNotExchanged(target.name, first_line(error)))
+            if not self._options.once:
+                await asyncio.sleep(EXCHANGE_PAUSE)  # `status` reports it meanwhile
+            return
+        self._runtime.events.emit(events.TriggersExchanged(target.name, by_row))
+        self._signals.registry()
 
     # Indexes.
 

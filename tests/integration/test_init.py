@@ -152,5 +152,5 @@ def test_the_extension_may_live_in_another_schema(bare: Harness) -> None:
 def test_init_of_a_database_that_is_newer_than_the_package_is_one_sentence(harness: Harness) -> None:
     harness.execute("UPDATE _qwen_embed.alembic_version SET version_num = '9999'")
     said = harness.refused("init")
-    assert said.startswith("the database was set up by a newer pg_qwen_embed (")
+    assert said.startswith(f"the database {harness.connection.info.dbname} was set up by a newer pg_qwen_embed (")
     assert said.endswith("; upgrade this package")

@@ -46,6 +46,7 @@ SETTINGS = {
     "full_page_writes": "off",
     "shared_buffers": "64MB",
     "deadlock_timeout": "50ms",
+    "wal_level": "logical",
     "max_prepared_transactions": "4",
     "timezone": "Asia/Kolkata",  # not UTC, so that a dependence on the session's zone shows
 }

@@ -11,7 +11,7 @@ from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import Error
 from pg_qwen_embed.domain.report import IndexState
-from pg_qwen_embed.postgres import catalog, migrate
+from pg_qwen_embed.postgres import catalog, leftovers, migrate, rights
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -30,8 +30,10 @@ def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
     try:
         with connect(url, PURPOSE) as connection:
             found += _guarded(AREA, lambda: _look(connection))
+            found += _guarded(AREA, lambda: _look_at_replication(connection))
             found += _guarded(AREA, lambda: _look_at_pooler(connection, url))
             registered = _registered(connection, found)
+            found += _guarded(AREA, lambda: _look_at_leftovers(connection))
             embeddings = [one.embedding for one in registered]
             for one in registered:
                 found += _guarded(one.embedding.name, partial(_look_at_embedding, connection, one))
@@ -80,6 +82,18 @@ def _look(connection: Connection) -> Iterator[Finding]:
                       "end it; the worker slows down while its outbox cannot be vacuumed")  # fmt: skip
 
 
+def _look_at_replication(connection: Connection) -> Iterator[Finding]:
+    """Internal tables do not belong into logical replication: both sides write them, so a subscription stands still."""
+    for kind, name, tables, schemas in connection.execute(statement("look_at_replication")).fetchall():
+        text = f"the {kind} {name} has {tables} internal tables in it: a conflict in one of them stops all of it"
+        instead = f"publish the application's schemas only (CREATE PUBLICATION ... FOR TABLES IN SCHEMA {schemas or 'public'})"
+        if kind == "subscription":
+            instead = f"let the publisher {instead}, and the subscription {name} change over to it"
+        yield Finding(
+            AREA, State.WARNING, text, f'{instead}; see docs/operations.md, "Publish the application\'s schemas"'
+        )
+
+
 def _look_at_pooler(connection: Connection, url: str) -> Iterator[Finding]:
     """Find a pooler: it reports a made-up process id. In transaction mode it gives our backend to other clients."""
     mine = _backend(connection)
@@ -110,6 +124,12 @@ def _registered(connection: Connection, found: list[Finding]) -> list[catalog.Re
     return registered
 
 
+def _look_at_leftovers(connection: Connection) -> Iterator[Finding]:
+    """Triggers without an embedding cost the application's statements something, and fill an outbox that nobody reads."""
+    for left in leftovers.remains(connection):
+        yield Finding(AREA, State.WRONG, f"there are {left.where}", "to remove them run: pg-qwen-embed init")
+
+
 def _look_at_embedding(connection: Connection, one: catalog.Registered) -> Iterator[Finding]:
     name = one.embedding.name
     if one.problem:
@@ -120,13 +140,17 @@ def _look_at_embedding(connection: Connection, one: catalog.Registered) -> Itera
 
 
 def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
-    names = names_of(embedding)
-    values = {"in_column": names.layout.in_source}
-    row = connection.execute(statement("look_at_rights", names), values).fetchone()
-    role, missing, hidden = row or ("", [], False)
-    advice = f"grant them to {role}, or give the worker the role that attached it"
-    text = f"the role {role} lacks {', '.join(missing)}" if missing else f"the role {role} has the rights of a worker"
+    role, missing = connection.info.user, rights.lacking(connection, rights.of_worker(names_of(embedding)))
+    advice = f"run: {'; '.join(one.grant for one in missing)}; or give the worker the role that attached it"
+    text = (
+        f"the role {role} lacks {', '.join(map(str, missing))}"
+        if missing
+        else f"the role {role} has the rights of a worker"
+    )
     yield judge(embedding.name, not missing, text, advice)
+    table = embedding.source.table
+    values = {"schema": table.schema, "name": table.name}
+    (hidden,) = connection.execute(statement("look_at_row_security"), values).fetchone() or (False,)
     if hidden:
         yield Finding(embedding.name, State.WRONG, f"row-level security hides rows of {embedding.source.table} from {role}",
                       f"run: ALTER ROLE {role} BYPASSRLS, or let the worker be the table's owner")  # fmt: skip
@@ -134,6 +158,9 @@ def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Fi
 
 def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     (one,) = status.status(connection, name)
+    if one.unreadable:
+        yield Finding(name, State.WRONG, f"its state cannot be seen: {one.unreadable}")
+        return
     repair = f"run: pg-qwen-embed verify {name} --repair"
     text = (
         f"{one.broken_triggers} of its 5 triggers are missing, disabled or out of date"

@@ -223,7 +223,7 @@ by_name := num_nulls({source_key:new}, {literal:outbox}::regclass) >= 0
 EXECUTE 'INSERT INTO {outbox} ({keys}) SELECT ' || _qwen_embed.key_now({id}, '($1)') USING new
 
 -- name: append_old_row
--- Appends the key of a deleted row, on a partitioned source. Part of follow_body.
+-- Appends the key of a deleted row, on a source that is partitioned or subscribed to. Part of follow_body.
 INSERT INTO {outbox} ({keys}) VALUES ({source_key:old})
 
 -- name: probe_old_row
@@ -273,8 +273,8 @@ CREATE TRIGGER {trigger} AFTER INSERT ON {source}
 REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION {function}();
 
 -- name: create_insert_row_trigger
--- Follows INSERT on a partitioned source, with one call for each row.
--- A statement trigger would miss a statement that is aimed at a partition.
+-- Follows INSERT on a source that is partitioned or subscribed to, with one call for each row.
+-- A statement trigger would miss a statement that is aimed at a partition, and a row that logical replication brings.
 CREATE TRIGGER {trigger} AFTER INSERT ON {source} FOR EACH ROW EXECUTE FUNCTION {function}();
 
 -- name: create_update_trigger
@@ -296,7 +296,7 @@ CREATE TRIGGER {trigger} AFTER DELETE ON {source}
 REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION {function}();
 
 -- name: create_delete_row_trigger
--- Follows DELETE on a partitioned source, with one call for each row.
+-- Follows DELETE on a source that is partitioned or subscribed to, with one call for each row.
 CREATE TRIGGER {trigger} AFTER DELETE ON {source} FOR EACH ROW EXECUTE FUNCTION {function}();
 
 -- name: create_truncate_trigger
@@ -346,10 +346,25 @@ SELECT {view_columns:t}, s.chunk AS {own:chunk}, s.span AS {own:span},
 FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
 WHERE s.embedding IS NOT NULL;
 
+-- name: create_distance_function
+-- The distance of a chunked embedding, for its search function. BEGIN ATOMIC keeps the operator by its oid: pgvector may
+-- move to another schema. A planner inlines it, so the index is used.
+CREATE OR REPLACE FUNCTION {distance_function}(a {halfvec}, b {halfvec}) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE BEGIN ATOMIC SELECT a {distance} b; END;
+
+-- name: comment_distance_function
+-- Describes the distance function in the database.
+COMMENT ON FUNCTION {distance_function}({halfvec}, {halfvec}) IS {comment};
+
+-- name: drop_distance_function
+-- Drops the distance function, after the search function.
+DROP FUNCTION IF EXISTS {distance_function}({halfvec}, {halfvec});
+
 -- name: create_search_function
 -- The function of a chunked embedding: the nearest rows, each with its best chunk. cursor_tuple_fraction = 0 makes a
 -- plan that returns its first rows soon.
--- Operators and functions are named with their schema: a SET search_path would cost 5 % of a query.
+-- Operators and functions are named with their schema, and those of pgvector are not named at all: a SET search_path
+-- would cost 5 % of a query.
 CREATE OR REPLACE FUNCTION {view}(query {halfvec}, rows integer DEFAULT 10) RETURNS SETOF {view}
 LANGUAGE plpgsql STABLE STRICT ROWS 10
 SET cursor_tuple_fraction = 0
@@ -364,13 +379,13 @@ AS {body};
 -- compared.
 #variable_conflict use_variable
 DECLARE
-    nearest CURSOR FOR SELECT e.* FROM {view} e ORDER BY e.{column} {distance} query;
+    nearest CURSOR FOR SELECT e.* FROM {view} e ORDER BY {distance_function}(e.{column}, query);
     others CURSOR (returned pg_catalog.text[]) FOR
         SELECT b.*
         FROM (SELECT DISTINCT ON ({view_key:e}) e.* FROM {view} e
               WHERE ROW({view_key:e})::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (returned)
-              ORDER BY {view_key:e}, e.{column} {distance} query) b
-        ORDER BY b.{column} {distance} query;
+              ORDER BY {view_key:e}, {distance_function}(e.{column}, query)) b
+        ORDER BY {distance_function}(b.{column}, query);
     done pg_catalog.text[] := '{{}}';
 BEGIN
     FOR attempt IN 1 .. 2 LOOP

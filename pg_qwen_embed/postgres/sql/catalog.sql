@@ -27,6 +27,29 @@ SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
        EXISTS (SELECT FROM pg_attribute
                WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'term');
 
+-- name: may_create_schemas
+-- Whether the schemas of `init` are there, or this role may create them.
+SELECT to_regnamespace('_qwen_embed') IS NOT NULL OR has_database_privilege(current_database(), 'CREATE');
+
+-- name: may_read_revision
+-- Whether this role may read the revision of the database. Readers may not.
+SELECT coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false)
+FROM (SELECT to_regclass('_qwen_embed.alembic_version') AS oid) t LEFT JOIN pg_class c ON c.oid = t.oid;
+
+-- name: read_revision
+-- The newest migration that `init` has run here. No row: the database was made from a dump of the schema alone.
+SELECT version_num FROM _qwen_embed.alembic_version;
+
+-- name: tell_revision
+-- The revision that the registry's columns show, for a database in which Alembic's record of it is empty: a dump of the
+-- schema alone. NULL: there is no registry. Each migration that a release has brought has its line.
+SELECT max(r.revision)
+FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('0004', 'generation', 'weight_version'),
+             ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
+             ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term')) r(revision, relation, attribute)
+JOIN pg_attribute a ON a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute
+                   AND NOT a.attisdropped;
+
 -- name: resolve_table
 -- The oid of a table as it is written in SQL. NULL: there is no table of that name on the search_path.
 SELECT to_regclass(%(table)s)::oid AS oid;
@@ -61,7 +84,8 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpe
           AND i.indnkeyatts = i.indnatts AND 0 <> ALL (i.indkey::int2[])) AS unique_keys,
        -- BEFORE (2), ROW (1), UPDATE (16): such a trigger can change a column that the UPDATE does not name.
        EXISTS (SELECT FROM pg_trigger g
-               WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 19 = 19) AS before_update_triggers
+               WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 19 = 19) AS before_update_triggers,
+       EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid) AS subscribed
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY (%(tables)s::oid[]);
@@ -92,6 +116,8 @@ SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_na
        to_regclass(format('_qwen_embed.former_%%s', g.id)) IS NOT NULL AS has_former_store,
        (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE t.tgname = format('qwen_embed_insert_%%s', g.id) AND t.tgparentid <> 0 AND c.relkind <> 'p') AS clones,
+       (SELECT t.tgtype & 1 = 1 FROM pg_trigger t
+        WHERE t.tgrelid = e.source::oid AND t.tgname = format('qwen_embed_insert_%%s', g.id)) AS follows_by_row,
        (SELECT n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
         WHERE x.extname = 'vector') AS vector_schema
 FROM _qwen_embed.embedding e

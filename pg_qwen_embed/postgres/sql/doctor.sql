@@ -18,24 +18,45 @@ SELECT pg_is_in_recovery() AS standby,
             FROM pg_prepared_xacts WHERE database = current_database()
         ) h WHERE h.seconds > %(old)s ORDER BY h.seconds DESC LIMIT 1) AS holder;
 
+-- name: look_at_replication
+-- Publications and subscriptions that have internal tables in them, and the schemas of the application's tables there.
+-- A role sees them without any right.
+SELECT 'publication' AS kind, p.pubname AS name, count(*) AS tables,
+       (SELECT string_agg(DISTINCT quote_ident(a.schemaname), ', ') FROM pg_publication_tables a
+        WHERE a.pubname = p.pubname AND a.schemaname <> '_qwen_embed') AS schemas
+FROM pg_publication_tables p WHERE p.schemaname = '_qwen_embed' GROUP BY p.pubname
+UNION ALL
+SELECT 'subscription', s.subname, count(*), NULL
+FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid JOIN pg_class c ON c.oid = r.srrelid
+WHERE c.relnamespace = to_regnamespace('_qwen_embed') GROUP BY s.subname
+ORDER BY kind, name;
+
 -- name: own_backend
 -- The process id of the backend that answers. It differs from the one that the client was told behind a pooler.
 SELECT pg_backend_pid();
 
--- name: look_at_rights
--- Which rights of the worker's statements this role lacks, and whether row-level security hides rows from it.
-SELECT current_user,
-       (SELECT coalesce(array_agg(format('%%s on %%s', r.privilege, r.relation) ORDER BY r.relation, r.privilege), '{{}}')
-        FROM (SELECT {literal:source}::regclass AS relation, p AS privilege
-              FROM unnest(CASE WHEN %(in_column)s THEN ARRAY['SELECT', 'UPDATE'] ELSE ARRAY['SELECT'] END) p
-              UNION ALL
-              SELECT t, p FROM unnest(ARRAY[{literal:outbox}, {literal:store}, {literal:failure}]::regclass[]) t,
-                               unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p
-              UNION ALL
-              SELECT t, p FROM unnest('{{_qwen_embed.generation,_qwen_embed.backfill}}'::regclass[]) t,
-                               unnest(ARRAY['SELECT', 'UPDATE']) p) r
-        WHERE NOT has_table_privilege(r.relation, r.privilege)),
-       (SELECT c.relrowsecurity AND NOT o.rolbypassrls AND NOT o.rolsuper
-               AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))
-        FROM pg_class c, pg_roles o
-        WHERE c.oid = {literal:source}::regclass AND o.rolname = current_user);
+-- name: missing_grants
+-- Which of these rights to tables this role lacks, each with the GRANT that gives it; USAGE on their schemas first.
+-- Names are compared as text: a cast to regclass fails for a role that may not use the schema.
+WITH wanted AS (
+    SELECT n.oid AS schema, n.nspname, c.oid AS relation, c.relname, w.privilege, w.position
+    FROM unnest(%(schemas)s::text[], %(relations)s::text[], %(privileges)s::text[])
+         WITH ORDINALITY AS w(schema, relation, privilege, position)
+    JOIN pg_namespace n ON n.nspname = w.schema
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relation
+), lacking AS (
+    SELECT DISTINCT ON (schema) 0 AS position, 'USAGE' AS privilege, format('schema %%I', nspname) AS what, format('SCHEMA %%I', nspname) AS sql
+    FROM wanted WHERE NOT has_schema_privilege(schema, 'USAGE')
+    UNION ALL
+    SELECT position, privilege, format('%%I.%%I', nspname, relname), format('%%I.%%I', nspname, relname)
+    FROM wanted WHERE NOT has_table_privilege(relation, privilege)
+)
+SELECT format('%%s on %%s', privilege, what), format('GRANT %%s ON %%s TO %%I', privilege, sql, current_user)
+FROM lacking ORDER BY position, what;
+
+-- name: look_at_row_security
+-- Whether row-level security hides rows of the source from this role.
+SELECT c.relrowsecurity AND NOT o.rolbypassrls AND NOT o.rolsuper
+       AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_roles o
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND o.rolname = current_user;

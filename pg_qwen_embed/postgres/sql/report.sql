@@ -33,17 +33,18 @@ CROSS JOIN LATERAL ({stored}) v
 WHERE b.generation_id = %(id)s;
 
 -- name: count_triggers
--- How many of a generation's triggers are there as `attach` creates them: enabled always, with this body, and with a
--- column list only where no BEFORE trigger may change another column.
+-- How many of a generation's triggers are there as `attach` creates them: enabled always, by row or by statement, with this
+-- body, and with a column list only where no BEFORE trigger may change another column.
 SELECT count(*)
-FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[]) AS e(name, body, whatever_columns)
+FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[], %(by_row)s::boolean[])
+     AS e(name, body, whatever_columns, by_row)
 JOIN pg_trigger g ON g.tgrelid = {literal:source}::regclass AND g.tgname = e.name AND g.tgenabled = 'A'
-                 AND (g.tgattr = '' OR NOT e.whatever_columns)
+                 AND (g.tgattr = '' OR NOT e.whatever_columns) AND (g.tgtype & 1 = 1) = e.by_row
 JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body;
 
 -- name: look_at_interface
 -- The public interface as it is: the view's columns, whether it has the reader's rights, whether it still calls a
--- function that takes a whole row, and whether the search function is there.
+-- function that takes a whole row, and whether the search and distance functions are there.
 SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
         WHERE a.attrelid = v.view AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        coalesce((SELECT c.reloptions @> ARRAY['security_invoker=true'] FROM pg_class c WHERE c.oid = v.view), false)
@@ -52,7 +53,9 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
                WHERE p.pronamespace = '_qwen_embed'::regnamespace AND p.pronargs = 1
                  AND p.proname ~ '^(document_{id}|key_{id}_[0-9]+)$') AS superseded,
        (SELECT p.prosrc FROM pg_proc p
-        WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = %(name)s AND p.prorettype = v.type) AS search_body
+        WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = %(name)s AND p.prorettype = v.type) AS search_body,
+       EXISTS (SELECT FROM pg_proc p
+               WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = 'distance_{id}') AS distance_function
 FROM (SELECT c.oid AS view, c.reltype AS type FROM (SELECT to_regclass({literal:view}) AS oid) n
       LEFT JOIN pg_class c ON c.oid = n.oid AND c.relkind = 'v') v;
 
