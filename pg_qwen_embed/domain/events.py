@@ -189,6 +189,16 @@ class WriteFailed(Warned):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RowHeldBack(Warned):
+    """A row that can be neither written nor recorded as a failure: its key may be one that PostgreSQL rejects."""
+
+    embedding: str
+    key: tuple[Any, ...]
+    seconds: float
+    reason: str
+
+
 # Maintenance.
 
 

@@ -161,6 +161,13 @@ def first_line(error: Exception) -> str:
     return primary or str(error).partition("\n")[0] or type(error).__name__
 
 
+def sqlstate_of(error: Exception) -> str | None:
+    """The SQLSTATE of an error; None for one of the connection. What psycopg itself rejects counts as a data exception."""
+    if isinstance(error, psycopg.DataError):
+        return error.sqlstate or "22000"
+    return error.sqlstate if isinstance(error, psycopg.Error) else None
+
+
 def as_text(query: sql.Composable) -> str:
     """A statement as a person would paste it into psql."""
     text = query.as_string(None).replace("%%", "%")

@@ -178,6 +178,11 @@ class _Keys(_Objects):
         return expressions.key_columns(self._columns, nullable=False)
 
     @property
+    def failed_key_columns(self) -> sql.Composable:
+        """The same for the failure table, which must take every key."""
+        return expressions.key_columns(self._columns, nullable=False, any_value=True)
+
+    @property
     def nullable_key_columns(self) -> sql.Composable:
         return expressions.key_columns(self._columns, nullable=True)
 

@@ -223,7 +223,7 @@ class Store:
         return self._rendered[name]
 
     def _keys_and_versions(self, changes: Sequence[Change]) -> dict[str, Any]:
-        columns = zip(*(change.key for change in changes), strict=True)
+        columns = list(zip(*(change.key for change in changes), strict=True)) or [()] * len(self.target.source.key)
         values: dict[str, Any] = {
             f"k{n}": BinaryValue(binary.int8_array(values)) if is_integer(column) else list(values)
             for n, (values, column) in enumerate(zip(columns, self.target.source.key, strict=True), 1)

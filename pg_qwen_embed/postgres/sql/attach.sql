@@ -93,10 +93,11 @@ COMMENT ON COLUMN {source}.{column} IS {comment};
 COMMENT ON TABLE {store} IS {comment};
 
 -- name: create_failure
--- The failures: one row for each key whose document the server rejects, with the server's sentence.
--- next_attempt_at is NULL for a parked one.
+-- The failures: one row for each key whose document the server rejects, or that PostgreSQL cannot read or write, with
+-- the sentence of either. next_attempt_at is NULL for a parked one.
+-- A domain may come to reject a key that is there: here the key has the base type.
 CREATE TABLE {failure} (
-    {key_columns},
+    {failed_key_columns},
     version bigint NOT NULL,
     attempts integer NOT NULL DEFAULT 1,
     error text NOT NULL,
