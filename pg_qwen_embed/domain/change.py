@@ -48,6 +48,11 @@ def change_of(
     return Change(key, version, seqs, found, document or "", len(encoded), here, attempts)
 
 
+def size_of(changes: Sequence[Change]) -> int:
+    """The size of their documents in bytes."""
+    return sum([change.size for change in changes])
+
+
 def entries_of(changes: Sequence[Change]) -> list[int]:
     """The outbox entries that these changes settle."""
     return list(chain.from_iterable([change.seqs for change in changes]))

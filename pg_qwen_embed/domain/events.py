@@ -115,6 +115,14 @@ class NotFollowed(Warned):
 
 
 @dataclass(frozen=True, slots=True)
+class RightsMissing(Warned):
+    """PostgreSQL denies the role of the worker something. grants: the statements that help."""
+
+    embedding: str
+    grants: str
+
+
+@dataclass(frozen=True, slots=True)
 class LedElsewhere(Event):
     embedding: str
 

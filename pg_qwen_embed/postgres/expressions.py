@@ -89,7 +89,7 @@ def key_array(n: int, column: Column) -> sql.Composable:
 
 def key_cast(n: int, column: Column) -> sql.Composable:
     """`a.k1::uuid`: that column of the unnested batch, in the key's own type; for a domain in its base type."""
-    return sql.SQL("{}::{}{}").format(sql.Identifier("a", f"k{n}"), _entry_type(column), _collate(column))
+    return sql.SQL("{}::{}{}").format(sql.Identifier("a", f"k{n}"), _base_type(column), _collate(column))
 
 
 def as_sent(value: sql.Composable, column: Column) -> sql.Composable:
@@ -99,12 +99,16 @@ def as_sent(value: sql.Composable, column: Column) -> sql.Composable:
 
 def after(n: int, column: Column) -> sql.Composable:
     """`%(after1)s::text::uuid`: one key column of the last row of a page."""
-    return sql.SQL("{}::text::{}").format(sql.Placeholder(f"after{n}"), _entry_type(column))
+    return sql.SQL("{}::text::{}").format(sql.Placeholder(f"after{n}"), _base_type(column))
 
 
 def _type(column: Column) -> sql.SQL:
     # format_type() has already quoted what needs quoting.
     return sql.SQL(column.type)
+
+
+def _base_type(column: Column) -> sql.SQL:
+    return sql.SQL(column.base_type or column.type)
 
 
 def _collate(column: Column) -> sql.Composable:

@@ -230,6 +230,14 @@ class Names(_Keys):
             self._is_whole(alias), sql.SQL(alias)
         )
 
+    def sent_size(self, alias: str) -> sql.Composable:
+        """About how many bytes of a document are sent."""
+        return sql.SQL("least(octet_length(coalesce({}.document, '')), 4 * %(longest)s)").format(sql.SQL(alias))
+
+    def fits(self, alias: str) -> sql.Composable:
+        """Whether a document belongs to the page: those `before` it leave room. The first always does."""
+        return sql.SQL("coalesce({}.before, 0) < %(size)s").format(sql.SQL(alias))
+
     @staticmethod
     def _is_whole(alias: str) -> sql.Composable:
         """In bytes: to count the characters would read the whole text."""

@@ -132,7 +132,10 @@ class Loop:
                 if self._connection.closed:
                     raise
                 self._report_read_error(pipeline, error)
-                pipeline.reader.pause(self._options.error_pause)
+                lasting = isinstance(
+                    error, psycopg.ProgrammingError
+                )  # a lock passes by itself, a missing right does not
+                pipeline.reader.pause(self._options.error_pause, longer=lasting)
         return found
 
     def _report_scan_errors(self) -> None:
@@ -145,7 +148,10 @@ class Loop:
         if self._options.once and not isinstance(error, psycopg.OperationalError):  # temporary: a lock, a timeout
             raise DatabaseUnavailable(f"{name} cannot be read: {first_line(error)}") from None
         self._runtime.events.emit(events.ReadFailed(name, first_line(error)))
-        self._signals.registry()  # a source may have been altered, or an embedding detached
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            self._signals.denied()
+        else:
+            self._signals.registry()  # a source may have been altered, or an embedding detached
 
 
 class WithWork:

@@ -15,10 +15,11 @@ from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.change import Change, Key
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
-from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line, sqlstate_of
+from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker import policy
 from pg_qwen_embed.worker.batch_sizer import BatchSizer
+from pg_qwen_embed.worker.faults import is_a_rows_fault
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.policy import Fail, Park, Retry, Split
 from pg_qwen_embed.worker.queues import WriteQueue, WriteQueues
@@ -120,8 +121,7 @@ class Writer:
                         self._fail(pieces[0], sentence)
                         return []
                     case Retry(seconds):
-                        if isinstance(error, psycopg.ProgrammingError):  # detached, a source altered, a privilege lost
-                            self._signals.registry()
+                        self._signal(error)
                         if self._once and attempt == TRIES_ONCE:
                             sentence = f"{self._store.target.name} cannot be written: {reason}"
                             raise DatabaseUnavailable(sentence) from None
@@ -129,6 +129,15 @@ class Writer:
             else:
                 break
         return []
+
+    def _signal(self, error: Exception) -> None:
+        match error:
+            case psycopg.errors.InsufficientPrivilege():
+                self._signals.denied()
+            case (
+                psycopg.ProgrammingError() | psycopg.InternalError()
+            ):  # detached, a source altered, a type created again
+                self._signals.registry()
 
     async def _write_group(self, group: list[Outcome], pool: Pool) -> None:
         rows, clock = sum(map(rows_of, group)), self._runtime.clock
@@ -140,10 +149,8 @@ class Writer:
         self._emit(events.GroupWritten(self._store.target.name, rows, seconds))
 
     async def _is_a_rows_fault(self, error: Exception, pieces: Sequence[Outcome], pool: Pool) -> bool:
-        """Whether a row causes an error: the statement that failed succeeds without rows."""
-        if not policy.may_be_a_rows_fault(sqlstate_of(error)):
-            return False
-        try:
+
+        async def without_rows() -> None:
             async with self._one_at_a_time, asyncio.timeout(WRITE_TIMEOUT), pool.connection() as connection:
                 if any(isinstance(piece, Embedded) for piece in pieces):
                     await self._store.write(connection, [], [])
@@ -153,9 +160,8 @@ class Writer:
                     await self._store.clear(connection, [])
                 else:
                     await self._store.clear_source_truncated(connection, 0, [])
-        except (psycopg.Error, TimeoutError):
-            return False
-        return True
+
+        return await is_a_rows_fault(error, without_rows)
 
     def _fail(self, piece: Outcome, sentence: str) -> None:
         """The row that cannot be written becomes a failure. One that cannot be recorded either is held back for a while."""

@@ -124,3 +124,72 @@ def test_a_row_that_can_be_neither_written_nor_recorded_is_held_back_and_no_othe
     assert worker.said.count("write_failed") < 10
     assert worker.end() == 0
     assert "stopped_early" not in worker.said
+
+
+# Reads
+
+
+@pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
+@pytest.mark.parametrize("live", [True, False])
+def test_documents_that_are_not_utf8_fail_and_the_others_have_their_vectors(
+    harness: Harness, options: list[str], live: bool
+) -> None:
+    harness.execute("CREATE CAST (bytea AS text) WITHOUT FUNCTION")
+    fill(harness)
+    bad = [1, 77, 78, ROWS]
+    followed(harness, *options, live=live)
+    harness.execute(r"UPDATE articles SET body = '\xff41'::bytea::text WHERE id = ANY (%s)", bad)
+    harness.once()
+    found = failures(harness)
+    assert sorted(found) == bad
+    assert all("not UTF-8" in sentence for sentence in found.values())
+    assert harness.count("outbox") == 0
+    assert harness.value("SELECT count(*) FROM qwen_embed.articles") == ROWS - len(bad)
+    harness.execute("UPDATE articles SET body = 'good' WHERE id = 77")
+    harness.execute(f"UPDATE {harness.internal('failure')} SET next_attempt_at = now()")
+    harness.once()
+    assert sorted(failures(harness)) == [1, 78, ROWS]
+    harness.execute("UPDATE articles SET body = 'good' WHERE id = ANY (%s)", bad)
+    harness.once()
+    harness.assert_in_step()
+
+
+def test_a_document_whose_text_raises_an_error_fails_alone_and_a_repair_goes_on(harness: Harness) -> None:
+    """As a JSON value of 75 kB does whose text has more than 1 GB; this one is quicker."""
+    harness.execute("CREATE TYPE size AS ENUM ('small', 'huge')")
+    harness.execute("""
+        CREATE FUNCTION text_of(size) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+            IF $1 = 'huge' THEN RAISE 'too large' USING ERRCODE = 'program_limit_exceeded'; END IF;
+            RETURN enum_out($1); END $$""")
+    harness.execute("CREATE CAST (size AS text) WITH FUNCTION text_of(size) AS ASSIGNMENT")
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body size)")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.execute(f"""
+        INSERT INTO articles SELECT n, (CASE n WHEN 7 THEN 'huge' ELSE 'small' END)::size
+        FROM generate_series(1, {ROWS}) n""")
+    harness.once()
+    assert failures(harness) == {7: "PostgreSQL: too large"}
+    assert harness.count("store") == ROWS - 1
+    harness.execute(f"UPDATE {harness.internal('failure')} SET next_attempt_at = NULL")
+    harness.execute(f"DELETE FROM {harness.internal('store')} WHERE k1 = {ROWS}")
+    assert "cannot read a document (too large)" in harness.refused("verify", "articles")
+    said = harness.ok("verify", "articles", "--repair")
+    assert "enqueued: 2 missing or stale" in said
+    assert "cannot read the documents of 1 rows" in said
+    harness.once()
+    assert harness.count("store") == ROWS - 1
+    assert [*failures(harness)] == [7]
+
+
+def test_an_error_of_every_read_makes_no_failure(harness: Harness) -> None:
+    fill(harness)
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker()
+    eventually(harness.settled)
+    harness.execute(f"ALTER TABLE {harness.internal('failure')} RENAME COLUMN version TO another")
+    harness.execute("UPDATE articles SET body = 'another' WHERE id = 1")
+    eventually(lambda: "read_failed" in worker.said)
+    harness.execute(f"ALTER TABLE {harness.internal('failure')} RENAME COLUMN another TO version")
+    eventually(harness.settled)
+    assert failures(harness) == {}
+    harness.assert_in_step()

@@ -10,8 +10,11 @@ SELECT set_config('synchronous_commit', 'on', true), pg_current_xact_id();
 -- The rows are locked first, as a writer of the row would lock them. Otherwise an entry drawn here could outrank a
 -- change that was made before and commits later. Rows that the application has locked are left and counted. Failures
 -- wait for their own time, unless they are parked.
+-- With `documents` false every row counts as changed: the document of one cannot be read, and the worker will say why.
 WITH page AS MATERIALIZED (
-    SELECT {source_key_as:t}, _qwen_embed.fingerprint({document:t}) AS fingerprint, {has_vector} AS has_vector
+    SELECT {source_key_as:t},
+           _qwen_embed.fingerprint(CASE WHEN %(documents)s THEN {document:t} ELSE '?' END) AS fingerprint,
+           {has_vector} AS has_vector
     FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s
 ), wrong AS (
     SELECT {key:p} FROM page p LEFT JOIN {stored_of_page}

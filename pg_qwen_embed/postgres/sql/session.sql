@@ -70,7 +70,10 @@ SELECT id FROM unnest(%(ids)s::int[]) AS id WHERE pg_try_advisory_lock(%(lock)s,
 -- Opens the gates of a worker that is awake: writers need not notify.
 SELECT pg_advisory_unlock(%(lock)s, id) FROM unnest(%(ids)s::int[]) AS id;
 
--- name: halfvec_oid
--- The oid of the type halfvec, with which the worker sends vectors in binary.
-SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.typnamespace
-WHERE e.extname = 'vector' AND t.typname = 'halfvec';
+-- name: catalogue_facts
+-- The oid of the type halfvec, with which the worker sends vectors in binary, and those of the outboxes that it reads.
+-- They change when the extension is created again, or the database restored, while the worker is connected.
+SELECT (SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.typnamespace
+        WHERE e.extname = 'vector' AND t.typname = 'halfvec') AS halfvec,
+       ARRAY(SELECT to_regclass(format('_qwen_embed.outbox_%%s', g.id))::oid::bigint
+             FROM unnest(%(ids)s::int[]) WITH ORDINALITY AS g(id, position) ORDER BY g.position) AS outboxes;

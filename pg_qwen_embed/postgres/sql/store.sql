@@ -237,11 +237,16 @@ DELETE FROM {outbox} WHERE seq = ANY (%(seqs)s::bigint[]);
 
 -- name: read_failures
 -- Failures whose time has come, with the current document. A newer change of the row is in the outbox as well, and
--- wins by its version.
-SELECT f.version, f.attempts, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:f}
-FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
-LEFT JOIN {source} t ON ({source_key:t}) = ({key:f})
-CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d;
+-- wins by its version. `size` and `documents` are those of read_outbox.
+SELECT d.version, d.attempts, {fits:d}, CASE WHEN {fits:d} THEN {known_fingerprint:d} END,
+       CASE WHEN {fits:d} THEN {document_text:d} END, d.here, {key_out:d}
+FROM (SELECT f.version, f.attempts, f.next_attempt_at, d.document, {row_exists:t} AS here, {key:f},
+             sum({sent_size:d}) OVER (ORDER BY f.next_attempt_at, {key:f}
+                                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+      FROM (SELECT * FROM {failure} f WHERE next_attempt_at <= now() ORDER BY next_attempt_at, {key:f} LIMIT %(rows)s) f
+      LEFT JOIN {source} t ON ({source_key:t}) = ({key:f})
+      CROSS JOIN LATERAL (SELECT CASE WHEN %(documents)s THEN {document:t} END AS document OFFSET 0) d) d
+ORDER BY d.next_attempt_at, {key:d};
 
 -- name: list_failures
 -- The failures of a generation, all or that of one key, the latest first.
