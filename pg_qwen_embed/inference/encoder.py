@@ -22,6 +22,10 @@ from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
 TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
+TOO_LARGE_FOR_CHUNKS = (
+    f"the document has more than {LONGEST_DOCUMENT:,} characters, the most that are divided into chunks; "
+    "divide it into several rows"
+)
 
 
 class ServerHandle(Protocol):
@@ -131,7 +135,7 @@ class Encoder:
         self, target: Target, chunking: Chunking, texts: Sequence[str], chunks: Chunks, urgent: bool
     ) -> Encoded:
         """One vector per chunk. Parts are sent one by one, and keep their vectors when a later part fails."""
-        wrong = _too_large(texts)
+        wrong = _too_large(texts, TOO_LARGE_FOR_CHUNKS)
         kept = [text for n, text in enumerate(texts) if n not in wrong]
         handle = self._handle
         if not chunks.fit(handle.info, handle.longest):
@@ -167,5 +171,5 @@ async def embed(
     return vectors.shorten(vectors.check(answer.vectors, len(texts), info.dimensions), dimensions), answer.tokens
 
 
-def _too_large(texts: Sequence[str]) -> dict[int, str]:
-    return {n: TOO_LARGE for n, text in enumerate(texts) if len(text) > LONGEST_DOCUMENT}
+def _too_large(texts: Sequence[str], sentence: str = TOO_LARGE) -> dict[int, str]:
+    return {n: sentence for n, text in enumerate(texts) if len(text) > LONGEST_DOCUMENT}

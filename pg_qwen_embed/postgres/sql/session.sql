@@ -3,13 +3,15 @@
 -- name: configure_session
 -- Settings of every session of ours: what is set for the role or the database may not change what we do. A document
 -- may not depend on who connects. A key's text must be read as that key again. The promises rest on READ COMMITTED.
--- A session that hangs in a transaction must not block vacuum.
+-- A session that hangs in a transaction must not block vacuum. transaction_timeout is there from PostgreSQL 17 on.
 SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', false),
        set_config('extra_float_digits', '1', false), set_config('array_nulls', 'on', false),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_session_timeout', '0', false),
        set_config('default_transaction_isolation', 'read committed', false),
-       set_config('idle_in_transaction_session_timeout', '30s', false);
+       set_config('default_transaction_read_only', 'off', false),
+       set_config('idle_in_transaction_session_timeout', '30s', false),
+       (SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout');
 
 -- name: configure_worker_session
 -- Settings of the worker's sessions. Its statements reach rows by key, so plans that scan or hash are off: a plan
