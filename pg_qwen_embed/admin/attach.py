@@ -21,7 +21,6 @@ from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
 
 
-
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """What to attach. The model and dimensions of the spec were resolved with the server where it answered.
@@ -59,6 +58,8 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
     spec, name = declaration.spec, declaration.name or source.table.name
     check_name(name, "a view", "; add --name")
     check_name(declaration.column, "a column", "; add --column")
+    for _, shown in declaration.view_names:
+        check_name(shown, "a column", "; give --view-name another")
     view = _view(declaration, source)
     if source.partitioned and spec.store is StoreKind.COLUMN:
         raise UsageError(f"{source.table} is partitioned: an index on a column of it cannot be built while it is in use; "

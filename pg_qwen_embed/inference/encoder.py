@@ -118,9 +118,7 @@ class Encoder:
         longest = self._handle.longest or 0  # no tokens are counted without it
         kept = [text[:LONGEST_DOCUMENT] for text in texts]
         tokens = await truncation.too_long(self._handle.server, kept, self._handle.longest)
-        wrong = {
-            n: f"the document has {len(own):,} tokens, and the server takes {longest:,}" for n, own in tokens.items()
-        }
+        wrong = {n: f"the document has {own:,} tokens, and the server takes {longest:,}" for n, own in tokens.items()}
         wrong |= _too_large(texts)
         if not wrong:
             return Encoded(await self._embed(target, kept, size, urgent=urgent))

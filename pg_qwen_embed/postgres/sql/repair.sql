@@ -54,8 +54,9 @@ LATERAL (SELECT {all_chunks} FROM {store} s WHERE ({key:s}) = ({key:p})) s ON tr
 ({key:s}) > ({after})
 
 -- name: ring
--- What a trigger does at its end: NOTIFY if the worker sleeps.
-SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(gate)s, %(id)s) THEN pg_notify('qwen_embed', %(id)s::text) END;
+-- What a trigger does at its end: NOTIFY if the worker sleeps, and the queue is not nearly full.
+SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(gate)s, %(id)s) AND pg_notification_queue_usage() < 0.9
+            THEN pg_notify('qwen_embed', %(id)s::text) END;
 
 -- name: table_of_trigger
 -- The partition that a trigger stands in. No row: the partition was dropped.

@@ -45,12 +45,15 @@ SELECT set_config('application_name', %(name)s, false);
 LISTEN {channel};
 
 -- name: ping
--- Calls the worker's own listening session: both connections are alive when it answers.
-SELECT pg_notify(%(channel)s, 'ping');
+-- Calls the worker's own listening session: both connections are alive when it answers. Returns whether it was called:
+-- where the queue of notifications is nearly full, it is not.
+SELECT q.usage < 0.9, CASE WHEN q.usage < 0.9 THEN pg_notify(%(channel)s, 'ping') END
+FROM (SELECT pg_notification_queue_usage() AS usage OFFSET 0) q;
 
 -- name: announce_change
--- Wakes all workers to read the registry again. It is delivered at the commit.
-SELECT pg_notify('qwen_embed', 'registry');
+-- Wakes all workers to read the registry again. It is delivered at the commit. Where the queue of notifications is
+-- nearly full nothing is sent, because that would fail the transaction; workers read the registry every 5 s.
+SELECT CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify('qwen_embed', 'registry') END;
 
 -- name: take_locks
 -- Takes the session locks of these generations (leader, model mismatch), and returns those that nobody else holds. A
@@ -66,7 +69,9 @@ SELECT pg_advisory_unlock(%(lock)s, %(id)s);
 -- held sends a NOTIFY.
 -- A gate stays open while a writer that found it open is in flight. That writer will not notify, so the worker may
 -- not sleep yet.
-SELECT id FROM unnest(%(ids)s::int[]) AS id WHERE pg_try_advisory_lock(%(lock)s, id);
+-- While the queue of notifications is half full no gate is closed: a full queue fails the transactions that notify.
+SELECT id FROM unnest(CASE WHEN pg_notification_queue_usage() < 0.5 THEN %(ids)s::int[] ELSE '{{}}' END) AS id
+WHERE pg_try_advisory_lock(%(lock)s, id);
 
 -- name: open_gates
 -- Opens the gates of a worker that is awake: writers need not notify.

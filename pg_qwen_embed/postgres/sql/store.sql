@@ -254,11 +254,11 @@ SELECT f.attempts, f.error, f.first_at, f.last_at, f.next_attempt_at, {key:f}
 FROM {failure} f WHERE {chosen} ORDER BY f.last_at DESC, {key:f};
 
 -- name: retry_failures
--- Makes failures due at once, parked ones too, and wakes the worker.
+-- Makes failures due at once, parked ones too, and wakes the worker unless the queue of notifications is nearly full.
 WITH due AS (
     UPDATE {failure} f SET next_attempt_at = now(), attempts = 0 WHERE {chosen} RETURNING 1
 )
-SELECT count(*), pg_notify('qwen_embed', %(id)s::text) FROM due;
+SELECT count(*), CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify('qwen_embed', %(id)s::text) END FROM due;
 
 -- name: discard_failures
 -- Deletes failures. A row keeps the vector that it had, if any, until it changes.
