@@ -138,6 +138,9 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "index": sql.Identifier(index.name),
         "index_in_schema": identifier(index),
         "comment": names.comment("nearest neighbours"),
+        "right": sql.SQL("INSERT"),
+        "relation": names.store,
+        "role": sql.Identifier("qwen_embed_worker"),
     }
 
 

@@ -9,7 +9,7 @@ from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
-from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
+from pg_qwen_embed.postgres.connection import AsyncConnection, as_text, first_line
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
@@ -61,12 +61,15 @@ class Catalogue:
             cursor = await self._connection.execute(
                 statement("look_at_rights", names), {"in_column": names.layout.in_source}
             )
-            role, missing, _ = await cursor.fetchone() or ("", [], False)
+            name, missing, _ = await cursor.fetchone() or ("", [], False)
         except psycopg.errors.InsufficientPrivilege as error:  # a schema
-            role = self._connection.info.user
-            return (
-                f"{first_line(error)}; run: GRANT USAGE ON SCHEMA {target.source.table.schema}, _qwen_embed TO {role}"
-            )
-        to = sql.Identifier(role).as_string(None)
-        grants = [f"GRANT {privilege.replace(' on ', ' ON ', 1)} TO {to}" for privilege in missing]
-        return f"run: {'; '.join(grants)}" if grants else None
+            role = sql.Identifier(self._connection.info.user)
+            schema = sql.Identifier(target.source.table.schema)
+            grant = statement("grant_use_of_schema", schema=schema, role=role)
+            return f"{first_line(error)}; run: {as_text(grant)}"
+        role = sql.Identifier(name)
+        grants = (
+            statement("grant_right", right=sql.SQL(right), relation=sql.SQL(relation), role=role)
+            for right, _, relation in (one.partition(" on ") for one in missing)
+        )
+        return f"run: {'; '.join(map(as_text, grants))}" if missing else None

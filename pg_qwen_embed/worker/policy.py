@@ -14,7 +14,8 @@ FIRST_PAUSE = 10.0  # seconds, at least, before a rejected document is tried aga
 LONGEST_PAUSE = 3600.0  # seconds
 REJECTIONS = 8  # of a document before it is parked
 # SQLSTATEs of errors that no row causes: connection, rollback of a transaction, resources, operator, system; a lock that
-# was not granted in time, an object in use, a standby, one key for two rows (the primary key has changed). Memory is no such resource: a single row can need too much.
+# was not granted in time, an object in use, a standby, one key for two rows (the primary key has changed). Memory is no
+# such resource: a single row can need too much.
 TEMPORARY = ("08", "40", "53", "57", "58", "55P03", "55006", "25006", "21")
 OUT_OF_MEMORY = "53200"
 

@@ -1,4 +1,5 @@
--- Rights for the owner, the worker and the reader. `sql grants` prints them; nothing here is run by pg_qwen_embed.
+-- Rights for the owner, the worker and the reader. `sql grants` prints them, and the worker names one that its role lacks;
+-- nothing here is run by pg_qwen_embed.
 
 -- name: grant_create_in_database
 -- Lets the owner's `init` create the two schemas, and the extension vector where PostgreSQL trusts it.
@@ -19,3 +20,7 @@ GRANT CREATE ON SCHEMA {schema} TO {role};
 -- name: grant_select
 -- Lets a role read these tables and views.
 GRANT SELECT ON {relations} TO {role};
+
+-- name: grant_right
+-- Lets a role do one thing with a table: the worker names what its role lacks.
+GRANT {right} ON {relation} TO {role};
