@@ -117,7 +117,9 @@ def test_a_row_that_can_be_neither_written_nor_recorded_is_held_back_and_no_othe
     eventually(
         lambda: (
             harness.count("outbox") == 1
-            and harness.rows("SELECT 1 FROM qwen_embed.articles WHERE body = 'another' AND NOT stale")
+            and harness.rows(
+                "SELECT 1 FROM qwen_embed.articles JOIN articles USING (id) WHERE body = 'another' AND NOT stale"
+            )
         )
     )
     assert worker.said.count("row_held_back") == 1
