@@ -130,6 +130,7 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "append": statement("append_changed_rows", names),
         "probe": statement("probe_changed_rows", names),
         "append_renamed": statement("append_renamed_changed_rows", names),
+        "signal": statement("signal_worker", names),
         "beyond": statement("store_beyond" if name == "repair_orphans_page" else "beyond", names),
         "chosen": names.one_key,
         "body": sql.SQL("'BEGIN EXECUTE ''ALTER TABLE articles ALTER COLUMN body TYPE varchar''; END'"),
@@ -142,6 +143,9 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "index_state": statement("index_state"),
         "function": names.document_function,
         "comment": names.comment("nearest neighbours"),
+        "right": sql.SQL("INSERT"),
+        "relation": names.store,
+        "role": sql.Identifier("qwen_embed_worker"),
     }
 
 

@@ -12,15 +12,13 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
-from pg_qwen_embed.domain.source import Source
+from pg_qwen_embed.domain.source import Source, check_name
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
 from pg_qwen_embed.postgres import catalog, ddl, leftovers
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
-
-MAX_NAME_BYTES = 63  # NAMEDATALEN - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,10 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
 def declared(declaration: Declaration, source: Source, generation_id: int, vector_schema: str) -> Embedding:
     """The embedding that a declaration describes on this source. Pure. Raises UsageError."""
     spec, name = declaration.spec, declaration.name or source.table.name
-    _check_name(name)
+    check_name(name, "a view", "; add --name")
+    check_name(declaration.column, "a column", "; add --column")
+    for _, shown in declaration.view_names:
+        check_name(shown, "a column", "; give --view-name another")
     view = _view(declaration, source)
     if source.partitioned and spec.store is StoreKind.COLUMN:
         raise UsageError(f"{source.table} is partitioned: an index on a column of it cannot be built while it is in use; "
@@ -202,13 +203,8 @@ def _check_chunking(chunking: Chunking, spec: Spec) -> None:
         raise UsageError("with --chunk-tokens no document is too long for the model; leave --too-long out")
 
 
-def _check_name(name: str) -> None:
-    if not name or len(name.encode()) > MAX_NAME_BYTES or "\0" in name:
-        raise UsageError(f'"{name}" is not a valid name: a view has 1 to {MAX_NAME_BYTES} bytes; add --name')
-
-
 def _check_name_is_free(connection: Connection, name: str) -> None:
-    _check_name(name)
+    check_name(name, "a view", "; add --name")
     (taken,) = connection.execute(statement("name_taken"), {"name": name}).fetchone() or (False,)
     if taken:
         remains = (left for left in leftovers.remains(connection) if name in left.views)

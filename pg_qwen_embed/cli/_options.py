@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import click
 import orjson
 
+from pg_qwen_embed.domain.source import check_name
 from pg_qwen_embed.settings import VARIABLES, Settings, resolve
 
 P = ParamSpec("P")
@@ -48,3 +49,10 @@ def print_json(value: Any) -> None:
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME
     click.echo(orjson.dumps(value, default=other, option=options).decode())
+
+
+def valid_name(_: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """A callback for options that take a name in PostgreSQL. Raises UsageError."""
+    if name is not None:
+        check_name(name, option.opts[0])
+    return name

@@ -11,7 +11,7 @@ from pg_qwen_embed.admin import locks as taken
 from pg_qwen_embed.admin import sql as printing
 from pg_qwen_embed.admin.description import Description
 from pg_qwen_embed.cli._declaration import DeclarationOptions, declaration_options
-from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.cli._options import valid_name, with_settings
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.spec import StoreKind
 from pg_qwen_embed.postgres.connection import connect
@@ -31,7 +31,7 @@ _DESCRIPTION = (
     click.option("--file", metavar="FILE", help="Describe TABLE by a TOML file instead."),
     click.option("--generation", type=click.IntRange(min=1), metavar="N",
                  help="With a description: number of the generation.  [default: 1]"),
-    click.option("--vector-schema", metavar="NAME",
+    click.option("--vector-schema", callback=valid_name, metavar="NAME",
                  help="With a description: schema of pgvector.  [default: public]"),
 )  # fmt: skip
 
@@ -93,13 +93,18 @@ def attach(settings: Settings, description: Description, options: DeclarationOpt
 @sql.command()
 @description_options
 @click.option("--embedding", metavar="NAME", help="An attached embedding; the rest is read from the database.")
-@click.option("--name", help="With TABLE: name of the embedding.  [default: the table's name]")
+@click.option("--name", callback=valid_name, help="With TABLE: name of the embedding.  [default: the table's name]")
 @click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), help="With TABLE: as in attach.")
-@click.option("--table-owner", metavar="ROLE", help="With TABLE: the role that owns it.")
-@click.option("--database", metavar="NAME", help="Name of the database.  [default: the one in the database URL]")
-@click.option("--role-owner", metavar="ROLE", help="The role that runs init and attach.")
-@click.option("--role-worker", metavar="ROLE", help="The role that runs the worker.")
-@click.option("--role-reader", metavar="ROLE", help="The role that queries.")
+@click.option("--table-owner", callback=valid_name, metavar="ROLE", help="With TABLE: the role that owns it.")
+@click.option(
+    "--database",
+    callback=valid_name,
+    metavar="NAME",
+    help="Name of the database.  [default: the one in the database URL]",
+)
+@click.option("--role-owner", callback=valid_name, metavar="ROLE", help="The role that runs init and attach.")
+@click.option("--role-worker", callback=valid_name, metavar="ROLE", help="The role that runs the worker.")
+@click.option("--role-reader", callback=valid_name, metavar="ROLE", help="The role that queries.")
 @with_settings("database_url")
 def grants(
     settings: Settings,

@@ -29,15 +29,19 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     verified = verifying.verify(settings.database_url, name, repair=repair)
     found, done = verified.drift, verified.enqueued
     if as_json:
+        counts = dataclasses.asdict(found) if found else {}
         restored = {"restored": verified.restored} if done else {}
-        print_json(dataclasses.asdict(found) | ({"enqueued": dataclasses.asdict(done)} if done else {}) | restored)
+        print_json(counts | ({"enqueued": dataclasses.asdict(done)} if done else {}) | restored)
     else:
         for part in verified.restored:
             click.echo(f"restored: {part}")
+    if found and not as_json:
         click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
     if done and not as_json:
         click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
+        if done.unreadable:
+            click.echo(f"PostgreSQL cannot read the documents of {done.unreadable} rows; the worker records why")
     if done and done.locked:
         raise UsageError(f"{name}: the application has {done.locked} rows locked; run it again when they are free")
-    if found.total and not repair:
+    if found and found.total and not repair:
         sys.exit(1)

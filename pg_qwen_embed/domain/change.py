@@ -55,6 +55,11 @@ def fingerprint(encoded: bytes) -> bytes:
     return hashlib.sha256(encoded).digest()[:16]
 
 
+def size_of(changes: Sequence[Change]) -> int:
+    """The size of their documents in bytes."""
+    return sum([change.size for change in changes])
+
+
 def entries_of(changes: Sequence[Change]) -> list[int]:
     """The outbox entries that these changes settle."""
     return list(chain.from_iterable([change.seqs for change in changes]))

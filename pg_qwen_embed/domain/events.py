@@ -115,6 +115,14 @@ class NotFollowed(Warned):
 
 
 @dataclass(frozen=True, slots=True)
+class RightsMissing(Warned):
+    """PostgreSQL denies the role of the worker something. reason: the rights, and the statements that grant them."""
+
+    embedding: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LedElsewhere(Event):
     embedding: str
 
@@ -229,6 +237,16 @@ class GroupWritten(Event):
 class WriteFailed(Warned):
     embedding: str
     attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowHeldBack(Warned):
+    """A row that can be neither written nor recorded as a failure: its key may be one that PostgreSQL rejects."""
+
+    embedding: str
+    key: tuple[Any, ...]
+    seconds: float
     reason: str
 
 

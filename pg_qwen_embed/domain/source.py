@@ -4,6 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pg_qwen_embed.domain.errors import UsageError
+
+MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL would shorten a longer name
+
+
+def check_name(name: str, what: str, advice: str = "") -> None:
+    """Raises UsageError for what is not a valid name in PostgreSQL."""
+    if not name or len(name.encode()) > MAX_NAME_BYTES or "\0" in name:
+        raise UsageError(f'"{name}" is not a valid name: {what} has 1 to {MAX_NAME_BYTES} bytes{advice}')
+
 
 @dataclass(frozen=True, slots=True)
 class QualifiedName:

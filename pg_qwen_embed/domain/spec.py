@@ -75,6 +75,7 @@ class Spec:
     full_dimensions: int | None = None  # of the server's vectors before they are shortened; None likewise
     prompt_style: PromptStyle = PromptStyle.PLAIN
     comment: str = ""  # the note that an administrator leaves
+    notify: bool = True  # the triggers signal the worker; without, it polls, and PREPARE TRANSACTION works
 
     @property
     def layout(self) -> Layout:

@@ -108,7 +108,7 @@ async def split(
 async def _too_long(server: EmbeddingServer, parts: Sequence[str], most: int, *, counts: bool) -> dict[int, int]:
     """The positions of parts with more than `most` tokens, each with its number of tokens."""
     if counts:
-        return {n: len(tokens) for n, tokens in (await truncation.too_long(server, parts, most)).items()}
+        return await truncation.too_long(server, parts, most)
     estimates = [int(len(part.encode()) / batching.BYTES_PER_TOKEN) + truncation.SPECIAL_TOKENS for part in parts]
     return {n: tokens for n, tokens in enumerate(estimates) if tokens > most}
 

@@ -22,6 +22,10 @@ from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
 TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
+TOO_LARGE_FOR_CHUNKS = (
+    f"the document has more than {LONGEST_DOCUMENT:,} characters, the most that are divided into chunks; "
+    "divide it into several rows"
+)
 
 
 # Of texts at these positions, which are divided: the vectors of chunks that they had before, by the chunk's fingerprint.
@@ -118,9 +122,7 @@ class Encoder:
         longest = self._handle.longest or 0  # no tokens are counted without it
         kept = [text[:LONGEST_DOCUMENT] for text in texts]
         tokens = await truncation.too_long(self._handle.server, kept, self._handle.longest)
-        wrong = {
-            n: f"the document has {len(own):,} tokens, and the server takes {longest:,}" for n, own in tokens.items()
-        }
+        wrong = {n: f"the document has {own:,} tokens, and the server takes {longest:,}" for n, own in tokens.items()}
         wrong |= _too_large(texts)
         if not wrong:
             return Encoded(await self._embed(target, kept, size, urgent=urgent))
@@ -136,7 +138,7 @@ class Encoder:
         recall: Recall | None,
     ) -> Encoded:  # fmt: skip
         """One vector per chunk. Parts are sent one by one, and keep their vectors when a later part fails."""
-        wrong = _too_large(texts)
+        wrong = _too_large(texts, TOO_LARGE_FOR_CHUNKS)
         kept = [text for n, text in enumerate(texts) if n not in wrong]
         handle = self._handle
         if not chunks.fit(handle.info, handle.longest):
@@ -176,5 +178,5 @@ async def embed(
     return vectors.shorten(vectors.check(answer.vectors, len(texts), info.dimensions), dimensions), answer.tokens
 
 
-def _too_large(texts: Sequence[str]) -> dict[int, str]:
-    return {n: TOO_LARGE for n, text in enumerate(texts) if len(text) > LONGEST_DOCUMENT}
+def _too_large(texts: Sequence[str], sentence: str = TOO_LARGE) -> dict[int, str]:
+    return {n: sentence for n, text in enumerate(texts) if len(text) > LONGEST_DOCUMENT}

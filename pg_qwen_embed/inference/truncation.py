@@ -11,13 +11,11 @@ from pg_qwen_embed.domain.errors import DocumentRejected
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 
 SPECIAL_TOKENS = 2  # the most that a tokenizer adds to a text
-Tokens = list[int]
-
 REPLACEMENT = "\ufffd"  # what a tokenizer decodes half a character to
 
 
-async def too_long(server: EmbeddingServer, texts: Sequence[str], longest: int | None) -> dict[int, Tokens]:
-    """Positions of the texts that are longer than the server takes, each with its tokens.
+async def too_long(server: EmbeddingServer, texts: Sequence[str], longest: int | None) -> dict[int, int]:
+    """Positions of the texts that are longer than the server takes, each with its number of tokens.
 
     longest: tokens; None: nothing is counted. Only texts that might be too long are sent to the tokenizer.
     Raises DocumentRejected, ServerUnavailable."""
@@ -27,26 +25,28 @@ async def too_long(server: EmbeddingServer, texts: Sequence[str], longest: int |
     candidates = [n for n, text in enumerate(texts) if 12 * len(text) + SPECIAL_TOKENS > longest]
     candidates = [n for n in candidates if _most_tokens(texts[n]) > longest]
     found = await server.tokenize([texts[n] for n in candidates], special=True) if candidates else []
-    return {n: tokens for n, tokens in zip(candidates, found, strict=True) if len(tokens) > longest}
+    return {n: len(tokens) for n, tokens in zip(candidates, found, strict=True) if len(tokens) > longest}
 
 
 async def truncate(
-    server: EmbeddingServer, texts: Sequence[str], too_long: Mapping[int, Tokens], longest: int
+    server: EmbeddingServer, texts: Sequence[str], too_long: Mapping[int, int], longest: int
 ) -> dict[int, str]:
     """The beginnings of the texts that are too long, by position: as much of each as fits into `longest` tokens.
 
     Raises DocumentRejected if nothing fits or the beginning is blank, and ServerUnavailable."""
     positions = list(too_long)
     bare = await server.tokenize([texts[n] for n in positions], special=False) if positions else []
-    tokens = dict(zip(positions, bare, strict=True))
-    room = {n: longest - (len(too_long[n]) - len(tokens[n])) for n in positions}
+    lengths = dict(zip(positions, map(len, bare), strict=True))
+    tokens = {n: own[:longest] for n, own in zip(positions, bare, strict=True)}
+    del bare  # a million tokens are 40 MB
+    room = {n: longest - (too_long[n] - lengths[n]) for n in positions}
     found: dict[int, str] = {}
     while positions:
         if min(room[n] for n in positions) <= 0:
             raise DocumentRejected(f"the document cannot be truncated to {longest:,} tokens")
         decoded = await server.detokenize([tokens[n][: room[n]] for n in positions])
         for n, text in zip(positions, decoded, strict=True):
-            found[n] = _beginning(texts[n], text, room[n] / len(tokens[n]))
+            found[n] = _beginning(texts[n], text, room[n] / lengths[n])
         # Tokens of a text's beginning need not be the beginning of its tokens: count again.
         again = await server.tokenize([found[n] for n in positions], special=True)
         over = {n: len(own) - longest for n, own in zip(positions, again, strict=True) if len(own) > longest}

@@ -55,13 +55,14 @@ def _bytes_array(element_oid: int, values: Sequence[bytes]) -> bytes:
 
 def halfvec_array(parts: Sequence[Vectors], halfvec_oid: int) -> bytes:
     """halfvec[] in binary, from arrays of shape (rows, dimensions), one after another."""
-    rows, dimensions = sum(map(len, parts)), parts[0].shape[1]
+    rows, dimensions = sum(map(len, parts)), parts[0].shape[1] if parts else 0
     fields = [("length", ">i4"), ("dimensions", ">i2"), ("unused", ">i2"), ("values", ">f2", (dimensions,))]
     elements = np.empty(rows, np.dtype(fields))
     elements["length"] = 4 + 2 * dimensions
     elements["dimensions"] = dimensions
     elements["unused"] = 0
-    np.concatenate(parts, out=elements["values"], casting="same_kind")
+    if parts:
+        np.concatenate(parts, out=elements["values"], casting="same_kind")
     return _array(halfvec_oid, elements)
 
 

@@ -24,6 +24,7 @@ CONNECT_TIMEOUT = 10  # seconds
 PREPARED_MAX = 500  # statements; each embedding has its own
 SEND_BUFFER = 1 << 20  # bytes
 
+STORAGE = ("md.c", "fd.c", "buffile.c")  # PostgreSQL's files that read and write files
 MAX_IDLE = 10.0  # seconds until an unused connection is closed
 POOL_TIMEOUT = 30.0  # seconds to wait for a free connection
 RECONNECT_TIMEOUT = 10.0  # seconds of attempts with doubling pauses; the next request for a connection starts again
@@ -159,6 +160,17 @@ def first_line(error: Exception) -> str:
     """The server's own sentence, without the statement around it."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return primary or str(error).partition("\n")[0] or type(error).__name__
+
+
+def sqlstate_of(error: Exception) -> str | None:
+    """The SQLSTATE of an error; None for one of the connection. What psycopg itself rejects counts as a data exception.
+
+    A file that cannot grow is an I/O error here: PostgreSQL knows ENOSPC, and calls a quota or a limit an internal error."""
+    if isinstance(error, psycopg.DataError):
+        return error.sqlstate or "22000"
+    if isinstance(error, psycopg.InternalError) and error.sqlstate == "XX000" and error.diag.source_file in STORAGE:
+        return "58030"
+    return error.sqlstate if isinstance(error, psycopg.Error) else None
 
 
 def as_text(query: sql.Composable) -> str:

@@ -5,9 +5,10 @@ page by page in key order: no long transaction, no lock held for longer than a p
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Target
@@ -18,15 +19,39 @@ from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
 PAGE = 500  # rows
+UNREADABLE = (
+    "22",
+    "53200",
+    "54",
+    "XX",
+)  # SQLSTATEs of what a document can cause: data, memory, a limit, the row's own page
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """How many keys were enqueued, and how many rows were skipped because the application had them locked."""
+    """How many keys were enqueued, and how many rows were skipped because the application had them locked.
+
+    unreadable: rows whose document PostgreSQL cannot read; they are enqueued, and the worker records them as failures."""
 
     missing_or_stale: int
     orphaned: int
     locked: int = 0
+    unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a page was found to need. last: its last key; None where there was no further row."""
+
+    enqueued: int
+    locked: int
+    last: Sequence[str] | None
+    unreadable: int = 0
+
+    def and_then(self, page: "_Found") -> "_Found":
+        return _Found(
+            self.enqueued + page.enqueued, self.locked + page.locked, page.last, self.unreadable + page.unreadable
+        )
 
 
 def repair_now(url: str, target: Target) -> Repaired:
@@ -53,13 +78,14 @@ async def repair(
     missing: include rows that never had a vector. pause: seconds between pages, to keep the load low."""
     names = Names(target)
     found = [
-        await _scan(connection, target, _pages(page, beyond, names), missing, pause) if wanted else (0, 0)
+        await _scan(connection, target, _pages(page, beyond, names), missing, pause) if wanted else _Found(0, 0, None)
         for page, beyond, wanted in (
             ("repair_page", "beyond", rows),
             ("repair_orphans_page", "store_beyond", orphans),
         )
     ]
-    return Repaired(found[0][0], found[1][0], found[0][1])
+    of_rows, of_orphans = found
+    return Repaired(of_rows.enqueued, of_orphans.enqueued, of_rows.locked, of_rows.unreadable)
 
 
 def _pages(name: str, beyond: str, names: Names) -> tuple[sql.Composed, sql.Composed]:
@@ -76,24 +102,46 @@ async def _scan(
     pages: tuple[sql.Composed, sql.Composed],
     missing: bool,
     pause: float,
-) -> tuple[int, int]:
+) -> _Found:
     first, following = pages
-    enqueued, locked, after = await _page(connection, target, first, missing, ())
-    while after is not None:
+    found = await _readable_page(connection, target, first, missing, ())
+    while found.last is not None:
         await asyncio.sleep(pause)
-        more, left, after = await _page(connection, target, following, missing, after)
-        enqueued, locked = enqueued + more, locked + left
-    return enqueued, locked
+        found = found.and_then(await _readable_page(connection, target, following, missing, found.last))
+    return found
+
+
+async def _readable_page(
+    connection: AsyncConnection, target: Target, query: sql.Composed, missing: bool, after: Sequence[str]
+) -> _Found:
+    """A page. One with a document that PostgreSQL cannot read is halved until that row stands alone."""
+    rows = PAGE
+    while True:
+        try:
+            return await _page(connection, target, query, missing, after, rows)
+        except psycopg.Error as error:
+            if not is_unreadable(error):
+                raise
+            if rows == 1:
+                alone = await _page(connection, target, query, missing, after, rows, documents=False)
+                return replace(alone, unreadable=1)
+            rows //= 2
+
+
+def is_unreadable(error: psycopg.Error) -> bool:
+    """Whether a row's document can be the cause of an error."""
+    return (error.sqlstate or "").startswith(UNREADABLE)
 
 
 async def _page(
-    connection: AsyncConnection, target: Target, query: sql.Composed, missing: bool, after: Sequence[str]
-) -> tuple[int, int, Sequence[str] | None]:
-    values: dict[str, Any] = {"rows": PAGE, "missing": missing}
+    connection: AsyncConnection, target: Target, query: sql.Composed, missing: bool, after: Sequence[str], rows: int,
+    *, documents: bool = True,
+) -> _Found:  # fmt: skip
+    values: dict[str, Any] = {"rows": rows, "missing": missing, "documents": documents}
     values |= {f"after{n}": value for n, value in enumerate(after, 1)}
     async with connection.transaction():
         await connection.execute(statement("draw_transaction_id"))
         enqueued, locked, last = await (await connection.execute(query, values)).fetchone() or (0, 0, None)
         if enqueued:
             await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": target.id})
-    return enqueued, locked, last
+    return _Found(enqueued, locked, last)

@@ -80,12 +80,14 @@ def update_of(names: Sequence[str]) -> sql.Composable:
     return sql.SQL("UPDATE OF {}").format(joined(map(sql.Identifier, names))) if names else sql.SQL("UPDATE")
 
 
-def key_columns(key: Sequence[Column], *, nullable: bool) -> sql.Composable:
-    """`k1 bigint NOT NULL, k2 text COLLATE ..`: the key's columns for a table of a generation."""
+def key_columns(key: Sequence[Column], *, nullable: bool, any_value: bool = False) -> sql.Composable:
+    """`k1 bigint NOT NULL, k2 text COLLATE ..`: the key's columns for a table of a generation.
+
+    any_value: instead of a domain its base type, which takes a key that the domain has come to reject."""
     return joined(
         sql.SQL("{} {}{}{}").format(
             sql.Identifier(f"k{n}"),
-            _entry_type(column) if nullable else _type(column),
+            _entry_type(column) if nullable or any_value else _type(column),
             _collate(column),
             sql.SQL("" if nullable else " NOT NULL"),
         )
@@ -107,8 +109,8 @@ def key_array(n: int, column: Column) -> sql.Composable:
 
 
 def key_cast(n: int, column: Column) -> sql.Composable:
-    """`a.k1::uuid`: that column of the unnested batch, in the key's own type."""
-    return sql.SQL("{}::{}{}").format(sql.Identifier("a", f"k{n}"), _type(column), _collate(column))
+    """`a.k1::uuid`: that column of the unnested batch, in the key's own type; for a domain in its base type."""
+    return sql.SQL("{}::{}{}").format(sql.Identifier("a", f"k{n}"), _base_type(column), _collate(column))
 
 
 def as_sent(value: sql.Composable, column: Column) -> sql.Composable:
@@ -118,12 +120,16 @@ def as_sent(value: sql.Composable, column: Column) -> sql.Composable:
 
 def after(n: int, column: Column) -> sql.Composable:
     """`%(after1)s::text::uuid`: one key column of the last row of a page."""
-    return sql.SQL("{}::text::{}").format(sql.Placeholder(f"after{n}"), _type(column))
+    return sql.SQL("{}::text::{}").format(sql.Placeholder(f"after{n}"), _base_type(column))
 
 
 def _type(column: Column) -> sql.SQL:
     # format_type() has already quoted what needs quoting.
     return sql.SQL(column.type)
+
+
+def _base_type(column: Column) -> sql.SQL:
+    return sql.SQL(column.base_type or column.type)
 
 
 def _collate(column: Column) -> sql.Composable:

@@ -112,7 +112,8 @@ class ChunkedLayout(TableLayout):
     def write_values(self, changes: Sequence[Change]) -> Values:
         """How many chunks each change has, and of each chunk: the change's position, its own number, span and fingerprint."""
         spans = [(n, chunk, *span) for n, change in enumerate(changes, 1) for chunk, span in enumerate(change.spans, 1)]
-        columns = dict(zip(("positions", "chunks", "begins", "ends"), zip(*spans, strict=True), strict=True))
+        by_column = list(zip(*spans, strict=True)) or [()] * 4
+        columns = dict(zip(("positions", "chunks", "begins", "ends"), by_column, strict=True))
         columns["counts"] = tuple(len(change.spans) for change in changes)
         own = [fingerprint(change.document[a:b].encode()) for change in changes for a, b in change.spans]
         values = {name: BinaryValue(int8_array(column)) for name, column in columns.items()} | self.entries(changes)

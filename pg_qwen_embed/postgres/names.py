@@ -187,6 +187,11 @@ class _Keys(_Objects):
         return expressions.key_columns(self._columns, nullable=False)
 
     @property
+    def failed_key_columns(self) -> sql.Composable:
+        """The same for the failure table, which must take every key."""
+        return expressions.key_columns(self._columns, nullable=False, any_value=True)
+
+    @property
     def nullable_key_columns(self) -> sql.Composable:
         return expressions.key_columns(self._columns, nullable=True)
 
@@ -233,6 +238,14 @@ class Names(_Keys):
         return sql.SQL("CASE WHEN NOT {} THEN _qwen_embed.fingerprint({}.document) END").format(
             self._is_whole(alias), sql.SQL(alias)
         )
+
+    def sent_size(self, alias: str) -> sql.Composable:
+        """About how many bytes of a document are sent."""
+        return sql.SQL("least(octet_length(coalesce({}.document, '')), 4 * %(longest)s)").format(sql.SQL(alias))
+
+    def fits(self, alias: str) -> sql.Composable:
+        """Whether a document belongs to the page: those `before` it leave room. The first always does."""
+        return sql.SQL("coalesce({}.before, 0) < %(size)s").format(sql.SQL(alias))
 
     @staticmethod
     def _is_whole(alias: str) -> sql.Composable:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
+from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, as_text, first_line
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, Names
 from pg_qwen_embed.postgres.sql import statement
 
@@ -55,13 +55,22 @@ def of_worker(names: Names) -> tuple[Right, ...]:
 
 def lacking(connection: Connection, wanted: Iterable[Right]) -> list[Lacking]:
     """Those that the role of this connection lacks. Nothing is looked up by a name that would need a right itself."""
-    wanted = list(dict.fromkeys(wanted))
-    values = {
-        "schemas": [right.schema for right in wanted],
-        "relations": [right.relation for right in wanted],
-        "privileges": [right.privilege for right in wanted],
+    found = connection.execute(statement("missing_grants"), _values(wanted)).fetchall()
+    return [Lacking(*row) for row in found]
+
+
+async def lacking_async(connection: AsyncConnection, wanted: Iterable[Right]) -> list[Lacking]:
+    found = await (await connection.execute(statement("missing_grants"), _values(wanted))).fetchall()
+    return [Lacking(*row) for row in found]
+
+
+def _values(wanted: Iterable[Right]) -> dict[str, list[str]]:
+    rights = list(dict.fromkeys(wanted))
+    return {
+        "schemas": [right.schema for right in rights],
+        "relations": [right.relation for right in rights],
+        "privileges": [right.privilege for right in rights],
     }
-    return [Lacking(*row) for row in connection.execute(statement("missing_grants"), values).fetchall()]
 
 
 def explain(connection: Connection, error: psycopg.Error, wanted: Iterable[Right]) -> str:

@@ -23,28 +23,35 @@ from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
 NARROW_ROW = 80  # bytes of a row of the store without its vector, about
+PAGE_SIZE = 4_000_000  # bytes of the documents of a page; one document more may come
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """A page of the outbox: every entry up to `end`.
 
-    partial: there may be more entries. full: it has as many keys as were requested."""
+    partial: there may be more entries. full: it has as many keys as were requested. ended_early: the documents of further
+    keys did not fit."""
 
     changes: list[Change]
     source_truncated: list[tuple[Sequence[int], Sequence[bytes]]]  # entries of a TRUNCATE, and their tids
     end: int
     partial: bool
     full: bool = False
+    ended_early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillPage:
-    """A page of the source. changes: its documents that have no version yet. rows: how many were read. last: the last key."""
+    """A page of the source. changes: its documents that have no version yet. rows: how many were read. last: the last key.
+
+    partial: there may be more rows. ended_early: the documents of further rows did not fit."""
 
     changes: list[Change]
     rows: int
     last: Key | None
+    partial: bool
+    ended_early: bool = False
 
 
 class Store:
@@ -76,28 +83,32 @@ class Store:
         return self._layout.in_source
 
     async def read_outbox(
-        self, connection: AsyncConnection, *, version: int, after: int, in_flight: set[int], entries: int, keys: int
-    ) -> Page:
+        self, connection: AsyncConnection, *, version: int, after: int, in_flight: set[int], entries: int, keys: int,
+        size: int = PAGE_SIZE, documents: bool = True,
+    ) -> Page:  # fmt: skip
         """Changed keys with their documents. version: of what is read. after: the read position.
 
-        in_flight: entries to leave out. entries, keys: the most of each to read. Raises psycopg.Error."""
+        in_flight: entries to leave out. entries, keys: the most of each to read. size: bytes of the documents. documents:
+        False leaves them out. Raises psycopg.Error."""
         values = {
             "after": after,
             "in_flight": _seqs(in_flight),
             "entries": entries,
             "keys": keys,
-            "longest": LONGEST_DOCUMENT + 1,
+            **_bounds(size, documents=documents),
         }
-        rows = await _fetched(connection, self._query("read_outbox"), values)
-        self._require_one_row_each([tuple(row[7:]) for row in rows])
-        source_truncated = [(seqs, tids) for _, _, seqs, tids, _, _, _, *key in rows if key[0] is None]
+        read = await _fetched(connection, self._query("read_outbox"), values)
+        rows = [row for row in read if row[4]]
+        self._require_one_row_each([tuple(row[8:]) for row in rows])
+        source_truncated = [(seqs, tids) for _, _, seqs, tids, _, _, _, _, *key in rows if key[0] is None]
         changes = [
             change_of(tuple(key), version, seqs, known, document, here, tids=tids)
-            for _, _, seqs, tids, known, document, here, *key in rows
+            for _, _, seqs, tids, _, known, document, here, *key in rows
             if key[0] is not None
         ]
-        if len(rows) == keys:  # there may be keys beyond: complete only to the lowest entry of the last one
-            return Page(changes, source_truncated, rows[-1][1], partial=True, full=True)
+        full, ended_early = len(read) == keys > 0, len(rows) < len(read)
+        if full or ended_early:  # there may be keys beyond: complete only to the lowest entry of the last one
+            return Page(changes, source_truncated, rows[-1][1], partial=True, full=full, ended_early=ended_early)
         end = max((row[0] for row in rows), default=after)
         return Page(changes, source_truncated, end, partial=sum(len(row[2]) for row in rows) == entries)
 
@@ -134,18 +145,24 @@ class Store:
         return (row[0], row[1]) if row else (0, 0)
 
     async def read_backfill(
-        self, connection: AsyncConnection, *, after: Sequence[str] | None, rows: int
-    ) -> BackfillPage:
-        """The next page in key order. after: the last key of the page before; None for the first. Raises psycopg.Error."""
-        values: dict[str, Any] = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
+        self, connection: AsyncConnection, *, after: Sequence[str] | None, rows: int, size: int = PAGE_SIZE,
+        documents: bool = True,
+    ) -> BackfillPage:  # fmt: skip
+        """The next page in key order. after: the last key of the page before; None for the first.
+
+        size, documents: as for `read_outbox`; without documents every row counts as changed. Raises psycopg.Error."""
+        values: dict[str, Any] = {"rows": rows, **_bounds(size, documents=documents)}
         values |= {f"after{n}": value for n, value in enumerate(after or (), 1)}
         query = self._first_page if after is None else self._next_page
-        rows_read = await _fetched(connection, query, values)
+        read = await _fetched(connection, query, values)
+        taken = [row for row in read if row[1]]
         absent = [
-            change_of(tuple(key), 0, (), known, document) for present, known, document, *key in rows_read if not present
+            change_of(tuple(key), 0, (), known, document) for present, _, known, document, *key in taken if not present
         ]
-        changes = [change for change in absent if change.fingerprint is not None]
-        return BackfillPage(changes, len(rows_read), tuple(rows_read[-1][3:]) if rows_read else None)
+        changes = [change for change in absent if change.fingerprint is not None or not documents]
+        last = tuple(taken[-1][4:]) if taken else None
+        ended_early = len(taken) < len(read)
+        return BackfillPage(changes, len(taken), last, partial=len(read) == rows, ended_early=ended_early)
 
     async def read_chunks(self, connection: AsyncConnection, changes: Sequence[Change]) -> dict[bytes, Vectors]:
         """The vectors of the chunks that these rows have, by the fingerprint of the chunk's text. Raises psycopg.Error."""
@@ -183,12 +200,16 @@ class Store:
         }
         await self._locked(connection, "lock_store_exclusive", "clear_source_truncated", values)
 
-    async def read_failures(self, connection: AsyncConnection, *, rows: int) -> list[Change]:
-        values = {"rows": rows, "longest": LONGEST_DOCUMENT + 1}
+    async def read_failures(
+        self, connection: AsyncConnection, *, rows: int, size: int = PAGE_SIZE, documents: bool = True
+    ) -> list[Change]:
+        """size, documents: as for `read_outbox`. Raises psycopg.Error."""
+        values = {"rows": rows, **_bounds(size, documents=documents)}
         found = await _fetched(connection, self._query("read_failures"), values)
         return [
             change_of(tuple(key), version, (), known, document, here, attempts)
-            for version, attempts, known, document, here, *key in found
+            for version, attempts, fits, known, document, here, *key in found
+            if fits
         ]
 
     async def record_failures(
@@ -287,7 +308,7 @@ class Store:
         return self._rendered[name]
 
     def _keys_and_versions(self, changes: Sequence[Change]) -> dict[str, Any]:
-        columns = zip(*(change.key for change in changes), strict=True)
+        columns = list(zip(*(change.key for change in changes), strict=True)) or [()] * len(self.target.source.key)
         values: dict[str, Any] = {
             f"k{n}": BinaryValue(binary.int8_array(values)) if is_integer(column) else list(values)
             for n, (values, column) in enumerate(zip(columns, self.target.source.key, strict=True), 1)
@@ -298,6 +319,11 @@ class Store:
 
 def _seqs(entries: set[int]) -> BinaryValue:
     return BinaryValue(binary.int8_array(np.fromiter(entries, np.int64, len(entries))))
+
+
+def _bounds(size: int, *, documents: bool) -> dict[str, Any]:
+    """What the statements that read documents are bound with."""
+    return {"longest": LONGEST_DOCUMENT + 1, "size": size, "documents": documents}
 
 
 async def _fetched(connection: AsyncConnection, query: bytes, values: dict[str, Any]) -> list[tuple[Any, ...]]:

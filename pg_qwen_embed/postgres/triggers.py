@@ -67,7 +67,10 @@ class Trigger:
         names = Names(target)
         append = statement(self.append.by_attached_name, names)
         probe, append_renamed = statement(self.append.probe, names), statement(self.append.by_present_name, names)
-        return as_text(statement("follow_body", names, append=append, probe=probe, append_renamed=append_renamed))
+        signal = statement("signal_worker", names) if target.spec.notify else statement("no_signal")
+        return as_text(
+            statement("follow_body", names, append=append, probe=probe, append_renamed=append_renamed, signal=signal)
+        )
 
     def columns(self, target: Target) -> tuple[str, ...]:
         """The columns that an UPDATE must name to fire the trigger; none: every UPDATE fires it."""

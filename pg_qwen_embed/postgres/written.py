@@ -7,7 +7,7 @@ import re
 import string
 
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.source import Column, QualifiedName
+from pg_qwen_embed.domain.source import Column, QualifiedName, check_name
 
 DEFAULT_SCHEMA = "public"
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -116,4 +116,6 @@ def _parts(text: str) -> list[str]:
 
 
 def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.translate(_LOWER)
+    found = name[1:-1].replace('""', '"') if name.startswith('"') else name.translate(_LOWER)
+    check_name(found, "a name in SQL")
+    return found

@@ -1,6 +1,7 @@
 """Which generations this worker follows: it compares the registry with the running pipelines, and starts and stops them."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import psycopg
 
@@ -15,6 +16,7 @@ from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.store import Store
+from pg_qwen_embed.worker.catalogue import Catalogue
 from pg_qwen_embed.worker.leadership import Leadership
 from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
@@ -37,7 +39,7 @@ class Following:
         self._options = options
         self._signals = signals
         self._runtime = runtime
-        self._halfvec_oid = 0
+        self._catalogue = Catalogue(connection, runtime)
         self.pipelines: dict[int, Pipeline] = {}
         self.stands_by = False  # another worker leads a generation
 
@@ -45,11 +47,10 @@ class Following:
         """To be called once, first. Raises SetupError where `init` has not run."""
         self._group = group
         await catalog.require_initialised_async(self._connection)
-        row = await (await self._connection.execute(statement("halfvec_oid"))).fetchone()
-        self._halfvec_oid = row[0] if row else 0
 
     async def refresh(self) -> None:
-        """Read the registry and follow it. Raises psycopg.Error."""
+        """Read the registry and follow it. Raises psycopg.Error, and DatabaseUnavailable to begin a new session."""
+        await self._catalogue.check(self.pipelines)
         registered = await catalog.registered_async(self._connection)
         states = {target.id: state for one in registered for target, state in one.targets}
         current = {
@@ -64,37 +65,43 @@ class Following:
         await self._leadership.report_mismatches(self._targets)
         await self._leadership.report_servers(self._targets)
         self._check_partitions(states)
+        if self._signals.take_denied():
+            await self._catalogue.explain_rights(self._targets)
 
     async def finish_backfills(self) -> None:
         """See to the index of each backfill in which every row has its vector."""
-        for pipeline in self.pipelines.values():
+        for pipeline in list(self.pipelines.values()):
             if pipeline.scanner.finished:
                 pipeline.scanner.end()
-                await pipeline.store.finish_backfill(
-                    self._connection, BackfillState.INDEXING, after=BackfillState.RUNNING
-                )
-                self._maintenance.keep_index(pipeline)
+                await self._tried(pipeline.target, self._finish_backfill(pipeline))
+
+    async def _finish_backfill(self, pipeline: Pipeline) -> None:
+        await pipeline.store.finish_backfill(self._connection, BackfillState.INDEXING, after=BackfillState.RUNNING)
+        self._maintenance.keep_index(pipeline)
 
     async def _follow(self, current: dict[int, Target]) -> None:
         wanted = [id_ for id_ in current if id_ not in self.pipelines]
         for id_ in await self._leadership.lead(wanted):
-            await self._try_take_on(current[id_])
+            await self._tried(current[id_], self._take_on(current[id_]))
         self.stands_by = any(id_ not in self.pipelines for id_ in current)
         for id_ in set(wanted) - set(self.pipelines) if self._options.once else ():
             self._runtime.events.emit(events.LedElsewhere(current[id_].name))
 
-    async def _try_take_on(self, target: Target) -> None:
+    async def _tried(self, target: Target, work: Awaitable[None]) -> None:
         """A generation that cannot be followed is left alone until the registry is read again."""
         try:
-            await self._take_on(target)
+            await work
+            self._catalogue.followed(target)
         except psycopg.Error as error:
             if self._connection.closed or self._options.once:
                 raise
-            self._runtime.events.emit(events.NotFollowed(target.name, first_line(error)))
+            self._catalogue.tell(target, first_line(error))
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                await self._catalogue.explain_rights([target])
             await self._leave(target.id)
 
     async def _take_on(self, target: Target) -> None:
-        store = Store(target, self._halfvec_oid)
+        store = Store(target, self._catalogue.halfvec_oid)
         versions = Versions(await store.begin_term(self._connection))
         pipeline = Pipeline(store, versions, self._balancer, self._pools, self._options, self._signals, self._runtime)
         self.pipelines[target.id] = pipeline
@@ -117,7 +124,7 @@ class Following:
         for (id_,) in await cursor.fetchall():
             pipeline = self.pipelines[id_]
             if not pipeline.scanner.active:
-                await self._continue_backfill(pipeline, BackfillState.PENDING, None)
+                await self._tried(pipeline.target, self._continue_backfill(pipeline, BackfillState.PENDING, None))
 
     @property
     def _targets(self) -> list[Target]:

@@ -13,7 +13,10 @@ from pg_qwen_embed.worker.work import ScanPage
 
 @dataclass(slots=True)
 class Ledger:
-    """Counts of what is in flight; sizes in bytes. `live` counts only documents of changes, not those of a backfill."""
+    """Counts of what is in flight; sizes in bytes. `live` counts only documents of changes, not those of a backfill.
+
+    A row that can be neither written nor recorded as a failure is held back: it is not in flight any more, and its entries
+    are not read until they are released."""
 
     seqs: set[int] = field(default_factory=set)
     retrying: set[Key] = field(default_factory=set)  # keys of failures that are being tried again
@@ -22,10 +25,12 @@ class Ledger:
     live: int = 0
     live_size: int = 0
     settled_entries: int = 0
+    held: set[int] = field(default_factory=set)  # entries that are held back; part of `seqs`
+    _times_held: dict[Key, int] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
-        return not self.documents and not self.seqs
+        return not self.documents and len(self.seqs) == len(self.held)
 
     def take(self, changes: Sequence[Change], page: ScanPage | None) -> None:
         self._count(changes, page, 1)
@@ -39,6 +44,27 @@ class Ledger:
         self.settle_entries(entries_of(changes))
         if self.retrying:
             self.retrying.difference_update(change.key for change in changes)
+        if self._times_held:
+            for change in changes:
+                self._times_held.pop(change.key, None)
+
+    def hold(self, change: Change, page: ScanPage | None) -> int:
+        """Hold back a row until it is released. Returns how often that was done."""
+        self._count([change], page, -1)
+        if page is not None:
+            page.left -= 1
+        return self.hold_entries(change.key, change.seqs)
+
+    def hold_entries(self, key: Key, seqs: Sequence[int]) -> int:
+        self.held.update(seqs)
+        self._times_held[key] = self._times_held.get(key, 0) + 1
+        return self._times_held[key]
+
+    def release(self, key: Key, seqs: Sequence[int]) -> None:
+        """Read it again."""
+        self.held.difference_update(seqs)
+        self.seqs.difference_update(seqs)
+        self.retrying.discard(key)
 
     def settle_entries(self, seqs: Sequence[int]) -> None:
         self.seqs.difference_update(seqs)

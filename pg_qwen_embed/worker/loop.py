@@ -22,6 +22,7 @@ from pg_qwen_embed.worker.signals import Signals
 STANDBY_POLL = 5.0  # seconds between attempts to take the place of a leader
 LONGEST_SPIN = 0.05  # seconds
 DRAIN_INTERVAL = 0.1  # seconds
+UNNOTIFIED_POLL = 1.0  # seconds between reads of an embedding whose triggers send no notification
 
 Look = Callable[[Reader, AsyncConnection], Awaitable[bool]]
 
@@ -79,13 +80,13 @@ class Loop:
 
     async def _sleep(self) -> None:
         """Close the gates, read once more from the beginning, then wait for a signal."""
-        pipelines = [pipeline for pipeline in self._pipelines if pipeline.reader.takes_changes]
-        closed = await session_locks.close_gates(self._connection, [pipeline.target.id for pipeline in pipelines])
+        gates = [p.target.id for p in self._pipelines if p.reader.takes_changes and p.target.spec.notify]
+        closed = await session_locks.close_gates(self._connection, gates)
         try:
             if await self._look(Reader.rescan, await self._with_work.of(self._pipelines)):
                 return
             # A writer that found its gate open will not notify: until it ends, keep reading.
-            await self._signals.wait(self._longest_sleep() if len(closed) == len(pipelines) else self._next_spin())
+            await self._signals.wait(self._longest_sleep() if len(closed) == len(gates) else self._next_spin())
         finally:
             await session_locks.open_gates(self._connection, closed)
 
@@ -93,6 +94,8 @@ class Loop:
         self._spin = self._options.spin_interval
         if any(pipeline.reader.paused for pipeline in self._pipelines):
             return self._options.error_pause
+        if not all(pipeline.target.spec.notify for pipeline in self._pipelines):
+            return min(UNNOTIFIED_POLL, self._options.poll or UNNOTIFIED_POLL)
         if self._following.stands_by:
             return self._options.poll or STANDBY_POLL
         return self._options.poll or None
@@ -134,7 +137,10 @@ class Loop:
                 if self._connection.closed:
                     raise
                 self._report_read_error(pipeline, error)
-                pipeline.reader.pause(self._options.error_pause)
+                lasting = isinstance(
+                    error, psycopg.ProgrammingError
+                )  # a lock passes by itself, a missing right does not
+                pipeline.reader.pause(self._options.error_pause, longer=lasting)
         return found
 
     def _report_scan_errors(self) -> None:
@@ -147,7 +153,10 @@ class Loop:
         if self._options.once and not isinstance(error, psycopg.OperationalError):  # temporary: a lock, a timeout
             raise DatabaseUnavailable(f"{name} cannot be read: {first_line(error)}") from None
         self._runtime.events.emit(events.ReadFailed(name, first_line(error)))
-        self._signals.registry()  # a source may have been altered, or an embedding detached
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            self._signals.denied()
+        else:
+            self._signals.registry()  # a source may have been altered, or an embedding detached
 
 
 class WithWork:

@@ -25,6 +25,7 @@ from pg_qwen_embed.worker.signals import Signals
 
 VERIFIER_NAME = "pg_qwen_embed worker: verify"
 EXCHANGE_PAUSE = 30.0  # seconds until an exchange of triggers that failed is tried again
+DRIFT_PAUSE = 0.1  # seconds between looks at a backfill that a check of drift waits for
 GENTLE_PAUSE = 0.2  # seconds between pages of 500 rows
 
 
@@ -139,6 +140,8 @@ class Maintenance:
         return not done.locked
 
     async def _check_drift(self, pipeline: Pipeline) -> None:
+        while pipeline.scanner.active:  # noqa: ASYNC110  # rows without a vector are not to be embedded twice
+            await asyncio.sleep(DRIFT_PAUSE)
         try:
             async with self._pool.connection() as connection:
                 backfill, _ = await pipeline.store.read_backfill_state(connection)

@@ -13,8 +13,11 @@ LONE_TRIES = 8  # attempts of one document that the server is too busy for; abou
 FIRST_PAUSE = 10.0  # seconds, at least, before a rejected document is tried again
 LONGEST_PAUSE = 3600.0  # seconds
 REJECTIONS = 8  # of a document before it is parked
-# SQLSTATE classes: data exception, integrity constraint, PL/pgSQL (a trigger of the application), WITH CHECK OPTION.
-ROW_ERRORS = ("22", "23", "P0", "44")
+# SQLSTATEs of errors that no row causes: connection, rollback of a transaction, resources, operator, system; a lock that
+# was not granted in time, an object in use, a standby, one key for two rows (the primary key has changed). Memory is no
+# such resource: a single row can need too much.
+TEMPORARY = ("08", "40", "53", "57", "58", "55P03", "55006", "25006", "21")
+OUT_OF_MEMORY = "53200"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +93,26 @@ def after(error: Error, attempts: Attempts, size: int, *, others: bool, rng: ran
     return Retry(pause, fewer_chunks=isinstance(error, ServerOverloaded) and attempts.overloads >= TRIES)
 
 
-def after_write(
-    sqlstate: str | None, reason: str, attempt: int, pieces: int, *, rng: random.Random
-) -> Retry | Split | Fail:
+def may_be_a_rows_fault(sqlstate: str | None) -> bool:
+    """Whether an error of PostgreSQL can be caused by one row. Without an SQLSTATE the connection is lost."""
+    return sqlstate == OUT_OF_MEMORY or (sqlstate is not None and not sqlstate.startswith(TEMPORARY))
+
+
+def after_write(reason: str, attempt: int, pieces: int, *, by_a_row: bool, rng: random.Random) -> Retry | Split | Fail:
     """What to do with a group of `pieces` outcomes whose write has failed `attempt` times.
 
-    Only an error caused by a row splits the group. Every other error is temporary: the vectors wait in memory, the entries
-    in the outbox."""
-    if (sqlstate or "")[:2] not in ROW_ERRORS:
+    by_a_row: whether a row causes the error. Every other error is temporary: the vectors wait in memory, the entries in the
+    outbox."""
+    if not by_a_row:
         return Retry(backoff(attempt, base=0.1, cap=5.0, rng=rng))
     return Fail(f"PostgreSQL: {reason}") if pieces == 1 else Split()
 
 
 def after_rejection(rejections: int, *, rng: random.Random) -> Retry | Park:
     """When to try a document again that was rejected `rejections` times (1 or more)."""
-    if rejections >= REJECTIONS:
-        return Park()
-    return Retry(FIRST_PAUSE + backoff(rejections, base=FIRST_PAUSE, cap=LONGEST_PAUSE, rng=rng))
+    return Park() if rejections >= REJECTIONS else Retry(pause_after(rejections, rng=rng))
+
+
+def pause_after(rejections: int, *, rng: random.Random) -> float:
+    """Seconds until a row is tried again that was rejected `rejections` times (1 or more)."""
+    return FIRST_PAUSE + backoff(rejections, base=FIRST_PAUSE, cap=LONGEST_PAUSE, rng=rng)

@@ -7,7 +7,7 @@ import signal
 from contextlib import AsyncExitStack
 
 from pg_qwen_embed.domain import events
-from pg_qwen_embed.domain.errors import DatabaseUnavailable
+from pg_qwen_embed.domain.errors import DatabaseUnavailable, SetupError
 from pg_qwen_embed.domain.events import Event, Events
 from pg_qwen_embed.domain.retry import backoff
 from pg_qwen_embed.domain.runtime import Runtime
@@ -16,6 +16,8 @@ from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.session import Session
 from pg_qwen_embed.worker.signals import Signals
+
+STABLE = 5.0  # seconds; a session that lasted as long is no failed attempt
 
 log = logging.getLogger("pg_qwen_embed.worker")
 
@@ -35,7 +37,7 @@ class Worker:
 
     async def run(self) -> None:
         """Run until stopped, or with `once` until everything is drained. Raises Error only with `once`, or at the start."""
-        attempt = 0
+        attempt, ready = 0, False
         runtime = Runtime(asyncio.get_running_loop().time, random.Random(), self.events)  # noqa: S311  # jitter
         async with AsyncExitStack() as stack:
             servers = [EmbeddingServer(one, self._options.request_timeout) for one in self._settings.servers]
@@ -44,14 +46,18 @@ class Worker:
             while not self._signals.stopping.is_set():
                 self._signals.registry()
                 session = Session(self._settings.database_url, servers, self._options, self._signals, runtime)
+                began = runtime.clock()
                 try:
                     await session.run()
                     return
-                except DatabaseUnavailable as error:
+                except (DatabaseUnavailable, SetupError) as error:
+                    ready |= session.ready
                     if self._options.once or (attempt == 0 and not session.opened):
                         raise
+                    if isinstance(error, SetupError) and not ready:
+                        raise  # else the database is being restored
                     self.events.emit(events.DatabaseUnavailable(str(error)))
-                attempt = 1 if session.opened else attempt + 1
+                attempt = 1 if runtime.clock() - began >= STABLE else attempt + 1
                 await self._pause(backoff(attempt, base=0.2, cap=5.0, rng=runtime.rng))
 
     async def _pause(self, seconds: float) -> None:

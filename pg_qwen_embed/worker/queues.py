@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.worker.ledger import Ledger
-from pg_qwen_embed.worker.work import Batch, Cleared, Outcome, ScanPage, of_backfill
+from pg_qwen_embed.worker.work import Batch, Cleared, Outcome, Rejected, Request, ScanPage, of_backfill
 
 EncodeQueue = asyncio.Queue[Batch]  # in order of arrival; the balancer lets the requests of live changes go first
 
@@ -33,7 +33,9 @@ class WriteQueues:
 
 
 class Intake:
-    """Takes what the reader and the scanner read: documents go to be encoded, keys without one to be cleared."""
+    """Takes what the reader and the scanner read: documents go to be encoded, keys without one to be cleared.
+
+    A document that cannot be read becomes a failure."""
 
     def __init__(self, ledger: Ledger, to_encode: EncodeQueue, to_write: WriteQueues) -> None:
         self._ledger = ledger
@@ -48,3 +50,7 @@ class Intake:
         blank = [change for change in changes if change.fingerprint is None]
         if blank or (page is not None and not changes):  # nothing to write, but the scan has advanced
             self._to_write.put(Cleared(blank))
+
+    def reject(self, change: Change, page: ScanPage | None, sentence: str) -> None:
+        self._ledger.take([change], page)
+        self._to_write.put(Rejected(Request([change], page), sentence))

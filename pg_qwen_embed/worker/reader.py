@@ -1,15 +1,26 @@
 """The reader, the first stage: changed keys from the outbox and failures that are due, each with its document.
 
-The worker's loop calls it, on the loop's connection. What is in flight is left out; what is read goes to the intake."""
+The worker's loop calls it, on the loop's connection. What is in flight is left out; what is read goes to the intake. A
+document that cannot be read becomes a failure, and the others are read."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
 
 from pg_qwen_embed.domain import events
+from pg_qwen_embed.domain.change import size_of
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.version import Versions
-from pg_qwen_embed.postgres.connection import AsyncConnection
+from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
 from pg_qwen_embed.postgres.store import Page, Store
 from pg_qwen_embed.worker.compactor import Compactor
+from pg_qwen_embed.worker.failure_reader import FailureReader
+from pg_qwen_embed.worker.faults import is_a_rows_fault
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.options import Limits
+from pg_qwen_embed.worker.page_size import PageSize
 from pg_qwen_embed.worker.queues import Intake, WriteQueues
 from pg_qwen_embed.worker.watermark import Watermark
 from pg_qwen_embed.worker.work import SourceTruncated
@@ -17,6 +28,19 @@ from pg_qwen_embed.worker.work import SourceTruncated
 # Seconds after which a busy reader reads from the beginning once: a sequence that was set back may have caught up
 # between two sweeps.
 RESCAN = 30.0
+LONGEST_PAUSE = 10.0  # seconds
+
+
+@dataclass(slots=True)
+class ReadPause:
+    """until: on the worker's clock. times: how often reads have failed one after the other."""
+
+    until: float = 0.0
+    times: int = 0
+
+    def begin(self, now: float, seconds: float, *, longer: bool) -> None:
+        self.until = now + min(seconds * 2**self.times, LONGEST_PAUSE)
+        self.times += longer
 
 
 class Reader:
@@ -46,17 +70,19 @@ class Reader:
         self._limits = limits
         self._runtime = runtime
         self._watermark = Watermark()
+        self._changes = PageSize(limits.page_keys, limits.size // 4)
+        self._failures = FailureReader(store, ledger, intake, limits)
         self._entries = limits.page_entries  # entries to read at once
-        self._paused_until = 0.0
         self._rescan_due = runtime.clock() + RESCAN
+        self._pause = ReadPause()
 
-    def pause(self, seconds: float) -> None:
-        """Read nothing for this time: the last read failed."""
-        self._paused_until = self._runtime.clock() + seconds
+    def pause(self, seconds: float, *, longer: bool) -> None:
+        """Read nothing for this time: the last read failed. longer: for longer each time, until a read succeeds."""
+        self._pause.begin(self._runtime.clock(), seconds, longer=longer)
 
     @property
     def paused(self) -> bool:
-        return self._paused_until > self._runtime.clock()
+        return self._pause.until > self._runtime.clock()
 
     @property
     def takes_changes(self) -> bool:
@@ -96,14 +122,7 @@ class Reader:
         return True
 
     async def _read_failures(self, connection: AsyncConnection) -> bool:
-        """Take failures that are due, unless they are being tried already."""
-        if not self.takes_changes:
-            return False
-        due = await self._store.read_failures(connection, rows=self._limits.page_keys)
-        due = [change for change in due if change.key not in self._ledger.retrying]
-        self._ledger.retrying.update(change.key for change in due)
-        self._intake.take(due, None)
-        return bool(due)
+        return self.takes_changes and await self._failures.read(connection)
 
     async def _read_changes(self, connection: AsyncConnection, after: int, sweep_xmin: int | None = None) -> bool:
         if not self.takes_changes:
@@ -111,10 +130,8 @@ class Reader:
             return False
         if self._versions.exhausted:
             self._versions = Versions(await self._store.begin_term(connection))
-        page = await self._store.read_outbox(
-            connection, version=self._versions.current, after=after, in_flight=self._ledger.seqs, entries=self._entries,
-            keys=self._limits.page_keys,
-        )  # fmt: skip
+        page, unreadable = await self._read_page(connection, after)
+        self._pause.times = 0
         if sweep_xmin is None and await self._compacts(connection, page):
             return True  # this page is read again afterwards: nothing is claimed
         self._entries = self._limits.page_keys * 4 if page.full else self._limits.page_entries
@@ -122,7 +139,7 @@ class Reader:
             self._watermark.read(page.end)
         else:
             self._watermark.swept(sweep_xmin, page.end if page.partial else None)
-        found = self._take(page)
+        found = self._take(page, unreadable)
         if page.partial and sweep_xmin is not None:  # more than a page became visible late
             await self._read_changes(connection, page.end, sweep_xmin)
         return found
@@ -134,11 +151,39 @@ class Reader:
         self._compactor.emptied()
         return False
 
-    def _take(self, page: Page) -> bool:
+    async def _read_page(self, connection: AsyncConnection, after: int) -> tuple[Page, str | None]:
+        """A page, or the first change alone, and why its document cannot be read. A page that cannot be read is halved."""
+        size, unreadable = self._changes, None
+
+        def page(**how: int) -> Awaitable[Page]:
+            values = {"entries": self._entries, "keys": size.rows} | how
+            return self._store.read_outbox(
+                connection, version=self._versions.current, after=after, in_flight=self._ledger.seqs, size=size.size,
+                documents=not unreadable, **values,
+            )  # fmt: skip
+
+        while True:
+            try:
+                found = await page()
+            except psycopg.Error as error:
+                if unreadable or not await is_a_rows_fault(error, partial(page, entries=0)):
+                    raise
+                if size.failed():
+                    unreadable = f"PostgreSQL: {first_line(error)}"
+            else:
+                rows = len(found.changes) + len(found.source_truncated)
+                size.read(rows, size_of(found.changes), ended_early=found.ended_early)
+                return found, unreadable
+
+    def _take(self, page: Page, unreadable: str | None) -> bool:
         for seqs, tids in page.source_truncated:
             self._ledger.seqs.update(seqs)
             self._to_write.put(SourceTruncated(self._versions.current, seqs, tids))
-        self._intake.take(page.changes, None)
+        if unreadable:
+            for change in page.changes:
+                self._intake.reject(change, None, unreadable)
+        else:
+            self._intake.take(page.changes, None)
         if page.changes:
             self._runtime.events.emit(events.ChangesRead(self._store.target.name, len(page.changes)))
         found = bool(page.changes or page.source_truncated)

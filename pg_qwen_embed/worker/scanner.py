@@ -7,17 +7,20 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 
 import psycopg
 
 from pg_qwen_embed.domain import events
-from pg_qwen_embed.domain.change import Key
+from pg_qwen_embed.domain.change import Key, size_of
 from pg_qwen_embed.domain.runtime import Runtime
-from pg_qwen_embed.postgres.connection import AsyncConnection, Pool
-from pg_qwen_embed.postgres.store import Store
+from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
+from pg_qwen_embed.postgres.store import BackfillPage, Store
+from pg_qwen_embed.worker.faults import is_a_rows_fault
 from pg_qwen_embed.worker.ledger import Room
 from pg_qwen_embed.worker.options import Limits
+from pg_qwen_embed.worker.page_size import PageSize
 from pg_qwen_embed.worker.queues import Intake
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.work import ScanPage
@@ -25,7 +28,7 @@ from pg_qwen_embed.worker.work import ScanPage
 ADVANCE_EVERY = 0.2  # seconds between records of the progress
 WAKE_EVERY = 0.2  # seconds; no event tells that a pause has ended
 READ_TIMEOUT = 60.0  # seconds, for a connection that is dead without an error
-FIRST_PAGE, SMALLEST_PAGE = 128, 16  # rows
+FIRST_PAGE = 128  # rows
 
 
 @dataclass(slots=True)
@@ -60,19 +63,6 @@ class Scan:
     def finished(self) -> bool:
         """Whether every row of the source has its vector."""
         return self.exhausted and not self._pages
-
-
-class PageSize:
-    """Rows of a page: about a quarter of the room, by the average document of the page before."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._most = limits.backfill_rows
-        self._size = limits.size // 4  # bytes
-        self.rows = min(self._most, FIRST_PAGE)
-
-    def seen(self, documents: int, size: int) -> None:
-        if documents:
-            self.rows = min(self._most, max(SMALLEST_PAGE, self._size // max(1, size // documents)))
 
 
 class ScanProgress:
@@ -151,7 +141,7 @@ class BackfillScanner:
         self._intake = intake
         self._signals = signals
         self._runtime = runtime
-        self._page = PageSize(limits)
+        self._page = PageSize(limits.backfill_rows, limits.size // 4, min(limits.backfill_rows, FIRST_PAGE))
         self._reading: asyncio.Task[None] | None = None
         self._pause = Pause()
         self._progress = progress
@@ -193,14 +183,35 @@ class BackfillScanner:
         self._signals.look()
 
     async def _read_page(self, scan: Scan) -> None:
-        rows = self._page.rows
         async with asyncio.timeout(READ_TIMEOUT), self._pool.connection() as connection:
-            page = await self._store.read_backfill(connection, after=scan.after, rows=rows)
-        scan.exhausted = page.rows < rows
+            page, unreadable = await self._readable_page(connection, scan.after)
+        scan.exhausted = not page.partial
         if page.last is not None:
-            self._intake.take(page.changes, scan.add(page.last, page.rows, left=len(page.changes)))
+            of = scan.add(page.last, page.rows, left=len(page.changes))
+            if unreadable:
+                for change in page.changes:
+                    self._intake.reject(change, of, unreadable)
+            else:
+                self._intake.take(page.changes, of)
             self._runtime.events.emit(events.RowsScanned(self._store.target.name, page.rows, len(page.changes)))
-        self._page.seen(len(page.changes), sum(change.size for change in page.changes))
+
+    async def _readable_page(
+        self, connection: AsyncConnection, after: Sequence[str] | None
+    ) -> tuple[BackfillPage, str | None]:
+        """The next page, or the first row alone, and why its document cannot be read. A page that cannot be read is halved."""
+        size, unreadable = self._page, None
+        read = partial(self._store.read_backfill, connection, after=after, size=size.size)
+        while True:
+            try:
+                page = await read(rows=size.rows, documents=not unreadable)
+            except psycopg.Error as error:
+                if unreadable or not await is_a_rows_fault(error, partial(read, rows=0)):
+                    raise
+                if size.failed():
+                    unreadable = f"PostgreSQL: {first_line(error)}"
+            else:
+                size.read(page.rows, size_of(page.changes), ended_early=page.ended_early)
+                return page, unreadable
 
     def _give_up(self, error: psycopg.Error) -> None:
         self._pause.error = error

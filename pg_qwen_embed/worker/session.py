@@ -34,7 +34,7 @@ class Finished(Exception):  # it ends the task group, whose tasks would go on
 
 
 class Session:
-    """`run` it once. opened: whether it got its connections."""
+    """`run` it once. opened: whether it got its connections. ready: whether it found the database set up."""
 
     def __init__(
         self, url: str, servers: Sequence[EmbeddingServer], options: Options, signals: Signals, runtime: Runtime
@@ -44,7 +44,7 @@ class Session:
         self._options = options
         self._signals = signals
         self._runtime = runtime
-        self.opened = False
+        self.opened = self.ready = False
 
     async def run(self) -> None:
         """Raises DatabaseUnavailable when a connection is lost, and what the services raise."""
@@ -83,6 +83,7 @@ class Session:
         WakeUp(self._url, reader, signals, ping=options.ping).start(group)
         maintenance.start(group, following.pipelines)
         await following.open(group)
+        self.ready = True
         await Loop(reader, following, maintenance, options, signals, runtime).run()
         raise Finished
 
@@ -104,4 +105,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _lost(error: psycopg.Error) -> DatabaseUnavailable:
-    return DatabaseUnavailable(f"PostgreSQL ended the work: {first_line(error)}")
+    sentence = f"PostgreSQL ended the work: {first_line(error)}"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        sentence += "; make the worker's role a member of the role that ran init: GRANT <that role> TO <this role>"
+    return DatabaseUnavailable(sentence)

@@ -9,6 +9,7 @@ class Signals:
     def __init__(self) -> None:
         self._look = asyncio.Event()
         self._registry = False
+        self._denied = False
         self.stopping = asyncio.Event()
 
     def look(self) -> None:
@@ -19,6 +20,15 @@ class Signals:
         """The registry or a source may have changed; or a server came or went, and an embedding has another model now."""
         self._registry = True
         self.look()
+
+    def denied(self) -> None:
+        """PostgreSQL denied something: the role may lack a right."""
+        self._denied = True
+        self.registry()
+
+    def take_denied(self) -> bool:
+        taken, self._denied = self._denied, False
+        return taken
 
     def stop(self) -> None:
         self.stopping.set()

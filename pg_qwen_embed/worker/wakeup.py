@@ -49,8 +49,10 @@ class WakeUp:
             self._pinged.clear()
             try:
                 async with asyncio.timeout(self._every):
-                    await self._reader.execute(statement("ping"), {"channel": self._channel})
-                    await self._pinged.wait()
+                    cursor = await self._reader.execute(statement("ping"), {"channel": self._channel})
+                    sent, _ = await cursor.fetchone() or (False, None)
+                    if sent:
+                        await self._pinged.wait()
             except TimeoutError:
                 raise DatabaseUnavailable(f"a connection has been silent for {self._every:.0f} s") from None
 

@@ -111,6 +111,13 @@ def rows_of(outcome: Outcome) -> int:
             return 1
 
 
+def halves_of(group: Sequence[Outcome]) -> list[list[Outcome]]:
+    """The changes of these outcomes in two groups; one change cannot be divided."""
+    pieces = [piece for outcome in group for piece in pieces_of(outcome)]
+    middle = (len(pieces) + 1) // 2
+    return [half for half in (pieces[:middle], pieces[middle:]) if half]
+
+
 def pieces_of(outcome: Outcome) -> list[Outcome]:
     """One outcome for each change."""
     match outcome:

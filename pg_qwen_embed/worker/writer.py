@@ -12,19 +12,30 @@ from itertools import count
 import psycopg
 
 from pg_qwen_embed.domain import events
-from pg_qwen_embed.domain.change import Change
+from pg_qwen_embed.domain.change import Change, Key
 from pg_qwen_embed.domain.errors import DatabaseUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker import policy
 from pg_qwen_embed.worker.batch_sizer import BatchSizer
+from pg_qwen_embed.worker.faults import is_a_rows_fault
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.policy import Fail, Park, Retry, Split
 from pg_qwen_embed.worker.queues import WriteQueue, WriteQueues
 from pg_qwen_embed.worker.scanner import ScanProgress
 from pg_qwen_embed.worker.signals import Signals
-from pg_qwen_embed.worker.work import Cleared, Embedded, Outcome, Rejected, Request, SourceTruncated, pieces_of, rows_of
+from pg_qwen_embed.worker.work import (
+    Cleared,
+    Embedded,
+    Outcome,
+    Rejected,
+    Request,
+    SourceTruncated,
+    halves_of,
+    pieces_of,
+    rows_of,
+)
 
 TRIES_ONCE = 8  # attempts to write a group with `once`
 WRITERS = 2  # groups written at once, for changes and for backfills each
@@ -66,9 +77,9 @@ class Writer:
 
     async def _write_all(self, queue: WriteQueue, pool: Pool) -> None:
         while True:
-            alone = deque(await self._write_until_done(await self._next_group(queue), pool))
-            while alone:
-                await self._write_until_done([alone.popleft()], pool)
+            halves = deque(await self._write_until_done(await self._next_group(queue), pool))
+            while halves:
+                halves.extendleft(reversed(await self._write_until_done(halves.popleft(), pool, half=True)))
             self._room.freed.set()
             if self._ledger.empty or self._progress.finished or (self._room.lacked and self._room.for_changes()):
                 self._room.lacked = False
@@ -90,24 +101,27 @@ class Writer:
                         rows += rows_of(group[-1])
             return group
 
-    async def _write_until_done(self, group: list[Outcome], pool: Pool) -> list[Outcome]:
-        """Write a group, with retries. If one row cannot be written, return the pieces, each to be written on its own."""
+    async def _write_until_done(self, group: list[Outcome], pool: Pool, *, half: bool = False) -> list[list[Outcome]]:
+        """Write a group, with retries. If one row cannot be written, return the halves, each to be written on its own.
+
+        half: it is such a half. Its error was reported already."""
         for attempt in count(1):
             try:
                 await self._write_group(group, pool)
             except (psycopg.Error, TimeoutError) as error:
-                reason, sqlstate = _reason(error), getattr(error, "sqlstate", None)
-                self._emit(events.WriteFailed(self._store.target.name, attempt, reason))
+                reason = _reason(error)
                 pieces = [piece for outcome in group for piece in pieces_of(outcome)]
-                match policy.after_write(sqlstate, reason, attempt, len(pieces), rng=self._runtime.rng):
+                by_a_row = await self._is_a_rows_fault(error, pieces, pool)
+                if not (half and by_a_row):
+                    self._emit(events.WriteFailed(self._store.target.name, attempt, reason))
+                match policy.after_write(reason, attempt, len(pieces), by_a_row=by_a_row, rng=self._runtime.rng):
                     case Split():
-                        return pieces
+                        return halves_of(pieces)
                     case Fail(sentence):
                         self._fail(pieces[0], sentence)
                         return []
                     case Retry(seconds):
-                        if isinstance(error, psycopg.ProgrammingError):  # detached, a source altered, a privilege lost
-                            self._signals.registry()
+                        self._signal(error)
                         if self._once and attempt == TRIES_ONCE:
                             sentence = f"{self._store.target.name} cannot be written: {reason}"
                             raise DatabaseUnavailable(sentence) from None
@@ -115,6 +129,15 @@ class Writer:
             else:
                 break
         return []
+
+    def _signal(self, error: Exception) -> None:
+        match error:
+            case psycopg.errors.InsufficientPrivilege():
+                self._signals.denied()
+            case (
+                psycopg.ProgrammingError() | psycopg.InternalError()
+            ):  # detached, a source altered, a type created again
+                self._signals.registry()
 
     async def _write_group(self, group: list[Outcome], pool: Pool) -> None:
         rows, clock = sum(map(rows_of, group)), self._runtime.clock
@@ -125,15 +148,45 @@ class Writer:
         self._sizer.written(rows, seconds)
         self._emit(events.GroupWritten(self._store.target.name, rows, seconds))
 
+    async def _is_a_rows_fault(self, error: Exception, pieces: Sequence[Outcome], pool: Pool) -> bool:
+
+        async def without_rows() -> None:
+            async with self._one_at_a_time, asyncio.timeout(WRITE_TIMEOUT), pool.connection() as connection:
+                if any(isinstance(piece, Embedded) for piece in pieces):
+                    await self._store.write(connection, [], [])
+                elif any(isinstance(piece, Rejected) for piece in pieces):
+                    await self._store.record_failures(connection, [], [], [])
+                elif pieces and isinstance(pieces[-1], Cleared):
+                    await self._store.clear(connection, [])
+                else:
+                    await self._store.clear_source_truncated(connection, 0, [], [])
+
+        return await is_a_rows_fault(error, without_rows)
+
     def _fail(self, piece: Outcome, sentence: str) -> None:
-        """The row that cannot be written becomes a failure."""
+        """The row that cannot be written becomes a failure. One that cannot be recorded either is held back for a while."""
         match piece:
             case Embedded(request, _):
                 self._source.put(Rejected(request, sentence))
-            case Cleared([change]):
+            case Cleared([change]) if change.here:
                 self._source.put(Rejected(Request([change], None), sentence))
-            case other:
-                self._later(other)
+            case Cleared([change]):  # its row has gone: no failure would be kept
+                self._hold_back(change.key, change.seqs, self._ledger.hold(change, None), sentence)
+            case Rejected(Request([change], page), first):
+                self._hold_back(change.key, change.seqs, self._ledger.hold(change, page), f"{first}; {sentence}")
+            case SourceTruncated(_, seqs, _):
+                self._hold_back((), seqs, self._ledger.hold_entries((), seqs), sentence)
+
+    def _hold_back(self, key: Key, seqs: Sequence[int], times: int, reason: str) -> None:
+        """Its entries stay in the outbox, and are read again after a pause that grows. A row of a backfill is left to `verify`."""
+        seconds = policy.pause_after(times, rng=self._runtime.rng)
+        self._emit(events.RowHeldBack(self._store.target.name, key, round(seconds), reason))
+
+        def release() -> None:
+            self._ledger.release(key, seqs)
+            self._signals.look()
+
+        asyncio.get_running_loop().call_later(seconds, release)
 
     async def _write(self, connection: AsyncConnection, group: list[Outcome]) -> None:
         """Write a group of outcomes. Each kind that is written leaves the group, so that a retry writes the rest."""
@@ -199,7 +252,7 @@ class Writer:
         """The application has a row locked: its vector waits here, and the worker does not wait for the lock."""
         asyncio.get_running_loop().call_later(LOCKED_PAUSE, self._source.put, outcome)
 
-    def _emit(self, event: events.GroupWritten | events.WriteFailed | events.DocumentRejected) -> None:
+    def _emit(self, event: events.Event) -> None:
         self._runtime.events.emit(event)
 
 

@@ -384,24 +384,6 @@ def run(harness: Harness, verb: str, store: str = "") -> None:
         assert process.popen.returncode == 0, process.said
 
 
-@pytest.mark.parametrize("live", [True, False])
-def test_text_that_is_not_utf8_stops_its_own_embedding_and_no_other(harness: Harness, live: bool) -> None:
-    harness.execute("CREATE CAST (bytea AS text) WITHOUT FUNCTION")
-    for table in ("good", "bad"):
-        harness.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text)")
-        harness.ok("attach", table, "--text", "body", *(["--no-backfill"] if live else []))
-    if not live:
-        harness.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
-    worker = harness.worker()
-    if live:
-        harness.execute(r"INSERT INTO bad VALUES (1, '\xff41'::bytea::text)")
-    eventually(lambda: "bad cannot be read" in worker.said or "read_failed embedding=bad" in worker.said)
-    harness.execute("INSERT INTO good VALUES (1, 'text')")
-    eventually(lambda: harness.rows("SELECT id FROM qwen_embed.good") == [(1,)])
-    assert "Traceback" not in worker.said
-    assert "not UTF-8" in worker.said
-
-
 @pytest.mark.parametrize("moment", range(8))
 async def test_cancellation_that_comes_with_the_connection_is_heeded(harness: Harness, moment: int) -> None:
     async with worker_pool(harness.url, "test", least=1, most=1) as pool:

@@ -49,6 +49,7 @@ REFUSALS = {
     "our own table": (["_qwen_embed.embedding", "--text", "name"], "belongs to pg_qwen_embed", ""),
     "name taken": (["articles", "--text", "body", "--name", "taken"], 'the name "taken" is taken', "--name"),
     "the same again": (["taken", "--text", "body"], 'the name "taken" is taken', "--name"),
+    "column too long": (["articles", "--text", "body", "--column", "c" * 64], "1 to 63 bytes", "--column"),
     "name too long": (["articles", "--text", "body", "--name", "é" * 32], "1 to 63 bytes", ""),
     "more than the model has": (["articles", "--text", "body", "--dimensions", "17"], "16 dimensions, not 17", ""),
     "no dimensions": (["articles", "--text", "body", "--dimensions", "0"], "1 to 4000", ""),

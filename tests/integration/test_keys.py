@@ -1,7 +1,11 @@
 """Keys whose text depends on a setting, and keys that are rows: each row has its own vector."""
 
+from collections.abc import Callable
+
 import pytest
-from harness import Harness
+from harness import Cluster, Harness
+
+from pg_qwen_embed.postgres.connection import connect
 
 STORES = {"table": (), "column": ("--store", "column"), "chunked": ("--chunk-tokens", "40")}
 
@@ -55,3 +59,21 @@ def test_keys_that_are_rows_with_nulls_are_keys(harness: Harness, arguments: tup
     assert harness.rows("SELECT id FROM qwen_embed.articles") == []
     assert harness.count("outbox") == 0
     assert harness.drift()[0] == 0
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_timeouts_and_read_only_defaults_of_the_database_do_not_hold_for_our_sessions(
+    clusters: Callable[[int], Cluster], version: int
+) -> None:
+    settings = {"default_transaction_read_only": "on", "statement_timeout": "1h"}
+    settings |= {"transaction_timeout": "1h"} if version > 16 else {}
+    with clusters(version).database() as url:
+        with connect(url, "test") as connection:
+            (name,) = connection.execute("SELECT current_database()").fetchone() or ("",)
+            for setting, value in settings.items():
+                connection.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+        for autocommit in (True, False):
+            with connect(url, "test", autocommit=autocommit) as connection:
+                found = {one: connection.execute(f"SHOW {one}").fetchone() for one in settings}
+                assert set(found.values()) == {("off",), ("0",)}
+                connection.execute("CREATE TEMPORARY TABLE writes (a int)")

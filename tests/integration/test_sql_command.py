@@ -466,3 +466,23 @@ def test_the_timeouts_of_the_table_of_locks_stand_where_they_are_set() -> None:
     assert "set_config('lock_timeout', '0', false)" in texts["configure_session"]
     assert "set_config('lock_timeout', '0', false)" in texts["prepare_index_session"]
     assert f"SET LOCAL lock_timeout = '{locks.MIGRATIONS}'" in (ROOT / "migrations" / "env.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["attach", "articles", "--key", f"{'k' * 64} int", "--columns", "body text"],
+        ["attach", "t" * 64, "--key", "id int", "--columns", "body text"],
+        ["attach", "articles", "--key", "id int", "--columns", "body text", "--vector-schema", "s" * 64],
+        ["attach", "articles", "--key", "id int", "--columns", "body text", "--column", "é" * 32],
+        *(["grants", f"--role-{role}", "r" * 64, "--database", "d"] for role in ("owner", "worker", "reader")),
+        ["grants", "--role-owner", "r", "--database", "d" * 64],
+        ["grants", "articles", "--table-owner", "r" * 64, "--database", "d"],
+        ["grants", "articles", "--name", "n" * 64, "--database", "d"],
+    ],
+)
+def test_names_that_postgresql_would_shorten_are_rejected(arguments: list[str]) -> None:
+    more = ["--text", "body", "--model", "m", "--dimensions", "8"] if arguments[0] == "attach" else []
+    result = CliRunner().invoke(main, ["sql", *arguments, *more])
+    assert result.exit_code == 1
+    assert "1 to 63 bytes" in result.stderr

@@ -79,19 +79,27 @@ def test_a_pause_before_a_retry_is_at_most_five_seconds(times: int, size: int, r
     assert 0 <= decision.seconds <= 5.0
 
 
-@pytest.mark.parametrize("sqlstate", ["22P02", "23505", "P0001", "44000"])
-def test_an_error_of_a_row_splits_its_group_until_the_row_stands_alone(sqlstate: str) -> None:
-    assert policy.after_write(sqlstate, "bad", 1, 12, rng=RNG) == Split()
-    assert policy.after_write(sqlstate, "bad", 1, 1, rng=RNG) == Fail("PostgreSQL: bad")
+@pytest.mark.parametrize("sqlstate", ["22P02", "23505", "P0001", "44000", "54000", "53200", "XX000", "42883", "0A000"])
+def test_an_error_that_is_not_understood_may_be_a_rows_fault(sqlstate: str) -> None:
+    assert policy.may_be_a_rows_fault(sqlstate)
+
+
+@pytest.mark.parametrize("sqlstate", ["57014", "57P01", "40P01", "40001", "53100", "53300", "55P03", "08006", None])
+def test_a_lost_connection_a_lock_and_an_administrator_are_no_rows_fault(sqlstate: str | None) -> None:
+    assert not policy.may_be_a_rows_fault(sqlstate)
+
+
+def test_an_error_of_a_row_splits_its_group_until_the_row_stands_alone() -> None:
+    assert policy.after_write("bad", 1, 12, by_a_row=True, rng=RNG) == Split()
+    assert policy.after_write("bad", 1, 1, by_a_row=True, rng=RNG) == Fail("PostgreSQL: bad")
     assert (
-        policy.after_write(sqlstate, "bad", 1, 0, rng=RNG) == Split()
+        policy.after_write("bad", 1, 0, by_a_row=True, rng=RNG) == Split()
     )  # the rows are written; what follows them is not
 
 
-@pytest.mark.parametrize("sqlstate", ["57014", "40P01", "53100", "42501", "55P03", None])
-def test_every_other_error_of_a_write_is_waited_out(sqlstate: str | None) -> None:
+def test_every_other_error_of_a_write_is_waited_out() -> None:
     for attempt in range(1, 50):
-        decision = policy.after_write(sqlstate, "busy", attempt, 12, rng=RNG)
+        decision = policy.after_write("busy", attempt, 12, by_a_row=False, rng=RNG)
         assert isinstance(decision, Retry)
         assert 0 <= decision.seconds <= 5.0
 

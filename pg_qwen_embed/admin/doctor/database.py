@@ -19,6 +19,7 @@ from pg_qwen_embed.postgres.sql import statement
 AREA = "database"
 PURPOSE = "pg_qwen_embed doctor"
 CONNECTIONS_NEEDED = 5  # of a worker: one leads, one listens, two write, one builds an index
+QUEUE_FILLING = 0.1  # a healthy queue is nearly empty
 OLD = 600.0  # seconds; an older transaction is reported
 WRAPAROUND = 1_500_000_000  # transaction ids; PostgreSQL stops accepting writes at about 2.1 billion
 
@@ -73,6 +74,11 @@ def _look(connection: Connection) -> Iterator[Finding]:
                 f"a worker needs {CONNECTIONS_NEEDED}: raise max_connections", State.WARNING)  # fmt: skip
     yield judge(AREA, row["age"] < WRAPAROUND, f"the oldest transaction id is {row['age']:,} transactions old",
                 "vacuum the database before it stops taking writes: VACUUM (FREEZE)", State.WARNING)  # fmt: skip
+    text = f"the queue of notifications is {row['notifications']:.0%} full"
+    if row["notifications"] >= QUEUE_FILLING and row["oldest_transaction"]:
+        text += f"; a session that listens holds it, probably {row['oldest_transaction']}"
+    yield judge(AREA, row["notifications"] < QUEUE_FILLING, text,
+                "end that transaction: a NOTIFY that finds the queue full fails its transaction", State.WARNING)  # fmt: skip
     if not row["sees_others"]:
         yield Finding(
             AREA, State.OK, "transactions of other roles cannot be seen without membership in pg_read_all_stats"

@@ -107,10 +107,11 @@ COMMENT ON COLUMN {source}.{column} IS {comment};
 COMMENT ON TABLE {store} IS {comment};
 
 -- name: create_failure
--- The failures: one row for each key whose document the server rejects, with the server's sentence.
--- next_attempt_at is NULL for a parked one.
+-- The failures: one row for each key whose document the server rejects, or that PostgreSQL cannot read or write, with
+-- the sentence of either. next_attempt_at is NULL for a parked one.
+-- A domain may come to reject a key that is there: here the key has the base type.
 CREATE TABLE {failure} (
-    {key_columns},
+    {failed_key_columns},
     version bigint NOT NULL,
     attempts integer NOT NULL DEFAULT 1,
     error text NOT NULL,
@@ -169,8 +170,7 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body};
 
 -- name: follow_body
--- The body of a trigger function: append to the outbox, then try the gate. A worker that sleeps holds the gate.
--- NOTIFY serialises commits, so it is sent only when the gate is held.
+-- The body of a trigger function: append to the outbox, then signal the worker.
 -- `probe` names the key and the outbox and reads nothing. It fails once a key column was renamed or the outbox dropped.
 -- Then the key's present names are looked up; if that fails too, the row becomes drift, and the application's statement
 -- goes on. The append itself has no exception block: each would use up a transaction id.
@@ -190,11 +190,22 @@ BEGIN
     IF by_name THEN
         {append};
     END IF;
-    IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
-        PERFORM pg_notify('qwen_embed', {id_text});
-    END IF;
+    {signal};
     RETURN NULL;
 END
+
+-- name: signal_worker
+-- Tries the gate, which a worker that sleeps holds. NOTIFY serialises commits, so it is sent only when the gate is held.
+-- A NOTIFY that finds its queue full would fail the transaction: the worker polls then. Part of follow_body.
+    IF NOT pg_try_advisory_xact_lock_shared({gate_lock}, {id}) THEN
+        IF pg_notification_queue_usage() < 0.9 THEN
+            PERFORM pg_notify('qwen_embed', {id_text});
+        END IF;
+    END IF;
+
+-- name: no_signal
+-- In its place where the triggers send no notification: a transaction that has sent one cannot be prepared.
+NULL
 
 -- name: append_changed_rows
 -- Appends the keys of all rows of one INSERT or DELETE. Part of follow_body.

@@ -1,7 +1,7 @@
 -- What `doctor` looks at beyond `status`.
 
 -- name: look_at_server
--- Is it a standby, how many connections are free, how close is wraparound, and which old transaction of this
+-- Is it a standby, how many connections are free, how close is wraparound, how full is the queue of notifications, and which old transaction of this
 -- database blocks vacuum.
 -- PostgreSQL shows the sessions of other roles only to members of pg_read_all_stats.
 SELECT pg_is_in_recovery() AS standby,
@@ -9,6 +9,11 @@ SELECT pg_is_in_recovery() AS standby,
            - (SELECT sum(numbackends)::int FROM pg_stat_database) AS free,
        (SELECT max(age(datfrozenxid)) FROM pg_database) AS age,
        pg_has_role('pg_read_all_stats', 'MEMBER') AS sees_others,
+       pg_notification_queue_usage() AS notifications,
+       (SELECT format('pid %%s (%%s), in a transaction for %%s s', pid, application_name,
+                      round(extract(epoch FROM clock_timestamp() - xact_start)))
+        FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1)
+           AS oldest_transaction,
        (SELECT format('%%s, %%s s old,', h.who, round(h.seconds)) FROM (
             SELECT format('the transaction of pid %%s (%%s)', pid, application_name) AS who,
                    extract(epoch FROM clock_timestamp() - xact_start) AS seconds

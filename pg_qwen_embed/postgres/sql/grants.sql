@@ -1,4 +1,5 @@
--- Rights for the owner, the worker and the reader. `sql grants` prints them; nothing here is run by pg_qwen_embed.
+-- Rights for the owner, the worker and the reader. `sql grants` prints them, and the worker names one that its role lacks;
+-- nothing here is run by pg_qwen_embed.
 
 -- name: grant_create_in_database
 -- Lets the owner's `init` create the two schemas, and the extension vector where PostgreSQL trusts it.

@@ -6,6 +6,8 @@
 -- A full page has keys beyond it: the read position moves to the `first` of its last row only. Sequence numbers
 -- become visible out of order: see "The low watermark" in docs/architecture.md. NOT IN is hashed. It also hides an
 -- entry whose number is in flight for another one; a later read finds that.
+-- A page ends before the documents exceed `size` bytes: the keys that do not fit come without theirs. With `documents`
+-- false no document is read: one of them cannot be.
 WITH entry AS (
     SELECT o.seq, o.ctid AS tid, {key:o}
     FROM {outbox} o
@@ -19,11 +21,14 @@ WITH entry AS (
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT c.last, c.first, c.seqs, c.tids, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:c}
-FROM changed c
-LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})
-CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d
-ORDER BY c.first;
+SELECT d.last, d.first, d.seqs, d.tids, {fits:d}, CASE WHEN {fits:d} THEN {known_fingerprint:d} END,
+       CASE WHEN {fits:d} THEN {document_text:d} END, d.here, {key_out:d}
+FROM (SELECT c.last, c.first, c.seqs, c.tids, d.document, {row_exists:t} AS here, {key:c},
+             sum({sent_size:d}) OVER (ORDER BY c.first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+      FROM changed c
+      LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})
+      CROSS JOIN LATERAL (SELECT CASE WHEN %(documents)s THEN {document:t} END AS document OFFSET 0) d) d
+ORDER BY d.first;
 
 -- name: outbox_ends
 -- The first entry after the read position and the newest entry; both 0 if there is none.
@@ -93,12 +98,15 @@ SELECT generation_id FROM _qwen_embed.backfill WHERE state = 'pending' AND gener
 
 -- name: read_backfill
 -- The next page of the source in key order: a keyset scan. A row that has a version is not embedded again, because
--- the outbox follows it.
-SELECT s.version IS NOT NULL AS present, {known_fingerprint:d}, {document_text:d}, {source_key_out:t}
-FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s) t
-LEFT JOIN {store} s ON ({key:s}) = ({source_key:t}) AND {first_chunk}
-CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL THEN {document:t} END AS document OFFSET 0) d
-ORDER BY {source_key:t};
+-- the outbox follows it. `size` and `documents` are those of read_outbox.
+SELECT d.present, {fits:d}, CASE WHEN {fits:d} THEN {known_fingerprint:d} END,
+       CASE WHEN {fits:d} THEN {document_text:d} END, {key_out:d}
+FROM (SELECT s.version IS NOT NULL AS present, d.document, {source_key_as:t},
+             sum({sent_size:d}) OVER (ORDER BY {source_key:t} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+      FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s) t
+      LEFT JOIN {store} s ON ({key:s}) = ({source_key:t}) AND {first_chunk}
+      CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL AND %(documents)s THEN {document:t} END AS document OFFSET 0) d) d
+ORDER BY {key:d};
 
 -- name: beyond
 -- Rows after the last key of the page before. Part of read_backfill and repair_page.

@@ -9,8 +9,11 @@ SELECT set_config('synchronous_commit', 'on', true), pg_current_xact_id();
 -- Enqueues the rows of one page of the source whose vector is missing or stale. The page comes in key order.
 -- The rows are locked first, as a writer of the row would lock them. A row that the application has locked is left
 -- and counted: its own change enqueues it. Failures wait for their own time, unless they are parked.
+-- With `documents` false every row counts as changed: the document of one cannot be read, and the worker will say why.
 WITH page AS MATERIALIZED (
-    SELECT {source_key_as:t}, _qwen_embed.fingerprint({document:t}) AS fingerprint, {has_vector} AS has_vector
+    SELECT {source_key_as:t},
+           _qwen_embed.fingerprint(CASE WHEN %(documents)s THEN {document:t} ELSE '?' END) AS fingerprint,
+           {has_vector} AS has_vector
     FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s
 ), wrong AS (
     SELECT {key:p} FROM page p LEFT JOIN {stored_of_page}
@@ -50,8 +53,9 @@ LATERAL (SELECT {all_chunks} FROM {store} s WHERE ({key:s}) = ({key:p})) s ON tr
 ({key:s}) > ({after})
 
 -- name: ring
--- What a trigger does at its end: NOTIFY if the worker sleeps.
-SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(gate)s, %(id)s) THEN pg_notify('qwen_embed', %(id)s::text) END;
+-- What a trigger does at its end: NOTIFY if the worker sleeps, and the queue is not nearly full.
+SELECT CASE WHEN NOT pg_try_advisory_xact_lock_shared(%(gate)s, %(id)s) AND pg_notification_queue_usage() < 0.9
+            THEN pg_notify('qwen_embed', %(id)s::text) END;
 
 -- name: table_of_trigger
 -- The partition that a trigger stands in. No row: the partition was dropped.

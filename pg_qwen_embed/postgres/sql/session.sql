@@ -3,13 +3,15 @@
 -- name: configure_session
 -- Settings of every session of ours: what is set for the role or the database may not change what we do. A document
 -- may not depend on who connects. A key's text must be read as that key again. The promises rest on READ COMMITTED.
--- A session that hangs in a transaction must not block vacuum.
+-- A session that hangs in a transaction must not block vacuum. transaction_timeout is there from PostgreSQL 17 on.
 SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', false),
        set_config('extra_float_digits', '1', false), set_config('array_nulls', 'on', false),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_session_timeout', '0', false),
        set_config('default_transaction_isolation', 'read committed', false),
-       set_config('idle_in_transaction_session_timeout', '30s', false);
+       set_config('default_transaction_read_only', 'off', false),
+       set_config('idle_in_transaction_session_timeout', '30s', false),
+       (SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout');
 
 -- name: configure_worker_session
 -- Settings of the worker's sessions. Its statements reach rows by key, so plans that scan or hash are off: a plan
@@ -43,12 +45,15 @@ SELECT set_config('application_name', %(name)s, false);
 LISTEN {channel};
 
 -- name: ping
--- Calls the worker's own listening session: both connections are alive when it answers.
-SELECT pg_notify(%(channel)s, 'ping');
+-- Calls the worker's own listening session: both connections are alive when it answers. Returns whether it was called:
+-- where the queue of notifications is nearly full, it is not.
+SELECT q.usage < 0.9, CASE WHEN q.usage < 0.9 THEN pg_notify(%(channel)s, 'ping') END
+FROM (SELECT pg_notification_queue_usage() AS usage OFFSET 0) q;
 
 -- name: announce_change
--- Wakes all workers to read the registry again. It is delivered at the commit.
-SELECT pg_notify('qwen_embed', 'registry');
+-- Wakes all workers to read the registry again. It is delivered at the commit. Where the queue of notifications is
+-- nearly full nothing is sent, because that would fail the transaction; workers read the registry every 5 s.
+SELECT CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify('qwen_embed', 'registry') END;
 
 -- name: take_locks
 -- Takes the session locks of these generations (leader, model mismatch), and returns those that nobody else holds. A
@@ -64,13 +69,18 @@ SELECT pg_advisory_unlock(%(lock)s, %(id)s);
 -- held sends a NOTIFY.
 -- A gate stays open while a writer that found it open is in flight. That writer will not notify, so the worker may
 -- not sleep yet.
-SELECT id FROM unnest(%(ids)s::int[]) AS id WHERE pg_try_advisory_lock(%(lock)s, id);
+-- While the queue of notifications is half full no gate is closed: a full queue fails the transactions that notify.
+SELECT id FROM unnest(CASE WHEN pg_notification_queue_usage() < 0.5 THEN %(ids)s::int[] ELSE '{{}}' END) AS id
+WHERE pg_try_advisory_lock(%(lock)s, id);
 
 -- name: open_gates
 -- Opens the gates of a worker that is awake: writers need not notify.
 SELECT pg_advisory_unlock(%(lock)s, id) FROM unnest(%(ids)s::int[]) AS id;
 
--- name: halfvec_oid
--- The oid of the type halfvec, with which the worker sends vectors in binary.
-SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.typnamespace
-WHERE e.extname = 'vector' AND t.typname = 'halfvec';
+-- name: catalogue_facts
+-- The oid of the type halfvec, with which the worker sends vectors in binary, and those of the outboxes that it reads.
+-- They change when the extension is created again, or the database restored, while the worker is connected.
+SELECT (SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.typnamespace
+        WHERE e.extname = 'vector' AND t.typname = 'halfvec') AS halfvec,
+       ARRAY(SELECT to_regclass(format('_qwen_embed.outbox_%%s', g.id))::oid::bigint
+             FROM unnest(%(ids)s::int[]) WITH ORDINALITY AS g(id, position) ORDER BY g.position) AS outboxes;

@@ -255,11 +255,16 @@ DELETE FROM {outbox} WHERE {settled};
 
 -- name: read_failures
 -- Failures whose time has come, with the current document. A newer change of the row is in the outbox as well, and
--- wins by its version.
-SELECT f.version, f.attempts, {known_fingerprint:d}, {document_text:d}, {row_exists:t}, {key_out:f}
-FROM (SELECT * FROM {failure} WHERE next_attempt_at <= now() ORDER BY next_attempt_at LIMIT %(rows)s) f
-LEFT JOIN {source} t ON ({source_key:t}) = ({key:f})
-CROSS JOIN LATERAL (SELECT {document:t} AS document OFFSET 0) d;
+-- wins by its version. `size` and `documents` are those of read_outbox.
+SELECT d.version, d.attempts, {fits:d}, CASE WHEN {fits:d} THEN {known_fingerprint:d} END,
+       CASE WHEN {fits:d} THEN {document_text:d} END, d.here, {key_out:d}
+FROM (SELECT f.version, f.attempts, f.next_attempt_at, d.document, {row_exists:t} AS here, {key:f},
+             sum({sent_size:d}) OVER (ORDER BY f.next_attempt_at, {key:f}
+                                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+      FROM (SELECT * FROM {failure} f WHERE next_attempt_at <= now() ORDER BY next_attempt_at, {key:f} LIMIT %(rows)s) f
+      LEFT JOIN {source} t ON ({source_key:t}) = ({key:f})
+      CROSS JOIN LATERAL (SELECT CASE WHEN %(documents)s THEN {document:t} END AS document OFFSET 0) d) d
+ORDER BY d.next_attempt_at, {key:d};
 
 -- name: list_failures
 -- The failures of a generation, all or that of one key, the latest first.
@@ -267,11 +272,11 @@ SELECT f.attempts, f.error, f.first_at, f.last_at, f.next_attempt_at, {key:f}
 FROM {failure} f WHERE {chosen} ORDER BY f.last_at DESC, {key:f};
 
 -- name: retry_failures
--- Makes failures due at once, parked ones too, and wakes the worker.
+-- Makes failures due at once, parked ones too, and wakes the worker unless the queue of notifications is nearly full.
 WITH due AS (
     UPDATE {failure} f SET next_attempt_at = now(), attempts = 0 WHERE {chosen} RETURNING 1
 )
-SELECT count(*), pg_notify('qwen_embed', %(id)s::text) FROM due;
+SELECT count(*), CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify('qwen_embed', %(id)s::text) END FROM due;
 
 -- name: discard_failures
 -- Deletes failures. A row keeps the vector that it had, if any, until it changes.

@@ -1,0 +1,55 @@
+"""What a session knows of PostgreSQL's catalogs: oids that must stay as they are, and which rights this role lacks."""
+
+from collections.abc import Iterable
+
+from pg_qwen_embed.domain import events
+from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.domain.errors import DatabaseUnavailable
+from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.postgres import rights
+from pg_qwen_embed.postgres.connection import AsyncConnection
+from pg_qwen_embed.postgres.names import Names
+from pg_qwen_embed.postgres.sql import statement
+
+
+class Catalogue:
+    """`check` before the registry is followed; `explain_rights` after PostgreSQL denied something."""
+
+    def __init__(self, connection: AsyncConnection, runtime: Runtime) -> None:
+        self._connection = connection
+        self._runtime = runtime
+        self._outboxes: dict[int, int] = {}  # oids by generation
+        self._told: dict[int, str] = {}  # what was said of a generation
+        self.halfvec_oid = 0
+
+    async def check(self, followed: Iterable[int]) -> None:
+        """Raises DatabaseUnavailable if the database was restored, or the extension created again, beneath the session.
+
+        Then its prepared statements name types that are gone, and what it holds in memory belongs to other entries."""
+        ids = list(followed)
+        cursor = await self._connection.execute(statement("catalogue_facts"), {"ids": ids})
+        halfvec, outboxes = await cursor.fetchone() or (None, [])
+        now = {id_: oid for id_, oid in zip(ids, outboxes, strict=True) if oid}
+        known = {id_: self._outboxes.get(id_, oid) for id_, oid in now.items()}
+        if (halfvec and self.halfvec_oid and halfvec != self.halfvec_oid) or now != known:
+            raise DatabaseUnavailable("the database was restored, or the extension vector created again")
+        self.halfvec_oid = halfvec or self.halfvec_oid
+        self._outboxes.update(now)
+
+    def tell(self, target: Target, reason: str) -> None:
+        """Report why a generation is not followed, once until the reason changes."""
+        if self._told.get(target.id) != reason:
+            self._told[target.id] = reason
+            self._runtime.events.emit(events.NotFollowed(target.name, reason))
+
+    def followed(self, target: Target) -> None:
+        self._told.pop(target.id, None)
+
+    async def explain_rights(self, targets: Iterable[Target]) -> None:
+        """Report the rights that these generations need, with their GRANT statements, once until they need others."""
+        for target in targets:
+            found = await rights.lacking_async(self._connection, rights.of_worker(Names(target)))
+            said = rights.sentence(self._connection.info.user, found)
+            if found and self._told.get(target.id) != said:
+                self._told[target.id] = said
+                self._runtime.events.emit(events.RightsMissing(target.name, said))

@@ -1,0 +1,197 @@
+"""Rows that PostgreSQL cannot write or read: each becomes a failure, and no other row waits for it."""
+
+import json
+from typing import Any
+
+import pytest
+from harness import Harness, eventually
+
+ROWS = 200  # in one batch
+
+
+def failures(harness: Harness, name: str = "articles") -> dict[Any, str]:
+    """The sentence of each failure, by the first column of its key."""
+    found = json.loads(harness.ok("failures", "list", name, "--json"))
+    return {next(iter(one["key"].values())): one["error"] for one in found}
+
+
+def fill(harness: Harness, key: str = "id bigint PRIMARY KEY") -> None:
+    harness.execute(f"CREATE TABLE articles ({key}, body text)")
+    harness.execute(f"INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(1, {ROWS}) n")
+
+
+def followed(harness: Harness, *options: str, live: bool) -> None:
+    """Attach the filled table; the rows come by a backfill, or each by its entry of the outbox."""
+    harness.ok("attach", "articles", "--text", "body", *options, *(["--no-backfill"] if live else []))
+    if live:
+        harness.execute("UPDATE articles SET body = body || '.'")
+
+
+# Writes
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "IF NEW.id = 77 THEN RAISE EXCEPTION 'not this one' USING ERRCODE = 'XX000'; END IF",
+        "IF NEW.id = 77 THEN PERFORM no_such_function(); END IF",  # class 42, as of a privilege
+        "IF NEW.id = 77 THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '72000'; END IF",
+    ],
+)
+def test_a_row_whose_write_fails_for_any_reason_fails_alone(harness: Harness, refusal: str, live: bool) -> None:
+    fill(harness)
+    followed(harness, "--store", "column", live=live)
+    harness.execute(
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {refusal}; RETURN NEW; END $$"
+    )
+    harness.execute("CREATE TRIGGER refuse BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION refuse()")
+    harness.once()
+    ((key, sentence),) = failures(harness).items()
+    assert key == 77
+    assert sentence.startswith("PostgreSQL: ")
+    assert harness.value("SELECT count(*) FROM articles WHERE embedding IS NOT NULL") == ROWS - 1
+    assert harness.count("outbox") == 0
+    harness.execute("DROP TRIGGER refuse ON articles")
+    harness.ok("failures", "retry", "articles")
+    harness.once()
+    harness.assert_in_step()
+
+
+def test_an_error_that_no_row_causes_makes_no_failure(harness: Harness) -> None:
+    """A statement trigger fires without rows too."""
+    fill(harness)
+    harness.ok("attach", "articles", "--text", "body", "--store", "column")
+    harness.execute("""
+        CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'closed for maintenance'; END $$""")
+    harness.execute("CREATE TRIGGER closed BEFORE UPDATE ON articles FOR EACH STATEMENT EXECUTE FUNCTION closed()")
+    worker = harness.worker()
+    eventually(lambda: worker.said.count("closed for maintenance") > 2)
+    assert failures(harness) == {}
+    harness.execute("DROP TRIGGER closed ON articles")
+    eventually(harness.settled)
+    harness.assert_in_step()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_key_that_fits_no_index_of_chunks_fails_alone(harness: Harness, live: bool) -> None:
+    """A key of 2,692 bytes fits the source's index, and not one that has the chunk's number too."""
+    fill(harness, "id text PRIMARY KEY")
+    harness.execute("""
+        INSERT INTO articles SELECT left(string_agg(sha512(n::text::bytea)::text, ''), 2692), 'long key'
+        FROM generate_series(1, 40) n""")
+    followed(harness, "--chunk-tokens", "64", live=live)
+    harness.once()
+    ((key, sentence),) = failures(harness).items()
+    assert len(key) == 2692
+    assert "index row size" in sentence
+    assert harness.count("store") == ROWS
+
+
+@pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_key_that_its_domain_has_come_to_reject_fails_alone(harness: Harness, options: list[str], live: bool) -> None:
+    harness.execute("CREATE DOMAIN number AS bigint")
+    fill(harness, "id number PRIMARY KEY")
+    harness.ok("attach", "articles", "--text", "body", *options, *(["--no-backfill"] if live else []))
+    if live:
+        harness.execute("UPDATE articles SET body = body || '.'")
+    harness.execute("ALTER DOMAIN number ADD CHECK (value <> 77) NOT VALID")
+    harness.once()
+    assert [*failures(harness)] == [77]
+    assert harness.count("store") == ROWS - 1
+    assert harness.count("outbox") == 0
+
+
+def test_a_row_that_can_be_neither_written_nor_recorded_is_held_back_and_no_other_waits(harness: Harness) -> None:
+    fill(harness)
+    followed(harness, live=True)
+    for kind in ("store", "failure"):
+        harness.execute(f"ALTER TABLE {harness.internal(kind)} ADD CHECK (k1 <> 77)")
+    worker = harness.worker()
+    eventually(lambda: harness.count("store") == ROWS - 1)
+    eventually(lambda: "row_held_back embedding=articles key=(77,)" in worker.said)
+    assert harness.count("outbox") == 1
+    harness.execute("UPDATE articles SET body = 'another' WHERE id = 78")
+    eventually(
+        lambda: (
+            harness.count("outbox") == 1
+            and harness.rows(
+                "SELECT 1 FROM qwen_embed.articles JOIN articles USING (id) WHERE body = 'another' AND NOT stale"
+            )
+        )
+    )
+    assert worker.said.count("row_held_back") == 1
+    assert worker.said.count("write_failed") < 10
+    assert worker.end() == 0
+    assert "stopped_early" not in worker.said
+
+
+# Reads
+
+
+@pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
+@pytest.mark.parametrize("live", [True, False])
+def test_documents_that_are_not_utf8_fail_and_the_others_have_their_vectors(
+    harness: Harness, options: list[str], live: bool
+) -> None:
+    harness.execute("CREATE CAST (bytea AS text) WITHOUT FUNCTION")
+    fill(harness)
+    bad = [1, 77, 78, ROWS]
+    followed(harness, *options, live=live)
+    harness.execute(r"UPDATE articles SET body = '\xff41'::bytea::text WHERE id = ANY (%s)", bad)
+    harness.once()
+    found = failures(harness)
+    assert sorted(found) == bad
+    assert all("not UTF-8" in sentence for sentence in found.values())
+    assert harness.count("outbox") == 0
+    assert harness.value("SELECT count(*) FROM qwen_embed.articles") == ROWS - len(bad)
+    harness.execute("UPDATE articles SET body = 'good' WHERE id = 77")
+    harness.execute(f"UPDATE {harness.internal('failure')} SET next_attempt_at = now()")
+    harness.once()
+    assert sorted(failures(harness)) == [1, 78, ROWS]
+    harness.execute("UPDATE articles SET body = 'good' WHERE id = ANY (%s)", bad)
+    harness.once()
+    harness.assert_in_step()
+
+
+def test_a_document_whose_text_raises_an_error_fails_alone_and_a_repair_goes_on(harness: Harness) -> None:
+    """As a JSON value of 75 kB does whose text has more than 1 GB; this one is quicker."""
+    harness.execute("CREATE TYPE size AS ENUM ('small', 'huge')")
+    harness.execute("""
+        CREATE FUNCTION text_of(size) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+            IF $1 = 'huge' THEN RAISE 'too large' USING ERRCODE = 'program_limit_exceeded'; END IF;
+            RETURN enum_out($1); END $$""")
+    harness.execute("CREATE CAST (size AS text) WITH FUNCTION text_of(size) AS ASSIGNMENT")
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body size)")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.execute(f"""
+        INSERT INTO articles SELECT n, (CASE n WHEN 7 THEN 'huge' ELSE 'small' END)::size
+        FROM generate_series(1, {ROWS}) n""")
+    harness.once()
+    assert failures(harness) == {7: "PostgreSQL: too large"}
+    assert harness.count("store") == ROWS - 1
+    harness.execute(f"UPDATE {harness.internal('failure')} SET next_attempt_at = NULL")
+    harness.execute(f"DELETE FROM {harness.internal('store')} WHERE k1 = {ROWS}")
+    assert "cannot read a document (too large)" in harness.refused("verify", "articles")
+    said = harness.ok("verify", "articles", "--repair")
+    assert "enqueued: 2 missing or stale" in said
+    assert "cannot read the documents of 1 rows" in said
+    harness.once()
+    assert harness.count("store") == ROWS - 1
+    assert [*failures(harness)] == [7]
+
+
+def test_an_error_of_every_read_makes_no_failure(harness: Harness) -> None:
+    fill(harness)
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker()
+    eventually(harness.settled)
+    harness.execute(f"ALTER TABLE {harness.internal('failure')} RENAME COLUMN version TO another")
+    harness.execute("UPDATE articles SET body = 'another' WHERE id = 1")
+    eventually(lambda: "read_failed" in worker.said)
+    harness.execute(f"ALTER TABLE {harness.internal('failure')} RENAME COLUMN another TO version")
+    eventually(harness.settled)
+    assert failures(harness) == {}
+    harness.assert_in_step()
