@@ -147,11 +147,11 @@ class ChangesRead(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutboxCompacted(Event):
-    """Of each key the newest entry was left. removed: entries; left: keys."""
+    """Keys with several entries have one now. removed: entries; appended: in place of them."""
 
     embedding: str
     removed: int
-    left: int
+    appended: int
     seconds: float
 
 

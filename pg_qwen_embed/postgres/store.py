@@ -129,15 +129,15 @@ class Store:
 
     async def compact_outbox(
         self, connection: AsyncConnection, in_flight: set[int], part: int, parts: int
-    ) -> tuple[int, int]:
-        """Delete the entries that have a newer one of their key. Returns how many went, and how many keys are left.
+    ) -> tuple[int, int, int]:
+        """Put one new entry in place of several of a key. Returns how many went, how many came, and the last that came or 0.
 
         in_flight: entries to leave out. part: of the keys, from 0."""
         values = {"in_flight": _seqs(in_flight), "part": part, "parts": parts}
         async with connection.transaction():
             await connection.execute(statement("prepare_compaction"))
             row = await (await connection.execute(self._query("compact_outbox"), values)).fetchone()
-        return (row[0], row[1]) if row else (0, 0)
+        return (row[0], row[1], row[2]) if row else (0, 0, 0)
 
     async def read_snapshot(self, connection: AsyncConnection) -> tuple[int, int]:
         """The xmin of a snapshot older than the next read, and a transaction id newer than the last."""

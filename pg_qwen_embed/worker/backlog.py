@@ -1,7 +1,7 @@
 """The backlog: when the outbox holds so much that it is compacted before it is read on. Pure.
 
 A page of changes finds the repeated changes of its own entries only. In a long outbox most changes of a key lie beyond the
-page, so it is compacted first: of each key the newest entry stays. A compaction reads the whole outbox. It is due again
+page, so it is compacted first: each key gets one entry. A compaction reads the whole outbox. It is due again
 when as much was appended as the last one left, so its cost for an entry has a bound."""
 
 from dataclasses import dataclass

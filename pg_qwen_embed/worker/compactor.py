@@ -1,4 +1,4 @@
-"""The compactor: deletes the outbox entries that have a newer entry of the same key.
+"""The compactor: puts one new entry in place of all entries that a key has in a long outbox.
 
 It runs as a task, on a connection that all pipelines share. The reader calls `begins` before it takes a page, and reads nothing
 while the compactor is active. A compaction that fails is reported, and the outbox is read as it is."""
@@ -55,21 +55,20 @@ class Compactor:
         self._backlog.emptied()
 
     async def _compact(self, oldest: int, newest: int) -> None:
-        began, removed, left = self._runtime.clock(), 0, 0
+        began, removed, appended, last = self._runtime.clock(), 0, 0, newest
         try:
             parts = backlog.parts(newest, oldest)
             for part in range(parts):
                 async with asyncio.timeout(TIMEOUT), self._pool.connection(TIMEOUT) as connection:
-                    gone, kept = await self._store.compact_outbox(connection, self._ledger.seqs, part, parts)
-                removed, left = removed + gone, left + kept
-            self._runtime.events.emit(
-                events.OutboxCompacted(self._store.target.name, removed, left, self._runtime.clock() - began)
-            )
+                    gone, came, end = await self._store.compact_outbox(connection, self._ledger.seqs, part, parts)
+                removed, appended, last = removed + gone, appended + came, max(last, end)
+            seconds = self._runtime.clock() - began
+            self._runtime.events.emit(events.OutboxCompacted(self._store.target.name, removed, appended, seconds))
         except (psycopg.Error, TimeoutError) as error:
             reason = first_line(error) if isinstance(error, psycopg.Error) else "no answer"
             self._runtime.events.emit(events.CompactionFailed(self._store.target.name, reason))
         finally:
-            self._backlog.compacted(newest, removed, left)
+            self._backlog.compacted(last, removed - appended, max(appended, newest - oldest - removed))
             self._ledger.settled_entries += removed
             self._task = None
             self._signals.look()

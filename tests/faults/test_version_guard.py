@@ -275,3 +275,25 @@ def test_keys_can_be_passed_on_from_row_to_row(harness: Harness) -> None:
     harness.once()
     harness.assert_in_step()
     assert harness.count("store") == 3
+
+
+def test_a_leader_that_has_lost_its_place_cannot_settle_what_a_compaction_has_left(harness: Harness) -> None:
+    """It has read the highest entry of a key, and a sequence that was set back gives the next change a lower one."""
+    harness.articles("old")
+    harness.ok("attach", "articles", "--text", "body", "--no-backfill")
+    outbox = harness.internal("outbox")
+    harness.execute(f"SELECT setval(pg_get_serial_sequence('{outbox}', 'seq'), 100)")
+    harness.execute("UPDATE articles SET body = 'older'")
+
+    async def script(slow: ManualWriter, _: ManualWriter) -> None:
+        read = await slow.read()
+        harness.execute(f"SELECT setval(pg_get_serial_sequence('{outbox}', 'seq'), 10)")
+        harness.execute("UPDATE articles SET body = 'newest'")
+        await slow.store.compact_outbox(slow.connection, set(), 0, 1)
+        await slow.write(read)
+
+    two_manual_writers(harness, script)
+    assert harness.count("outbox") == 1
+    harness.once()
+    assert [text for text, _ in harness.vectors()] == ["newest"]
+    harness.assert_in_step()

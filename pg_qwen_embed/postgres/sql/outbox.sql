@@ -36,29 +36,33 @@ SELECT coalesce((SELECT o.seq FROM {outbox} o WHERE o.seq > %(after)s ORDER BY o
        coalesce((SELECT max(o.seq) FROM {outbox} o), 0);
 
 -- name: prepare_compaction
--- Settings of the transaction that compacts an outbox: it reads all of it, so it may scan and hash.
+-- Settings of the transaction that compacts an outbox: it reads all of it, so it may scan and hash. It has its id
+-- before it appends: the low watermark rests on that order.
 SELECT set_config('enable_seqscan', 'on', true), set_config('enable_hashjoin', 'on', true),
-       set_config('work_mem', '64MB', true);
+       set_config('work_mem', '64MB', true), pg_current_xact_id();
 
 -- name: compact_outbox
--- Deletes the entries that have a newer entry of the same key: what is left costs one embedding a key. It compacts
--- one part of the keys, so that no transaction is long.
--- Nothing is lost. The newest entry stays until a read in a later snapshot is written, and whoever sees it sees what
--- the older ones announced: a writer draws its number under the lock of the row, after the writer before it has
--- ended. What is in flight neither goes nor makes others go: its document may be older, and a write that
+-- Puts one new entry in place of all entries of a key, where there are several: what is left costs one embedding a
+-- key. It compacts one part of the keys, so that no transaction is long.
+-- Nothing is lost, whatever order the numbers have. Nobody has read the new entry yet, and whoever reads it sees what
+-- the deleted ones announced: they were committed before this snapshot. What is in flight stays: a write that
 -- acknowledges the same entries could deadlock. A TRUNCATE has no key, and stays.
-WITH newest AS (
-    SELECT {key:e}, max(e.seq) AS seq
+WITH repeated AS (
+    SELECT {key:e}, min(e.changed_at) AS changed_at, min(e.seq) AS first
     FROM {outbox} e
-    WHERE e.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
+    WHERE e.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[])) AND e.k1 IS DISTINCT FROM NULL
       AND (%(parts)s = 1 OR (hashtext(ROW({key:e})::text)::bigint + 2147483648) %% %(parts)s = %(part)s)
     GROUP BY {key:e}
+    HAVING count(*) > 1
 ), deleted AS (
-    DELETE FROM {outbox} o USING newest n
-    WHERE ({key:o}) = ({key:n}) AND o.seq < n.seq AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
+    DELETE FROM {outbox} o USING repeated r
+    WHERE ({key:o}) = ({key:r}) AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     RETURNING 1
+), appended AS (
+    INSERT INTO {outbox} (changed_at, {keys}) SELECT r.changed_at, {key:r} FROM repeated r ORDER BY r.first
+    RETURNING seq
 )
-SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM newest);
+SELECT (SELECT count(*) FROM deleted), count(*), coalesce(max(seq), 0) FROM appended;
 
 -- name: has_work
 -- Part of a UNION over many generations: those whose outbox has an entry, being embedded or not, or that have a
