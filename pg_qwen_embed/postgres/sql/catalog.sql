@@ -102,10 +102,13 @@ WHERE e.name = %(name)s;
 -- name: read_registry
 -- Every embedding with its generations in every state, a row for each generation. `clones` are our triggers in the
 -- partitions; a partition that is attached again gets another one.
--- pg_partition_tree() is not used, because it would wait for the locks of the partitions.
+-- pg_partition_tree() is not used, because it would wait for the locks of the partitions. to_regclass() is used for our
+-- own tables only, because it fails for a role that may not use the schema.
 SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.view,
        CASE WHEN e.source_oid = e.source::oid THEN e.column_numbers END AS column_numbers,
-       CASE WHEN to_regclass(e.source_name)::oid <> e.source::oid THEN e.source_name END AS namesake,
+       CASE WHEN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE ARRAY[n.nspname, c.relname]::text[] = parse_ident(e.source_name)) <> e.source::oid
+            THEN e.source_name END AS namesake,
        g.id, g.state, g.spec, g.partitions, g.check_drift,
        array_remove(ARRAY[CASE WHEN to_regclass(format('_qwen_embed.outbox_%%s', g.id)) IS NULL THEN 'outbox' END,
                           CASE WHEN to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NULL THEN 'store' END,
