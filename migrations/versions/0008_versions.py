@@ -1,5 +1,8 @@
 """Versions come from terms that the registry gives out, not from the outbox's sequence; numbers of entries are not unique.
 
+Chunks get the fingerprint of their own text, so that one that did not change keeps its vector. Chunks that were written
+before have none, and are embedded again with the next change of their row.
+
 A downgrade gives pending entries new numbers, above every version that was written: before, the number was the version."""
 
 import sqlalchemy as sa
@@ -28,8 +31,13 @@ def upgrade() -> None:
             id=id_, outbox=outbox, reads=READS,
         )  # fmt: skip
 
+    for store in _chunked_stores():
+        op.add_column(store, sa.Column("chunk_fingerprint", sa.LargeBinary), schema=SCHEMA)
+
 
 def downgrade() -> None:
+    for store in _chunked_stores():
+        op.drop_column(store, "chunk_fingerprint", schema=SCHEMA)
     for id_, outbox in _outboxes():
         op.execute(f"LOCK TABLE {outbox} IN ACCESS EXCLUSIVE MODE")
         _run(
@@ -54,6 +62,17 @@ def _outboxes() -> list[tuple[int, str]]:
         )
     )
     return [(id_, f"{SCHEMA}.outbox_{id_}") for (id_,) in found]
+
+
+def _chunked_stores() -> list[str]:
+    found = op.get_bind().execute(
+        sa.text("""
+            SELECT c.relname FROM _qwen_embed.generation g
+            JOIN pg_class c ON c.relname = 'store_' || g.id AND c.relnamespace = '_qwen_embed'::regnamespace
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'chunks' AND NOT a.attisdropped
+        """)
+    )
+    return [name for (name,) in found]
 
 
 def _run(statement: str, **values: object) -> None:

@@ -247,16 +247,16 @@ def test_altering_the_source_in_other_ways_does_not_stop_the_worker(harness: Har
         harness.execute(f"UPDATE {table} SET {body} = 'again {n}' WHERE {key} = {n}")
         eventually(lambda n=n: f"again {n}" in harness.server.texts)
         eventually(harness.settled)
-        harness.assert_in_step("body")
+        harness.assert_in_step(body)
     harness.execute("DELETE FROM papers WHERE number = 0")
     harness.execute("UPDATE papers SET number = 100 WHERE number = 1")
     eventually(lambda: harness.settled() and harness.count("store") == 4)
-    harness.assert_in_step("body")
+    harness.assert_in_step("words")
     assert worker.end() == 0
     harness.ok("detach", "articles", "--yes")
     assert [
         name for (name,) in harness.rows("SELECT proname FROM pg_proc WHERE pronamespace = '_qwen_embed'::regnamespace")
-    ] == ["fingerprint"]
+    ] == ["fingerprint", "key_now"]
 
 
 def test_a_source_that_is_dropped_stops_nothing_else_and_can_be_detached(harness: Harness) -> None:

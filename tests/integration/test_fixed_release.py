@@ -35,6 +35,10 @@ DESCRIBED = [
     "price int",
 ]
 MODEL = ["--model", "m", "--dimensions", "8"]
+DISTANCE = """
+CREATE FUNCTION distance(real[], real[]) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT 0.0';
+CREATE OPERATOR <=> (LEFTARG = real[], RIGHTARG = real[], FUNCTION = distance)
+"""
 MIGRATIONS = [  # what Django's and Rails' AddField send, and others that rewrite the table
     "ALTER TABLE articles ADD COLUMN a text NOT NULL DEFAULT 'x'",
     "ALTER TABLE articles ADD COLUMN b timestamptz DEFAULT clock_timestamp()",
@@ -102,10 +106,13 @@ def test_columns_are_added_with_defaults_where_a_parsed_function_may_not_use_a_r
         connection.execute("CREATE SCHEMA IF NOT EXISTS qwen_embed")
         connection.execute(TABLE)
         try:
+            connection.execute(DISTANCE)
             connection.execute(ddl.encode())
             for migration in MIGRATIONS:
                 connection.execute(migration.encode())
             (entries,) = connection.execute("SELECT count(*) FROM _qwen_embed.outbox_1").fetchone() or (0,)
             assert entries == 2
         finally:
-            connection.execute("DROP SCHEMA qwen_embed, _qwen_embed CASCADE; DROP TABLE articles")
+            connection.execute(
+                "DROP SCHEMA qwen_embed, _qwen_embed CASCADE; DROP TABLE articles; DROP FUNCTION distance CASCADE"
+            )

@@ -33,4 +33,4 @@ INSERT INTO qwen_embed_demo.documentation (name, kind, doc) VALUES (%(name)s, %(
 
 -- name: demo_followed
 -- Whether a changed document has its new vector.
-SELECT EXISTS (SELECT FROM qwen_embed.demo WHERE name = %(name)s AND NOT stale);
+SELECT EXISTS (SELECT FROM qwen_embed.demo JOIN qwen_embed_demo.documentation USING (id) WHERE name = %(name)s AND NOT stale);
