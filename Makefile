@@ -17,9 +17,8 @@ RECORD ?=
 ARGS ?=
 
 # Tests in which a worker follows changes: with --polling it hears of none and has to look.
-POLLING := whole_way version_guard
-POLLING_TOO := triggers altered_source chunking failures identity many_embeddings repair transactions truncation view \
-	server_faults worker_life
+POLLING := whole_way version_guard triggers altered_source chunking failures identity many_embeddings repair transactions \
+	truncation view server_faults worker_life
 
 .PHONY: demo unit test test-polling test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
 
@@ -29,12 +28,11 @@ demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 unit: $(VENV)/installed-dev ## what needs no I/O, in five seconds
 	$(RUN) pytest -q tests/unit
 
-test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18, and a part of it without notifications
+test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18
 	$(RUN) pytest $(PARALLEL)
-	$(RUN) pytest $(PARALLEL) --polling $(POLLING:%=tests/*/test_%.py)
 
 test-polling: $(VENV)/installed-dev ## all that follows changes, without notifications
-	$(RUN) pytest $(PARALLEL) --polling $(patsubst %,tests/*/test_%.py,$(POLLING) $(POLLING_TOO))
+	$(RUN) pytest $(PARALLEL) --polling $(POLLING:%=tests/*/test_%.py)
 
 test-sglang: $(VENV)/installed-dev $(SGLANG)/installed ## our client and our server against a real SGLang on the CPU
 	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/contract --timeout 600

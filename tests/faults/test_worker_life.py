@@ -1,6 +1,7 @@
 """The worker's life: start, stop, death, takeover; and what happens to embeddings meanwhile."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -44,7 +45,10 @@ def test_worker_follows_what_is_attached_and_leaves_what_is_detached_while_it_ru
     harness.assert_in_step(name="second")
     eventually(lambda: "left embedding=first" in worker.said)
     assert worker.end() == 0
-    assert "WARNING" not in worker.said
+    warnings = [line for line in worker.said.splitlines() if "WARNING" in line]
+    if "TESTS_POLL" in os.environ:  # it does not hear of a detach, and may read what is gone
+        warnings = [line for line in warnings if "read_failed embedding=first" not in line]
+    assert warnings == []
     assert "Traceback" not in worker.said
 
 
