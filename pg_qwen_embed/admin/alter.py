@@ -61,7 +61,7 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     Nothing is followed meanwhile; the table is locked (ACCESS EXCLUSIVE) until the transaction ends. At the end everything
     is created again, for the columns as they are then. Raises UsageError, also if an embedded column is gone."""
     found = catalog.find(connection, name)
-    if found.problem and found.problem.remedy is Remedy.ATTACH_AGAIN:
+    if found.problem and found.problem.remedy in (Remedy.ATTACH_AGAIN, Remedy.EXTENSION):
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
     before = found.embedding
     connection.execute(statement("lock_source", names_of(before)), {})

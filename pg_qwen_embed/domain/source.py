@@ -69,6 +69,7 @@ class Remedy(StrEnum):
 
     REPAIR = "pg-qwen-embed verify {name} --repair"
     REKEY = "pg-qwen-embed alter {name} --rekey"
+    EXTENSION = "pg-qwen-embed init, and then pg-qwen-embed verify {name} --repair"
     ATTACH_AGAIN = "pg-qwen-embed detach {name}, and attach again"
 
     def advice(self, name: str) -> str:

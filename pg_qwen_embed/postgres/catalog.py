@@ -265,7 +265,7 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
     if not there.issuperset(now.get(name, name) for name in spec.template.columns):
         return Problem(f"a column it embeds was dropped from {table}", Remedy.ATTACH_AGAIN)
     if row["vector_schema"] is None:
-        return Problem("the extension vector was dropped", Remedy.ATTACH_AGAIN)
+        return Problem("the extension vector was dropped", Remedy.EXTENSION)
     if source["is_partition"] or source["has_children"]:
         kin = "a partition of another table" if source["is_partition"] else "the parent of other tables"
         return Problem(f"{table} has become {kin}: triggers miss its rows", Remedy.ATTACH_AGAIN)
@@ -275,7 +275,8 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
     if row["has_former_store"]:
         return Problem("its store is being exchanged for one by another key", Remedy.REKEY)
     missing = _missing(source, row, spec)
-    return Problem(f"its {' and its '.join(missing)} was dropped", Remedy.REPAIR) if missing else None
+    were = "were" if missing[-1:] == ("vectors",) else "was"
+    return Problem(f"its {' and its '.join(missing)} {were} dropped", Remedy.REPAIR) if missing else None
 
 
 def _missing(source: Row | None, row: Row, spec: Spec) -> tuple[str, ...]:

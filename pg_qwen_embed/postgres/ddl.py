@@ -118,6 +118,12 @@ def _store(target: Target) -> Iterator[sql.Composed]:
         yield statement("set_store_storage", names)
 
 
+def _vectors(target: Target) -> Iterator[sql.Composed]:
+    """A store whose vectors went with the extension is made again: what is left of it says that there are vectors."""
+    yield statement("drop_table", table=Names(target).store)
+    yield from _store(target)
+
+
 def _failure(target: Target) -> Iterator[sql.Composed]:
     names = Names(target)
     yield statement("create_failure", names)
@@ -148,6 +154,6 @@ def drop_superseded(target: Target) -> Iterator[sql.Composed]:
 
 
 _PARTS = {
-    "outbox": _outbox, "store": _store, "failure table": _failure, "column of vectors": _source_column,
+    "outbox": _outbox, "store": _store, "vectors": _vectors, "failure table": _failure, "column of vectors": _source_column,
     "document function": document_function,
 }  # fmt: skip

@@ -160,6 +160,27 @@ def test_column_of_vectors_that_was_dropped_is_restored_and_filled(attached: Att
 
 
 @LAYOUTS
+def test_extension_that_was_dropped_and_created_again_costs_the_vectors_and_nothing_else(
+    attached: Attached, layout: list[str]
+) -> None:
+    harness = attached(layout)
+    worker = harness.worker("--poll", "0.2")
+    eventually(lambda: "leader pg_qwen" in harness.ok("status", "articles"))
+    harness.execute("DROP EXTENSION vector CASCADE")
+    assert "the extension vector was dropped; run: pg-qwen-embed init, and then" in harness.ok("status", "articles")
+    harness.execute("INSERT INTO articles (id, title, body) VALUES (3, 'three', 'the application goes on')")
+    harness.execute("CREATE EXTENSION vector")
+    assert "was dropped; run: pg-qwen-embed verify articles --repair" in harness.ok("status", "articles").replace(
+        "were", "was"
+    )
+    assert "restored: the " in harness.ok("verify", "articles", "--repair")
+    eventually(lambda: harness.settled() and harness.drift()[0] == 0)
+    harness.assert_in_step("concat(title, ': ', body)")
+    assert "warning" not in harness.ok("status", "articles")
+    assert worker.popen.poll() is None
+
+
+@LAYOUTS
 def test_primary_key_that_got_wider_is_noticed_and_nothing_wrong_is_written(
     attached: Attached, layout: list[str]
 ) -> None:

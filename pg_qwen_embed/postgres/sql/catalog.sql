@@ -112,6 +112,11 @@ SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_na
        g.id, g.state, g.spec, g.partitions, g.check_drift,
        array_remove(ARRAY[CASE WHEN to_regclass(format('_qwen_embed.outbox_%%s', g.id)) IS NULL THEN 'outbox' END,
                           CASE WHEN to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NULL THEN 'store' END,
+                          CASE WHEN g.spec->>'store' = 'table' AND to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NOT NULL
+                                    AND NOT EXISTS (SELECT FROM pg_attribute a
+                                                    WHERE a.attrelid = to_regclass(format('_qwen_embed.store_%%s', g.id))
+                                                      AND a.attname = 'embedding' AND NOT a.attisdropped)
+                               THEN 'vectors' END,
                           CASE WHEN to_regclass(format('_qwen_embed.failure_%%s', g.id)) IS NULL THEN 'failure table' END,
                           CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.proname = format('document_%%s', g.id)
                                                 AND p.pronamespace = to_regnamespace('_qwen_embed'))
