@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_qwen_embed.admin import restore
-from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, with_lock_retries
+from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
@@ -32,11 +32,10 @@ def run_sql(connection: Connection, name: str, command: str) -> None:
             with suspended(connection, name):
                 _run(connection, command)
 
-    with_lock_retries(
-        work,
-        f"{name}: its table stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was changed: try again when its "
-        "long transaction has ended",
-    )
+    busy = f"{name}: its table stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was changed: try again when its " \
+           "long transaction has ended"  # fmt: skip
+    with _as_owner(name):
+        with_lock_retries(work, busy)
 
 
 def _run(connection: Connection, command: str) -> None:
@@ -60,6 +59,7 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
 
     Nothing is followed meanwhile; the table is locked (ACCESS EXCLUSIVE) until the transaction ends. At the end everything
     is created again, for the columns as they are then. Raises UsageError, also if an embedded column is gone."""
+    lock_embedding(connection, name)
     found = catalog.find(connection, name)
     if found.problem and found.problem.remedy in (Remedy.ATTACH_AGAIN, Remedy.EXTENSION):
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
@@ -165,17 +165,35 @@ def follow_table(connection: Connection, name: str, table: str) -> Rekeyed:
 def _exchange(connection: Connection, name: str, table: QualifiedName | None) -> Rekeyed:
     """table: to be followed, by its primary key; None: the stores are exchanged already."""
     kept = 0
-    if table is not None:
-        busy = f"{name}: its tables stayed locked; nothing was changed: try again later"
-        kept += with_lock_retries(lambda: _exchange_stores(connection, name, table), busy)
-    embedding = catalog.find(connection, name).embedding
-    kept += sum(_copy(connection, Names(target)) for target in embedding.targets)
+    with _as_owner(name):
+        if table is not None:
+            busy = f"{name}: its tables stayed locked; nothing was changed: try again later"
+            kept += with_lock_retries(lambda: _exchange_stores(connection, name, table), busy)
+        embedding = catalog.find(connection, name).embedding
+        try:
+            kept += sum(_copy(connection, Names(target)) for target in embedding.targets)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            advice = Remedy.REKEY.advice(name)
+            raise UsageError(
+                f"{name}: its vectors are not copied yet ({first_line(error)}); {advice}, once more"
+            ) from None
     return Rekeyed(tuple(column.name for column in embedding.source.key), kept)
+
+
+@contextmanager
+def _as_owner(name: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(
+            f"{name}: {first_line(error)}; alter it as the owner of the table and a member of the role that ran attach"
+        ) from None
 
 
 def _exchange_stores(connection: Connection, name: str, table: QualifiedName) -> int:
     with connection.transaction():
         connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+        lock_embedding(connection, name)
         before = catalog.find(connection, name).embedding
         oid, now = catalog.find_source(connection, as_text(identifier(table)))
         if before.source.columns:  # it was not dropped
@@ -238,6 +256,7 @@ def _present(column: Column, now: Source) -> str | None:
 def _copy(connection: Connection, names: Names) -> int:
     """Copy the vectors of the former store, drop it, and let the worker embed the other rows."""
     with connection.transaction():
+        lock_embedding(connection, names.target.name)
         connection.execute(statement("lock_store_exclusive"), {"lock": int(Lock.STORE), "id": names.target.id})
         kept = 0
         if not names.layout.in_source:  # those were copied at once

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg.types.json import Jsonb
 
-from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, with_lock_retries
+from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, View
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
@@ -142,12 +142,13 @@ def described(embedding: Embedding) -> str:
 def detach(connection: Connection, name: str) -> None:
     """Remove everything that attach created; the source stays as it was. All or nothing. Raises UsageError."""
     catalog.require_initialised(connection)
-    embedding = catalog.find(connection, name).embedding
+    catalog.find(connection, name)
 
     def remove() -> None:
         with connection.transaction():
             connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            for command in ddl.detach(embedding):
+            lock_embedding(connection, name)
+            for command in ddl.detach(catalog.find(connection, name).embedding):
                 connection.execute(command, {})
             connection.execute(statement("unregister_embedding"), {"name": name})
             connection.execute(statement("announce_change"))

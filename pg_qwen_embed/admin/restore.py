@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.admin.transaction import LOCK_TIMEOUT, with_lock_retries
+from pg_qwen_embed.admin.transaction import LOCK_TIMEOUT, lock_embedding, with_lock_retries
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Remedy
@@ -84,6 +84,7 @@ def restore(connection: Connection, name: str) -> Restored:
 
 
 def _restore(connection: Connection, name: str) -> Restored:
+    lock_embedding(connection, name)
     found = catalog.find(connection, name)
     embedding, done = found.embedding, Restored()
     if found.problem and found.problem.remedy is not Remedy.REPAIR:

@@ -6,6 +6,9 @@ from typing import TypeVar
 import psycopg
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.postgres.connection import Connection
+from pg_qwen_embed.postgres.locks import Lock
+from pg_qwen_embed.postgres.sql import statement
 
 T = TypeVar("T")
 
@@ -22,3 +25,8 @@ def with_lock_retries(work: Callable[[], T], busy: str) -> T:
             if attempt == ATTEMPTS:
                 raise UsageError(busy) from None
     raise AssertionError("unreachable")
+
+
+def lock_embedding(connection: Connection, name: str) -> None:
+    """Let one command at a time create or drop the objects of an embedding, until the transaction ends."""
+    connection.execute(statement("lock_embedding"), {"lock": int(Lock.OBJECTS), "name": name})

@@ -1,5 +1,9 @@
 -- What `alter` does: the source is altered, or the store is exchanged for one by another key.
 
+-- name: lock_embedding
+-- Lets one command at a time create or drop the objects of an embedding.
+SELECT pg_advisory_xact_lock(%(lock)s, hashtext(%(name)s));
+
 -- name: lock_source
 -- Keeps everyone from the source until the transaction ends: nothing is missed while no trigger follows it.
 LOCK TABLE {source} IN ACCESS EXCLUSIVE MODE;
