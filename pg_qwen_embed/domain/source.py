@@ -70,10 +70,17 @@ class Remedy(StrEnum):
     REPAIR = "pg-qwen-embed verify {name} --repair"
     REKEY = "pg-qwen-embed alter {name} --rekey"
     EXTENSION = "pg-qwen-embed init, and then pg-qwen-embed verify {name} --repair"
+    COLUMN = "pg-qwen-embed verify {name} --repair, once the column is there again; or pg-qwen-embed detach {name}"
+    TABLE = "pg-qwen-embed alter {name} --table TABLE, if another one takes its place; or pg-qwen-embed detach {name}"
     ATTACH_AGAIN = "pg-qwen-embed detach {name}, and attach again"
 
     def advice(self, name: str) -> str:
         return f"run: {self.format(name=name)}"
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the source is there, with what is embedded: only objects of ours are missing, or the key has changed."""
+        return self in (Remedy.REPAIR, Remedy.REKEY)
 
 
 @dataclass(frozen=True, slots=True)

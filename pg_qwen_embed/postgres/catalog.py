@@ -258,12 +258,12 @@ def _state(row: Row, problem: Problem | None, missing: tuple[str, ...]) -> Sourc
 def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
     """Why a generation can no longer follow its source; None while it can."""
     if source is None:
-        return Problem("its table was dropped", Remedy.ATTACH_AGAIN)
+        return Problem("its table was dropped", Remedy.TABLE)
     table = f"{source['schema']}.{source['name']}"
     there = {column["name"] for column in source["columns"]}
     now = dict(_renamed(source, row))
     if not there.issuperset(now.get(name, name) for name in spec.template.columns):
-        return Problem(f"a column it embeds was dropped from {table}", Remedy.ATTACH_AGAIN)
+        return Problem(f"a column it embeds was dropped from {table}", Remedy.COLUMN)
     if row["vector_schema"] is None:
         return Problem("the extension vector was dropped", Remedy.EXTENSION)
     if source["is_partition"] or source["has_children"]:

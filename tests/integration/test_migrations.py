@@ -181,6 +181,39 @@ def test_extension_that_was_dropped_and_created_again_costs_the_vectors_and_noth
 
 
 @LAYOUTS
+def test_column_that_was_dropped_and_added_again_is_followed_after_a_repair(
+    attached: Attached, layout: list[str]
+) -> None:
+    harness = attached(layout)
+    harness.execute("ALTER TABLE articles DROP COLUMN body CASCADE")
+    assert "once the column is there again" in harness.refused("verify", "articles", "--repair")
+    harness.execute("ALTER TABLE articles ADD COLUMN body text")
+    harness.execute("UPDATE articles SET body = 'written again' WHERE id = 1")
+    assert "restored: " in harness.ok("verify", "articles", "--repair")
+    harness.execute("UPDATE articles SET body = 'and changed' WHERE id = 2")
+    harness.once()
+    harness.assert_in_step("concat(title, ': ', body)")
+    assert "warning" not in harness.ok("status", "articles")
+
+
+@LAYOUTS
+def test_table_that_was_dropped_and_made_again_is_followed_and_keeps_the_vectors(
+    attached: Attached, layout: list[str]
+) -> None:
+    harness = attached(layout)
+    harness.execute("CREATE TABLE articles_new (id bigint PRIMARY KEY, body text, title text)")
+    harness.execute("INSERT INTO articles_new SELECT id, body, title FROM articles")
+    harness.execute("DROP TABLE articles CASCADE; ALTER TABLE articles_new RENAME TO articles")
+    kept = 0 if "column" in layout else 2
+    assert f"{kept} rows keep their vectors" in harness.ok("alter", "articles", "--table", "articles")
+    harness.once()
+    harness.execute("INSERT INTO articles VALUES (3, 'third', 'three')")
+    harness.once()
+    harness.assert_in_step("concat(title, ': ', body)")
+    assert "warning" not in harness.ok("status", "articles")
+
+
+@LAYOUTS
 def test_primary_key_that_got_wider_is_noticed_and_nothing_wrong_is_written(
     attached: Attached, layout: list[str]
 ) -> None:
