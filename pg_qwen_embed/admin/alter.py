@@ -61,7 +61,7 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     is created again, for the columns as they are then. Raises UsageError, also if an embedded column is gone."""
     lock_embedding(connection, name)
     found = catalog.find(connection, name)
-    if found.problem and not found.problem.remedy.is_at_hand:
+    if found.problem and not found.problem.remedy.keeps_source:
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
     before = found.embedding
     connection.execute(statement("lock_source", names_of(before)), {})
@@ -88,7 +88,7 @@ def _suspend(connection: Connection, embedding: Embedding) -> None:
 
 def _resume(connection: Connection, name: str) -> None:
     found = catalog.find(connection, name)
-    if found.problem and not found.problem.remedy.is_at_hand:
+    if found.problem and not found.problem.remedy.keeps_source:
         raise UsageError(f"{name}: {found.problem.reason}, so nothing was changed; detach it first")
     changed = found.problem is not None and found.problem.remedy is Remedy.REKEY
     if changed and not found.embedding.source.has_columns(found.embedding.source.key):

@@ -78,7 +78,7 @@ class Remedy(StrEnum):
         return f"run: {self.format(name=name)}"
 
     @property
-    def is_at_hand(self) -> bool:
+    def keeps_source(self) -> bool:
         """Whether the source is there, with what is embedded: only objects of ours are missing, or the key has changed."""
         return self in (Remedy.REPAIR, Remedy.REKEY)
 
