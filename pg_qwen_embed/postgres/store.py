@@ -262,8 +262,15 @@ class Store:
         values = {"id": self.target.id, "partitions": None if partitions is None else sorted(partitions)}
         await connection.execute(statement("note_partitions"), values)
 
-    async def note_drift_checked(self, connection: AsyncConnection) -> None:
-        await connection.execute(statement("note_drift_checked"), {"id": self.target.id})
+    async def read_drift_request(self, connection: AsyncConnection) -> str | None:
+        """The request to compare all rows, for `note_drift_checked`; None if there is none."""
+        row = await (await connection.execute(statement("read_drift_request"), {"id": self.target.id})).fetchone()
+        return row[0] if row else None
+
+    async def note_drift_checked(self, connection: AsyncConnection, request: str | None) -> bool:
+        """Record that this request is done. Returns False if there is another one meanwhile."""
+        values = {"id": self.target.id, "request": request}
+        return await (await connection.execute(statement("note_drift_checked"), values)).fetchone() is not None
 
     async def look_at_index(self, connection: AsyncConnection, *, index_from: int, most: int) -> tuple[Any, ...]:
         """State of the index, whether the worker has built it, whether there are `index_from` vectors, about how many there

@@ -214,10 +214,10 @@ class Life:
         if self.worker.popen.poll() is not None:
             raise WentWrong("the worker ended by itself")
         end = time.monotonic() + PATIENCE
-        while not (self.harness.settled(NAME) and self.harness.drift(NAME)[0] == 0):
+        while not (self.harness.settled(NAME) and self.harness.cli("verify", NAME).exit_code == 0):
             if time.monotonic() > end:
-                status = self.harness.cli("status", NAME).output
-                raise WentWrong(f"it does not come right: {self.harness.drift(NAME)}; {status}")
+                status, found = (self.harness.cli(command, NAME).output for command in ("status", "verify"))
+                raise WentWrong(f"it does not come right: {found}; {status}")
             time.sleep(0.05)
         text = quoted(self.table.text)
         self.harness.assert_in_step(text, NAME)
