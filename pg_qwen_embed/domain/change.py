@@ -26,7 +26,7 @@ class Change(NamedTuple):  # one per row: a dataclass takes three times as long 
     attempts: int = 0  # how often the server has rejected this version
     spans: tuple[Span, ...] = ()  # of its chunks, if the document is divided; each chunk has a vector
     truncated: bool = False  # the vector is of the document's beginning: it is longer than the model takes
-    tids: Sequence[bytes] = ()  # of the entries in the outbox (ctid): a number alone does not identify an entry
+    row_ids: Sequence[bytes] = ()  # of the entries in the outbox: a number alone does not identify an entry
 
 
 def change_of(
@@ -37,17 +37,17 @@ def change_of(
     document: str | None,
     here: bool = True,
     attempts: int = 0,
-    tids: Sequence[bytes] = (),
+    row_ids: Sequence[bytes] = (),
 ) -> Change:
     """A change with the fingerprint of its document.
 
     known: the fingerprint, if `document` is only the beginning of the document. Otherwise it is computed here as the
     function `_qwen_embed.fingerprint` does: the first 16 bytes of the SHA-256; None for a blank document."""
     if known is None and (document is None or not document.strip()):
-        return Change(key, version, seqs, None, "", 0, here, attempts, tids=tids)
+        return Change(key, version, seqs, None, "", 0, here, attempts, row_ids=row_ids)
     encoded = (document or "").encode()
     found = known or fingerprint(encoded)
-    return Change(key, version, seqs, found, document or "", len(encoded), here, attempts, tids=tids)
+    return Change(key, version, seqs, found, document or "", len(encoded), here, attempts, row_ids=row_ids)
 
 
 def fingerprint(encoded: bytes) -> bytes:
@@ -65,6 +65,6 @@ def entries_of(changes: Sequence[Change]) -> list[int]:
     return list(chain.from_iterable([change.seqs for change in changes]))
 
 
-def tids_of(changes: Sequence[Change]) -> list[bytes]:
-    """The tids of those entries, in the same order."""
-    return list(chain.from_iterable([change.tids for change in changes]))
+def row_ids_of(changes: Sequence[Change]) -> list[bytes]:
+    """The row ids of those entries, in the same order."""
+    return list(chain.from_iterable([change.row_ids for change in changes]))

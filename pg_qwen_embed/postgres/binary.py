@@ -15,7 +15,6 @@ from pg_qwen_embed.domain.vectors import Vectors
 BOOL_OID = 16
 INT8_OID = 20
 BYTEA_OID = 17
-TID_OID = 27
 _HEADER = struct.Struct(">iiIii")
 
 
@@ -35,22 +34,13 @@ def bool_array(values: Sequence[bool]) -> bytes:
     return _array(BOOL_OID, elements)
 
 
-def tid_array(values: Sequence[bytes]) -> bytes:
-    """tid[] in binary, from tids as they were received in binary."""
-    return _bytes_array(TID_OID, values)
-
-
 def bytea_array(values: Sequence[bytes]) -> bytes:
     """bytea[] in binary; every element has the same length."""
-    return _bytes_array(BYTEA_OID, values)
-
-
-def _bytes_array(element_oid: int, values: Sequence[bytes]) -> bytes:
     width = len(values[0]) if values else 0
     elements = np.empty(len(values), np.dtype([("length", ">i4"), ("value", f"V{width}")]))
     elements["length"] = width
     elements["value"] = np.frombuffer(b"".join(values), dtype=f"V{width}") if width else b""
-    return _array(element_oid, elements)
+    return _array(BYTEA_OID, elements)
 
 
 def halfvec_array(parts: Sequence[Vectors], halfvec_oid: int) -> bytes:

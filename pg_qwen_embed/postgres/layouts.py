@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from pg_qwen_embed.domain.change import Change, entries_of, fingerprint, tids_of
+from pg_qwen_embed.domain.change import Change, entries_of, fingerprint, row_ids_of
 from pg_qwen_embed.domain.spec import Layout
-from pg_qwen_embed.postgres.binary import bool_array, bytea_array, int8_array, tid_array
+from pg_qwen_embed.postgres.binary import bool_array, bytea_array, int8_array
 from pg_qwen_embed.postgres.connection import BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE
 
@@ -53,7 +53,7 @@ class TableLayout:
         """The outbox entries that the changes settle."""
         return {
             "seqs": BinaryValue(int8_array(entries_of(changes))),
-            "tids": BinaryValue(tid_array(tids_of(changes))),
+            "row_ids": BinaryValue(bytea_array(row_ids_of(changes))),
         }
 
     def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:

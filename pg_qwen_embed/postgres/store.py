@@ -34,7 +34,7 @@ class Page:
     keys did not fit."""
 
     changes: list[Change]
-    source_truncated: list[tuple[Sequence[int], Sequence[bytes]]]  # entries of a TRUNCATE, and their tids
+    source_truncated: list[tuple[Sequence[int], Sequence[bytes]]]  # entries of a TRUNCATE, and their row ids
     end: int
     partial: bool
     full: bool = False
@@ -100,10 +100,10 @@ class Store:
         read = await _fetched(connection, self._query("read_outbox"), values)
         rows = [row for row in read if row[4]]
         self._require_one_row_each([tuple(row[8:]) for row in rows])
-        source_truncated = [(seqs, tids) for _, _, seqs, tids, _, _, _, _, *key in rows if key[0] is None]
+        source_truncated = [(seqs, row_ids) for _, _, seqs, row_ids, _, _, _, _, *key in rows if key[0] is None]
         changes = [
-            change_of(tuple(key), version, seqs, known, document, here, tids=tids)
-            for _, _, seqs, tids, _, known, document, here, *key in rows
+            change_of(tuple(key), version, seqs, known, document, here, row_ids=row_ids)
+            for _, _, seqs, row_ids, _, known, document, here, *key in rows
             if key[0] is not None
         ]
         full, ended_early = len(read) == keys > 0, len(rows) < len(read)
@@ -191,12 +191,12 @@ class Store:
         return await self._undone(await self._locked(connection, "lock_store_exclusive", self._layout.clear, values))
 
     async def clear_source_truncated(
-        self, connection: AsyncConnection, version: int, seqs: Sequence[int], tids: Sequence[bytes]
+        self, connection: AsyncConnection, version: int, seqs: Sequence[int], row_ids: Sequence[bytes]
     ) -> None:
         values = {
             "version": version,
             "seqs": BinaryValue(binary.int8_array(seqs)),
-            "tids": BinaryValue(binary.tid_array(tids)),
+            "row_ids": BinaryValue(binary.bytea_array(row_ids)),
         }
         await self._locked(connection, "lock_store_exclusive", "clear_source_truncated", values)
 
@@ -262,8 +262,15 @@ class Store:
         values = {"id": self.target.id, "partitions": None if partitions is None else sorted(partitions)}
         await connection.execute(statement("note_partitions"), values)
 
-    async def note_drift_checked(self, connection: AsyncConnection) -> None:
-        await connection.execute(statement("note_drift_checked"), {"id": self.target.id})
+    async def read_drift_request(self, connection: AsyncConnection) -> str | None:
+        """The request to compare all rows, for `note_drift_checked`; None if there is none."""
+        row = await (await connection.execute(statement("read_drift_request"), {"id": self.target.id})).fetchone()
+        return row[0] if row else None
+
+    async def note_drift_checked(self, connection: AsyncConnection, request: str | None) -> bool:
+        """Record that this request is done. Returns False if there is another one meanwhile."""
+        values = {"id": self.target.id, "request": request}
+        return await (await connection.execute(statement("note_drift_checked"), values)).fetchone() is not None
 
     async def look_at_index(self, connection: AsyncConnection, *, index_from: int, most: int) -> tuple[Any, ...]:
         """State of the index, whether the worker has built it, whether there are `index_from` vectors, about how many there

@@ -145,10 +145,13 @@ class Maintenance:
         try:
             async with self._pool.connection() as connection:
                 backfill, _ = await pipeline.store.read_backfill_state(connection)
+                request = await pipeline.store.read_drift_request(connection)
             missing = backfill is not BackfillState.NONE
             if await self._repair(pipeline.target, rows=True, missing=missing, orphans=True):
                 async with self._pool.connection() as connection:
-                    await pipeline.store.note_drift_checked(connection)
+                    done = await pipeline.store.note_drift_checked(connection, request)
+                if not done:
+                    self._signals.registry()
         except psycopg.Error as error:
             self._runtime.events.emit(events.VerifyFailed(pipeline.target.name, first_line(error)))
 

@@ -176,9 +176,9 @@ class Reader:
                 return found, unreadable
 
     def _take(self, page: Page, unreadable: str | None) -> bool:
-        for seqs, tids in page.source_truncated:
+        for seqs, row_ids in page.source_truncated:
             self._ledger.seqs.update(seqs)
-            self._to_write.put(SourceTruncated(self._versions.current, seqs, tids))
+            self._to_write.put(SourceTruncated(self._versions.current, seqs, row_ids))
         if unreadable:
             for change in page.changes:
                 self._intake.reject(change, None, unreadable)

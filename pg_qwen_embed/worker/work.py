@@ -73,11 +73,11 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class SourceTruncated:
-    """The source was truncated, as read at this version. seqs, tids: the outbox entries of that."""
+    """The source was truncated, as read at this version. seqs, row_ids: the outbox entries of that."""
 
     version: int
     seqs: Sequence[int]
-    tids: Sequence[bytes]
+    row_ids: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)

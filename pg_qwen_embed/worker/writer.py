@@ -214,8 +214,8 @@ class Writer:
                 self._ledger.settle([change for n, change in enumerate(changes) if n not in undone], None)
                 if undone:
                     self._later(Cleared([changes[n] for n in undone]))
-            case SourceTruncated(version, seqs, tids):
-                await self._store.clear_source_truncated(connection, version, seqs, tids)
+            case SourceTruncated(version, seqs, row_ids):
+                await self._store.clear_source_truncated(connection, version, seqs, row_ids)
                 self._ledger.settle_entries(seqs)
 
     async def _record_failures(self, connection: AsyncConnection, rejected: Sequence[Rejected]) -> None:

@@ -20,7 +20,7 @@ from pg_qwen_embed.domain import version
 from pg_qwen_embed.domain.change import Change
 from pg_qwen_embed.postgres import embedded, migrate
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
-from pg_qwen_embed.postgres.store import Store
+from pg_qwen_embed.postgres.store import Page, Store
 from pg_qwen_embed.worker import reader
 
 LAYOUTS = {"table": [], "column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
@@ -268,7 +268,7 @@ def test_acknowledging_an_entry_leaves_another_of_the_same_number(harness: Harne
                 harness.execute(f"UPDATE {name} SET body = body || ' again' WHERE id = {id_}")
             await write(harness, store, connection, old)
             assert harness.rows(f"SELECT seq, k1 FROM {outbox} ORDER BY k1") == [(7, 1), (7, 2)]
-            await store.clear(connection, [change._replace(seqs=(7,), tids=old[0].tids) for change in old])
+            await store.clear(connection, [change._replace(seqs=(7,), row_ids=old[0].row_ids) for change in old])
             assert harness.count("outbox", name) == 2
 
         harness.execute(NEXT_IS_7, outbox)
@@ -276,6 +276,49 @@ def test_acknowledging_an_entry_leaves_another_of_the_same_number(harness: Harne
     harness.once()
     for layout in LAYOUTS:
         harness.assert_in_step(name=f"articles_{layout}")
+
+
+@layouts
+def test_outbox_that_is_emptied_while_a_change_is_embedded_loses_no_change_after_it(
+    harness: Harness, layout: str
+) -> None:
+    """The entry of the second change has the number and the ctid of the one that is being embedded."""
+    attached(harness, layout)
+    harness.worker()
+    eventually(harness.settled)
+    set_back(harness, "truncated")
+    with harness.server.hold(lambda texts: "held" in texts):
+        for text in ("held", "after it"):
+            harness.execute("UPDATE articles SET body = %s WHERE id = 1", text)
+            assert harness.rows(f"SELECT seq, ctid::text FROM {harness.internal('outbox')}") == [(1, "(0,1)")]
+            if text == "held":
+                eventually(lambda: harness.server.waiting)
+                set_back(harness, "truncated")
+    eventually(harness.settled)
+    harness.assert_in_step()
+
+
+def test_acknowledging_an_entry_leaves_another_of_the_same_number_and_ctid(harness: Harness) -> None:
+    """In each statement that acknowledges."""
+    for layout, options in LAYOUTS.items():
+        name = f"articles_{layout}"
+        harness.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, body text)")
+        harness.execute(f"INSERT INTO {name} VALUES (1, 'one')")
+        harness.ok("attach", name, "--text", "body", *options)
+
+        async def script(store: Store, connection: AsyncConnection, name: str = name) -> None:
+            outbox = harness.internal("outbox", name)
+            _, page = await entries_twice(harness, store, connection, f"UPDATE {name} SET body = body || '.'", outbox)
+            await write(harness, store, connection, page.changes)
+            await store.clear(connection, page.changes)
+            await store.record_failures(connection, page.changes, ["rejected"], [None])
+            assert harness.count("outbox", name) == 1
+            number, page = await entries_twice(harness, store, connection, f"TRUNCATE {name}", outbox)
+            for seqs, row_ids in page.source_truncated:
+                await store.clear_source_truncated(connection, number, seqs, row_ids)
+            assert harness.count("outbox", name) == 1
+
+        played(harness, name, script)
 
 
 def test_busy_worker_notices_a_sequence_that_was_set_back(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
@@ -361,7 +404,7 @@ def test_worker_acknowledges_where_a_publication_has_every_table(harness: Harnes
 
 
 def test_outbox_that_is_rewritten_while_its_changes_are_embedded_keeps_them(harness: Harness) -> None:
-    """VACUUM FULL moves entries to other tids."""
+    """VACUUM FULL moves entries."""
     attached(harness)
     harness.worker()
     eventually(harness.settled)
@@ -383,10 +426,28 @@ def played(harness: Harness, name: str, script: Callable[[Store, AsyncConnection
     asyncio.run(work())
 
 
-async def read(store: Store, connection: AsyncConnection) -> list[Change]:
+async def read_page(store: Store, connection: AsyncConnection) -> tuple[int, Page]:
+    """What is in the outbox, and the version of this read."""
     number = await store.begin_term(connection) * version.READS
     page = await store.read_outbox(connection, version=number, after=0, in_flight=set(), entries=100, keys=100)
-    return page.changes
+    return number, page
+
+
+async def read(store: Store, connection: AsyncConnection) -> list[Change]:
+    return (await read_page(store, connection))[1].changes
+
+
+async def entries_twice(
+    harness: Harness, store: Store, connection: AsyncConnection, change: str, outbox: str
+) -> tuple[int, Page]:
+    """A change is read, the outbox is emptied, and the change is made again. Its entry is where the first one was."""
+    read: list[tuple[int, Page]] = []
+    for _ in range(2):
+        harness.execute(f"TRUNCATE {outbox} RESTART IDENTITY")
+        harness.execute(change)
+        assert harness.rows(f"SELECT seq, ctid::text FROM {outbox}") == [(1, "(0,1)")]
+        read.append(await read_page(store, connection))
+    return read[0]
 
 
 async def write(harness: Harness, store: Store, connection: AsyncConnection, changes: list[Change]) -> None:

@@ -37,8 +37,8 @@ class ManualWriter:
 
     async def read_source_truncated(self) -> SourceTruncated:
         version, page = await self._page()
-        ((seqs, tids),) = page.source_truncated
-        return SourceTruncated(version, seqs, tids)
+        ((seqs, row_ids),) = page.source_truncated
+        return SourceTruncated(version, seqs, row_ids)
 
     async def scan(self) -> list[Change]:
         return (await self.store.read_backfill(self.connection, after=None, rows=100)).changes
@@ -161,7 +161,7 @@ def test_a_slow_truncate_cannot_remove_the_vectors_of_rows_that_came_back(harnes
         late = await slow.read_source_truncated()
         harness.execute("INSERT INTO articles VALUES (1, 'new')")
         await quick.write(await quick.read())
-        await slow.store.clear_source_truncated(slow.connection, late.version, late.seqs, late.tids)
+        await slow.store.clear_source_truncated(slow.connection, late.version, late.seqs, late.row_ids)
 
     two_manual_writers(harness, script)
     assert [text for text, _ in harness.vectors()] == ["new"]

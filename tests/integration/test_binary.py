@@ -47,15 +47,6 @@ def test_booleans_arrive_as_they_were_sent(connection: Connection) -> None:
     check()
 
 
-def test_places_arrive_as_they_were_sent(connection: Connection) -> None:
-    @given(st.lists(st.binary(min_size=6, max_size=6)))
-    def check(values: list[bytes]) -> None:
-        cursor = connection.cursor(binary=True).execute("SELECT %b::tid[]", [BinaryValue(binary.tid_array(values))])
-        assert cursor.fetchone() == (values,)
-
-    check()
-
-
 def test_bytes_arrive_as_they_were_sent(connection: Connection) -> None:
     @given(st.integers(0, 20).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size))))
     def check(values: list[bytes]) -> None:

@@ -3,12 +3,14 @@
 import asyncio
 import re
 import threading
+from typing import Any
 
 import pytest
 from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed.admin import status
 from pg_qwen_embed.domain.version import READS
+from pg_qwen_embed.postgres import drift
 from pg_qwen_embed.postgres.connection import connect_async
 from pg_qwen_embed.postgres.store import Store
 
@@ -188,4 +190,33 @@ def test_orphan_whose_row_comes_back_while_it_is_removed_keeps_its_new_vector(ha
 
         asyncio.run(follow_too_early())
     harness.once()
+    harness.assert_in_step()
+
+
+def test_table_that_is_altered_again_while_its_rows_are_compared_is_compared_again(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    compare, compared = drift.repair, []
+
+    def changed() -> None:
+        harness.bypass("UPDATE articles SET body = upper(body)")
+        harness.execute("UPDATE _qwen_embed.generation SET check_drift = true; NOTIFY qwen_embed, 'registry'")
+
+    async def altered_meanwhile(*arguments: Any, **options: Any) -> drift.Repaired:
+        done = await compare(*arguments, **options)
+        compared.append(done)
+        if len(compared) == 1:
+            await asyncio.to_thread(changed)
+        return done
+
+    monkeypatch.setattr(drift, "repair", altered_meanwhile)
+    with harness.worker_here(poll=0.2):
+        eventually(harness.settled)
+        harness.ok("alter", "articles", "--sql", "SELECT 1")
+        eventually(lambda: len(compared) == 2)
+        eventually(lambda: harness.drift()[0] == 0)
+        eventually(harness.settled)
+    assert {text for text, _ in harness.vectors()} == {"ONE", "TWO"}
     harness.assert_in_step()

@@ -1,29 +1,29 @@
 -- What the worker reads: changed keys from the outbox, and pages of the source for a backfill.
 
 -- name: read_outbox
--- Changed keys after the read position, with the document of the same snapshot. `tid` and number of an entry
--- identify it.
+-- Changed keys after the read position, with the document of the same snapshot. Its number and its row id (ctid and
+-- xmin, in binary) identify an entry.
 -- A full page has keys beyond it: the read position moves to the `first` of its last row only. Sequence numbers
 -- become visible out of order: see "The low watermark" in docs/architecture.md. NOT IN is hashed. It also hides an
 -- entry whose number is in flight for another one; a later read finds that.
 -- A page ends before the documents exceed `size` bytes: the keys that do not fit come without theirs. With `documents`
 -- false no document is read: one of them cannot be.
 WITH entry AS (
-    SELECT o.seq, o.ctid AS tid, {key:o}
+    SELECT o.seq, tidsend(o.ctid) || xidsend(o.xmin) AS row_id, {key:o}
     FROM {outbox} o
     WHERE o.seq > %(after)s AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     ORDER BY o.seq
     LIMIT %(entries)s
 ), changed AS (
-    SELECT {keys}, max(seq) AS last, min(seq) AS first, array_agg(seq) AS seqs, array_agg(tid) AS tids
+    SELECT {keys}, max(seq) AS last, min(seq) AS first, array_agg(seq) AS seqs, array_agg(row_id) AS row_ids
     FROM entry
     GROUP BY {keys}
     ORDER BY first
     LIMIT %(keys)s
 )
-SELECT d.last, d.first, d.seqs, d.tids, {fits:d}, CASE WHEN {fits:d} THEN {known_fingerprint:d} END,
+SELECT d.last, d.first, d.seqs, d.row_ids, {fits:d}, CASE WHEN {fits:d} THEN {known_fingerprint:d} END,
        CASE WHEN {fits:d} THEN {document_text:d} END, d.here, {key_out:d}
-FROM (SELECT c.last, c.first, c.seqs, c.tids, d.document, {row_exists:t} AS here, {key:c},
+FROM (SELECT c.last, c.first, c.seqs, c.row_ids, d.document, {row_exists:t} AS here, {key:c},
              sum({sent_size:d}) OVER (ORDER BY c.first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
       FROM changed c
       LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})

@@ -115,6 +115,11 @@ WHERE e.name = %(name)s AND o.oid IS NOT NULL
 UPDATE _qwen_embed.generation g SET check_drift = true
 FROM _qwen_embed.embedding e WHERE e.id = g.embedding_id AND e.name = %(name)s;
 
+-- name: read_drift_request
+-- Which request to compare all rows is not done yet: the transaction that wrote it last. No row: there is none.
+SELECT xmin::text FROM _qwen_embed.generation WHERE id = %(id)s AND check_drift;
+
 -- name: note_drift_checked
 -- Records that all rows of a generation were compared with their vectors.
-UPDATE _qwen_embed.generation SET check_drift = false WHERE id = %(id)s;
+-- A request that came while they were compared stays: some rows had been compared before the source was altered again.
+UPDATE _qwen_embed.generation SET check_drift = false WHERE id = %(id)s AND xmin::text = %(request)s RETURNING id;

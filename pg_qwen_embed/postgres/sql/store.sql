@@ -3,10 +3,12 @@
 -- store, `f` the failures, `entry` the outbox entries.
 
 -- name: settled
--- The outbox entries of the batch, by number and tid. Part of the statements that acknowledge.
--- A sequence that was set back gives a number twice, and VACUUM FULL moves entries: what does not match stays, and is
--- read again. IS TRUE keeps the tids in a hash table: as a join they would be looked up one by one.
-seq = ANY (%(seqs)s::bigint[]) AND (ctid IN (SELECT unnest(%(tids)s::tid[]))) IS TRUE
+-- The outbox entries of the batch, by number and row id. Part of the statements that acknowledge.
+-- A sequence that was set back gives a number twice, an outbox that was emptied gives a number and a ctid twice, and
+-- VACUUM FULL moves entries: what does not match stays, and is read again. IS TRUE keeps the row ids in a hash table:
+-- as a join they would be looked up one by one.
+seq = ANY (%(seqs)s::bigint[])
+    AND (tidsend(ctid) || xidsend(xmin) IN (SELECT unnest(%(row_ids)s::bytea[]))) IS TRUE
 
 -- name: lock_store_shared
 -- The lock of a write that only adds or replaces vectors. Such writes run side by side, because the version guard
@@ -129,8 +131,9 @@ WITH a AS (
     WHERE n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(tids)s::tid[], %(positions)s::bigint[]) AS entry(seq, tid, position)
-    WHERE o.ctid = entry.tid AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(row_ids)s::bytea[], %(positions)s::bigint[]) AS entry(seq, row_id, position)
+    WHERE o.seq = entry.seq AND tidsend(o.ctid) || xidsend(o.xmin) = entry.row_id
+      AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
@@ -213,8 +216,9 @@ WITH a AS (
     WHERE p.here AND n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
-    USING unnest(%(seqs)s::bigint[], %(tids)s::tid[], %(positions)s::bigint[]) AS entry(seq, tid, position)
-    WHERE o.ctid = entry.tid AND o.seq = entry.seq AND entry.position NOT IN (SELECT position FROM locked)
+    USING unnest(%(seqs)s::bigint[], %(row_ids)s::bytea[], %(positions)s::bigint[]) AS entry(seq, row_id, position)
+    WHERE o.seq = entry.seq AND tidsend(o.ctid) || xidsend(o.xmin) = entry.row_id
+      AND entry.position NOT IN (SELECT position FROM locked)
 )
 SELECT position FROM locked;
 
