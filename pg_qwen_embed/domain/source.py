@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.text_form import TextForm
 
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL would shorten a longer name
 
@@ -33,6 +34,7 @@ class Column:
     base_type: str = ""  # of a domain: its base type, which always accepts NULL
     collation: QualifiedName | None = None  # only if it is not the type's own
     number: int = 0  # attnum, which outlives a renaming; 0: not known
+    form: TextForm = TextForm.AS_IS  # in a document
 
 
 @dataclass(frozen=True, slots=True)

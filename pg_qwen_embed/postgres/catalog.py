@@ -13,6 +13,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import SetupError, UsageError
 from pg_qwen_embed.domain.source import Column, Problem, QualifiedName, Remedy, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
+from pg_qwen_embed.domain.text_form import TextForm, no_text, text_form, text_form_of_array
 from pg_qwen_embed.postgres import leftovers, revision, rights, written
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
@@ -22,10 +23,6 @@ from pg_qwen_embed.postgres.sql import statement
 Row = dict[str, Any]
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
-# Types whose text does not depend on the session's settings: strings, numbers, booleans, enums.
-_STABLE_CATEGORIES = {"S", "N", "B", "E"}
-_STABLE_TYPES = {"uuid", "json", "jsonb", "inet", "cidr", "macaddr", "xml", "citext", "ltree", "hstore", "tsvector"}
-_UNSTABLE_TYPES = {"money"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +116,14 @@ def _objections(row: Row) -> list[tuple[bool, str]]:
 
 
 def check_text_columns(connection: Connection, oid: int, columns: Sequence[str]) -> None:
-    """Raises UsageError for a column that is not there, or whose text depends on the session's settings."""
+    """Raises UsageError for a column that is not there, or whose values have no text of their own."""
     (row,) = _dicts(connection, "describe_sources", tables=[oid])
     known = {column["name"]: column for column in row["columns"]}
     for name in columns:
         if name not in known:
             raise UsageError(f'{row["schema"]}.{row["name"]} has no column "{name}"; it has: {", ".join(known)}')
-        if not _has_stable_text(known[name]):
-            raise UsageError(
-                f'column "{name}" is of type {known[name]["type"]}, whose text depends on settings of the session; '
-                "use a text column, or a generated one made from it"
-            )
+        if _form(known[name]) is TextForm.NONE:
+            raise UsageError(no_text(name, known[name]["type"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +317,8 @@ def _registered_source(source: Row | None, row: Row) -> Source:
 
 def _source(row: Row, key: Sequence[str]) -> Source:
     columns = {
-        c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c), c["number"]) for c in row["columns"]
+        c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c), c["number"], _form(c))
+        for c in row["columns"]
     }
     return Source(
         table=QualifiedName(row["schema"], row["name"]),
@@ -339,11 +334,9 @@ def _collation(column: Row) -> QualifiedName | None:
     return QualifiedName(*column["collation"]) if column["collation"] else None
 
 
-def _has_stable_text(column: Row) -> bool:
-    if column["base"] in _UNSTABLE_TYPES:
-        return False
-    category = column["element"] if column["category"] == "A" else column["category"]
-    return category in _STABLE_CATEGORIES or column["base"] in _STABLE_TYPES
+def _form(column: Row) -> TextForm:
+    leaf = text_form(column["leaf"], category=column["category"], built_in=column["built_in"])
+    return text_form_of_array(leaf) if column["is_array"] else leaf
 
 
 def _dicts(connection: Connection, query: str, **values: object) -> list[Row]:
