@@ -71,6 +71,7 @@ class Remedy(StrEnum):
 
     REPAIR = "pg-qwen-embed verify {name} --repair"
     REKEY = "pg-qwen-embed alter {name} --rekey"
+    REKEY_BY = "pg-qwen-embed alter {name} --rekey --key COLS"
     ATTACH_AGAIN = "pg-qwen-embed detach {name}, and attach again"
 
     def advice(self, name: str) -> str:

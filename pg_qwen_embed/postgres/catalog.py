@@ -14,7 +14,7 @@ from pg_qwen_embed.domain.errors import SetupError, UsageError
 from pg_qwen_embed.domain.source import Column, Problem, QualifiedName, Remedy, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.text_form import TextForm, no_text, text_form, text_form_of_array
-from pg_qwen_embed.postgres import leftovers, revision, rights, written
+from pg_qwen_embed.postgres import keys, leftovers, revision, rights, written
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
@@ -69,8 +69,10 @@ def vector_extension(connection: Connection) -> Extension | None:
     return Extension(row[0]["version"], row[0]["schema"], row[0]["available"]) if row else None
 
 
-def find_source(connection: Connection, table: str) -> tuple[int, Source]:
-    """The oid and description of a table as it is written in SQL. Raises UsageError, with the reason."""
+def find_source(connection: Connection, table: str, key: Sequence[str] = ()) -> tuple[int, Source]:
+    """The oid and description of a table as it is written in SQL. Raises UsageError, with the reason.
+
+    key: the columns that identify a row; none: the primary key."""
     try:
         (oid,) = connection.execute(statement("resolve_table"), {"table": table}).fetchone() or (None,)
     except psycopg.errors.InsufficientPrivilege as error:
@@ -82,13 +84,13 @@ def find_source(connection: Connection, table: str) -> tuple[int, Source]:
         raise UsageError(f"{table}: there is no such table in the database {connection.info.dbname}; write it as in SQL, "
                          'like public.articles or app."Odd Name"')  # fmt: skip
     (row,) = _dicts(connection, "describe_sources", tables=[oid])
-    problem = next((sentence for wrong, sentence in _objections(row) if wrong), None)
+    problem = next((sentence for wrong, sentence in _objections(row, by_primary_key=not key) if wrong), None)
     if problem:
         raise UsageError(f"{table} {problem}")
-    return oid, _source(row, row["key"])
+    return oid, _source(row, keys.chosen(row, key) if key else row["key"])
 
 
-def _objections(row: Row) -> list[tuple[bool, str]]:
+def _objections(row: Row, *, by_primary_key: bool) -> list[tuple[bool, str]]:
     """Why a relation cannot be attached, each reason with what to do about it."""
     return [
         (row["kind"] not in ("r", "p"), f"is {_KINDS.get(row['kind'], 'no table')}; an embedding needs a table"),
@@ -103,13 +105,9 @@ def _objections(row: Row) -> list[tuple[bool, str]]:
             "belongs to PostgreSQL itself; attach a table of yours",
         ),
         (row["schema"] in ("qwen_embed", "_qwen_embed"), "belongs to pg_qwen_embed itself; attach a table of yours"),
+        (by_primary_key and not row["key"], keys.without_primary_key(row)),
         (
-            not row["key"],
-            "has no primary key, and vectors need one to follow rows; "
-            f'run: ALTER TABLE "{row["schema"]}"."{row["name"]}" ADD PRIMARY KEY (...)',
-        ),
-        (
-            row["deferrable"],
+            by_primary_key and row["deferrable"],
             "has a deferrable primary key, so two rows can have one key for a while; make it immediate",
         ),
     ]
@@ -263,9 +261,8 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
     if source["is_partition"] or source["has_children"]:
         kin = "a partition of another table" if source["is_partition"] else "the parent of other tables"
         return Problem(f"{table} has become {kin}: triggers miss its rows", Remedy.ATTACH_AGAIN)
-    if not _is_key(source, [now.get(name, name) for name in row["key"]]):
-        key = f"to ({', '.join(source['key'])})" if source["key"] else "or was dropped"
-        return Problem(f"the primary key of {table} has changed {key}", Remedy.REKEY)
+    if not keys.is_key(source, [now.get(name, name) for name in row["key"]]):
+        return _not_a_key(source, table, row["key"])
     if row["has_former_store"]:
         return Problem("its store is being exchanged for one by another key", Remedy.REKEY)
     missing = _missing(source, row, spec)
@@ -280,12 +277,14 @@ def _missing(source: Row | None, row: Row, spec: Spec) -> tuple[str, ...]:
     return (*row["missing"], *column)
 
 
-def _is_key(source: Row, names: Sequence[str]) -> bool:
-    """Whether these columns identify a row."""
-    numbers = {column["name"]: column["number"] for column in source["columns"]}
-    if not set(names) <= numbers.keys():
-        return False
-    return {numbers[name] for name in names} in [set(key) for key in source["unique_keys"] or ()]
+def _not_a_key(source: Row, table: str, attached: Sequence[str]) -> Problem:
+    """The key of an embedding does not identify a row of its table any more."""
+    if source["key"]:
+        return Problem(f"the primary key of {table} has changed to ({', '.join(source['key'])})", Remedy.REKEY)
+    if keys.keys(source):
+        reason = f"({', '.join(attached)}) does not identify a row of {table} any more, and there is no primary key"
+        return Problem(reason, Remedy.REKEY_BY)
+    return Problem(f"the primary key of {table} has changed or was dropped", Remedy.REKEY)
 
 
 def _renamed(source: Row, row: Row) -> tuple[tuple[str, str], ...]:

@@ -70,6 +70,10 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpe
                    'base_type', CASE WHEN y.typtype = 'd' THEN format_type(r.base, r.modifier) ELSE '' END,
                    'leaf', format_type(r.leaf, NULL), 'category', l.typcategory, 'built_in', r.leaf < 16384,
                    'is_array', r.is_array,
+                   -- From PostgreSQL 18 on the constraint may be there, and not be validated.
+                   'not_null', a.attnotnull AND NOT EXISTS (
+                       SELECT FROM pg_constraint k
+                       WHERE k.conrelid = c.oid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated),
                    'collation', CASE WHEN a.attcollation NOT IN (0, y.typcollation)
                                      THEN json_build_array(cn.nspname, co.collname) END)
                ORDER BY a.attnum)
