@@ -3,7 +3,7 @@
 What pins the embedded columns (triggers, view, document function) is dropped and created again in the transaction of the
 alteration. Afterwards the worker compares all rows with their vectors: those whose document changed are embedded again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -90,7 +90,7 @@ def _resume(connection: Connection, name: str) -> None:
     found = catalog.find(connection, name)
     if found.problem and not found.problem.remedy.keeps_source:
         raise UsageError(f"{name}: {found.problem.reason}, so nothing was changed; detach it first")
-    changed = found.problem is not None and found.problem.remedy is Remedy.REKEY
+    changed = found.problem is not None and found.problem.remedy in (Remedy.REKEY, Remedy.REKEY_BY)
     if changed and not found.embedding.source.has_columns(found.embedding.source.key):
         raise UsageError(f"{name}: a column of its key is gone, so nothing was changed; give the table its new key in the "
                          f"same statement, and run: pg-qwen-embed alter {name} --rekey")  # fmt: skip
@@ -135,40 +135,50 @@ class Rekeyed:
     kept: int
 
 
-def rekey(connection: Connection, name: str) -> Rekeyed:
-    """Follow the primary key that the table has now. Raises UsageError.
+def rekey(connection: Connection, name: str, key: Sequence[str] = ()) -> Rekeyed:
+    """Follow the primary key that the table has now, or another key. Raises UsageError.
 
     A short transaction puts the store aside and creates one by the new key, with triggers and view. Then the vectors of
     documents that rows still have are copied, and the worker embeds the other rows. It can be run again if it was
     interrupted: until then nothing is embedded, and changes are kept in the outbox."""
     found = catalog.find(connection, name)
-    if found.problem is None or found.problem.remedy is not Remedy.REKEY:
-        if found.problem:
-            raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
-        raise UsageError(f"{name} follows the primary key of its table already; nothing was changed")
-    return _exchange(connection, name, None if found.exchanging else found.embedding.source.table)
+    source, problem = found.embedding.source, found.problem
+    if problem and problem.remedy not in (Remedy.REKEY, Remedy.REKEY_BY):
+        raise UsageError(f"{name}: {problem.reason}; {problem.advice(name)}")
+    if found.exchanging:
+        return _exchange(connection, name, None)
+    followed = {column.name for column in source.key}
+    if problem is None:
+        wanted = set(key) or {column.name for column in catalog.source_now(connection, name).key} or followed
+        if wanted == followed:
+            what = f"({', '.join(key)})" if key else "the primary key of its table"
+            raise UsageError(f"{name} follows {what} already; nothing was changed")
+        if not key:
+            raise UsageError(f"{name} follows ({', '.join(c.name for c in source.key)}), which identifies a row; to follow "
+                             f"the primary key add --key {','.join(wanted)}")  # fmt: skip
+    return _exchange(connection, name, source.table, key)
 
 
-def follow_table(connection: Connection, name: str, table: str) -> Rekeyed:
+def follow_table(connection: Connection, name: str, table: str, key: Sequence[str] = ()) -> Rekeyed:
     """Follow another table, which has the template's columns: one that took the place of the first. As `rekey`."""
     found = catalog.find(connection, name)
     if found.exchanging:
         raise UsageError(f"{name}: {found.problem.reason if found.problem else ''}; {Remedy.REKEY.advice(name)}")
-    oid, source = catalog.find_source(connection, table)
+    oid, source = catalog.find_source(connection, table, key)
     if source.table == found.embedding.source.table:
         raise UsageError(f"{name} follows {source.table} already; nothing was changed")
     columns = tuple(dict.fromkeys((*found.embedding.live.spec.template.columns, *found.embedding.view.columns)))
     catalog.check_text_columns(connection, oid, columns)
-    return _exchange(connection, name, source.table)
+    return _exchange(connection, name, source.table, key)
 
 
-def _exchange(connection: Connection, name: str, table: QualifiedName | None) -> Rekeyed:
-    """table: to be followed, by its primary key; None: the stores are exchanged already."""
+def _exchange(connection: Connection, name: str, table: QualifiedName | None, key: Sequence[str] = ()) -> Rekeyed:
+    """table: to be followed, by this key or its primary key; None: the stores are exchanged already."""
     kept = 0
     with _as_owner(name):
         if table is not None:
             busy = f"{name}: its tables stayed locked; nothing was changed: try again later"
-            kept += with_lock_retries(lambda: _exchange_stores(connection, name, table), busy)
+            kept += with_lock_retries(lambda: _exchange_stores(connection, name, table, key), busy)
         embedding = catalog.find(connection, name).embedding
         try:
             kept += sum(_copy(connection, Names(target)) for target in embedding.targets)
@@ -190,12 +200,12 @@ def _as_owner(name: str) -> Iterator[None]:
         ) from None
 
 
-def _exchange_stores(connection: Connection, name: str, table: QualifiedName) -> int:
+def _exchange_stores(connection: Connection, name: str, table: QualifiedName, by: Sequence[str]) -> int:
     with connection.transaction():
         connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
         lock_embedding(connection, name)
         before = catalog.find(connection, name).embedding
-        oid, now = catalog.find_source(connection, as_text(identifier(table)))
+        oid, now = catalog.find_source(connection, as_text(identifier(table)), by)
         if before.source.columns:  # it was not dropped
             connection.execute(statement("lock_source", names_of(before)), {})
         connection.execute(statement("lock_table", table=identifier(table)), {})

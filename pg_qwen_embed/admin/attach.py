@@ -25,7 +25,8 @@ from pg_qwen_embed.postgres.sql import statement
 class Declaration:
     """What to attach. The model and dimensions of the spec were resolved with the server where it answered.
 
-    view_columns: of the source, beyond the key; None: all. view_names: other names for the view's own columns."""
+    key: the columns that identify a row; none: the primary key. view_columns: of the source, beyond the key; None: all.
+    view_names: other names for the view's own columns."""
 
     table: str
     spec: Spec
@@ -35,6 +36,7 @@ class Declaration:
     backfill: bool = True
     view_columns: tuple[str, ...] | None = ()
     view_names: tuple[tuple[str, str], ...] = ()
+    key: tuple[str, ...] = ()
 
 
 def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embedding]:
@@ -42,7 +44,7 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
     catalog.require_initialised(connection)
     spec = declaration.spec
     check_spec(spec)
-    oid, source = catalog.find_source(connection, declaration.table)
+    oid, source = catalog.find_source(connection, declaration.table, declaration.key)
     catalog.check_text_columns(connection, oid, spec.template.columns)
     _check_name_is_free(connection, declaration.name or source.table.name)
     hidden = {row[0] for row in connection.execute(statement("vector_columns"), {"source": oid})}

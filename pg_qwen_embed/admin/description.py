@@ -21,6 +21,7 @@ from typing import Any
 
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Source
+from pg_qwen_embed.domain.text_form import TextForm, no_text
 from pg_qwen_embed.postgres import written
 
 FIRST_GENERATION = 1
@@ -101,18 +102,15 @@ def from_file(file: str) -> Source:
 
 
 def check_text_columns(source: Source, columns: Sequence[str]) -> None:
-    """Raises UsageError for a column that is not described, or whose text depends on the session's settings."""
+    """Raises UsageError for a column that is not described, or whose values have no text of their own."""
     described = {column.name: column for column in source.columns}
     for name in columns:
         if name not in described:
             raise UsageError(
                 f'column "{name}" of {source.table} is not described; described are: {", ".join(described)}'
             )
-        if written.text_depends_on_settings(described[name]):
-            raise UsageError(
-                f'column "{name}" is of type {described[name].type}, whose text depends on settings of the session; '
-                "use a text column, or a generated one made from it"
-            )
+        if described[name].form is TextForm.NONE:
+            raise UsageError(no_text(name, described[name].type))
 
 
 def _from_toml(content: Mapping[str, Any]) -> Source:

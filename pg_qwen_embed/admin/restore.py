@@ -14,6 +14,7 @@ from pg_qwen_embed.admin.transaction import LOCK_TIMEOUT, lock_embedding, with_l
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Remedy
+from pg_qwen_embed.domain.text_form import TextForm
 from pg_qwen_embed.postgres import catalog, ddl
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.names import PUBLIC_SCHEMA, names_of
@@ -27,6 +28,7 @@ class Interface:
 
     broken: tuple[str, ...]
     superseded: bool  # it calls functions of release 0.1, which take a whole row
+    old_texts: bool  # its document function writes values as the session is set to
 
 
 def look_at_interface(connection: Connection, embedding: Embedding) -> Interface:
@@ -40,7 +42,8 @@ def look_at_interface(connection: Connection, embedding: Embedding) -> Interface
     broken += [f"the function {public}"] if row["search_body"] != body and not row["superseded"] else []
     if body and not row["distance_function"] and not row["superseded"]:
         broken.append(f"the function {PUBLIC_SCHEMA}.distance_{embedding.live.id}")
-    return Interface(tuple(broken), row["superseded"])
+    by_function = any(column.form is TextForm.BY_FUNCTION for column in names.embedded)
+    return Interface(tuple(broken), row["superseded"], by_function and not row["calls_text_of"])
 
 
 def broken_triggers(connection: Connection, target: Target) -> int:
@@ -51,6 +54,8 @@ def broken_triggers(connection: Connection, target: Target) -> int:
         "bodies": [trigger.body(target) for trigger in expected],
         "whatever_columns": [not trigger.columns(target) for trigger in expected],
         "by_row": [trigger.by_row for trigger in expected],
+        "columns_compared": [trigger.condition(target)[0] for trigger in expected],
+        "rows_compared": [trigger.condition(target)[1] for trigger in expected],
     }
     query = statement("count_triggers", names_of(target.embedding))
     (whole,) = connection.execute(query, values).fetchone() or (0,)
@@ -115,6 +120,10 @@ def _restore_tables(connection: Connection, target: Target, missing: tuple[str, 
 
 def _restore_interface(connection: Connection, embedding: Embedding, done: Restored) -> None:
     found = look_at_interface(connection, embedding)
+    if found.old_texts and not found.superseded:
+        for target in embedding.targets:
+            _run(connection, ddl.document_function(target))
+        done.parts.append("the document function")
     if not found.broken and not found.superseded:
         return
     for target in embedding.targets if found.superseded else ():

@@ -109,6 +109,11 @@ class DeclarationOptions:
         )
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The names of columns, with commas between them."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
     """Give a command these options, which it gets as one argument, `options`."""
 
@@ -150,7 +155,7 @@ def _view_columns(text: str) -> tuple[str, ...] | None:
     """None: all."""
     if text == "all":
         return None
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    return names(text)
 
 
 def _view_name(text: str) -> tuple[str, str]:

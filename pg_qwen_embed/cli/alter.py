@@ -1,8 +1,11 @@
 """`alter`: parses; admin/alter.py alters the table, or exchanges the store."""
 
+from functools import partial
+
 import click
 
 from pg_qwen_embed.admin import alter as altering
+from pg_qwen_embed.cli._declaration import names
 from pg_qwen_embed.cli._options import with_settings
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.postgres.connection import connect
@@ -13,9 +16,15 @@ from pg_qwen_embed.settings import Settings
 @click.argument("name")
 @click.option("--sql", "command", metavar="SQL", help="Run ALTER TABLE on an embedded column, or several statements.")
 @click.option("--rekey", is_flag=True, help="Follow the primary key that the table has now.")
+@click.option(
+    "--key",
+    default="",
+    metavar="COLS",
+    help="With --rekey or --table: another key, 'tenant,id': NOT NULL columns with a unique index.",
+)
 @click.option("--table", metavar="TABLE", help="Follow another table, which took the place of the one followed.")
 @with_settings("database_url")
-def alter(settings: Settings, name: str, command: str | None, rekey: bool, table: str | None) -> None:
+def alter(settings: Settings, name: str, command: str | None, rekey: bool, key: str, table: str | None) -> None:
     """Alter the table of the embedding NAME where the embedding would be in the way. Vectors and grants are kept.
 
     With --sql, what depends on the embedded columns is dropped and created again in the transaction of SQL. Run it as the
@@ -23,12 +32,15 @@ def alter(settings: Settings, name: str, command: str | None, rekey: bool, table
     """
     if sum((command is not None, rekey, table is not None)) != 1:
         raise UsageError("say what to alter: either --sql 'ALTER TABLE ...', or --rekey, or --table TABLE")
+    if key and command is not None:
+        raise UsageError("--key is for --rekey or --table; leave it out")
     with connect(settings.database_url, "pg_qwen_embed alter") as connection:
         if command is not None:
             altering.run_sql(connection, name, command)
             click.echo(f"{name}: altered; the worker compares all rows, and embeds those whose document changed")
             return
-        done = altering.rekey(connection, name) if rekey else altering.follow_table(connection, name, table or "")
+        follow = altering.rekey if rekey else partial(altering.follow_table, table=table or "")
+        done = follow(connection, name, key=names(key))
     click.echo(
         f"{name}: follows ({', '.join(done.key)}); {done.kept:,} rows keep their vectors, the worker embeds the others"
     )

@@ -23,7 +23,7 @@ PURPOSE = "pg_qwen_embed sql"
 _DESCRIPTION = (
     click.argument("table", required=False),
     click.option("--key", "keys", multiple=True, metavar="'NAME TYPE'",
-                 help="Describe TABLE: a column of the primary key, in its order."),
+                 help="Describe TABLE: a column of its key, in the order of the unique index."),
     click.option("--columns", "described_columns", multiple=True, metavar="'NAME TYPE'",
                  help="Describe TABLE: another column. Repeat it for all columns, in their order."),
     click.option("--partitioned", is_flag=True, help="Describe TABLE: it is partitioned."),

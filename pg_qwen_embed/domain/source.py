@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.text_form import TextForm
 
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL would shorten a longer name
 
@@ -33,6 +34,7 @@ class Column:
     base_type: str = ""  # of a domain: its base type, which always accepts NULL
     collation: QualifiedName | None = None  # only if it is not the type's own
     number: int = 0  # attnum, which outlives a renaming; 0: not known
+    form: TextForm = TextForm.AS_IS  # in a document
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Remedy(StrEnum):
 
     REPAIR = "pg-qwen-embed verify {name} --repair"
     REKEY = "pg-qwen-embed alter {name} --rekey"
+    REKEY_BY = "pg-qwen-embed alter {name} --rekey --key COLS"
     EXTENSION = "pg-qwen-embed init, and then pg-qwen-embed verify {name} --repair"
     COLUMN = "pg-qwen-embed verify {name} --repair, once the column is there again; or pg-qwen-embed detach {name}"
     TABLE = "pg-qwen-embed alter {name} --table TABLE, if another one takes its place; or pg-qwen-embed detach {name}"
@@ -80,7 +83,7 @@ class Remedy(StrEnum):
     @property
     def keeps_source(self) -> bool:
         """Whether the source is there, with what is embedded: only objects of ours are missing, or the key has changed."""
-        return self in (Remedy.REPAIR, Remedy.REKEY)
+        return self in (Remedy.REPAIR, Remedy.REKEY, Remedy.REKEY_BY)
 
 
 @dataclass(frozen=True, slots=True)

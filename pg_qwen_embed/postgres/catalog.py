@@ -13,7 +13,8 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import SetupError, UsageError
 from pg_qwen_embed.domain.source import Column, Problem, QualifiedName, Remedy, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
-from pg_qwen_embed.postgres import leftovers, revision, rights, written
+from pg_qwen_embed.domain.text_form import TextForm, no_text, text_form, text_form_of_array
+from pg_qwen_embed.postgres import keys, leftovers, revision, rights, written
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
@@ -22,10 +23,6 @@ from pg_qwen_embed.postgres.sql import statement
 Row = dict[str, Any]
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index"}
-# Types whose text does not depend on the session's settings: strings, numbers, booleans, enums.
-_STABLE_CATEGORIES = {"S", "N", "B", "E"}
-_STABLE_TYPES = {"uuid", "json", "jsonb", "inet", "cidr", "macaddr", "xml", "citext", "ltree", "hstore", "tsvector"}
-_UNSTABLE_TYPES = {"money"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +69,10 @@ def vector_extension(connection: Connection) -> Extension | None:
     return Extension(row[0]["version"], row[0]["schema"], row[0]["available"]) if row else None
 
 
-def find_source(connection: Connection, table: str) -> tuple[int, Source]:
-    """The oid and description of a table as it is written in SQL. Raises UsageError, with the reason."""
+def find_source(connection: Connection, table: str, key: Sequence[str] = ()) -> tuple[int, Source]:
+    """The oid and description of a table as it is written in SQL. Raises UsageError, with the reason.
+
+    key: the columns that identify a row; none: the primary key."""
     try:
         (oid,) = connection.execute(statement("resolve_table"), {"table": table}).fetchone() or (None,)
     except psycopg.errors.InsufficientPrivilege as error:
@@ -85,13 +84,13 @@ def find_source(connection: Connection, table: str) -> tuple[int, Source]:
         raise UsageError(f"{table}: there is no such table in the database {connection.info.dbname}; write it as in SQL, "
                          'like public.articles or app."Odd Name"')  # fmt: skip
     (row,) = _dicts(connection, "describe_sources", tables=[oid])
-    problem = next((sentence for wrong, sentence in _objections(row) if wrong), None)
+    problem = next((sentence for wrong, sentence in _objections(row, by_primary_key=not key) if wrong), None)
     if problem:
         raise UsageError(f"{table} {problem}")
-    return oid, _source(row, row["key"])
+    return oid, _source(row, keys.chosen(row, key) if key else row["key"])
 
 
-def _objections(row: Row) -> list[tuple[bool, str]]:
+def _objections(row: Row, *, by_primary_key: bool) -> list[tuple[bool, str]]:
     """Why a relation cannot be attached, each reason with what to do about it."""
     return [
         (row["kind"] not in ("r", "p"), f"is {_KINDS.get(row['kind'], 'no table')}; an embedding needs a table"),
@@ -106,30 +105,23 @@ def _objections(row: Row) -> list[tuple[bool, str]]:
             "belongs to PostgreSQL itself; attach a table of yours",
         ),
         (row["schema"] in ("qwen_embed", "_qwen_embed"), "belongs to pg_qwen_embed itself; attach a table of yours"),
+        (by_primary_key and not row["key"], keys.without_primary_key(row)),
         (
-            not row["key"],
-            "has no primary key, and vectors need one to follow rows; "
-            f'run: ALTER TABLE "{row["schema"]}"."{row["name"]}" ADD PRIMARY KEY (...)',
-        ),
-        (
-            row["deferrable"],
+            by_primary_key and row["deferrable"],
             "has a deferrable primary key, so two rows can have one key for a while; make it immediate",
         ),
     ]
 
 
 def check_text_columns(connection: Connection, oid: int, columns: Sequence[str]) -> None:
-    """Raises UsageError for a column that is not there, or whose text depends on the session's settings."""
+    """Raises UsageError for a column that is not there, or whose values have no text of their own."""
     (row,) = _dicts(connection, "describe_sources", tables=[oid])
     known = {column["name"]: column for column in row["columns"]}
     for name in columns:
         if name not in known:
             raise UsageError(f'{row["schema"]}.{row["name"]} has no column "{name}"; it has: {", ".join(known)}')
-        if not _has_stable_text(known[name]):
-            raise UsageError(
-                f'column "{name}" is of type {known[name]["type"]}, whose text depends on settings of the session; '
-                "use a text column, or a generated one made from it"
-            )
+        if _form(known[name]) is TextForm.NONE:
+            raise UsageError(no_text(name, known[name]["type"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +261,8 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
     if source["is_partition"] or source["has_children"]:
         kin = "a partition of another table" if source["is_partition"] else "the parent of other tables"
         return Problem(f"{table} has become {kin}: triggers miss its rows", Remedy.ATTACH_AGAIN)
-    if not _is_key(source, [now.get(name, name) for name in row["key"]]):
-        key = f"to ({', '.join(source['key'])})" if source["key"] else "or was dropped"
-        return Problem(f"the primary key of {table} has changed {key}", Remedy.REKEY)
+    if not keys.is_key(source, [now.get(name, name) for name in row["key"]]):
+        return _not_a_key(source, table, row["key"])
     if row["has_former_store"]:
         return Problem("its store is being exchanged for one by another key", Remedy.REKEY)
     missing = _missing(source, row, spec)
@@ -287,12 +278,14 @@ def _missing(source: Row | None, row: Row, spec: Spec) -> tuple[str, ...]:
     return (*row["missing"], *column)
 
 
-def _is_key(source: Row, names: Sequence[str]) -> bool:
-    """Whether these columns identify a row."""
-    numbers = {column["name"]: column["number"] for column in source["columns"]}
-    if not set(names) <= numbers.keys():
-        return False
-    return {numbers[name] for name in names} in [set(key) for key in source["unique_keys"] or ()]
+def _not_a_key(source: Row, table: str, attached: Sequence[str]) -> Problem:
+    """The key of an embedding does not identify a row of its table any more."""
+    if source["key"]:
+        return Problem(f"the primary key of {table} has changed to ({', '.join(source['key'])})", Remedy.REKEY)
+    if keys.keys(source):
+        reason = f"({', '.join(attached)}) does not identify a row of {table} any more, and there is no primary key"
+        return Problem(reason, Remedy.REKEY_BY)
+    return Problem(f"the primary key of {table} has changed or was dropped", Remedy.REKEY)
 
 
 def _renamed(source: Row, row: Row) -> tuple[tuple[str, str], ...]:
@@ -324,7 +317,8 @@ def _registered_source(source: Row | None, row: Row) -> Source:
 
 def _source(row: Row, key: Sequence[str]) -> Source:
     columns = {
-        c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c), c["number"]) for c in row["columns"]
+        c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c), c["number"], _form(c))
+        for c in row["columns"]
     }
     return Source(
         table=QualifiedName(row["schema"], row["name"]),
@@ -340,11 +334,9 @@ def _collation(column: Row) -> QualifiedName | None:
     return QualifiedName(*column["collation"]) if column["collation"] else None
 
 
-def _has_stable_text(column: Row) -> bool:
-    if column["base"] in _UNSTABLE_TYPES:
-        return False
-    category = column["element"] if column["category"] == "A" else column["category"]
-    return category in _STABLE_CATEGORIES or column["base"] in _STABLE_TYPES
+def _form(column: Row) -> TextForm:
+    leaf = text_form(column["leaf"], category=column["category"], built_in=column["built_in"])
+    return text_form_of_array(leaf) if column["is_array"] else leaf
 
 
 def _dicts(connection: Connection, query: str, **values: object) -> list[Row]:

@@ -1,11 +1,12 @@
 """SQL expressions over a source's columns: its document, whether it changed, and keys in and out. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from psycopg import sql
 
 from pg_qwen_embed.domain.source import Column, Source
 from pg_qwen_embed.domain.template import Placeholder, Template
+from pg_qwen_embed.domain.text_form import TextForm
 
 TRUE = sql.SQL("true")
 _INTEGERS = {"smallint", "integer", "bigint"}
@@ -14,8 +15,11 @@ _COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
 _COMPARED_AS_KEYS = {
     *_COMPARED_AS_THEY_ARE, "numeric", "real", "double precision", "date", "timestamp", "timestamp with time zone",
     "timestamp without time zone", "time", "time with time zone", "time without time zone", "interval", "inet", "cidr", "bytea",
+    "text", "character varying",
 }  # fmt: skip
 _TEXT = ("text", "character varying")
+_AS_TEXTS = {*_COMPARED_AS_THEY_ARE, *_TEXT}
+_ISO = "pg_catalog.json_extract_path_text(pg_catalog.to_json({}), VARIADIC '{{}}'::text[])"
 
 
 def joined(pieces: Iterable[sql.Composable]) -> sql.Composed:
@@ -29,50 +33,102 @@ def is_integer(column: Column) -> bool:
 
 def document(template: Template, source: Source) -> sql.Composable:
     """The template as one SQL expression over parameters called like its columns; NULL when all are NULL."""
-    types = {column.name: column.type for column in source.columns}
-    parameters = {name: sql.Identifier(name) for name in template.columns}
+    columns = {column.name: column for column in source.columns}
+    texts = {name: _text(columns[name]) for name in template.columns}
     if template.separator is not None and len(template.parts) > 1:
-        return sql.SQL("concat_ws({}, {})").format(sql.Literal(template.separator), joined(parameters.values()))
+        return sql.SQL("concat_ws({}, {})").format(sql.Literal(template.separator), joined(texts.values()))
     if len(template.parts) == 1:
-        (name,) = template.columns
-        return parameters[name] if types.get(name) == "text" else sql.SQL("{}::text").format(parameters[name])
-    pieces = (parameters[p.column] if isinstance(p, Placeholder) else sql.Literal(p) for p in template.parts)
+        (column,) = (columns[name] for name in template.columns)
+        is_text = column.form is not TextForm.AS_IS or column.type == "text"
+        return texts[column.name] if is_text else sql.SQL("{}::text").format(texts[column.name])
+    pieces = (texts[p.column] if isinstance(p, Placeholder) else sql.Literal(p) for p in template.parts)
     return sql.SQL("CASE WHEN num_nonnulls({}) > 0 THEN concat({}) END").format(
-        joined(parameters.values()), joined(pieces)
+        joined(map(sql.Identifier, texts)), joined(pieces)
     )
+
+
+def document_parameter(column: Column) -> sql.SQL:
+    """The type of a column as a parameter of the document function."""
+    return sql.SQL("text") if column.form is TextForm.PASSED else _type(column)
+
+
+def document_argument(alias: str, column: Column) -> sql.Composable:
+    """A column of the source as an argument of the document function."""
+    value = sql.Identifier(alias, column.name)
+    return sql.SQL("_qwen_embed.text_of({})").format(value) if column.form is TextForm.PASSED else value
+
+
+def _text(column: Column) -> sql.Composable:
+    """A parameter of the document function as it stands in the document, whatever the session is set to.
+
+    to_json() writes ISO 8601 in every session; only the time zone it takes from there."""
+    value: sql.Composable = sql.Identifier(column.name)
+    if column.base_type and column.form not in (TextForm.AS_IS, TextForm.PASSED):
+        value = sql.SQL("{}::{}").format(value, _base_type(column))
+    match column.form:
+        case TextForm.DATE | TextForm.TIMESTAMP:
+            return sql.SQL(_ISO).format(value)
+        case TextForm.INSTANT:
+            in_utc = sql.SQL(_ISO).format(sql.SQL("pg_catalog.timezone('UTC', {})").format(value))
+            return sql.SQL(
+                "CASE WHEN pg_catalog.isfinite({v}) THEN pg_catalog.replace(pg_catalog.concat({iso}, 'Z'), ' BCZ', 'Z BC') "
+                "ELSE {v}::text END"
+            ).format(v=value, iso=in_utc)
+        case TextForm.BYTES:
+            hexadecimal = sql.SQL("pg_catalog.encode({}, 'hex')").format(value)
+            return sql.SQL("CASE WHEN {} IS NOT NULL THEN pg_catalog.concat({}, {}) END").format(
+                value, sql.Literal("\\x"), hexadecimal
+            )
+        case TextForm.BY_FUNCTION:
+            return sql.SQL("_qwen_embed.text_of({})").format(value)
+    return value
 
 
 def changed(columns: Iterable[Column]) -> sql.Composable:
     """Whether OLD and NEW differ in one of these columns, byte for byte: equal under a collation, or as citext or
     numeric, is not the same text."""
-    return sql.SQL(" OR ").join(
-        sql.SQL("{} IS DISTINCT FROM {}").format(_comparable("old", c), _comparable("new", c)) for c in columns
-    )
+    return _differ(columns, _AS_TEXTS)
 
 
 def key_changed(key: Iterable[Column]) -> sql.Composable:
     """Whether OLD and NEW differ in a key column.
 
     IS DISTINCT FROM cannot name its operator, and a dump is restored with an empty search_path. So a type that is not
-    PostgreSQL's own is compared as text: at worst a key counts as changed that is written in another way."""
-    return sql.SQL(" OR ").join(
-        sql.SQL("{} IS DISTINCT FROM {}").format(*(_key_comparable(row, column) for row in ("old", "new")))
-        for column in key
-    )
+    PostgreSQL's own is compared byte for byte: at worst a key counts as changed that is written in another way."""
+    return _differ(key, _COMPARED_AS_KEYS)
 
 
-def _key_comparable(row: str, column: Column) -> sql.Composable:
-    own = column.type.partition("(")[0] in _COMPARED_AS_KEYS
-    return sql.Identifier(row, column.name) if own else _comparable(row, column)
+def comparisons(columns: Iterable[Column], *, key: bool) -> tuple[int, int]:
+    """How many comparisons of single columns such a condition has, and how many of the other columns together."""
+    plain, others = _divided(columns, _COMPARED_AS_KEYS if key else _AS_TEXTS)
+    return len(plain), bool(others)
+
+
+def _differ(columns: Iterable[Column], as_they_are: Collection[str]) -> sql.Composable:
+    """The condition. Types that have no operator of PostgreSQL's own for it are compared by the bytes of their rows.
+
+    record_image_ne() makes no text, which can be longer than 1 GB, and calls nothing of the type. It is written as a
+    function: ROW(..) *<> ROW(..) would look for the operator of each column."""
+    plain, others = _divided(columns, as_they_are)
+    single = [sql.SQL("{} IS DISTINCT FROM {}").format(_comparable("old", c), _comparable("new", c)) for c in plain]
+    rows = [sql.SQL("ROW({})").format(joined(sql.Identifier(row, c.name) for c in others)) for row in ("old", "new")]
+    together = [sql.SQL("pg_catalog.record_image_ne({}, {})").format(*rows)] if others else []
+    return sql.SQL(" OR ").join([*single, *together])
+
+
+def _divided(columns: Iterable[Column], as_they_are: Collection[str]) -> tuple[list[Column], list[Column]]:
+    """The columns that are compared as they are, and the others."""
+    plain: list[Column] = []
+    others: list[Column] = []
+    for column in columns:
+        known = column.type.partition("(")[0] in as_they_are and not column.type.endswith("]")
+        (plain if known else others).append(column)
+    return plain, others
 
 
 def _comparable(row: str, column: Column) -> sql.Composable:
     value = sql.Identifier(row, column.name)
-    if column.type in _COMPARED_AS_THEY_ARE:
-        return value
-    if column.type.startswith(_TEXT) and not column.type.endswith("[]"):
-        return sql.SQL('{} COLLATE "C"').format(value)
-    return sql.SQL('{}::text COLLATE "C"').format(value)
+    return sql.SQL('{} COLLATE "C"').format(value) if column.type.startswith(_TEXT) else value
 
 
 def update_of(names: Sequence[str]) -> sql.Composable:

@@ -208,21 +208,23 @@ class Names(_Keys):
 
     def document(self, alias: str) -> sql.Composable:
         """The document of a row of the source."""
-        columns = (sql.Identifier(alias, name) for name in self.target.template.columns)
-        return sql.SQL("{}({})").format(self.document_function, joined(columns))
+        arguments = (expressions.document_argument(alias, column) for column in self.embedded)
+        return sql.SQL("{}({})").format(self.document_function, joined(arguments))
 
     @property
     def document_parameters(self) -> sql.Composed:
         """`"title" text, "body" text`: of the document function, which is never given a whole row."""
-        return joined(sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(c.type)) for c in self._embedded)
+        return joined(
+            sql.SQL("{} {}").format(sql.Identifier(c.name), expressions.document_parameter(c)) for c in self.embedded
+        )
 
     @property
     def document_types(self) -> sql.Composed:
         """`text, text`: what tells the document function from another of its name."""
-        return joined(sql.SQL(column.type) for column in self._embedded)
+        return joined(map(expressions.document_parameter, self.embedded))
 
     @property
-    def _embedded(self) -> list[Column]:
+    def embedded(self) -> list[Column]:
         """The columns of the template, in its order."""
         by_name = {column.name: column for column in self.target.source.columns}
         return [by_name[name] for name in self.target.template.columns]
@@ -328,7 +330,7 @@ class Names(_Keys):
 
     @property
     def text_changed(self) -> sql.Composable:
-        return expressions.changed(self._embedded)
+        return expressions.changed(self.embedded)
 
     @property
     def key_changed(self) -> sql.Composable:

@@ -81,6 +81,12 @@ class Trigger:
             return tuple(column.name for column in source.key)
         return target.template.columns
 
+    def condition(self, target: Target) -> tuple[int, int]:
+        """How many comparisons of single columns its condition has, and how many of rows; none: there is no condition."""
+        if self.event == "update":
+            return expressions.comparisons(Names(target).embedded, key=False)
+        return expressions.comparisons(target.source.key if self.event == "key_change" else (), key=True)
+
     def _own(self, target: Target) -> dict[str, sql.Composable]:
         return {
             "function": sql.Identifier(INTERNAL_SCHEMA, f"follow_{self.event}_{target.id}"),

@@ -8,6 +8,7 @@ import string
 
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, check_name
+from pg_qwen_embed.domain.text_form import TextForm, text_form, text_form_of_array
 
 DEFAULT_SCHEMA = "public"
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -34,12 +35,6 @@ _BUILT_IN = {
 }  # fmt: skip
 _BUILT_IN |= {name: name for name in (*_BUILT_IN.values(), "double precision")}
 _LENGTH_ONE = {"character", "bit"}  # without a length
-
-# Built-in types whose text depends on settings of the session. Of other types only the catalog knows.
-_TEXT_BY_SETTINGS = {
-    "timestamp without time zone", "timestamp with time zone", "time without time zone", "time with time zone", "date",
-    "interval", "bytea", "money",
-}  # fmt: skip
 
 
 def table(text: str) -> QualifiedName:
@@ -68,7 +63,8 @@ def column_of(name: str, text: str) -> Column:
         raise UsageError(f'column "{name}": {text!r} is not a valid type in SQL')
     collation = found["collation"] and QualifiedName(*(["pg_catalog", *_parts(found["collation"])][-2:]))
     base = type_(name, found["base"]) if found["base"] else ""
-    return Column(name, type_(name, found["type"]), base, collation or None)
+    type_of_column = type_(name, found["type"])
+    return Column(name, type_of_column, base, collation or None, form=_form(base or type_of_column))
 
 
 def type_(column_name: str, text: str) -> str:
@@ -84,10 +80,10 @@ def type_(column_name: str, text: str) -> str:
     return f"{head}{modifiers}{zone}{rest}{'[]' if found['array'] else ''}"
 
 
-def text_depends_on_settings(column: Column) -> bool:
-    """Whether it is known of a column that its text depends on settings of the session."""
-    written = (column.base_type or column.type).removesuffix("[]")
-    return re.sub(r"\([^()]*\)", "", written) in _TEXT_BY_SETTINGS
+def _form(written: str) -> TextForm:
+    """The form in a document. A type that is not known by its name is passed as text, which is right for every type."""
+    leaf = text_form(re.sub(r"\([^()]*\)", "", written.removesuffix("[]")))
+    return text_form_of_array(leaf) if written.endswith("[]") else leaf
 
 
 def _type_name(written: str) -> str | None:

@@ -11,7 +11,7 @@ from pg_qwen_embed.admin import attach as attaching
 
 @pytest.fixture
 def house(harness: Harness) -> Harness:
-    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, price money, at timestamptz)")
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, kind regclass)")
     harness.execute("CREATE TABLE keyless (body text)")
     harness.execute("CREATE VIEW a_view AS SELECT * FROM articles")
     harness.execute("CREATE MATERIALIZED VIEW a_matview AS SELECT * FROM articles")
@@ -30,7 +30,7 @@ def house(harness: Harness) -> Harness:
 
 REFUSALS = {
     "no primary key": (["keyless", "--text", "body"], "has no primary key", "ADD PRIMARY KEY"),
-    "unknown column": (["articles", "--text", "bodi"], 'has no column "bodi"', "id, body, price, at"),
+    "unknown column": (["articles", "--text", "bodi"], 'has no column "bodi"', "id, body, kind"),
     "unknown column in a template": (["articles", "--template", "{bodi}"], 'has no column "bodi"', ""),
     "unknown table": (["artikles", "--text", "body"], "there is no such table", "artikles"),
     "unknown schema": (["app.articles", "--text", "body"], "there is no such table", "app.articles"),
@@ -70,8 +70,13 @@ REFUSALS = {
     "unknown own column": (["articles", "--text", "body", "--view-name", "chunk=part"], 'no column "chunk"', ""),
     "view name without a name": (["articles", "--text", "body", "--view-name", "stale"], "stale=is_stale", ""),
     "vectors' column called stale": (["articles", "--text", "body", "--column", "stale"], '"stale"', ""),
-    "text by the session's settings": (["articles", "--text", "at"], "depends on settings of the session", ""),
-    "money": (["articles", "--text", "price"], "depends on settings of the session", ""),
+    "a name of an object": (["articles", "--text", "kind"], "name of an object of the database", ""),
+    "a key without a unique index": (
+        ["articles", "--text", "body", "--key", "body"],
+        "do not identify a row",
+        "--key id",
+    ),
+    "a key that is no column": (["articles", "--text", "body", "--key", "nobody"], 'no column "nobody"', ""),
     "instruction for a plain model": (["articles", "--text", "body", "--instruction", "x"], "carry no instruction", ""),
 }
 

@@ -22,7 +22,8 @@ from pg_qwen_embed.postgres import migrate
 
 FOLDERS = Path("/usr/lib/postgresql")
 FIXED = {15: 20}  # the first minor release of each major one
-TABLE = "CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text, price int)"
+TYPES = "CREATE TYPE address AS (street text); CREATE TABLE place (name text)"
+TABLE = "CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text, price int, home address, spot place)"
 DESCRIBED = [
     "articles",
     "--key",
@@ -33,6 +34,10 @@ DESCRIBED = [
     "body text",
     "--columns",
     "price int",
+    "--columns",
+    "home address",
+    "--columns",
+    "spot place",
 ]
 MODEL = ["--model", "m", "--dimensions", "8"]
 DISTANCE = """
@@ -48,8 +53,11 @@ MIGRATIONS = [  # what Django's and Rails' AddField send, and others that rewrit
     "ALTER TABLE articles ALTER COLUMN a TYPE varchar(20)",
     "ALTER TABLE articles DROP COLUMN e, ALTER COLUMN price TYPE bigint",
     "ALTER TABLE articles RENAME COLUMN title TO heading",
+    "ALTER TYPE address ADD ATTRIBUTE code text",
+    "ALTER TABLE place ADD COLUMN opened date",
     "INSERT INTO articles (id, heading, body) VALUES (1, 'one', 'first')",
     "UPDATE articles SET body = 'changed'",
+    "UPDATE articles SET spot.opened = '2024-01-01'",
 ]
 
 
@@ -97,13 +105,15 @@ def test_columns_are_added_with_defaults_where_a_parsed_function_may_not_use_a_r
     url: str, layout: list[str]
 ) -> None:
     printed = CliRunner().invoke(
-        main, ["sql", "attach", *DESCRIBED, *MODEL, "--text", "title", "--text", "body", *layout]
+        main, ["sql", "attach", *DESCRIBED, *MODEL, "--template", "{title}{body}{home}{spot}", *layout]
     )
     assert printed.exit_code == 0, printed.output
     ddl = re.sub(r'"public"\."halfvec"(\(\d+\))?', "real[]", printed.stdout)
+    ddl = re.sub(r'a OPERATOR\("public"\.<=>\) b', "0::float8", ddl)
     migrate.upgrade(url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS qwen_embed")
+        connection.execute(TYPES)
         connection.execute(TABLE)
         try:
             connection.execute(DISTANCE)
@@ -111,8 +121,9 @@ def test_columns_are_added_with_defaults_where_a_parsed_function_may_not_use_a_r
             for migration in MIGRATIONS:
                 connection.execute(migration.encode())
             (entries,) = connection.execute("SELECT count(*) FROM _qwen_embed.outbox_1").fetchone() or (0,)
-            assert entries == 2
+            assert entries == 3
         finally:
             connection.execute(
-                "DROP SCHEMA qwen_embed, _qwen_embed CASCADE; DROP TABLE articles; DROP FUNCTION distance CASCADE"
+                "DROP SCHEMA qwen_embed, _qwen_embed CASCADE; DROP TABLE articles, place; DROP TYPE address; "
+                "DROP FUNCTION distance CASCADE"
             )

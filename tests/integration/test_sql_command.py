@@ -170,9 +170,9 @@ WRONG = {
         'column "title" of public.articles is not described; described are: id, body',
     ),
     "a template's column": ([*DESCRIBED, *MODEL, "--template", "{title}"], 'column "title"'),
-    "a text by the session's settings": (
-        [*DESCRIBED, "--columns", "at timestamptz", *MODEL, "--text", "at"],
-        "whose text depends on settings of the session",
+    "a name of an object": (
+        [*DESCRIBED, "--columns", "at regclass", *MODEL, "--text", "at"],
+        "name of an object of the database",
     ),
     "no key": (["articles", "--columns", "body text", *MODEL, "--text", "body"], "without a primary key"),
     "a key without a type": (

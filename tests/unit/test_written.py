@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName
+from pg_qwen_embed.domain.text_form import TextForm
 from pg_qwen_embed.postgres import written
 
 
@@ -75,9 +76,10 @@ def test_what_is_no_column_is_one_sentence(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_", "depends"),
-    [("date", True), ("timestamptz", True), ("timestamp(3)[]", True), ("money", True), ("text", False), ("uuid", False),
-     ("day AS date", True)],
+    ("type_", "form"),
+    [("date", "DATE"), ("timestamptz", "INSTANT"), ("timestamp(3)[]", "BY_FUNCTION"), ("money", "BY_FUNCTION"),
+     ("text", "AS_IS"), ("uuid[]", "AS_IS"), ("day AS date", "DATE"), ("app.address", "PASSED"), ("regclass", "NONE"),
+     ("app.address[]", "PASSED"), ("ext.hstore", "AS_IS"), ("varchar(20)", "AS_IS")],
 )  # fmt: skip
-def test_types_whose_text_depends_on_the_session_are_known(type_: str, depends: bool) -> None:
-    assert written.text_depends_on_settings(written.column_of("at", type_)) is depends
+def test_the_form_in_a_document_is_known_by_the_type(type_: str, form: str) -> None:
+    assert written.column_of("at", type_).form is TextForm[form]

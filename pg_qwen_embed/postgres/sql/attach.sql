@@ -129,8 +129,9 @@ COMMENT ON TABLE {failure} IS {comment};
 -- The one definition of a row's document. BEGIN ATOMIC is parsed now, so no search_path can change what it calls. A
 -- planner inlines it.
 -- It takes the template's columns, never the row: a parsed body that uses a table's row type makes ALTER TABLE .. ADD
--- COLUMN .. DEFAULT fail in PostgreSQL releases with the fix of CVE-2026-6460.
-CREATE FUNCTION {document_function}({document_parameters}) RETURNS text
+-- COLUMN .. DEFAULT fail in PostgreSQL releases with the fix of CVE-2026-6460. A composite type is passed as text for the
+-- same reason.
+CREATE OR REPLACE FUNCTION {document_function}({document_parameters}) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC SELECT {template}; END;
 
 -- name: comment_document_function

@@ -41,14 +41,18 @@ FROM (SELECT to_regclass('_qwen_embed.alembic_version') AS oid) t LEFT JOIN pg_c
 SELECT version_num FROM _qwen_embed.alembic_version;
 
 -- name: tell_revision
--- The revision that the registry's columns show, for a database in which Alembic's record of it is empty: a dump of the
+-- The revision that the registry's columns and functions show, for a database in which Alembic's record of it is empty: a dump of the
 -- schema alone. NULL: there is no registry. Each migration that a release has brought has its line.
 SELECT max(r.revision)
 FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('0004', 'generation', 'weight_version'),
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
-             ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term')) r(revision, relation, attribute)
-JOIN pg_attribute a ON a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute
-                   AND NOT a.attisdropped;
+             ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0010', 'text_of', NULL))
+     r(revision, relation, attribute)
+WHERE EXISTS (SELECT FROM pg_attribute a
+              WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute
+                AND NOT a.attisdropped)
+   OR EXISTS (SELECT FROM pg_proc p
+              WHERE r.attribute IS NULL AND p.proname = r.relation AND p.pronamespace = to_regnamespace('_qwen_embed'));
 
 -- name: resolve_table
 -- The oid of a table as it is written in SQL. NULL: there is no table of that name on the search_path.
@@ -56,20 +60,40 @@ SELECT to_regclass(%(table)s)::oid AS oid;
 
 -- name: describe_sources
 -- Tables as attach and the worker need to know them. Key columns come in the order of the primary key.
+-- The base of a domain is no domain itself. The leaf of a type is what its arrays and domains consist of.
 SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,
        c.relispartition AS is_partition,
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) AS has_children,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) AS deferrable,
        (SELECT json_agg(json_build_object(
-                   'name', a.attname, 'number', a.attnum, 'type', format_type(a.atttypid, a.atttypmod), 'category', y.typcategory,
-                   'base_type', CASE WHEN y.typtype = 'd' THEN format_type(y.typbasetype, y.typtypmod) ELSE '' END,
-                   'base', format_type(coalesce(nullif(y.typbasetype, 0), y.oid), NULL),
-                   'element', (SELECT e.typcategory FROM pg_type e WHERE e.oid = y.typelem),
+                   'name', a.attname, 'number', a.attnum, 'type', format_type(a.atttypid, a.atttypmod),
+                   'base_type', CASE WHEN y.typtype = 'd' THEN format_type(r.base, r.modifier) ELSE '' END,
+                   'leaf', format_type(r.leaf, NULL), 'category', l.typcategory, 'built_in', r.leaf < 16384,
+                   'is_array', r.is_array,
+                   -- From PostgreSQL 18 on the constraint may be there, and not be validated.
+                   'not_null', a.attnotnull AND NOT EXISTS (
+                       SELECT FROM pg_constraint k
+                       WHERE k.conrelid = c.oid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated),
                    'collation', CASE WHEN a.attcollation NOT IN (0, y.typcollation)
                                      THEN json_build_array(cn.nspname, co.collname) END)
                ORDER BY a.attnum)
         FROM pg_attribute a
         JOIN pg_type y ON y.oid = a.atttypid
+        CROSS JOIN LATERAL (
+            WITH RECURSIVE walk (type, modifier, is_array, depth) AS (
+                SELECT a.atttypid, a.atttypmod, false, 0
+                UNION ALL
+                SELECT coalesce(nullif(d.typbasetype, 0), d.typelem), CASE WHEN d.typtype = 'd' THEN d.typtypmod ELSE -1 END,
+                       w.is_array OR d.typtype <> 'd', w.depth + 1
+                FROM walk w JOIN pg_type d ON d.oid = w.type
+                WHERE d.typtype = 'd' OR (d.typcategory = 'A' AND d.typelem <> 0)
+            )
+            SELECT (array_agg(w.type ORDER BY w.depth DESC) FILTER (WHERE NOT w.is_array))[1] AS base,
+                   (array_agg(w.modifier ORDER BY w.depth DESC) FILTER (WHERE NOT w.is_array))[1] AS modifier,
+                   (array_agg(w.type ORDER BY w.depth DESC))[1] AS leaf, bool_or(w.is_array) AS is_array
+            FROM walk w
+        ) r
+        JOIN pg_type l ON l.oid = r.leaf
         LEFT JOIN pg_collation co ON co.oid = a.attcollation
         LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,

@@ -34,17 +34,25 @@ WHERE b.generation_id = %(id)s;
 
 -- name: count_triggers
 -- How many of a generation's triggers are there as `attach` creates them: enabled always, by row or by statement, with this
--- body, and with a column list only where no BEFORE trigger may change another column.
+-- body, with a column list only where no BEFORE trigger may change another column, and with a condition that compares
+-- as many columns and rows. PostgreSQL keeps the condition as a tree, in which 'DISTINCTEXPR' is IS DISTINCT FROM.
 SELECT count(*)
-FROM unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[], %(by_row)s::boolean[])
-     AS e(name, body, whatever_columns, by_row)
+FROM (SELECT format(':funcid %%s ', 'pg_catalog.record_image_ne'::regproc::oid) AS call) r
+CROSS JOIN unnest(%(triggers)s::text[], %(bodies)s::text[], %(whatever_columns)s::boolean[], %(by_row)s::boolean[],
+            %(columns_compared)s::int[], %(rows_compared)s::int[])
+     AS e(name, body, whatever_columns, by_row, columns_compared, rows_compared)
 JOIN pg_trigger g ON g.tgrelid = {literal:source}::regclass AND g.tgname = e.name AND g.tgenabled = 'A'
                  AND (g.tgattr = '' OR NOT e.whatever_columns) AND (g.tgtype & 1 = 1) = e.by_row
+                 AND (g.tgqual IS NULL) = (e.columns_compared + e.rows_compared = 0)
+                 AND (g.tgqual IS NULL
+                      OR (regexp_count(g.tgqual::text, 'DISTINCTEXPR '), regexp_count(g.tgqual::text, r.call))
+                         = (e.columns_compared, e.rows_compared))
 JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body;
 
 -- name: look_at_interface
 -- The public interface as it is: the view's columns, whether it has the reader's rights, whether it still calls a
--- function that takes a whole row, and whether the search and distance functions are there.
+-- function that takes a whole row, whether the document function calls text_of(), and whether the search and distance
+-- functions are there.
 SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
         WHERE a.attrelid = v.view AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        coalesce((SELECT c.reloptions @> ARRAY['security_invoker=true'] FROM pg_class c WHERE c.oid = v.view), false)
@@ -52,6 +60,9 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
        EXISTS (SELECT FROM pg_proc p JOIN pg_type y ON y.oid = p.proargtypes[0] AND y.typrelid <> 0
                WHERE p.pronamespace = '_qwen_embed'::regnamespace AND p.pronargs = 1
                  AND p.proname ~ '^(document_{id}|key_{id}_[0-9]+)$') AS superseded,
+       EXISTS (SELECT FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+               JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid AND f.proname = 'text_of'
+               WHERE p.pronamespace = '_qwen_embed'::regnamespace AND p.proname = 'document_{id}') AS calls_text_of,
        (SELECT p.prosrc FROM pg_proc p
         WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = %(name)s AND p.prorettype = v.type) AS search_body,
        EXISTS (SELECT FROM pg_proc p
