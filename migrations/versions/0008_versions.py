@@ -17,8 +17,8 @@ READS = 1 << 21  # versions of one term
 
 def upgrade() -> None:
     op.add_column("generation", sa.Column("term", sa.BigInteger, nullable=False, server_default="0"), schema=SCHEMA)
+    _lock_outboxes()
     for id_, outbox in _outboxes():
-        op.execute(f"LOCK TABLE {outbox} IN ACCESS EXCLUSIVE MODE")
         op.execute(f"ALTER TABLE {outbox} DROP CONSTRAINT outbox_{id_}_pkey")
         op.execute(f"ALTER TABLE {outbox} REPLICA IDENTITY FULL")
         op.execute(f"CREATE INDEX outbox_{id_}_seq ON {outbox} (seq) WITH (deduplicate_items = off)")
@@ -38,8 +38,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     for store in _chunked_stores():
         op.drop_column(store, "chunk_fingerprint", schema=SCHEMA)
+    _lock_outboxes()
     for id_, outbox in _outboxes():
-        op.execute(f"LOCK TABLE {outbox} IN ACCESS EXCLUSIVE MODE")
         _run(
             """
             SELECT setval(s.oid::regclass, greatest((g.term + 1) * :reads, pg_sequence_last_value(s.oid::regclass)))
@@ -54,11 +54,19 @@ def downgrade() -> None:
     op.drop_column("generation", "term", schema=SCHEMA)
 
 
+def _lock_outboxes() -> None:
+    """All at first, in their order. Less than deadlock_timeout: a transaction that writes two sources is never the victim."""
+    op.execute("SET LOCAL lock_timeout = '400ms'")
+    for _, outbox in _outboxes():
+        op.execute(f"LOCK TABLE {outbox} IN ACCESS EXCLUSIVE MODE")
+
+
 def _outboxes() -> list[tuple[int, str]]:
     """The outboxes that are there, by generation."""
     found = op.get_bind().execute(
         sa.text(
-            "SELECT id FROM _qwen_embed.generation WHERE to_regclass(format('_qwen_embed.outbox_%s', id)) IS NOT NULL"
+            "SELECT id FROM _qwen_embed.generation WHERE to_regclass(format('_qwen_embed.outbox_%s', id)) IS NOT NULL "
+            "ORDER BY id"
         )
     )
     return [(id_, f"{SCHEMA}.outbox_{id_}") for (id_,) in found]

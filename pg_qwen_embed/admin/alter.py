@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_qwen_embed.admin import restore
-from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
+from pg_qwen_embed.admin.transaction import ATTEMPTS, FURTHER_LOCKS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
@@ -66,7 +66,9 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     before = found.embedding
     connection.execute(statement("lock_source", names_of(before)), {})
     connection.execute(statement("note_grants"), {"ids": [target.id for target in before.targets]})
+    connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
     _suspend(connection, before)
+    connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
     yield
     _note_columns(connection, name, before)
     _resume(connection, name)
@@ -81,8 +83,8 @@ def _suspend(connection: Connection, embedding: Embedding) -> None:
             _execute(connection, ddl.drop_document_function(target))
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UsageError(
-            f"{embedding.name}: something of yours depends on its view ({first_line(error)}); drop that in the same "
-            "statement, and create it again afterwards"
+            f"{embedding.name}: something of yours depends on its view ({first_line(error)}); drop that first, and "
+            "create it again afterwards"
         ) from None
 
 
@@ -167,8 +169,11 @@ def follow_table(connection: Connection, name: str, table: str, key: Sequence[st
     oid, source = catalog.find_source(connection, table, key)
     if source.table == found.embedding.source.table:
         raise UsageError(f"{name} follows {source.table} already; nothing was changed")
-    columns = tuple(dict.fromkeys((*found.embedding.live.spec.template.columns, *found.embedding.view.columns)))
-    catalog.check_text_columns(connection, oid, columns)
+    catalog.check_text_columns(connection, oid, found.embedding.live.spec.template.columns)
+    there = {column.name for column in source.columns}
+    absent = [column for column in found.embedding.view.columns if column not in there]
+    if absent:
+        raise UsageError(f'{source.table} has no column "{absent[0]}", which the view of {name} shows')
     return _exchange(connection, name, source.table, key)
 
 
@@ -213,6 +218,9 @@ def _exchange_stores(connection: Connection, name: str, table: QualifiedName, by
         _suspend(connection, before)
         for target in before.targets:
             _put_aside(connection, Names(target))
+            if before.source.columns and now.table != before.source.table:
+                former = identifier(Names(target).index)
+                connection.execute(statement("drop_former_index", index_in_schema=former), {})
         key = {column.name: column.number for column in now.key}
         recorded = (
             numbers(before.source, now) if now.table == before.source.table else {c.name: c.number for c in now.columns}

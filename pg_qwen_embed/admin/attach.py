@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg.types.json import Jsonb
 
-from pg_qwen_embed.admin.transaction import ATTEMPTS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
+from pg_qwen_embed.admin.transaction import ATTEMPTS, FURTHER_LOCKS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, View
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
@@ -150,7 +150,11 @@ def detach(connection: Connection, name: str) -> None:
         with connection.transaction():
             connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
             lock_embedding(connection, name)
-            for command in ddl.detach(catalog.find(connection, name).embedding):
+            embedding = catalog.find(connection, name).embedding
+            if embedding.source.columns:  # it was not dropped
+                connection.execute(statement("lock_source", names_of(embedding)), {})
+            connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
+            for command in ddl.detach(embedding):
                 connection.execute(command, {})
             connection.execute(statement("unregister_embedding"), {"name": name})
             connection.execute(statement("announce_change"))

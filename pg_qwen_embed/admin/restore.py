@@ -142,7 +142,7 @@ def _restore_triggers(connection: Connection, target: Target, done: Restored) ->
         return
     _run(connection, ddl.follow_functions(target))  # often enough, and without a lock on the source
     if broken_triggers(connection, target):
-        _run(connection, (*ddl.unfollow(target), *ddl.follow(target)))
+        _run(connection, ddl.exchange_triggers(target))
     done.parts.append("the triggers")
 
 

@@ -14,6 +14,9 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT = "2s"
 ATTEMPTS = 5
+# For locks that are taken while readers may wait for the first one. It is less than deadlock_timeout: of a reader of the
+# view and us, the one that gives up is never the reader.
+FURTHER_LOCKS = "400ms"
 
 
 def with_lock_retries(work: Callable[[], T], busy: str) -> T:

@@ -44,6 +44,13 @@ def follow_functions(target: Target) -> Iterator[sql.Composed]:
         yield from trigger.create_function(target)
 
 
+def exchange_triggers(target: Target) -> Iterator[sql.Composed]:
+    """Creates the triggers again. Their functions are replaced: they keep their owner, who must be able to drop them."""
+    for trigger in triggers(target):
+        yield trigger.drop(target)
+    yield from follow(target)
+
+
 def unfollow(target: Target) -> Iterator[sql.Composed]:
     """Drops the triggers and their functions."""
     for trigger in triggers(target):
@@ -89,7 +96,7 @@ def _drop_generation(target: Target, *, has_source: bool) -> Iterator[sql.Compos
     names = Names(target)
     yield from (trigger.drop_function(target) for trigger in triggers(target))
     yield statement("drop_row_functions", names)
-    for table in (names.outbox, names.store, names.failure):
+    for table in (names.outbox, names.store, names.former, names.failure):
         yield statement("drop_table", table=table)
     if has_source and names.layout.in_source:
         yield statement("drop_source_column", names)

@@ -66,7 +66,7 @@ class Remains:
 
     @property
     def stores(self) -> Iterator[sql.Identifier]:
-        stores = (one for one in self.objects if one.kind == "table" and one.name.startswith("store_"))
+        stores = (one for one in self.objects if one.kind == "table" and one.name.startswith(("store_", "former_")))
         return (sql.Identifier(one.schema, one.name) for one in stores)
 
     @property

@@ -19,7 +19,8 @@ class Catalogue:
         self._connection = connection
         self._runtime = runtime
         self._outboxes: dict[int, int] = {}  # oids by generation
-        self._told: dict[int, str] = {}  # what was said of a generation
+        self._told: dict[int, str] = {}  # why a generation is not followed
+        self._lacking: dict[int, str] = {}  # which rights a generation needs
         self.halfvec_oid = 0
 
     async def check(self, followed: Iterable[int]) -> None:
@@ -34,7 +35,7 @@ class Catalogue:
         if (halfvec and self.halfvec_oid and halfvec != self.halfvec_oid) or now != known:
             raise DatabaseUnavailable("the database was restored, or the extension vector created again")
         self.halfvec_oid = halfvec or self.halfvec_oid
-        self._outboxes.update(now)
+        self._outboxes = now
 
     def tell(self, target: Target, reason: str) -> None:
         """Report why a generation is not followed, once until the reason changes."""
@@ -44,12 +45,13 @@ class Catalogue:
 
     def followed(self, target: Target) -> None:
         self._told.pop(target.id, None)
+        self._lacking.pop(target.id, None)
 
     async def explain_rights(self, targets: Iterable[Target]) -> None:
         """Report the rights that these generations need, with their GRANT statements, once until they need others."""
         for target in targets:
             found = await rights.lacking_async(self._connection, rights.of_worker(Names(target)))
             said = rights.sentence(self._connection.info.user, found)
-            if found and self._told.get(target.id) != said:
-                self._told[target.id] = said
+            if found and self._lacking.get(target.id) != said:
+                self._lacking[target.id] = said
                 self._runtime.events.emit(events.RightsMissing(target.name, said))

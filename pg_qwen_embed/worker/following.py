@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 
 import psycopg
 
@@ -60,11 +61,12 @@ class Following:
             if id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
         await self._follow(current)
-        await self._connection.execute(statement("note_grants"), {"ids": list(self.pipelines)})
+        with suppress(psycopg.errors.LockNotAvailable):  # `alter` has the row; they are noted next time
+            await self._connection.execute(statement("note_grants"), {"ids": list(self.pipelines)})
         await self._restart_backfills()
         await self._leadership.report_mismatches(self._targets)
         await self._leadership.report_servers(self._targets)
-        self._check_partitions(states)
+        self._request_maintenance(states)
         if self._signals.take_denied():
             await self._catalogue.explain_rights(self._targets)
 
@@ -130,15 +132,16 @@ class Following:
     def _targets(self) -> list[Target]:
         return [pipeline.target for pipeline in self.pipelines.values()]
 
-    def _check_partitions(self, states: dict[int, SourceState]) -> None:
+    def _request_maintenance(self, states: dict[int, SourceState]) -> None:
         for id_, pipeline in self.pipelines.items():
             self._maintenance.follow_partitions(states[id_], pipeline)
             self._maintenance.check_drift(states[id_], pipeline)
             self._maintenance.follow_subscription(states[id_], pipeline)
 
     async def _leave(self, id_: int) -> None:
-        pipeline = self.pipelines.pop(id_)
-        pipeline.stop()
-        self._maintenance.leave(id_)
+        pipeline = self.pipelines.pop(id_, None)  # None: it could not be taken on
+        if pipeline is not None:
+            pipeline.stop()
+            self._maintenance.leave(id_)
+            self._runtime.events.emit(events.Left(pipeline.target.name, id_))
         await self._leadership.resign(id_)
-        self._runtime.events.emit(events.Left(pipeline.target.name, id_))

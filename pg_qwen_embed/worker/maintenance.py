@@ -17,6 +17,7 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
 from pg_qwen_embed.postgres import ddl, drift
 from pg_qwen_embed.postgres.connection import Pool, connect_async, first_line
+from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.worker.index_keeper import IndexKeeper
 from pg_qwen_embed.worker.options import Options
@@ -184,7 +185,11 @@ class Maintenance:
         target, by_row = pipeline.target, pipeline.target.source.by_row
         try:
             async with await connect_async(self._url, VERIFIER_NAME) as connection, connection.transaction():
-                for command in (*ddl.unfollow(target), *ddl.follow(target)):
+                await connection.execute(statement("lock_embedding"), {"lock": int(Lock.OBJECTS), "name": target.name})
+                live = await (await connection.execute(statement("live_generation"), {"name": target.name})).fetchone()
+                if live != (target.id,):
+                    return  # it was detached meanwhile
+                for command in ddl.exchange_triggers(target):
                     await connection.execute(command, {})
                 if by_row:
                     await connection.execute(statement("request_drift_check"), {"name": target.name})

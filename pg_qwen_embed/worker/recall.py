@@ -3,6 +3,7 @@
 It reads on a connection of the live writers. If that fails, every chunk is embedded. A backfill embeds rows that have no
 vectors, so there is nothing to recall."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import psycopg
@@ -14,6 +15,8 @@ from pg_qwen_embed.inference.encoder import Recall
 from pg_qwen_embed.postgres.connection import Pool, first_line
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.work import Request
+
+TIMEOUT = 60.0  # seconds, for a connection that is dead without an error
 
 
 class ChunkRecall:
@@ -32,10 +35,11 @@ class ChunkRecall:
         async def recall(positions: Sequence[int]) -> Mapping[bytes, Vectors]:
             name, changes = self._store.target.name, [request.changes[n] for n in positions]
             try:
-                async with self._pool.connection() as connection:
+                async with asyncio.timeout(TIMEOUT), self._pool.connection() as connection:
                     found = await self._store.read_chunks(connection, changes)
-            except psycopg.Error as error:
-                self._runtime.events.emit(events.RecallFailed(name, first_line(error)))
+            except (psycopg.Error, TimeoutError) as error:
+                reason = first_line(error) if isinstance(error, psycopg.Error) else "no answer"
+                self._runtime.events.emit(events.RecallFailed(name, reason))
                 return {}
             self._runtime.events.emit(events.ChunksRecalled(name, len(changes), len(found)))
             return found

@@ -366,13 +366,39 @@ def test_table_that_took_the_place_of_another_is_reported_and_followed(attached:
     kept = 0 if "column" in layout else 2
     assert f"{kept} rows keep their vectors" in harness.ok("alter", "articles", "--table", "public.articles")
     harness.once()
-    assert len(harness.server.texts[asked:]) == 3 - kept
+    assert len(set(harness.server.texts[asked:])) == 3 - kept
+    assert "index valid" in harness.ok("status", "articles")
     harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
     harness.execute("DROP TABLE articles_old")
     harness.once()
     harness.assert_in_step("concat(title, ': ', body)")
     assert "warning" not in harness.ok("status", "articles")
     assert "already" in harness.refused("alter", "articles", "--table", "articles")
+
+
+def test_generation_that_cannot_be_taken_on_is_taken_on_later_and_the_worker_goes_on(attached: Attached) -> None:
+    harness = attached([])
+    with harness.connect(autocommit=False) as holder:
+        holder.execute("SELECT FROM _qwen_embed.generation FOR UPDATE")
+        worker = harness.worker("--poll", "0.2")
+        eventually(lambda: "not_followed embedding=articles" in worker.said)
+    harness.execute("UPDATE articles SET body = 'changed'")
+    eventually(lambda: harness.settled() and harness.drift()[0] == 0)
+    assert worker.popen.poll() is None
+    assert "Traceback" not in worker.said
+
+
+def test_running_worker_follows_another_key_in_its_session(attached: Attached) -> None:
+    harness = attached([])
+    worker = harness.worker("--poll", "0.2")
+    eventually(lambda: "leader pg_qwen" in harness.ok("status", "articles"))
+    harness.execute("ALTER TABLE articles ADD tenant int NOT NULL DEFAULT 0")
+    harness.execute("ALTER TABLE articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (tenant, id)")
+    harness.ok("alter", "articles", "--rekey")
+    harness.execute("INSERT INTO articles (tenant, id, title, body) VALUES (1, 1, 'other', 'tenant')")
+    eventually(lambda: harness.settled() and harness.drift()[0] == 0)
+    harness.assert_in_step("concat(title, ': ', body)")
+    assert "was restored" not in worker.said
 
 
 def test_rekey_that_was_interrupted_is_reported_and_goes_on(attached: Attached) -> None:

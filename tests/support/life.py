@@ -137,10 +137,12 @@ class Life:
         self.say(f"{statement}  -- by hand")
         for attempt in range(5):
             try:
-                return self.harness.execute(statement)
+                self.harness.execute(statement)
             except psycopg.errors.DeadlockDetected:
                 if attempt == 4:
                     raise
+            else:
+                return
 
     def run(self, *arguments: str) -> None:
         self.say(f"$ pg-qwen-embed {' '.join(arguments)}")
@@ -174,7 +176,8 @@ class Life:
         t, rows = self.table, {self._key(): self.text() for _ in range(self.rng.randint(1, 4))}
         values = ", ".join(f"({key}, {text})" for key, text in rows.items())
         text = quoted(t.text)
-        self.do(f"INSERT INTO {t.sql} ({t.keys}, {text}) VALUES {values} ON CONFLICT ({t.keys}) DO UPDATE SET {text} = excluded.{text}")  # fmt: skip
+        upsert = f"ON CONFLICT ({t.keys}) DO UPDATE SET {text} = excluded.{text}"
+        self.do(f"INSERT INTO {t.sql} ({t.keys}, {text}) VALUES {values} {upsert}")
 
     def _update(self) -> None:
         t = self.table

@@ -37,6 +37,10 @@ DROP INDEX IF EXISTS _qwen_embed.store_{id}_hnsw;
 ALTER TABLE {store} RENAME TO former_{id};
 ALTER INDEX _qwen_embed.store_{id}_pkey RENAME TO former_{id}_pkey;
 
+-- name: drop_former_index
+-- Drops the index of a table that is not followed any more, for layout `column`: the next table gets one of that name.
+DROP INDEX IF EXISTS {index_in_schema};
+
 -- name: copy_former_table
 -- Copies vectors from the former store, for layout `table`. A vector of the same document is the right one for a row,
 -- whatever the key. It runs under lock_store_exclusive: a row that was deleted meanwhile has an entry that is settled

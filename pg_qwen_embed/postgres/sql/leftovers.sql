@@ -10,7 +10,7 @@ SELECT to_regclass('_qwen_embed.generation') IS NOT NULL;
 -- `may_drop`: whether this role may drop it; the owner of a trigger or of a column is that of its table.
 WITH ours AS (
     SELECT 'table' AS kind, c.oid, c.relname AS name, c.relowner AS owner,
-           substring(c.relname FROM '^(?:outbox|store|failure)_([0-9]+)$') AS generation
+           substring(c.relname FROM '^(?:outbox|store|former|failure)_([0-9]+)$') AS generation
     FROM pg_class c WHERE c.relnamespace = to_regnamespace('_qwen_embed') AND c.relkind = 'r'
     UNION ALL
     SELECT 'function', p.oid, p.proname, p.proowner,

@@ -91,8 +91,7 @@ FROM (SELECT o.id, jsonb_object_agg(o.kind, (
             FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id AND g.state = 'live') o
       JOIN pg_class c ON c.oid = o.oid
       WHERE o.id = ANY (%(ids)s::int[])
-      GROUP BY o.id
-      HAVING count(*) = count(o.oid)) n
+      GROUP BY o.id) n
 WHERE g.id = n.id AND g.grants IS DISTINCT FROM coalesce(g.grants, '{{}}') || n.grants;
 
 -- name: recorded_grants
