@@ -127,6 +127,12 @@ def numbers(before: Source, now: Source) -> dict[str, int]:
     return found | {name: number for name, number in by_name.items() if number not in taken and name not in found}
 
 
+def numbers_there(before: Source, other: Source) -> dict[str, int]:
+    """The same for another table, which has the names of the first as they are now, or as they were at attach."""
+    found = {column.name: column.number for column in other.columns}
+    return found | {then: found[now] for then, now in before.renamed if now in found}
+
+
 @dataclass(frozen=True, slots=True)
 class Rekeyed:
     """key: its columns. kept: how many rows have their vector under the new key."""
@@ -158,7 +164,8 @@ def follow_table(connection: Connection, name: str, table: str) -> Rekeyed:
     if source.table == found.embedding.source.table:
         raise UsageError(f"{name} follows {source.table} already; nothing was changed")
     columns = tuple(dict.fromkeys((*found.embedding.live.spec.template.columns, *found.embedding.view.columns)))
-    catalog.check_text_columns(connection, oid, columns)
+    there, names = numbers_there(found.embedding.source, source), {c.number: c.name for c in source.columns}
+    catalog.check_text_columns(connection, oid, [names[there[name]] if name in there else name for name in columns])
     return _exchange(connection, name, source.table)
 
 
@@ -205,7 +212,7 @@ def _exchange_stores(connection: Connection, name: str, table: QualifiedName) ->
             _put_aside(connection, Names(target))
         key = {column.name: column.number for column in now.key}
         recorded = (
-            numbers(before.source, now) if now.table == before.source.table else {c.name: c.number for c in now.columns}
+            numbers(before.source, now) if now.table == before.source.table else numbers_there(before.source, now)
         )
         values = {"name": name, "source": oid, "key": list(key), "column_numbers": Jsonb(recorded | key)}
         connection.execute(statement("note_source"), values)

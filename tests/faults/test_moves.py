@@ -151,6 +151,29 @@ def test_backup_of_a_table_whose_columns_were_renamed_is_followed(
         restored.assert_in_step("text")
 
 
+@layouts
+def test_key_that_is_swapped_after_a_restore_is_noticed_and_followed(
+    harness: Harness, postgres: Cluster, layout: str
+) -> None:
+    attached(harness, layout)
+    file = harness.folder / "backup"
+    tool(harness, "pg_dump", "-Fc", harness.url, "-f", file)
+    with another(harness, postgres) as restored:
+        tool(restored, "pg_restore", "--exit-on-error", "-d", restored.url, file)
+        restored.once()
+        for statement in (
+            "ADD next numeric", "DROP CONSTRAINT articles_pkey", "RENAME COLUMN id TO old", "RENAME COLUMN next TO id",
+        ):  # fmt: skip
+            restored.execute(f"ALTER TABLE articles {statement}")
+        restored.execute("UPDATE articles SET id = old")
+        restored.execute("ALTER TABLE articles ADD PRIMARY KEY (id), ALTER COLUMN old DROP NOT NULL")
+        restored.ok("alter", "articles", "--rekey")
+        restored.execute("ALTER TABLE articles DROP COLUMN old")
+        restored.execute("INSERT INTO articles (id, body) VALUES (0.5, 'new')")
+        restored.once()
+        restored.assert_in_step()
+
+
 def test_older_backup_restored_over_a_database_is_followed(harness: Harness) -> None:
     attached(harness)
     file = harness.folder / "backup"

@@ -224,7 +224,9 @@ def table_swapped(life: Life) -> None:
     life.run("alter", NAME, "--table", t.sql)
     life.application()
     for column in t.extra:  # a serial's sequence stays with the old table
-        life.do(f"ALTER TABLE {t.sql} ALTER COLUMN {quoted(column)} DROP DEFAULT, ALTER COLUMN {quoted(column)} DROP NOT NULL")
+        life.do(
+            f"ALTER TABLE {t.sql} ALTER COLUMN {quoted(column)} DROP DEFAULT, ALTER COLUMN {quoted(column)} DROP NOT NULL"
+        )
     life.do(f"DROP TABLE {quoted(t.schema)}.{quoted(old)}")
 
 
@@ -234,7 +236,11 @@ def table_swapped(life: Life) -> None:
 def sequence_set_back(life: Life) -> None:
     outbox = life.harness.internal("outbox", NAME)
     sequence = life.harness.value("SELECT pg_get_serial_sequence(%s, 'seq')", outbox)
-    life.administer(life.rng.choice([f"ALTER SEQUENCE {sequence} RESTART", f"SELECT setval('{sequence}', {life.rng.randint(1, 40)})"]))
+    life.administer(
+        life.rng.choice(
+            [f"ALTER SEQUENCE {sequence} RESTART", f"SELECT setval('{sequence}', {life.rng.randint(1, 40)})"]
+        )
+    )
 
 
 def outbox_emptied(life: Life) -> None:

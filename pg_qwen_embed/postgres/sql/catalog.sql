@@ -104,13 +104,17 @@ WHERE e.name = %(name)s;
 -- partitions; a partition that is attached again gets another one.
 -- pg_partition_tree() is not used, because it would wait for the locks of the partitions. to_regclass() is used for our
 -- own tables only, because it fails for a role that may not use the schema. A dump that was restored numbers columns
--- again: the embedded columns are then those of our trigger for UPDATE, in the order of the template, and the key is the
--- primary key where its names are not there.
+-- again: the columns are then those of our triggers for UPDATE, in the order of the template and of the key. A trigger
+-- without a list of columns does not tell: then names count, and the primary key where those of the key are not there.
 SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.view,
        CASE WHEN e.source_oid = e.source::oid THEN e.column_numbers ELSE
            (SELECT jsonb_object_agg(a.attname, a.attnum) FROM pg_attribute a
             WHERE a.attrelid = e.source::oid AND a.attnum > 0 AND NOT a.attisdropped)
-           || coalesce((SELECT jsonb_object_agg(k.name, i.indkey[k.position::int - 1])
+           || coalesce((SELECT jsonb_object_agg(k.name, t.tgattr[k.position::int - 1])
+                        FROM pg_trigger t CROSS JOIN LATERAL unnest(e.key) WITH ORDINALITY AS k(name, position)
+                        WHERE t.tgrelid = e.source::oid AND t.tgname = format('qwen_embed_key_change_%%s', g.id)
+                          AND t.tgattr[k.position::int - 1] IS NOT NULL),
+                       (SELECT jsonb_object_agg(k.name, i.indkey[k.position::int - 1])
                         FROM pg_index i CROSS JOIN LATERAL unnest(e.key) WITH ORDINALITY AS k(name, position)
                         WHERE i.indrelid = e.source::oid AND i.indisprimary AND i.indnkeyatts = cardinality(e.key)
                           AND NOT e.key <@ (SELECT array_agg(a.attname::text) FROM pg_attribute a
