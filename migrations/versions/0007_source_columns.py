@@ -1,10 +1,10 @@
 """Which columns of its source an embedding uses, by number, which its view shows, and who may read its objects.
 
 PostgreSQL keeps the number of a column that is renamed. A dump that is restored elsewhere numbers columns again, so the
-numbers count only together with the table's oid; otherwise the names do, and the primary key. `grants` are the rights to view and store as they
-were last seen, to be given again when the objects must be created again. `check_drift` asks the worker to compare all rows
-with their vectors, because the source was altered while nothing followed it. An embedding that exists already keeps the view
-that it has: every column, and a vector with its length."""
+numbers count only together with the table's oid; otherwise the names do, and the primary key. `grants` are the rights to
+view and store as they were last seen, to be given again when the objects must be created again. `check_drift` asks the
+worker to compare all rows with their vectors, because the source was altered while nothing followed it. An embedding that
+exists already keeps the view that it has: every column, and a vector with its length."""
 
 import sqlalchemy as sa
 from alembic import op

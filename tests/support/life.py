@@ -137,7 +137,8 @@ class Life:
         self.say(f"{statement}  -- by hand")
         for attempt in range(5):
             try:
-                return self.harness.execute(statement)
+                self.harness.execute(statement)
+                return
             except psycopg.errors.DeadlockDetected:
                 if attempt == 4:
                     raise
@@ -174,7 +175,8 @@ class Life:
         t, rows = self.table, {self._key(): self.text() for _ in range(self.rng.randint(1, 4))}
         values = ", ".join(f"({key}, {text})" for key, text in rows.items())
         text = quoted(t.text)
-        self.do(f"INSERT INTO {t.sql} ({t.keys}, {text}) VALUES {values} ON CONFLICT ({t.keys}) DO UPDATE SET {text} = excluded.{text}")  # fmt: skip
+        otherwise = f"ON CONFLICT ({t.keys}) DO UPDATE SET {text} = excluded.{text}"
+        self.do(f"INSERT INTO {t.sql} ({t.keys}, {text}) VALUES {values} {otherwise}")
 
     def _update(self) -> None:
         t = self.table

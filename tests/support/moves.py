@@ -197,7 +197,8 @@ def key_widened_or_narrowed(life: Life) -> None:
     t, key = life.table, quoted(life.table.key)
     if t.tenant:
         life.do(f"DELETE FROM {t.sql} WHERE tenant <> 0")
-        life.do(f"ALTER TABLE {t.sql} DROP CONSTRAINT {_primary_key(life)}, ADD PRIMARY KEY ({key}), ALTER tenant SET DEFAULT 0")  # fmt: skip
+        life.do(f"ALTER TABLE {t.sql} DROP CONSTRAINT {_primary_key(life)}, ADD PRIMARY KEY ({key})")
+        life.do(f"ALTER TABLE {t.sql} ALTER tenant SET DEFAULT 0")
         t.tenant = False
         _rekeyed(life)
         life.do(f"ALTER TABLE {t.sql} DROP COLUMN tenant")
