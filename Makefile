@@ -47,8 +47,9 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev ## write the generated parts of the documentation again
 	$(RUN) tools.generate_docs
 
-chaos: $(VENV)/installed-dev ## faults for MINUTES, on PostgreSQL VERSION (16 or 18)
+chaos: $(VENV)/installed-dev ## faults for MINUTES, then moves for MINUTES, on PostgreSQL VERSION (16 or 18)
 	PYTHONPATH=tests/support $(VENV)/bin/python -W ignore tests/faults/chaos.py --minutes $(MINUTES) --version $(VERSION)
+	PYTHONPATH=tests/support TESTS_FORK=1 $(VENV)/bin/python -W ignore tests/faults/lives.py --minutes $(MINUTES) --version $(VERSION)
 
 bench: $(BENCHMARKS:%=bench-%) bench-worker ## every benchmark; RECORD=1 keeps the results for docs/benchmarks.md
 

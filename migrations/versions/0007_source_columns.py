@@ -1,10 +1,10 @@
 """Which columns of its source an embedding uses, by number, which its view shows, and who may read its objects.
 
 PostgreSQL keeps the number of a column that is renamed. A dump that is restored elsewhere numbers columns again, so the
-numbers count only together with the table's oid; otherwise the names do. `grants` are the rights to view and store as they
-were last seen, to be given again when the objects must be created again. `check_drift` asks the worker to compare all rows
-with their vectors, because the source was altered while nothing followed it. An embedding that exists already keeps the view
-that it has: every column, and a vector with its length."""
+numbers count only together with the table's oid; otherwise the names do, and the primary key. `grants` are the rights to
+view and store as they were last seen, to be given again when the objects must be created again. `check_drift` asks the
+worker to compare all rows with their vectors, because the source was altered while nothing followed it. An embedding that
+exists already keeps the view that it has: every column, and a vector with its length."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -55,8 +55,14 @@ def upgrade() -> None:
             JOIN _qwen_embed.embedding e ON e.id = g.embedding_id
             CROSS JOIN LATERAL unnest(e.key) WITH ORDINALITY AS k(name, position)
             JOIN pg_attribute a ON a.attrelid = e.source::oid AND NOT a.attisdropped
-                AND CASE WHEN e.source_oid = e.source::oid THEN a.attnum = (e.column_numbers->>k.name)::smallint
-                         ELSE a.attname = k.name END
+                AND a.attnum = CASE
+                    WHEN e.source_oid = e.source::oid THEN (e.column_numbers->>k.name)::smallint
+                    ELSE coalesce(
+                        (SELECT n.attnum FROM pg_attribute n
+                         WHERE n.attrelid = e.source::oid AND n.attname = k.name AND NOT n.attisdropped),
+                        (SELECT i.indkey[k.position::int - 1] FROM pg_index i
+                         WHERE i.indrelid = e.source::oid AND i.indisprimary AND i.indnkeyatts = cardinality(e.key)))
+                    END
             WHERE g.id = generation
         )
     """)

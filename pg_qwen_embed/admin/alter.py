@@ -129,6 +129,12 @@ def numbers(before: Source, now: Source) -> dict[str, int]:
     return found | {name: number for name, number in by_name.items() if number not in taken and name not in found}
 
 
+def numbers_there(before: Source, other: Source) -> dict[str, int]:
+    """The same for another table, which has the names of the first as they are now, or as they were at attach."""
+    found = {column.name: column.number for column in other.columns}
+    return found | {then: found[now] for then, now in before.renamed if now in found}
+
+
 @dataclass(frozen=True, slots=True)
 class Rekeyed:
     """key: its columns. kept: how many rows have their vector under the new key."""
@@ -169,9 +175,10 @@ def follow_table(connection: Connection, name: str, table: str, key: Sequence[st
     oid, source = catalog.find_source(connection, table, key)
     if source.table == found.embedding.source.table:
         raise UsageError(f"{name} follows {source.table} already; nothing was changed")
-    catalog.check_text_columns(connection, oid, found.embedding.live.spec.template.columns)
-    there = {column.name for column in source.columns}
-    absent = [column for column in found.embedding.view.columns if column not in there]
+    there, present = numbers_there(found.embedding.source, source), {c.number: c.name for c in source.columns}
+    names = {then: present[number] for then, number in there.items()}
+    catalog.check_text_columns(connection, oid, [names.get(n, n) for n in found.embedding.live.spec.template.columns])
+    absent = [name for name in found.embedding.view.columns if names.get(name, name) not in present.values()]
     if absent:
         raise UsageError(f'{source.table} has no column "{absent[0]}", which the view of {name} shows')
     return _exchange(connection, name, source.table, key)
@@ -223,7 +230,7 @@ def _exchange_stores(connection: Connection, name: str, table: QualifiedName, by
                 connection.execute(statement("drop_former_index", index_in_schema=former), {})
         key = {column.name: column.number for column in now.key}
         recorded = (
-            numbers(before.source, now) if now.table == before.source.table else {c.name: c.number for c in now.columns}
+            numbers(before.source, now) if now.table == before.source.table else numbers_there(before.source, now)
         )
         values = {"name": name, "source": oid, "key": list(key), "column_numbers": Jsonb(recorded | key)}
         connection.execute(statement("note_source"), values)

@@ -289,18 +289,10 @@ def _not_a_key(source: Row, table: str, attached: Sequence[str]) -> Problem:
 
 
 def _renamed(source: Row, row: Row) -> tuple[tuple[str, str], ...]:
-    """Columns that were renamed since attach: the name then, and now.
-
-    A column is known by its number. Where the numbers do not count, because the table is another one than at attach, a key
-    of as many columns as before is the same key."""
-    if row["column_numbers"] is not None:
-        names = {column["number"]: column["name"] for column in source["columns"]}
-        found = ((then, names.get(number)) for then, number in row["column_numbers"].items())
-        return tuple(sorted((then, now) for then, now in found if now and now != then))
-    there = {column["name"] for column in source["columns"]}
-    if there.issuperset(row["key"]) or len(source["key"] or ()) != len(row["key"]):
-        return ()
-    return tuple((then, now) for then, now in zip(row["key"], source["key"], strict=True) if then != now)
+    """Columns that were renamed since attach: the name then, and now. A column is known by its number."""
+    names = {column["number"]: column["name"] for column in source["columns"]}
+    found = ((then, names.get(number)) for then, number in (row["column_numbers"] or {}).items())
+    return tuple(sorted((then, now) for then, now in found if now and now != then))
 
 
 def _registered_source(source: Row | None, row: Row) -> Source:

@@ -118,6 +118,62 @@ def test_restored_backup_is_followed(harness: Harness, postgres: Cluster, layout
         assert_followed(restored)
 
 
+@both_versions
+@layouts
+def test_backup_of_a_table_whose_columns_were_renamed_is_followed(
+    harness: Harness, postgres: Cluster, layout: str
+) -> None:
+    """Nobody noticed the renaming, and PostgreSQL numbers the columns of a restored table again."""
+    attached(harness, layout)
+    harness.once()
+    harness.execute("ALTER TABLE articles DROP COLUMN views")
+    harness.execute("ALTER TABLE articles RENAME COLUMN body TO content")
+    harness.execute("ALTER TABLE articles RENAME COLUMN id TO number")
+    file = harness.folder / "backup"
+    tool(harness, "pg_dump", "-Fc", harness.url, "-f", file)
+    with another(harness, postgres) as restored:
+        tool(restored, "pg_restore", "--exit-on-error", "-d", restored.url, file)
+        asked = len(harness.server.texts)
+        for column, name in (("content", "number"), ("text", "key")):
+            restored.execute(f"INSERT INTO articles ({name}, {column}) VALUES (100, 'new {column}'), (101, 'gone')")
+            restored.execute(f"UPDATE articles SET {column} = 'changed {column}' WHERE {name} = 1")
+            restored.execute(f"UPDATE articles SET {name} = -{name} WHERE {name} = 2")
+            restored.execute(f"DELETE FROM articles WHERE {name} IN (3, 101)")
+            restored.once()
+            restored.assert_in_step(column)
+            restored.execute(f"DELETE FROM articles WHERE {name} = 100")
+            if column == "content":
+                restored.execute("ALTER TABLE articles RENAME COLUMN content TO text")
+                restored.execute("ALTER TABLE articles RENAME COLUMN number TO key")
+        assert len(harness.server.texts) - asked < ROWS // 2
+        restored.ok("verify", "articles", "--repair")
+        restored.once()
+        restored.assert_in_step("text")
+
+
+@layouts
+def test_key_that_is_swapped_after_a_restore_is_noticed_and_followed(
+    harness: Harness, postgres: Cluster, layout: str
+) -> None:
+    attached(harness, layout)
+    file = harness.folder / "backup"
+    tool(harness, "pg_dump", "-Fc", harness.url, "-f", file)
+    with another(harness, postgres) as restored:
+        tool(restored, "pg_restore", "--exit-on-error", "-d", restored.url, file)
+        restored.once()
+        for statement in (
+            "ADD next numeric", "DROP CONSTRAINT articles_pkey", "RENAME COLUMN id TO old", "RENAME COLUMN next TO id",
+        ):  # fmt: skip
+            restored.execute(f"ALTER TABLE articles {statement}")
+        restored.execute("UPDATE articles SET id = old")
+        restored.execute("ALTER TABLE articles ADD PRIMARY KEY (id), ALTER COLUMN old DROP NOT NULL")
+        restored.ok("alter", "articles", "--rekey")
+        restored.execute("ALTER TABLE articles DROP COLUMN old")
+        restored.execute("INSERT INTO articles (id, body) VALUES (0.5, 'new')")
+        restored.once()
+        restored.assert_in_step()
+
+
 def test_older_backup_restored_over_a_database_is_followed(harness: Harness) -> None:
     attached(harness)
     file = harness.folder / "backup"

@@ -401,6 +401,19 @@ def test_running_worker_follows_another_key_in_its_session(attached: Attached) -
     assert "was restored" not in worker.said
 
 
+@LAYOUTS
+def test_table_that_takes_the_place_may_have_the_columns_present_names(attached: Attached, layout: list[str]) -> None:
+    harness = attached(layout)
+    harness.execute("ALTER TABLE articles RENAME COLUMN body TO content")
+    harness.execute("CREATE TABLE articles_new (id int PRIMARY KEY, content text, title text)")
+    harness.execute("INSERT INTO articles_new SELECT id, content, title FROM articles")
+    harness.execute("ALTER TABLE articles RENAME TO articles_old; ALTER TABLE articles_new RENAME TO articles")
+    harness.ok("alter", "articles", "--table", "public.articles")
+    harness.execute("UPDATE articles SET content = 'changed' WHERE id = 1")
+    harness.once()
+    harness.assert_in_step("concat(title, ': ', content)")
+
+
 def test_rekey_that_was_interrupted_is_reported_and_goes_on(attached: Attached) -> None:
     harness = attached([])
     harness.execute("ALTER TABLE articles ADD tenant int NOT NULL DEFAULT 0")

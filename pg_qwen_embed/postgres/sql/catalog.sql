@@ -127,9 +127,31 @@ WHERE e.name = %(name)s;
 -- Every embedding with its generations in every state, a row for each generation. `clones` are our triggers in the
 -- partitions; a partition that is attached again gets another one.
 -- pg_partition_tree() is not used, because it would wait for the locks of the partitions. to_regclass() is used for our
--- own tables only, because it fails for a role that may not use the schema.
+-- own tables only, because it fails for a role that may not use the schema. A dump that was restored numbers columns
+-- again: the columns are then those of our triggers for UPDATE, in the order of the template and of the key. A trigger
+-- without a list of columns does not tell: then names count, and the primary key where those of the key are not there.
 SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_name, e.instruction, e.view,
-       CASE WHEN e.source_oid = e.source::oid THEN e.column_numbers END AS column_numbers,
+       CASE WHEN e.source_oid = e.source::oid THEN e.column_numbers ELSE
+           (SELECT jsonb_object_agg(a.attname, a.attnum) FROM pg_attribute a
+            WHERE a.attrelid = e.source::oid AND a.attnum > 0 AND NOT a.attisdropped)
+           || coalesce((SELECT jsonb_object_agg(k.name, t.tgattr[k.position::int - 1])
+                        FROM pg_trigger t CROSS JOIN LATERAL unnest(e.key) WITH ORDINALITY AS k(name, position)
+                        WHERE t.tgrelid = e.source::oid AND t.tgname = format('qwen_embed_key_change_%%s', g.id)
+                          AND t.tgattr[k.position::int - 1] IS NOT NULL),
+                       (SELECT jsonb_object_agg(k.name, i.indkey[k.position::int - 1])
+                        FROM pg_index i CROSS JOIN LATERAL unnest(e.key) WITH ORDINALITY AS k(name, position)
+                        WHERE i.indrelid = e.source::oid AND i.indisprimary AND i.indnkeyatts = cardinality(e.key)
+                          AND NOT e.key <@ (SELECT array_agg(a.attname::text) FROM pg_attribute a
+                                            WHERE a.attrelid = e.source::oid AND NOT a.attisdropped)), '{{}}')
+           || coalesce((SELECT jsonb_object_agg(p.name, t.tgattr[p.position::int - 1])
+                        FROM pg_trigger t
+                        CROSS JOIN LATERAL (
+                            SELECT p.part->>'column' AS name, row_number() OVER (ORDER BY min(p.position)) AS position
+                            FROM jsonb_array_elements(g.spec->'template'->'parts') WITH ORDINALITY AS p(part, position)
+                            WHERE jsonb_typeof(p.part) = 'object' GROUP BY p.part->>'column') p
+                        WHERE t.tgrelid = e.source::oid AND t.tgname = format('qwen_embed_update_%%s', g.id)
+                          AND t.tgattr[p.position::int - 1] IS NOT NULL), '{{}}')
+       END AS column_numbers,
        CASE WHEN (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                   WHERE ARRAY[n.nspname, c.relname]::text[] = parse_ident(e.source_name)) <> e.source::oid
             THEN e.source_name END AS namesake,
