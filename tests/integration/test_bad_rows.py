@@ -217,22 +217,6 @@ def test_a_document_whose_text_takes_too_long_fails_alone_and_no_session_is_lost
     assert harness.count("outbox") == 0
 
 
-@pytest.mark.parametrize(("live", "options"), [(True, ["--chunk-tokens", "64"]), (False, [])])
-def test_two_columns_of_more_than_1_gb_together_fail_alone(harness: Harness, options: list[str], live: bool) -> None:
-    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, a text, b text)")
-    harness.ok("attach", "articles", "--text", "a", "--text", "b", *options, *(["--no-backfill"] if live else []))
-    fill = """INSERT INTO articles SELECT n, x, x FROM generate_series(1, 4) n,
-              LATERAL (SELECT CASE n WHEN 2 THEN repeat('x', 540000000) ELSE 'short' END) t(x)"""
-    if live:
-        harness.execute(fill)
-    else:
-        harness.bypass(fill)
-    harness.once()
-    assert [*failures(harness)] == [2]
-    assert harness.count("store") == 3
-    assert harness.count("outbox") == 0
-
-
 def test_an_error_of_every_read_makes_no_failure(harness: Harness) -> None:
     fill(harness)
     harness.ok("attach", "articles", "--text", "body")
