@@ -18,7 +18,10 @@ _COMPARED_AS_KEYS = {
     "text", "character varying",
 }  # fmt: skip
 _TEXT = ("text", "character varying")
-_AS_TEXTS = {*_COMPARED_AS_THEY_ARE, *_TEXT}
+# Types whose values are equal only if their texts are.
+_AS_TEXTS = {
+    *_COMPARED_AS_THEY_ARE, *_TEXT, "bytea", "date", "timestamp", "timestamp with time zone", "timestamp without time zone",
+}  # fmt: skip
 _ISO = "pg_catalog.json_extract_path_text(pg_catalog.to_json({}), VARIADIC '{{}}'::text[])"
 
 
@@ -99,21 +102,25 @@ def key_changed(key: Iterable[Column]) -> sql.Composable:
 
 
 def comparisons(columns: Iterable[Column], *, key: bool) -> tuple[int, int]:
-    """How many comparisons of single columns such a condition has, and how many of the other columns together."""
+    """How many columns such a condition compares as they are, and how many as rows."""
     plain, others = _divided(columns, _COMPARED_AS_KEYS if key else _AS_TEXTS)
-    return len(plain), bool(others)
+    return len(plain), len(others)
 
 
 def _differ(columns: Iterable[Column], as_they_are: Collection[str]) -> sql.Composable:
-    """The condition. Types that have no operator of PostgreSQL's own for it are compared by the bytes of their rows.
+    """The condition. Types that have no operator of PostgreSQL's own for it are compared as rows of one column, by their bytes.
 
     record_image_ne() makes no text, which can be longer than 1 GB, and calls nothing of the type. It is written as a
-    function: ROW(..) *<> ROW(..) would look for the operator of each column."""
+    function: ROW(..) *<> ROW(..) would look for the operator of the column. A row of several columns could exceed 1 GB."""
     plain, others = _divided(columns, as_they_are)
     single = [sql.SQL("{} IS DISTINCT FROM {}").format(_comparable("old", c), _comparable("new", c)) for c in plain]
-    rows = [sql.SQL("ROW({})").format(joined(sql.Identifier(row, c.name) for c in others)) for row in ("old", "new")]
-    together = [sql.SQL("pg_catalog.record_image_ne({}, {})").format(*rows)] if others else []
-    return sql.SQL(" OR ").join([*single, *together])
+    rows = [
+        sql.SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(
+            *(sql.Identifier(row, c.name) for row in ("old", "new"))
+        )
+        for c in others
+    ]
+    return sql.SQL(" OR ").join([*single, *rows])
 
 
 def _divided(columns: Iterable[Column], as_they_are: Collection[str]) -> tuple[list[Column], list[Column]]:

@@ -144,6 +144,12 @@ class Store:
         row = await (await connection.execute(statement("read_snapshot"))).fetchone()
         return (row[0], row[1]) if row else (0, 0)
 
+    @staticmethod
+    async def limit_statements(connection: AsyncConnection, seconds: float, *, local: bool = False) -> None:
+        """End a statement that runs longer; local: in this transaction."""
+        values = {"milliseconds": str(round(seconds * 1000)), "local": local}
+        await connection.execute(statement("limit_statements"), values)
+
     async def read_backfill(
         self, connection: AsyncConnection, *, after: Sequence[str] | None, rows: int, size: int = PAGE_SIZE,
         documents: bool = True,

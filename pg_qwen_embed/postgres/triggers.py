@@ -82,7 +82,7 @@ class Trigger:
         return target.template.columns
 
     def condition(self, target: Target) -> tuple[int, int]:
-        """How many comparisons of single columns its condition has, and how many of rows; none: there is no condition."""
+        """How many columns its condition compares as they are, and how many as rows; none: there is no condition."""
         if self.event == "update":
             return expressions.comparisons(Names(target).embedded, key=False)
         return expressions.comparisons(target.source.key if self.event == "key_change" else (), key=True)

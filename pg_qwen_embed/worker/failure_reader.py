@@ -5,9 +5,9 @@ from functools import partial
 import psycopg
 
 from pg_qwen_embed.domain.change import Key, size_of
-from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
+from pg_qwen_embed.postgres.connection import AsyncConnection
 from pg_qwen_embed.postgres.store import Store
-from pg_qwen_embed.worker.faults import is_a_rows_fault
+from pg_qwen_embed.worker.faults import is_a_rows_fault, ran_too_long, unreadable
 from pg_qwen_embed.worker.ledger import Ledger
 from pg_qwen_embed.worker.options import Limits
 from pg_qwen_embed.worker.page_size import PageSize
@@ -22,6 +22,7 @@ class FailureReader:
         self._ledger = ledger
         self._intake = intake
         self._size = PageSize(limits.page_keys, limits.size // 4)
+        self._longest = limits.longest_read
         self._unreadable: Key | None = None
 
     async def read(self, connection: AsyncConnection) -> bool:
@@ -32,9 +33,10 @@ class FailureReader:
         try:
             failures = await read(rows=self._size.rows)
         except psycopg.Error as error:
-            if not await is_a_rows_fault(error, partial(read, rows=0)):
+            if not await is_a_rows_fault(error, partial(read, rows=0), reading=True):
                 raise
-            return not self._size.failed() or await self._reject_first(connection, f"PostgreSQL: {first_line(error)}")
+            alone = self._size.failed(too_long=ran_too_long(error))
+            return not alone or await self._reject_first(connection, unreadable(error, self._longest))
         self._size.read(len(failures), size_of(failures), ended_early=False)
         due = [failure for failure in failures if failure.key not in self._ledger.retrying]
         self._ledger.retrying.update(failure.key for failure in due)

@@ -23,6 +23,7 @@ class Limits:
     documents: int = 2048  # and more, if the servers need more to be busy
     size: int = 16_000_000  # bytes
     write_rows: int = 512
+    longest_read: float = 20.0  # seconds of one page; then its rows are read one by one, and a row alone is a failure
     request: batching.Limits = field(default_factory=batching.Limits)
 
 

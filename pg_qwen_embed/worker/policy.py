@@ -18,6 +18,7 @@ REJECTIONS = 8  # of a document before it is parked
 # such resource: a single row can need too much.
 TEMPORARY = ("08", "40", "53", "57", "58", "55P03", "55006", "25006", "21")
 OUT_OF_MEMORY = "53200"
+CANCELED = "57014"  # by the timeout of statements, or by a person
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,11 @@ def after(error: Error, attempts: Attempts, size: int, *, others: bool, rng: ran
 def may_be_a_rows_fault(sqlstate: str | None) -> bool:
     """Whether an error of PostgreSQL can be caused by one row. Without an SQLSTATE the connection is lost."""
     return sqlstate == OUT_OF_MEMORY or (sqlstate is not None and not sqlstate.startswith(TEMPORARY))
+
+
+def ran_too_long(sqlstate: str | None) -> bool:
+    """Whether a read was ended by its timeout: one of its rows may be the cause."""
+    return sqlstate == CANCELED
 
 
 def after_write(reason: str, attempt: int, pieces: int, *, by_a_row: bool, rng: random.Random) -> Retry | Split | Fail:

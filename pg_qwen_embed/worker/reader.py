@@ -13,11 +13,11 @@ from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.change import size_of
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.version import Versions
-from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
+from pg_qwen_embed.postgres.connection import AsyncConnection
 from pg_qwen_embed.postgres.store import Page, Store
 from pg_qwen_embed.worker.compactor import Compactor
 from pg_qwen_embed.worker.failure_reader import FailureReader
-from pg_qwen_embed.worker.faults import is_a_rows_fault
+from pg_qwen_embed.worker.faults import is_a_rows_fault, ran_too_long, unreadable
 from pg_qwen_embed.worker.ledger import Ledger, Room
 from pg_qwen_embed.worker.options import Limits
 from pg_qwen_embed.worker.page_size import PageSize
@@ -130,7 +130,7 @@ class Reader:
             return False
         if self._versions.exhausted:
             self._versions = Versions(await self._store.begin_term(connection))
-        page, unreadable = await self._read_page(connection, after)
+        page, sentence = await self._read_page(connection, after)
         self._pause.times = 0
         if sweep_xmin is None and await self._compacts(connection, page):
             return True  # this page is read again afterwards: nothing is claimed
@@ -139,7 +139,7 @@ class Reader:
             self._watermark.read(page.end)
         else:
             self._watermark.swept(sweep_xmin, page.end if page.partial else None)
-        found = self._take(page, unreadable)
+        found = self._take(page, sentence)
         if page.partial and sweep_xmin is not None:  # more than a page became visible late
             await self._read_changes(connection, page.end, sweep_xmin)
         return found
@@ -153,35 +153,35 @@ class Reader:
 
     async def _read_page(self, connection: AsyncConnection, after: int) -> tuple[Page, str | None]:
         """A page, or the first change alone, and why its document cannot be read. A page that cannot be read is halved."""
-        size, unreadable = self._changes, None
+        size, sentence = self._changes, None
 
         def page(**how: int) -> Awaitable[Page]:
             values = {"entries": self._entries, "keys": size.rows} | how
             return self._store.read_outbox(
                 connection, version=self._versions.current, after=after, in_flight=self._ledger.seqs, size=size.size,
-                documents=not unreadable, **values,
+                documents=not sentence, **values,
             )  # fmt: skip
 
         while True:
             try:
                 found = await page()
             except psycopg.Error as error:
-                if unreadable or not await is_a_rows_fault(error, partial(page, entries=0)):
+                if sentence or not await is_a_rows_fault(error, partial(page, entries=0), reading=True):
                     raise
-                if size.failed():
-                    unreadable = f"PostgreSQL: {first_line(error)}"
+                if size.failed(too_long=ran_too_long(error)):
+                    sentence = unreadable(error, self._limits.longest_read)
             else:
                 rows = len(found.changes) + len(found.source_truncated)
                 size.read(rows, size_of(found.changes), ended_early=found.ended_early)
-                return found, unreadable
+                return found, sentence
 
-    def _take(self, page: Page, unreadable: str | None) -> bool:
+    def _take(self, page: Page, sentence: str | None) -> bool:
         for seqs, row_ids in page.source_truncated:
             self._ledger.seqs.update(seqs)
             self._to_write.put(SourceTruncated(self._versions.current, seqs, row_ids))
-        if unreadable:
+        if sentence:
             for change in page.changes:
-                self._intake.reject(change, None, unreadable)
+                self._intake.reject(change, None, sentence)
         else:
             self._intake.take(page.changes, None)
         if page.changes:

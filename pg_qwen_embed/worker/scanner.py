@@ -15,9 +15,9 @@ import psycopg
 from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.change import Key, size_of
 from pg_qwen_embed.domain.runtime import Runtime
-from pg_qwen_embed.postgres.connection import AsyncConnection, Pool, first_line
+from pg_qwen_embed.postgres.connection import AsyncConnection, Pool
 from pg_qwen_embed.postgres.store import BackfillPage, Store
-from pg_qwen_embed.worker.faults import is_a_rows_fault
+from pg_qwen_embed.worker.faults import is_a_rows_fault, ran_too_long, unreadable
 from pg_qwen_embed.worker.ledger import Room
 from pg_qwen_embed.worker.options import Limits
 from pg_qwen_embed.worker.page_size import PageSize
@@ -142,6 +142,7 @@ class BackfillScanner:
         self._signals = signals
         self._runtime = runtime
         self._page = PageSize(limits.backfill_rows, limits.size // 4, min(limits.backfill_rows, FIRST_PAGE))
+        self._longest = limits.longest_read
         self._reading: asyncio.Task[None] | None = None
         self._pause = Pause()
         self._progress = progress
@@ -183,14 +184,14 @@ class BackfillScanner:
         self._signals.look()
 
     async def _read_page(self, scan: Scan) -> None:
-        async with asyncio.timeout(READ_TIMEOUT), self._pool.connection() as connection:
-            page, unreadable = await self._readable_page(connection, scan.after)
+        async with self._pool.connection() as connection:
+            page, sentence = await self._readable_page(connection, scan.after)
         scan.exhausted = not page.partial
         if page.last is not None:
             of = scan.add(page.last, page.rows, left=len(page.changes))
-            if unreadable:
+            if sentence:
                 for change in page.changes:
-                    self._intake.reject(change, of, unreadable)
+                    self._intake.reject(change, of, sentence)
             else:
                 self._intake.take(page.changes, of)
             self._runtime.events.emit(events.RowsScanned(self._store.target.name, page.rows, len(page.changes)))
@@ -199,19 +200,26 @@ class BackfillScanner:
         self, connection: AsyncConnection, after: Sequence[str] | None
     ) -> tuple[BackfillPage, str | None]:
         """The next page, or the first row alone, and why its document cannot be read. A page that cannot be read is halved."""
-        size, unreadable = self._page, None
-        read = partial(self._store.read_backfill, connection, after=after, size=size.size)
+        size, sentence = self._page, None
+
+        async def read(rows: int, *, documents: bool = True) -> BackfillPage:
+            async with asyncio.timeout(READ_TIMEOUT), connection.transaction():
+                await self._store.limit_statements(connection, self._longest, local=True)
+                return await self._store.read_backfill(
+                    connection, after=after, rows=rows, size=size.size, documents=documents
+                )
+
         while True:
             try:
-                page = await read(rows=size.rows, documents=not unreadable)
+                page = await read(size.rows, documents=not sentence)
             except psycopg.Error as error:
-                if unreadable or not await is_a_rows_fault(error, partial(read, rows=0)):
+                if sentence or not await is_a_rows_fault(error, partial(read, 0), reading=True):
                     raise
-                if size.failed():
-                    unreadable = f"PostgreSQL: {first_line(error)}"
+                if size.failed(too_long=ran_too_long(error)):
+                    sentence = unreadable(error, self._longest)
             else:
                 size.read(page.rows, size_of(page.changes), ended_early=page.ended_early)
-                return page, unreadable
+                return page, sentence
 
     def _give_up(self, error: psycopg.Error) -> None:
         self._pause.error = error

@@ -14,6 +14,7 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async, first_line, pool
+from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.following import Following
 from pg_qwen_embed.worker.leadership import READER_NAME, Leadership
 from pg_qwen_embed.worker.loop import Loop
@@ -57,6 +58,7 @@ class Session:
                 asyncio.TaskGroup() as group,
             ):
                 self.opened = True
+                await Store.limit_statements(reader, self._options.limits.longest_read)
                 self._runtime.events.emit(events.Connected(reader.info.dbname, reader.info.backend_pid))
                 group.create_task(self._serve(group, reader, Pools(live, backfill, compact)))
         except psycopg.Error as error:

@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 from harness import Harness, eventually
 
+from pg_qwen_embed.worker.options import Limits
+
 ROWS = 200  # in one batch
+LEADER = (
+    "SELECT pid, backend_start FROM pg_stat_activity WHERE application_name = 'pg_qwen_embed worker: lead and read'"
+)
 
 
 def failures(harness: Harness, name: str = "articles") -> dict[Any, str]:
@@ -181,6 +186,35 @@ def test_a_document_whose_text_raises_an_error_fails_alone_and_a_repair_goes_on(
     harness.once()
     assert harness.count("store") == ROWS - 1
     assert [*failures(harness)] == [7]
+
+
+@pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_document_whose_text_takes_too_long_fails_alone_and_no_session_is_lost(
+    harness: Harness, options: list[str], live: bool
+) -> None:
+    """As a JSON value of 75 kB does whose text has nearly 1 GB, on a slow machine."""
+    harness.execute("CREATE TYPE size AS ENUM ('small', 'huge')")
+    harness.execute("""
+        CREATE FUNCTION size_text(size) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+            IF $1 = 'huge' THEN PERFORM pg_sleep(100); END IF;
+            RETURN enum_out($1); END $$""")
+    harness.execute("CREATE CAST (size AS text) WITH FUNCTION size_text(size) AS ASSIGNMENT")
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body size)")
+    harness.ok("attach", "articles", "--text", "body", *options, *(["--no-backfill"] if live else []))
+    fill = f"""INSERT INTO articles SELECT n, (CASE n WHEN 7 THEN 'huge' ELSE 'small' END)::size
+               FROM generate_series(1, {ROWS}) n"""
+    if live:
+        harness.execute(fill)
+    else:
+        harness.bypass(fill)
+    with harness.worker_here(limits=Limits(longest_read=0.5)):
+        (leader,) = eventually(lambda: harness.rows(LEADER))
+        eventually(lambda: failures(harness) == {7: "its text took PostgreSQL more than 0.5 s"})
+        eventually(lambda: harness.count("store") == ROWS - 1)
+        eventually(harness.settled)
+        assert harness.rows(LEADER) == [leader]
+    assert harness.count("outbox") == 0
 
 
 def test_an_error_of_every_read_makes_no_failure(harness: Harness) -> None:

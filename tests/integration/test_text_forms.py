@@ -96,7 +96,7 @@ def test_each_column_alone_has_its_text(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("type_", ["regclass", "regrole[]"])
-def test_a_name_of_another_object_is_refused_with_the_reason(harness: Harness, type_: str) -> None:
+def test_a_name_of_another_object_is_not_accepted_with_the_reason(harness: Harness, type_: str) -> None:
     harness.execute(f"CREATE TABLE articles (id bigint PRIMARY KEY, body {type_})")
     sentence = harness.refused("attach", "articles", "--text", "body")
     assert "is of type" in sentence
@@ -105,7 +105,7 @@ def test_a_name_of_another_object_is_refused_with_the_reason(harness: Harness, t
 
 @pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
 def test_an_update_never_makes_a_text_to_see_whether_it_changed(harness: Harness) -> None:
-    """As text this JSON has more than 1 GB, which PostgreSQL refuses."""
+    """As text this JSON has more than 1 GB, which PostgreSQL does not make."""
     long = "[" + ",".join(["1e131071"] * 8400) + "]"
     harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body jsonb)")
     harness.execute("INSERT INTO articles VALUES (1, %s)", long)

@@ -46,7 +46,7 @@ SELECT version_num FROM _qwen_embed.alembic_version;
 SELECT max(r.revision)
 FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('0004', 'generation', 'weight_version'),
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
-             ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0010', 'text_of', NULL))
+             ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL))
      r(revision, relation, attribute)
 WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute
@@ -80,18 +80,18 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpe
         FROM pg_attribute a
         JOIN pg_type y ON y.oid = a.atttypid
         CROSS JOIN LATERAL (
-            WITH RECURSIVE walk (type, modifier, is_array, depth) AS (
+            WITH RECURSIVE chain (type, modifier, is_array, depth) AS (
                 SELECT a.atttypid, a.atttypmod, false, 0
                 UNION ALL
                 SELECT coalesce(nullif(d.typbasetype, 0), d.typelem), CASE WHEN d.typtype = 'd' THEN d.typtypmod ELSE -1 END,
                        w.is_array OR d.typtype <> 'd', w.depth + 1
-                FROM walk w JOIN pg_type d ON d.oid = w.type
+                FROM chain w JOIN pg_type d ON d.oid = w.type
                 WHERE d.typtype = 'd' OR (d.typcategory = 'A' AND d.typelem <> 0)
             )
             SELECT (array_agg(w.type ORDER BY w.depth DESC) FILTER (WHERE NOT w.is_array))[1] AS base,
                    (array_agg(w.modifier ORDER BY w.depth DESC) FILTER (WHERE NOT w.is_array))[1] AS modifier,
                    (array_agg(w.type ORDER BY w.depth DESC))[1] AS leaf, bool_or(w.is_array) AS is_array
-            FROM walk w
+            FROM chain w
         ) r
         JOIN pg_type l ON l.oid = r.leaf
         LEFT JOIN pg_collation co ON co.oid = a.attcollation

@@ -32,6 +32,11 @@ SELECT set_config('row_security', 'off', false), set_config('lock_timeout', '1s'
        set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
        set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '30s', false);
 
+-- name: limit_statements
+-- Bounds how long a statement runs that reads documents: a single value may take minutes to become a text. `local`: until
+-- the end of the transaction.
+SELECT set_config('statement_timeout', %(milliseconds)s, %(local)s);
+
 -- name: see_every_row
 -- Makes row-level security that hides a row an error. A count of the visible rows would be wrong.
 SELECT set_config('row_security', 'off', true);

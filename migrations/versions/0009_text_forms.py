@@ -5,8 +5,8 @@ PL/pgSQL, which costs less than SQL here (docs/decisions/0024-text-forms.md)."""
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0009"
+down_revision = "0008"
 
 SETTINGS = """
     SET search_path = pg_catalog, pg_temp SET "DateStyle" = 'ISO, YMD' SET "TimeZone" = 'UTC'
