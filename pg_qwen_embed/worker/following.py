@@ -1,7 +1,7 @@
 """Which generations this worker follows: it compares the registry with the running pipelines, and starts and stops them."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 
 import psycopg
@@ -54,12 +54,12 @@ class Following:
         await self._catalogue.check(self.pipelines)
         registered = await catalog.registered_async(self._connection)
         states = {target.id: state for one in registered for target, state in one.targets}
-        current = {
-            target.id: target for one in registered for target in one.embedding.targets if not states[target.id].problem
-        }
+        targets = [target for one in registered for target in one.embedding.targets]
+        current = {target.id: target for target in targets if not states[target.id].problem}
         for id_, pipeline in list(self.pipelines.items()):
             if id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
+        self._tell_problems(targets, states)
         await self._follow(current)
         with suppress(psycopg.errors.LockNotAvailable):  # `alter` has the row; they are noted next time
             await self._connection.execute(statement("note_grants"), {"ids": list(self.pipelines)})
@@ -88,6 +88,11 @@ class Following:
         self.stands_by = any(id_ not in self.pipelines for id_ in current)
         for id_ in set(wanted) - set(self.pipelines) if self._options.once else ():
             self._runtime.events.emit(events.LedElsewhere(current[id_].name))
+
+    def _tell_problems(self, targets: Iterable[Target], states: Mapping[int, SourceState]) -> None:
+        for target in targets:
+            if problem := states[target.id].problem:
+                self._catalogue.tell(target, f"{problem.reason}; {problem.advice(target.name)}")
 
     async def _tried(self, target: Target, work: Awaitable[None]) -> None:
         """A generation that cannot be followed is left alone until the registry is read again."""

@@ -54,6 +54,33 @@ def test_source_that_is_renamed_or_gets_other_columns_is_followed(
         assert followed.count("store") == 0
 
 
+def test_worker_says_once_why_it_does_not_follow_and_what_to_run(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, number bigint UNIQUE, body text)")
+    harness.execute("INSERT INTO articles VALUES (1, 1, 'one')")
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker("--poll", "0.1")
+    eventually(harness.settled)
+    swap = "ALTER TABLE articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY ({})"
+
+    def said(*words: str) -> int:
+        lines = [line for line in worker.said.splitlines() if "not_followed" in line]
+        return sum(all(word in line for word in words) for line in lines)
+
+    changed = ("the primary key of public.articles has changed to (body)", "run: pg-qwen-embed alter articles --rekey")
+    store = harness.internal("store")
+    harness.execute(swap.format("body"))
+    eventually(lambda: said(*changed))
+    harness.execute(swap.format("id"))
+    eventually(lambda: worker.said.count("following ") == 2)
+    harness.execute(f"DROP TABLE {store} CASCADE")
+    eventually(lambda: said("its store was dropped", "run: pg-qwen-embed verify articles --repair"))
+    harness.ok("verify", "articles", "--repair")
+    eventually(lambda: worker.said.count("following ") == 3)
+    harness.execute(swap.format("body"))
+    eventually(lambda: said(*changed) == 2)  # it was followed meanwhile
+    assert said() == 3
+
+
 def test_search_goes_on_after_a_column_was_added_or_renamed(followed: Harness) -> None:
     followed.execute("ALTER TABLE articles ADD COLUMN extra int DEFAULT 5")
     followed.execute("ALTER TABLE articles RENAME COLUMN title TO heading")
