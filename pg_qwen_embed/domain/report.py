@@ -78,7 +78,7 @@ class Status:
             return str(self.index)
         if not self.needs_index:
             return f"none, not needed below {INDEX_FROM:,} vectors"
-        return "none yet, queries compare every vector"
+        return "none, queries compare every vector"
 
     def to_json(self) -> dict[str, Any]:
         """All properties of the live generation are in `spec`; `model` and `dimensions` are also keys of their own."""

@@ -183,6 +183,7 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     advice = "keep a worker running: pg-qwen-embed worker"
     yield judge(name, bool(one.leader), f"followed by {one.leader or 'no worker'}", advice, State.WARNING)
     fine = one.index is IndexState.VALID or (one.index is IndexState.NONE and not one.needs_index)
-    yield judge(name, fine, f"index {one.index_report}", "the worker builds it, see its log", State.WARNING)
+    advice = "a worker builds it, unless its --index-from is higher or a backlog comes first: see its log"
+    yield judge(name, fine, f"index {one.index_report}", advice, State.WARNING)
     text = f"{one.failures:,} failures, {one.pending:,} changes pending for {one.lag_seconds:.1f} s"
     yield judge(name, not one.failures, text, f"see: pg-qwen-embed failures list {name}", State.WARNING)
