@@ -1,5 +1,7 @@
 """The status of embeddings, and the drift between vectors and rows. Nothing is changed."""
 
+from collections.abc import Sequence
+
 import psycopg
 from psycopg.rows import dict_row
 
@@ -10,6 +12,8 @@ from pg_qwen_embed.domain.source import Problem
 from pg_qwen_embed.postgres import catalog, rights
 from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
+from pg_qwen_embed.postgres.drift import PAGE, is_unreadable
+from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.index import index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, names_of
@@ -31,6 +35,42 @@ def drift(connection: Connection, target: Target) -> Drift:
         connection.execute(statement("see_every_row"))
         row = connection.execute(statement("count_drift", Names(target)), {}).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
+
+
+def drift_by_page(connection: Connection, target: Target) -> tuple[Drift, int]:
+    """The same page by page, and how many rows were left out because PostgreSQL cannot read their documents."""
+    names, missing, stale, unreadable = Names(target), 0, 0, 0
+    after: tuple[str, ...] = ()
+    last: Sequence[str] | None = ()
+    while last is not None:
+        of_page, last, left_out = _page(connection, names, after)
+        missing, stale, unreadable = missing + of_page[0], stale + of_page[1], unreadable + left_out
+        after = tuple(last or ())
+    with connection.transaction():
+        connection.execute(statement("see_every_row"))
+        (orphaned,) = connection.execute(statement("count_orphans", names), {}).fetchone() or (0,)
+    return Drift(missing, stale, orphaned), unreadable
+
+
+def _page(
+    connection: Connection, names: Names, after: tuple[str, ...]
+) -> tuple[tuple[int, int], Sequence[str] | None, int]:
+    """What a page has missing and stale, its last key, and how many rows it left out. It is halved as in a repair."""
+    query = statement("count_drift_of_page", names, beyond=statement("beyond", names) if after else TRUE)
+    values: dict[str, object] = {f"after{n}": value for n, value in enumerate(after, 1)}
+    rows, documents = PAGE, True
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(statement("see_every_row"))
+                found = connection.execute(query, values | {"rows": rows, "documents": documents}).fetchone()
+        except psycopg.Error as error:
+            if not is_unreadable(error) or not documents:
+                raise
+            documents, rows = rows > 1, max(1, rows // 2)
+        else:
+            missing, stale, last = found or (0, 0, None)
+            return ((missing, stale), last, 0) if documents else ((0, 0), last, 1)
 
 
 def _visible(connection: Connection, registered: Registered) -> Status:

@@ -5,37 +5,38 @@ from dataclasses import dataclass
 import psycopg
 
 from pg_qwen_embed.admin import restore, status
-from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.report import Drift
 from pg_qwen_embed.postgres import catalog
-from pg_qwen_embed.postgres.connection import connect, first_line
+from pg_qwen_embed.postgres.connection import Connection, connect
 from pg_qwen_embed.postgres.drift import Repaired, is_unreadable, repair_now
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    drift: Drift | None  # before the repair; None: a document that PostgreSQL cannot read prevents the count
+    """unreadable: rows that are not counted, because PostgreSQL cannot read their documents."""
+
+    drift: Drift  # before the repair
+    unreadable: int = 0
     enqueued: Repaired | None = None  # None: no repair was requested
     restored: tuple[str, ...] = ()  # what was created again
 
 
 def verify(database_url: str, name: str, *, repair: bool) -> Verified:
-    """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError.
-
-    A document that PostgreSQL cannot read prevents the count, but not the repair."""
+    """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
         catalog.require_initialised(connection)
         restored = restore.restore(connection, name).parts if repair else []
         target = catalog.embedding(connection, name).target
-        try:
-            found = status.drift(connection, target)
-        except psycopg.Error as error:
-            if not is_unreadable(error):
-                raise
-            if not repair:
-                raise UsageError(
-                    f"{name}: PostgreSQL cannot read a document ({first_line(error)}), so drift cannot be counted; "
-                    f"run: pg-qwen-embed verify {name} --repair, then see: pg-qwen-embed failures list {name}"
-                ) from None
-            found = None
-    return Verified(found, repair_now(database_url, target) if repair else None, tuple(restored))
+        drift, unreadable = _count(connection, target)
+    return Verified(drift, unreadable, repair_now(database_url, target) if repair else None, tuple(restored))
+
+
+def _count(connection: Connection, target: Target) -> tuple[Drift, int]:
+    """In one statement if every document can be read."""
+    try:
+        return status.drift(connection, target), 0
+    except psycopg.Error as error:
+        if not is_unreadable(error):
+            raise
+    return status.drift_by_page(connection, target)

@@ -29,19 +29,26 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     verified = verifying.verify(settings.database_url, name, repair=repair)
     found, done = verified.drift, verified.enqueued
     if as_json:
-        counts = dataclasses.asdict(found) if found else {}
-        restored = {"restored": verified.restored} if done else {}
-        print_json(counts | ({"enqueued": dataclasses.asdict(done)} if done else {}) | restored)
+        unreadable = {"unreadable": verified.unreadable} if verified.unreadable else {}
+        repaired = {"enqueued": dataclasses.asdict(done), "restored": verified.restored} if done else {}
+        print_json(dataclasses.asdict(found) | unreadable | repaired)
     else:
-        for part in verified.restored:
-            click.echo(f"restored: {part}")
-    if found and not as_json:
-        click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
-    if done and not as_json:
-        click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
-        if done.unreadable:
-            click.echo(f"PostgreSQL cannot read the documents of {done.unreadable} rows; the worker records why")
+        _print(name, verified)
     if done and done.locked:
         raise UsageError(f"{name}: the application has {done.locked} rows locked; run it again when they are free")
-    if found and found.total and not repair:
+    if (found.total or verified.unreadable) and not repair:
         sys.exit(1)
+
+
+def _print(name: str, verified: verifying.Verified) -> None:
+    found, done = verified.drift, verified.enqueued
+    for part in verified.restored:
+        click.echo(f"restored: {part}")
+    click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
+    if verified.unreadable:
+        advice = (
+            "the worker records why" if done else f"run: pg-qwen-embed verify {name} --repair, then see failures list"
+        )
+        click.echo(f"not counted: PostgreSQL cannot read the documents of {verified.unreadable} rows; {advice}")
+    if done:
+        click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")

@@ -179,7 +179,10 @@ def test_a_document_whose_text_raises_an_error_fails_alone_and_a_repair_goes_on(
     assert harness.count("store") == ROWS - 1
     harness.execute(f"UPDATE {harness.internal('failure')} SET next_attempt_at = NULL")
     harness.execute(f"DELETE FROM {harness.internal('store')} WHERE k1 = {ROWS}")
-    assert "cannot read a document (too large)" in harness.refused("verify", "articles")
+    result = harness.cli("verify", "articles")
+    assert result.exit_code == 1
+    assert "articles: 1 missing, 0 stale, 0 orphaned" in result.stdout
+    assert "cannot read the documents of 1 rows; run: pg-qwen-embed verify articles --repair" in result.stdout
     said = harness.ok("verify", "articles", "--repair")
     assert "enqueued: 2 missing or stale" in said
     assert "cannot read the documents of 1 rows" in said
@@ -215,6 +218,40 @@ def test_a_document_whose_text_takes_too_long_fails_alone_and_no_session_is_lost
         eventually(harness.settled)
         assert harness.rows(LEADER) == [leader]
     assert harness.count("outbox") == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
+def test_drift_is_counted_around_the_documents_that_cannot_be_read(harness: Harness, options: list[str]) -> None:
+    """The rows span several pages. What is wrong with the others is counted as without the bad ones."""
+    harness.execute("CREATE TYPE size AS ENUM ('small', 'other', 'huge')")
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body size)")
+    harness.execute("INSERT INTO articles SELECT n, 'small' FROM generate_series(1, 1100) n")
+    harness.ok("attach", "articles", "--text", "body", *options)
+    harness.once()
+    store = harness.internal("store")
+    harness.bypass(
+        "UPDATE articles SET body = 'other' WHERE id IN (2, 600)",
+        "UPDATE articles SET body = NULL WHERE id = 1100",
+        "DELETE FROM articles WHERE id IN (5, 700)",
+        f"DELETE FROM {store} WHERE k1 IN (3, 500, 501)",
+    )
+    assert harness.drift() == (1, {"missing": 3, "stale": 3, "orphaned": 2})
+    harness.execute("""
+        CREATE FUNCTION text_of(size) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+            IF $1 = 'huge' THEN RAISE 'too large' USING ERRCODE = 'program_limit_exceeded'; END IF;
+            RETURN enum_out($1); END $$""")
+    bad = (1, 500, 1000)
+    harness.bypass(f"UPDATE articles SET body = 'huge' WHERE id IN {bad}")
+    oid = "(SELECT oid FROM pg_cast WHERE castsource = 'size'::regtype AND casttarget = 'text'::regtype)"
+    assert harness.rows(f"SELECT {oid}") == [(None,)]
+    # The document function is made again with the cast, as a release would.
+    harness.execute("CREATE CAST (size AS text) WITH FUNCTION text_of(size) AS ASSIGNMENT")
+    generation = harness.embedding().live.id
+    harness.execute(f"""
+        CREATE OR REPLACE FUNCTION _qwen_embed.document_{generation}(body size) RETURNS text
+        LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC SELECT body::text; END""")
+    counted = {"missing": 2, "stale": 3, "orphaned": 2}  # 500 is missing, and cannot be read
+    assert harness.drift() == (1, counted | {"unreadable": len(bad)})
 
 
 def test_an_error_of_every_read_makes_no_failure(harness: Harness) -> None:

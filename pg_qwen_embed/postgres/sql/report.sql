@@ -125,6 +125,26 @@ FROM (SELECT {source_key_as:t}, true AS here, _qwen_embed.fingerprint({document:
       FROM {source} t) d
 FULL JOIN {stored_by_row} s ON ({key:d}) = ({key:s});
 
+-- name: count_drift_of_page
+-- The same for one page of the source, in key order, for a source with a document that cannot be read. Returns the
+-- last key too.
+WITH page AS MATERIALIZED (
+    SELECT {source_key_as:t}, {has_vector} AS has_vector,
+           CASE WHEN %(documents)s THEN _qwen_embed.fingerprint({document:t}) END AS fingerprint
+    FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s
+)
+SELECT count(*) FILTER (WHERE p.fingerprint IS NOT NULL AND (s.fingerprint IS NULL OR NOT p.has_vector OR NOT {whole})) AS missing,
+       count(*) FILTER (WHERE s.fingerprint IS NOT NULL AND p.has_vector AND s.fingerprint IS DISTINCT FROM p.fingerprint
+                          AND ({whole} OR p.fingerprint IS NULL)) AS stale,
+       (SELECT ARRAY[{key_text:p}] FROM page p ORDER BY {key_descending:p} LIMIT 1) AS last
+FROM page p LEFT JOIN {stored_of_page};
+
+-- name: count_orphans
+-- Counts the rows of the store that the source does not have. No document is read.
+SELECT count(*)
+FROM (SELECT {distinct} {key:s} FROM {store} s
+      WHERE s.fingerprint IS NOT NULL AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:s}))) o;
+
 -- name: search
 -- The nearest rows of the source, each after its distance, for layout `table`.
 -- The index is used for this form only: ORDER BY the bare distance, ascending, with a LIMIT.
