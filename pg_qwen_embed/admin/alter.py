@@ -17,7 +17,8 @@ from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
 from pg_qwen_embed.postgres import catalog, ddl
-from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
+from pg_qwen_embed.postgres.connection import Connection, as_text, first_line, own_search_path
+from pg_qwen_embed.postgres.expressions import same_key
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, identifier, names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -29,7 +30,7 @@ def run_sql(connection: Connection, name: str, command: str) -> None:
     def work() -> None:
         with connection.transaction():
             connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            with suspended(connection, name):
+            with suspended(connection, name), own_search_path(connection):
                 _run(connection, command)
 
     busy = f"{name}: its table stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was changed: try again when its " \
@@ -256,10 +257,10 @@ def _put_aside(connection: Connection, names: Names) -> None:
 def _copy_in_source(connection: Connection, before: Embedding, after: Embedding) -> int:
     """For vectors in the source: a row keeps its vector, if it can still be told which one that is."""
     present = [_present(column, after.source) for column in before.source.key]
-    same_row = sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier("t", column), sql.Identifier("s", f"k{n}"))
-        for n, column in enumerate(present, 1)
-        if column
+    same_row = same_key(
+        before.source.key,
+        [sql.Identifier("t", column or "") for column in present],
+        [sql.Identifier("s", f"k{n}") for n, _ in enumerate(present, 1)],
     )
     kept = 0
     for target in after.targets:

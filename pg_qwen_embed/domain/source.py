@@ -7,6 +7,7 @@ from enum import StrEnum
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.text_form import TextForm
 
+BUILT_IN = "pg_catalog"  # the schema of PostgreSQL's own types and operators
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL would shorten a longer name
 
 
@@ -35,6 +36,7 @@ class Column:
     collation: QualifiedName | None = None  # only if it is not the type's own
     number: int = 0  # attnum, which outlives a renaming; 0: not known
     form: TextForm = TextForm.AS_IS  # in a document
+    operators: str = BUILT_IN  # of a key column: the schema of the operators by which its index compares
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target, View
 from pg_qwen_embed.domain.errors import SetupError, UsageError
-from pg_qwen_embed.domain.source import Column, Problem, QualifiedName, Remedy, Source, SourceState
+from pg_qwen_embed.domain.source import BUILT_IN, Column, Problem, QualifiedName, Remedy, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.text_form import TextForm, no_text, text_form, text_form_of_array
 from pg_qwen_embed.postgres import keys, leftovers, revision, rights, written
@@ -74,7 +74,7 @@ def find_source(connection: Connection, table: str, key: Sequence[str] = ()) -> 
 
     key: the columns that identify a row; none: the primary key."""
     try:
-        (oid,) = connection.execute(statement("resolve_table"), {"table": table}).fetchone() or (None,)
+        _, oid, _ = connection.execute(statement("resolve_table"), {"table": table}).fetchone() or (None, None, None)
     except psycopg.errors.InsufficientPrivilege as error:
         grant = rights.usage(connection, written.table(table).schema)
         raise UsageError(f"{table}: {first_line(error)}: this role lacks USAGE on it; run: {grant}") from None
@@ -309,7 +309,9 @@ def _registered_source(source: Row | None, row: Row) -> Source:
 
 def _source(row: Row, key: Sequence[str]) -> Source:
     columns = {
-        c["name"]: Column(c["name"], c["type"], c["base_type"], _collation(c), c["number"], _form(c))
+        c["name"]: Column(
+            c["name"], c["type"], c["base_type"], _collation(c), c["number"], _form(c), c["operators"] or BUILT_IN
+        )
         for c in row["columns"]
     }
     return Source(

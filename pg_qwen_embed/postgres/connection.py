@@ -21,6 +21,7 @@ from pg_qwen_embed.domain.errors import DatabaseUnavailable, UsageError
 from pg_qwen_embed.postgres.sql import statement
 
 CONNECT_TIMEOUT = 10  # seconds
+SEARCH_PATH = "pg_catalog, pg_temp"  # of our sessions
 PREPARED_MAX = 500  # statements; each embedding has its own
 SEND_BUFFER = 1 << 20  # bytes
 
@@ -80,10 +81,24 @@ def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
     with _one_sentence(url):
         connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit)
         take_binary_values(connection)
-        connection.execute(statement("configure_session"))
+        connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
         if not autocommit:
             connection.commit()
     return connection
+
+
+@contextmanager
+def own_search_path(connection: Connection) -> Iterator[None]:
+    """Inside, names are looked up as a person of this role writes them. To be used in a transaction."""
+    (own,) = connection.execute(statement("own_search_path")).fetchone() or ("",)
+    connection.execute(statement("use_search_path"), {"path": own})
+    yield
+    pin_search_path(connection)
+
+
+def pin_search_path(connection: Connection) -> None:
+    """Until the transaction ends, on a connection that may be of others: names are looked up in pg_catalog alone."""
+    connection.execute(statement("use_search_path"), {"path": SEARCH_PATH})
 
 
 async def connect_async(url: str, purpose: str) -> AsyncConnection:
@@ -117,7 +132,7 @@ async def configure_worker(connection: AsyncConnection) -> None:
     take_binary_values(connection)
     connection.prepare_threshold = 1
     connection.prepared_max = PREPARED_MAX
-    await connection.execute(statement("configure_session"))
+    await connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
     await connection.execute(statement("configure_worker_session"))
     _widen(connection)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from psycopg import sql
 
-from pg_qwen_embed.domain.source import Column, Source
+from pg_qwen_embed.domain.source import BUILT_IN, Column, Source
 from pg_qwen_embed.domain.template import Placeholder, Template
 from pg_qwen_embed.domain.text_form import TextForm
 
@@ -141,6 +141,44 @@ def _comparable(row: str, column: Column) -> sql.Composable:
 def update_of(names: Sequence[str]) -> sql.Composable:
     """The event of a trigger: an UPDATE that names one of these columns, or any UPDATE."""
     return sql.SQL("UPDATE OF {}").format(joined(map(sql.Identifier, names))) if names else sql.SQL("UPDATE")
+
+
+def same_key(key: Sequence[Column], left: Sequence[sql.Composable], right: Sequence[sql.Composable]) -> sql.Composable:
+    """`(t.lang, t.id) = (s.k1, s.k2)`: whether two keys are the same.
+
+    Our sessions look operators up in pg_catalog alone, so those of other types are named with their schema."""
+    if _is_built_in(key):
+        return sql.SQL("({}) = ({})").format(joined(left), joined(right))
+    return sql.SQL("({})").format(
+        sql.SQL(" AND ").join(
+            _compared(column, one, "=", other) for column, one, other in zip(key, left, right, strict=True)
+        )
+    )
+
+
+def later_key(key: Sequence[Column], left: Sequence[sql.Composable], right: Sequence[sql.Composable]) -> sql.Composable:
+    """`(t.lang, t.id) > (s.k1, s.k2)`: whether a key comes after another in the order of its index."""
+    if _is_built_in(key):
+        return sql.SQL("({}) > ({})").format(joined(left), joined(right))
+    (column, *more), (one, *ones), (other, *others) = key, left, right
+    later = _compared(column, one, ">", other)
+    if not more:
+        return later
+    # The first condition is there for the index.
+    return sql.SQL("({} AND ({} OR {}))").format(
+        _compared(column, one, ">=", other), later, later_key(more, ones, others)
+    )
+
+
+def _is_built_in(key: Iterable[Column]) -> bool:
+    return all(column.operators == BUILT_IN for column in key)
+
+
+def _compared(column: Column, one: sql.Composable, operator: str, other: sql.Composable) -> sql.Composable:
+    """A domain is compared as its base type: an operator that takes the domain itself could be anybody's."""
+    if column.base_type:
+        one, other = (sql.SQL("{}::{}").format(value, _base_type(column)) for value in (one, other))
+    return sql.SQL("{} OPERATOR({}.{}) {}").format(one, sql.Identifier(column.operators), sql.SQL(operator), other)
 
 
 def key_columns(key: Sequence[Column], *, nullable: bool, any_value: bool = False) -> sql.Composable:

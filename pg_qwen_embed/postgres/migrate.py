@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.postgres import catalog, revision
-from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line
+from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line, own_search_path
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
@@ -114,7 +114,8 @@ def revisions() -> list[str]:
 
 def _create_extension(connection: Connection) -> None:
     try:
-        connection.execute(statement("create_vector_extension"))
+        with connection.transaction(), own_search_path(connection):  # it is created in a schema of the path
+            connection.execute(statement("create_vector_extension"))
     except psycopg.errors.UniqueViolation:
         return  # somebody else has just created it: IF NOT EXISTS does not see an uncommitted one
     except psycopg.errors.InsufficientPrivilege:

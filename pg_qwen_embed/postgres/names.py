@@ -176,10 +176,20 @@ class _Keys(_Objects):
     @property
     def one_key(self) -> sql.Composable:
         """The failure `f` of the key that is bound like `after`."""
-        return sql.SQL(" AND ").join(
-            sql.SQL("{} = {}").format(sql.Identifier("f", f"k{n}"), expressions.after(n, column))
-            for n, column in self._numbered
-        )
+        return self.same_key("key:f=after")
+
+    def same_key(self, forms: str) -> sql.Composable:
+        """`{same_key:source_key:t=key:s}`: whether the key is the same in both forms."""
+        return expressions.same_key(self._columns, *map(self._form, forms.split("=")))
+
+    def later_key(self, forms: str) -> sql.Composable:
+        return expressions.later_key(self._columns, *map(self._form, forms.split(">")))
+
+    def _form(self, form: str) -> list[sql.Composable]:
+        """The columns of `key:s`, say, without the commas."""
+        name, _, alias = form.partition(":")
+        value = getattr(self, name)
+        return list(value(alias) if alias else value)[::2]
 
     @property
     def key_columns(self) -> sql.Composable:

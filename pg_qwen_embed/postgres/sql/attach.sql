@@ -334,7 +334,7 @@ COMMENT ON TRIGGER {trigger} ON {source} IS {comment};
 CREATE OR REPLACE VIEW {view} WITH (security_invoker = true) AS
 SELECT {view_columns:t}, {vector} AS {column},
        s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS {own:stale}
-FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
+FROM {source} t JOIN {store} s ON {same_key:source_key:t=key:s}
 WHERE s.embedding IS NOT NULL;
 
 -- name: create_view_on_column
@@ -343,7 +343,7 @@ WHERE s.embedding IS NOT NULL;
 CREATE OR REPLACE VIEW {view} WITH (security_invoker = true) AS
 SELECT {view_columns:t}, {vector} AS {column},
        s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS {own:stale}
-FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
+FROM {source} t JOIN {store} s ON {same_key:source_key:t=key:s}
 WHERE t.{column} IS NOT NULL;
 
 -- name: create_view_on_chunked
@@ -355,7 +355,7 @@ SELECT {view_columns:t}, s.chunk AS {own:chunk}, s.span AS {own:span},
             THEN substr({document:t}, lower(s.span) + 1, upper(s.span) - lower(s.span)) END AS {own:chunk_text},
        {vector} AS {column},
        s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS {own:stale}
-FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
+FROM {source} t JOIN {store} s ON {same_key:source_key:t=key:s}
 WHERE s.embedding IS NOT NULL;
 
 -- name: create_distance_function

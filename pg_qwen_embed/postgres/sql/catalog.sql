@@ -55,12 +55,18 @@ WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE r.attribute IS NULL AND p.proname = r.relation AND p.pronamespace = to_regnamespace('_qwen_embed'));
 
 -- name: resolve_table
--- The oid of a table as it is written in SQL. NULL: there is no table of that name on the search_path.
-SELECT to_regclass(%(table)s)::oid AS oid;
+-- The oid of a table as it is written in SQL. NULL: there is no table of that name on the search_path of the role.
+-- Inside the transaction the session is pinned again afterwards: PostgreSQL evaluates the columns in their order.
+SELECT set_config('search_path', coalesce(current_setting('pg_qwen_embed.search_path', true), current_setting('search_path')), true),
+       to_regclass(%(table)s)::oid AS oid,
+       set_config('search_path', p.pinned, true)
+FROM (SELECT current_setting('search_path') AS pinned OFFSET 0) p;
 
 -- name: describe_sources
 -- Tables as attach and the worker need to know them. Key columns come in the order of the primary key.
 -- The base of a domain is no domain itself. The leaf of a type is what its arrays and domains consist of.
+-- `operators` is the schema of the operators by which values of a type are compared that is not PostgreSQL's own (whose
+-- oids end at 16383). They belong to an operator class, which only a superuser can create.
 SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,
        c.relispartition AS is_partition,
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) AS has_children,
@@ -75,7 +81,16 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpe
                        SELECT FROM pg_constraint k
                        WHERE k.conrelid = c.oid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated),
                    'collation', CASE WHEN a.attcollation NOT IN (0, y.typcollation)
-                                     THEN json_build_array(cn.nspname, co.collname) END)
+                                     THEN json_build_array(cn.nspname, co.collname) END,
+                   'operators', CASE WHEN r.base >= 16384 THEN (
+                       SELECT s.nspname
+                       FROM pg_opclass oc
+                       JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopmethod = oc.opcmethod AND ao.amopstrategy = 3
+                                      AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+                       JOIN pg_operator o ON o.oid = ao.amopopr
+                       JOIN pg_namespace s ON s.oid = o.oprnamespace
+                       WHERE oc.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'btree')
+                         AND oc.opcdefault AND oc.opcintype = r.base) END)
                ORDER BY a.attnum)
         FROM pg_attribute a
         JOIN pg_type y ON y.oid = a.atttypid

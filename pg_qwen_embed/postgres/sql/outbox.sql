@@ -26,7 +26,7 @@ SELECT d.last, d.first, d.seqs, d.row_ids, {fits:d}, CASE WHEN {fits:d} THEN {kn
 FROM (SELECT c.last, c.first, c.seqs, c.row_ids, d.document, {row_exists:t} AS here, {key:c},
              sum({sent_size:d}) OVER (ORDER BY c.first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
       FROM changed c
-      LEFT JOIN {source} t ON ({source_key:t}) = ({key:c})
+      LEFT JOIN {source} t ON {same_key:source_key:t=key:c}
       CROSS JOIN LATERAL (SELECT CASE WHEN %(documents)s THEN {document:t} END AS document OFFSET 0) d) d
 ORDER BY d.first;
 
@@ -56,7 +56,7 @@ WITH repeated AS (
     HAVING count(*) > 1
 ), deleted AS (
     DELETE FROM {outbox} o USING repeated r
-    WHERE ({key:o}) = ({key:r}) AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
+    WHERE {same_key:key:o=key:r} AND o.seq NOT IN (SELECT unnest(%(in_flight)s::bigint[]))
     RETURNING 1
 ), appended AS (
     INSERT INTO {outbox} (changed_at, {keys}) SELECT r.changed_at, {key:r} FROM repeated r ORDER BY r.first
@@ -108,13 +108,13 @@ SELECT d.present, {fits:d}, CASE WHEN {fits:d} THEN {known_fingerprint:d} END,
 FROM (SELECT s.version IS NOT NULL AS present, d.document, {source_key_as:t},
              sum({sent_size:d}) OVER (ORDER BY {source_key:t} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
       FROM (SELECT t.* FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s) t
-      LEFT JOIN {store} s ON ({key:s}) = ({source_key:t}) AND {first_chunk}
+      LEFT JOIN {store} s ON {same_key:key:s=source_key:t} AND {first_chunk}
       CROSS JOIN LATERAL (SELECT CASE WHEN s.version IS NULL AND %(documents)s THEN {document:t} END AS document OFFSET 0) d) d
 ORDER BY {key:d};
 
 -- name: beyond
 -- Rows after the last key of the page before. Part of read_backfill and repair_page.
-({source_key:t}) > ({after})
+{later_key:source_key:t>after}
 
 -- name: start_backfill
 -- Marks a backfill as running, and records how many rows it has: exact for a small source, the planner's estimate

@@ -19,9 +19,9 @@ WITH page AS MATERIALIZED (
     SELECT {key:p} FROM page p LEFT JOIN {stored_of_page}
     WHERE (p.fingerprint IS DISTINCT FROM s.fingerprint OR (p.fingerprint IS NOT NULL AND NOT p.has_vector) OR NOT {whole})
       AND (%(missing)s OR s.version IS NOT NULL)
-      AND NOT EXISTS (SELECT FROM {failure} f WHERE ({key:f}) = ({key:p}) AND f.next_attempt_at IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM {failure} f WHERE {same_key:key:f=key:p} AND f.next_attempt_at IS NOT NULL)
 ), n AS (
-    SELECT {source_key_as:t} FROM {source} t JOIN wrong p ON ({source_key:t}) = ({key:p}) FOR SHARE OF t SKIP LOCKED
+    SELECT {source_key_as:t} FROM {source} t JOIN wrong p ON {same_key:source_key:t=key:p} FOR SHARE OF t SKIP LOCKED
 ), enqueued AS (
     INSERT INTO {outbox} ({keys}) SELECT {key:n} FROM n RETURNING 1
 )
@@ -34,7 +34,7 @@ WITH page AS MATERIALIZED (
     SELECT {distinct} {key:s} FROM {store} s WHERE {beyond} ORDER BY {key:s} LIMIT %(rows)s
 ), enqueued AS (
     INSERT INTO {outbox} ({keys})
-    SELECT {key:p} FROM page p WHERE NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:p}))
+    SELECT {key:p} FROM page p WHERE NOT EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:p})
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM enqueued), 0::bigint,
@@ -42,15 +42,15 @@ SELECT (SELECT count(*) FROM enqueued), 0::bigint,
 
 -- name: stored_of_page_plain
 -- The store joined to a page of keys, for layouts `table` and `column`. Part of repair_page.
-{store} s ON ({key:s}) = ({key:p})
+{store} s ON {same_key:key:s=key:p}
 
 -- name: stored_of_page_chunked
 -- The chunks of each row joined to a page of keys, for layout `chunked`. Part of repair_page.
-LATERAL (SELECT {all_chunks} FROM {store} s WHERE ({key:s}) = ({key:p})) s ON true
+LATERAL (SELECT {all_chunks} FROM {store} s WHERE {same_key:key:s=key:p}) s ON true
 
 -- name: store_beyond
 -- Vectors after the last key of the page before. Part of repair_orphans_page.
-({key:s}) > ({after})
+{later_key:key:s>after}
 
 -- name: ring
 -- What a trigger does at its end: NOTIFY if the worker sleeps, and the queue is not nearly full.

@@ -123,7 +123,7 @@ SELECT count(*) FILTER (WHERE d.here AND d.fingerprint IS NOT NULL
        count(*) FILTER (WHERE d.here IS NULL AND s.fingerprint IS NOT NULL) AS orphaned
 FROM (SELECT {source_key_as:t}, true AS here, _qwen_embed.fingerprint({document:t}) AS fingerprint, {has_vector} AS has_vector
       FROM {source} t) d
-FULL JOIN {stored_by_row} s ON ({key:d}) = ({key:s});
+FULL JOIN {stored_by_row} s ON {same_key:key:d=key:s};
 
 -- name: count_drift_of_page
 -- The same for one page of the source, in key order, for a source with a document that cannot be read. Returns the
@@ -143,13 +143,13 @@ FROM page p LEFT JOIN {stored_of_page};
 -- Counts the rows of the store that the source does not have. No document is read.
 SELECT count(*)
 FROM (SELECT {distinct} {key:s} FROM {store} s
-      WHERE s.fingerprint IS NOT NULL AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:s}))) o;
+      WHERE s.fingerprint IS NOT NULL AND NOT EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:s})) o;
 
 -- name: search
 -- The nearest rows of the source, each after its distance, for layout `table`.
 -- The index is used for this form only: ORDER BY the bare distance, ascending, with a LIMIT.
 SELECT s.embedding {distance} %(query)s::{halfvec}, {source_columns:t}
-FROM {source} t JOIN {store} s ON ({source_key:t}) = ({key:s})
+FROM {source} t JOIN {store} s ON {same_key:source_key:t=key:s}
 WHERE s.embedding IS NOT NULL
 ORDER BY s.embedding {distance} %(query)s::{halfvec}
 LIMIT %(limit)s;
@@ -165,7 +165,7 @@ LIMIT %(limit)s;
 -- name: search_chunks
 -- The nearest rows, each with its distance and its nearest chunk, by the embedding's own function.
 SELECT e.{column} {distance} %(query)s::{halfvec}, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
-FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e JOIN {source} t ON ({source_key:t}) = ({view_key:e});
+FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e JOIN {source} t ON {same_key:source_key:t=view_key:e};
 
 -- name: configure_search
 -- Lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later).

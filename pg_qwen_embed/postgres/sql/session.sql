@@ -4,14 +4,31 @@
 -- Settings of every session of ours: what is set for the role or the database may not change what we do. A document
 -- may not depend on who connects. A key's text must be read as that key again. The promises rest on READ COMMITTED.
 -- A session that hangs in a transaction must not block vacuum. transaction_timeout is there from PostgreSQL 17 on.
-SELECT set_config('DateStyle', 'ISO', false), set_config('TimeZone', 'UTC', false),
-       set_config('extra_float_digits', '1', false), set_config('array_nulls', 'on', false),
-       set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
-       set_config('idle_session_timeout', '0', false),
-       set_config('default_transaction_isolation', 'read committed', false),
-       set_config('default_transaction_read_only', 'off', false),
-       set_config('idle_in_transaction_session_timeout', '30s', false),
-       (SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout');
+-- search_path is pinned: a role that may create functions or operators in a schema of the path could have its own called
+-- in place of PostgreSQL's, with our rights. So this statement names every schema. What the role has is kept, for the
+-- names that a person writes.
+-- Behind a pooler, whose process ids are made up, the path stays: it would remain set for the pooler's other clients.
+SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s::pg_catalog.int4 THEN
+           pg_catalog.set_config('pg_qwen_embed.search_path', pg_catalog.current_setting('search_path'), false) END,
+       CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s::pg_catalog.int4 THEN
+           pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false) END,
+       pg_catalog.set_config('DateStyle', 'ISO', false), pg_catalog.set_config('TimeZone', 'UTC', false),
+       pg_catalog.set_config('extra_float_digits', '1', false), pg_catalog.set_config('array_nulls', 'on', false),
+       pg_catalog.set_config('statement_timeout', '0', false), pg_catalog.set_config('lock_timeout', '0', false),
+       pg_catalog.set_config('idle_session_timeout', '0', false),
+       pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
+       pg_catalog.set_config('default_transaction_read_only', 'off', false),
+       pg_catalog.set_config('idle_in_transaction_session_timeout', '30s', false),
+       (SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+        WHERE name OPERATOR(pg_catalog.=) 'transaction_timeout');
+
+-- name: own_search_path
+-- The search_path that this role has, of which a session of ours keeps a note.
+SELECT coalesce(pg_catalog.current_setting('pg_qwen_embed.search_path', true), pg_catalog.current_setting('search_path'));
+
+-- name: use_search_path
+-- Looks names up in these schemas until the transaction ends, or until it is called again.
+SELECT pg_catalog.set_config('search_path', %(path)s, true);
 
 -- name: configure_worker_session
 -- Settings of the worker's sessions. Its statements reach rows by key, so plans that scan or hash are off: a plan

@@ -36,7 +36,7 @@ WITH a AS (
 ), written AS (
     INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated, embedding)
     SELECT {key:v}, v.version, v.fingerprint, v.truncated, v.embedding
-    FROM v JOIN {source} t ON ({source_key:t}) = ({key:v})
+    FROM v JOIN {source} t ON {same_key:source_key:t=key:v}
     ORDER BY {key:v}
     ON CONFLICT ({keys}) DO UPDATE
     SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated,
@@ -45,7 +45,7 @@ WITH a AS (
     RETURNING 1
 ), cleared_failures AS (
     DELETE FROM {failure} f USING unnest({key_arrays}, %(versions)s::bigint[]) AS a({keys}, version)
-    WHERE EXISTS (SELECT FROM {failure}) AND ({key:f}) = ({key_casts}) AND f.version <= a.version
+    WHERE EXISTS (SELECT FROM {failure}) AND {same_key:key:f=key_casts} AND f.version <= a.version
 ), acknowledged AS (
     DELETE FROM {outbox} WHERE {settled}
 )
@@ -62,10 +62,10 @@ WITH a AS (
     SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.chunks, a.position
     FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
-    SELECT {key:v}, v.version, v.fingerprint, v.chunks, v.position FROM v JOIN {source} t ON ({source_key:t}) = ({key:v})
-    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({key:s}) = ({key:v}) AND s.version >= v.version)
+    SELECT {key:v}, v.version, v.fingerprint, v.chunks, v.position FROM v JOIN {source} t ON {same_key:source_key:t=key:v}
+    WHERE NOT EXISTS (SELECT FROM {store} s WHERE {same_key:key:s=key:v} AND s.version >= v.version)
 ), surplus_chunks AS (
-    DELETE FROM {store} s USING n WHERE ({key:s}) = ({key:n}) AND s.chunk > n.chunks
+    DELETE FROM {store} s USING n WHERE {same_key:key:s=key:n} AND s.chunk > n.chunks
 ), written AS (
     INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, chunk_fingerprint, embedding)
     SELECT {key:n}, p.chunk, n.chunks, int4range(p.begins::int, p.ends::int), n.version, n.fingerprint, p.fingerprint,
@@ -78,7 +78,7 @@ WITH a AS (
         chunk_fingerprint = excluded.chunk_fingerprint, embedding = excluded.embedding
     RETURNING 1
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING v WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
+    DELETE FROM {failure} f USING v WHERE {same_key:key:f=key:v} AND f.version <= v.version
 ), acknowledged AS (
     DELETE FROM {outbox} WHERE {settled}
 )
@@ -91,7 +91,7 @@ SELECT count(*) FROM written;
 -- of the new document has its version guard as always.
 SELECT s.chunk_fingerprint, s.embedding
 FROM (SELECT DISTINCT {key_values} FROM unnest({key_arrays}) AS a({keys})) k
-JOIN {store} s ON ({key:s}) = ({key:k})
+JOIN {store} s ON {same_key:key:s=key:k}
 WHERE s.chunk_fingerprint IS NOT NULL AND s.embedding IS NOT NULL;
 
 -- name: write_column
@@ -107,27 +107,27 @@ WITH a AS (
     SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.truncated, a.embedding
     FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
-    SELECT {source_key_as:t} FROM {source} t JOIN v ON ({source_key:t}) = ({key:v})
+    SELECT {source_key_as:t} FROM {source} t JOIN v ON {same_key:source_key:t=key:v}
     ORDER BY {source_key:t} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), noted AS (
     INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated)
-    SELECT {key:v}, v.version, v.fingerprint, v.truncated FROM v JOIN n ON ({key:n}) = ({key:v})
+    SELECT {key:v}, v.version, v.fingerprint, v.truncated FROM v JOIN n ON {same_key:key:n=key:v}
     ON CONFLICT ({keys}) DO UPDATE
     SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated
     WHERE s.version < excluded.version
     RETURNING {key:s}
 ), written AS (
     UPDATE {source} t SET {column} = v.embedding
-    FROM v JOIN noted s ON ({key:s}) = ({key:v})
-    WHERE ({source_key:t}) = ({key:v})
+    FROM v JOIN noted s ON {same_key:key:s=key:v}
+    WHERE {same_key:source_key:t=key:v}
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING v JOIN n ON ({key:n}) = ({key:v})
-    WHERE ({key:f}) = ({key:v}) AND f.version <= v.version
+    DELETE FROM {failure} f USING v JOIN n ON {same_key:key:n=key:v}
+    WHERE {same_key:key:f=key:v} AND f.version <= v.version
 ), locked AS (
     SELECT p.position
     FROM (SELECT {key_values}, a.position FROM a) p
-    JOIN {source} t ON ({source_key:t}) = ({key:p})
-    LEFT JOIN n ON ({key:n}) = ({key:p})
+    JOIN {source} t ON {same_key:source_key:t=key:p}
+    LEFT JOIN n ON {same_key:key:n=key:p}
     WHERE n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
@@ -147,15 +147,15 @@ WITH a AS (
     SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.here FROM a ORDER BY {key_casts}, a.version DESC
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
-    SELECT {key:c}, c.version FROM c JOIN {source} t ON ({source_key:t}) = ({key:c}) WHERE c.here ORDER BY {key:c}
+    SELECT {key:c}, c.version FROM c JOIN {source} t ON {same_key:source_key:t=key:c} WHERE c.here ORDER BY {key:c}
     ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL, embedding = NULL
     WHERE s.version < excluded.version
 ), removed AS (
     DELETE FROM {store} s USING c
-    WHERE ({key:s}) = ({key:c}) AND s.version < c.version
-      AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:c}))
+    WHERE {same_key:key:s=key:c} AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:c})
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
+    DELETE FROM {failure} f USING c WHERE {same_key:key:f=key:c} AND f.version <= c.version
 )
 DELETE FROM {outbox} WHERE {settled};
 
@@ -166,10 +166,10 @@ WITH a AS (
 ), c AS (
     SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.here FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
-    SELECT {key:c}, c.version FROM c JOIN {source} t ON ({source_key:t}) = ({key:c})
-    WHERE c.here AND NOT EXISTS (SELECT FROM {store} s WHERE ({key:s}) = ({key:c}) AND s.version >= c.version)
+    SELECT {key:c}, c.version FROM c JOIN {source} t ON {same_key:source_key:t=key:c}
+    WHERE c.here AND NOT EXISTS (SELECT FROM {store} s WHERE {same_key:key:s=key:c} AND s.version >= c.version)
 ), surplus_chunks AS (
-    DELETE FROM {store} s USING n WHERE ({key:s}) = ({key:n}) AND s.chunk > 1
+    DELETE FROM {store} s USING n WHERE {same_key:key:s=key:n} AND s.chunk > 1
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, chunk, version)
     SELECT {key:n}, 1, n.version FROM n
@@ -177,10 +177,10 @@ WITH a AS (
     SET chunks = 1, span = NULL, version = excluded.version, fingerprint = NULL, chunk_fingerprint = NULL, embedding = NULL
 ), removed AS (
     DELETE FROM {store} s USING c
-    WHERE ({key:s}) = ({key:c}) AND s.version < c.version
-      AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:c}))
+    WHERE {same_key:key:s=key:c} AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:c})
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
+    DELETE FROM {failure} f USING c WHERE {same_key:key:f=key:c} AND f.version <= c.version
 )
 DELETE FROM {outbox} WHERE {settled};
 
@@ -195,24 +195,24 @@ WITH a AS (
 ), c AS (
     SELECT DISTINCT ON ({key:p}) {key:p}, p.version, p.here FROM p ORDER BY {key:p}, p.version DESC
 ), n AS (
-    SELECT {source_key_as:t} FROM {source} t JOIN c ON ({source_key:t}) = ({key:c}) WHERE c.here
+    SELECT {source_key_as:t} FROM {source} t JOIN c ON {same_key:source_key:t=key:c} WHERE c.here
     ORDER BY {source_key:t} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
-    SELECT {key:c}, c.version FROM c JOIN n ON ({key:n}) = ({key:c})
+    SELECT {key:c}, c.version FROM c JOIN n ON {same_key:key:n=key:c}
     ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL
     WHERE s.version < excluded.version
     RETURNING {key:s}
 ), erased AS (
-    UPDATE {source} t SET {column} = NULL FROM blank s WHERE ({source_key:t}) = ({key:s})
+    UPDATE {source} t SET {column} = NULL FROM blank s WHERE {same_key:source_key:t=key:s}
 ), removed AS (
     DELETE FROM {store} s USING c
-    WHERE ({key:s}) = ({key:c}) AND s.version < c.version
-      AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:c}))
+    WHERE {same_key:key:s=key:c} AND s.version < c.version
+      AND NOT EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:c})
 ), cleared_failures AS (
-    DELETE FROM {failure} f USING c WHERE ({key:f}) = ({key:c}) AND f.version <= c.version
+    DELETE FROM {failure} f USING c WHERE {same_key:key:f=key:c} AND f.version <= c.version
 ), locked AS (
-    SELECT p.position FROM p JOIN {source} t ON ({source_key:t}) = ({key:p}) LEFT JOIN n ON ({key:n}) = ({key:p})
+    SELECT p.position FROM p JOIN {source} t ON {same_key:source_key:t=key:p} LEFT JOIN n ON {same_key:key:n=key:p}
     WHERE p.here AND n.k1 IS NOT DISTINCT FROM NULL
 ), acknowledged AS (
     DELETE FROM {outbox} o
@@ -226,10 +226,10 @@ SELECT position FROM locked;
 -- Settles a TRUNCATE. Vectors and failures that are older than the TRUNCATE and have no row are removed.
 WITH removed AS (
     DELETE FROM {store} s
-    WHERE s.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:s}))
+    WHERE s.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:s})
 ), cleared_failures AS (
     DELETE FROM {failure} f
-    WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE ({source_key:t}) = ({key:f}))
+    WHERE f.version < %(version)s AND NOT EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:f})
 )
 DELETE FROM {outbox} WHERE {settled};
 
@@ -247,8 +247,8 @@ WITH a AS (
 ), failed AS (
     INSERT INTO {failure} AS f ({keys}, version, attempts, error, next_attempt_at)
     SELECT {key:c}, c.version, c.attempts, c.error, now() + make_interval(secs => c.retry_after)
-    FROM c JOIN {source} t ON ({source_key:t}) = ({key:c})
-    WHERE NOT EXISTS (SELECT FROM {store} s WHERE ({key:s}) = ({key:c}) AND s.version > c.version)
+    FROM c JOIN {source} t ON {same_key:source_key:t=key:c}
+    WHERE NOT EXISTS (SELECT FROM {store} s WHERE {same_key:key:s=key:c} AND s.version > c.version)
     ON CONFLICT ({keys}) DO UPDATE
     SET version = excluded.version, attempts = excluded.attempts, error = excluded.error, last_at = now(),
         first_at = CASE WHEN f.version = excluded.version THEN f.first_at ELSE now() END,
@@ -266,7 +266,7 @@ FROM (SELECT f.version, f.attempts, f.next_attempt_at, d.document, {row_exists:t
              sum({sent_size:d}) OVER (ORDER BY f.next_attempt_at, {key:f}
                                       ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
       FROM (SELECT * FROM {failure} f WHERE next_attempt_at <= now() ORDER BY next_attempt_at, {key:f} LIMIT %(rows)s) f
-      LEFT JOIN {source} t ON ({source_key:t}) = ({key:f})
+      LEFT JOIN {source} t ON {same_key:source_key:t=key:f}
       CROSS JOIN LATERAL (SELECT CASE WHEN %(documents)s THEN {document:t} END AS document OFFSET 0) d) d
 ORDER BY d.next_attempt_at, {key:d};
 
