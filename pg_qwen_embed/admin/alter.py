@@ -17,7 +17,14 @@ from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
 from pg_qwen_embed.postgres import catalog, ddl
-from pg_qwen_embed.postgres.connection import Connection, as_text, first_line, own_search_path
+from pg_qwen_embed.postgres.connection import (
+    SEARCH_PATH,
+    Connection,
+    as_text,
+    first_line,
+    search_paths,
+    use_search_path,
+)
 from pg_qwen_embed.postgres.expressions import same_key
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, identifier, names_of
@@ -30,7 +37,7 @@ def run_sql(connection: Connection, name: str, command: str) -> None:
     def work() -> None:
         with connection.transaction():
             connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            with suspended(connection, name), own_search_path(connection):
+            with suspended(connection, name):
                 _run(connection, command)
 
     busy = f"{name}: its table stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was changed: try again when its " \
@@ -56,10 +63,13 @@ def _run(connection: Connection, command: str) -> None:
 
 @contextmanager
 def suspended(connection: Connection, name: str) -> Iterator[None]:
-    """Inside, every column of the embedding's table can be altered, in the transaction of this connection.
+    """Inside, every column of the embedding's table can be altered, in the transaction of this connection, which may be of
+    others.
 
     Nothing is followed meanwhile; the table is locked (ACCESS EXCLUSIVE) until the transaction ends. At the end everything
     is created again, for the columns as they are then. Raises UsageError, also if an embedded column is gone."""
+    own, used_before = search_paths(connection)
+    use_search_path(connection, SEARCH_PATH)
     lock_embedding(connection, name)
     found = catalog.find(connection, name)
     if found.problem and not found.problem.remedy.keeps_source:
@@ -70,9 +80,22 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
     _suspend(connection, before)
     connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+    use_search_path(connection, own)
     yield
+    use_search_path(connection, SEARCH_PATH)
     _note_columns(connection, name, before)
     _resume(connection, name)
+    use_search_path(connection, used_before)
+
+
+def is_attached(connection: Connection, name: str) -> bool:
+    """Whether there is an embedding of that name, on a connection that may not be ours. Raises SetupError."""
+    _, used_before = search_paths(connection)
+    use_search_path(connection, SEARCH_PATH)
+    (there, _) = connection.execute(statement("is_initialised")).fetchone() or (False, False)
+    found = bool(there and catalog.registered(connection, name))
+    use_search_path(connection, used_before)
+    return found
 
 
 def _suspend(connection: Connection, embedding: Embedding) -> None:

@@ -29,12 +29,19 @@ class Interface:
     broken: tuple[str, ...]
     superseded: bool  # it calls functions of release 0.1, which take a whole row
     old_texts: bool  # its document function writes values as the session is set to
+    calls_others: bool  # functions or operators that somebody has put in place of PostgreSQL's
 
 
 def look_at_interface(connection: Connection, embedding: Embedding) -> Interface:
     names = names_of(embedding)
     with connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(statement("look_at_interface", names), {"name": embedding.name}).fetchone() or {}
+        row = (
+            cursor.execute(
+                statement("look_at_interface", names, foreign_object=statement("foreign_object")),
+                {"name": embedding.name},
+            ).fetchone()
+            or {}
+        )
     wanted = names.view_column_names
     public = f"{PUBLIC_SCHEMA}.{embedding.name}"
     body = as_text(statement("search_body", names)) if names.layout.has_chunks else None
@@ -43,7 +50,10 @@ def look_at_interface(connection: Connection, embedding: Embedding) -> Interface
     if body and not row["distance_function"] and not row["superseded"]:
         broken.append(f"the function {PUBLIC_SCHEMA}.distance_{embedding.live.id}")
     by_function = any(column.form is TextForm.BY_FUNCTION for column in names.embedded)
-    return Interface(tuple(broken), row["superseded"], by_function and not row["calls_text_of"])
+    if row["calls_others"]:
+        broken.append("the document function (it calls functions that are not PostgreSQL's)")
+    old_texts = by_function and not row["calls_text_of"]
+    return Interface(tuple(broken), row["superseded"], old_texts, row["calls_others"])
 
 
 def broken_triggers(connection: Connection, target: Target) -> int:
@@ -57,7 +67,7 @@ def broken_triggers(connection: Connection, target: Target) -> int:
         "columns_compared": [trigger.condition(target)[0] for trigger in expected],
         "rows_compared": [trigger.condition(target)[1] for trigger in expected],
     }
-    query = statement("count_triggers", names_of(target.embedding))
+    query = statement("count_triggers", names_of(target.embedding), foreign_object=statement("foreign_object"))
     (whole,) = connection.execute(query, values).fetchone() or (0,)
     return len(expected) - int(whole)
 
@@ -94,6 +104,7 @@ def _restore(connection: Connection, name: str) -> Restored:
     embedding, done = found.embedding, Restored()
     if found.problem and found.problem.remedy is not Remedy.REPAIR:
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
+    connection.execute(statement("note_grants"), {"ids": [target.id for target in embedding.targets]})
     for target, state in found.targets:
         _restore_tables(connection, target, state.missing, done)
     _restore_interface(connection, embedding, done)
@@ -126,7 +137,11 @@ def _restore_interface(connection: Connection, embedding: Embedding, done: Resto
         done.parts.append("the document function")
     if not found.broken and not found.superseded:
         return
-    for target in embedding.targets if found.superseded else ():
+    if found.calls_others:
+        _run(connection, ddl.drop_interface(embedding))
+    for target in embedding.targets if found.superseded or found.calls_others else ():
+        if found.calls_others:
+            _run(connection, ddl.drop_document_function(target))
         _run(connection, ddl.document_function(target))
     try:
         with connection.transaction():

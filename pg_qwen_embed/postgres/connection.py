@@ -90,15 +90,21 @@ def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
 @contextmanager
 def own_search_path(connection: Connection) -> Iterator[None]:
     """Inside, names are looked up as a person of this role writes them. To be used in a transaction."""
-    (own,) = connection.execute(statement("own_search_path")).fetchone() or ("",)
-    connection.execute(statement("use_search_path"), {"path": own})
+    own, before = search_paths(connection)
+    use_search_path(connection, own)
     yield
-    pin_search_path(connection)
+    use_search_path(connection, before)
 
 
-def pin_search_path(connection: Connection) -> None:
-    """Until the transaction ends, on a connection that may be of others: names are looked up in pg_catalog alone."""
-    connection.execute(statement("use_search_path"), {"path": SEARCH_PATH})
+def search_paths(connection: Connection) -> tuple[str, str]:
+    """The path that this role has, and the one that is used now. They differ on a connection of ours only."""
+    own, now = connection.execute(statement("search_paths")).fetchone() or ("", "")
+    return own, now
+
+
+def use_search_path(connection: Connection, path: str) -> None:
+    """Until the transaction ends."""
+    connection.execute(statement("use_search_path"), {"path": path})
 
 
 async def connect_async(url: str, purpose: str) -> AsyncConnection:

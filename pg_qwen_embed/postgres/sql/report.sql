@@ -47,12 +47,25 @@ JOIN pg_trigger g ON g.tgrelid = {literal:source}::regclass AND g.tgname = e.nam
                  AND (g.tgqual IS NULL
                       OR (regexp_count(g.tgqual::text, 'DISTINCTEXPR '), regexp_count(g.tgqual::text, r.call))
                          = (e.columns_compared, e.rows_compared))
+                 AND NOT EXISTS (SELECT FROM pg_depend d
+                                 WHERE d.classid = 'pg_trigger'::regclass AND d.objid = g.oid AND {foreign_object})
 JOIN pg_proc p ON p.oid = g.tgfoid AND p.prosrc = e.body;
+
+-- name: foreign_object
+-- Whether what `d` depends on is a function or an operator of somebody's in place of PostgreSQL's: a release that did not
+-- pin its search_path may have found it. Functions of casts and operators of indexes belong to types. Part of
+-- count_triggers and look_at_interface.
+(d.refclassid = 'pg_proc'::regclass
+     AND EXISTS (SELECT FROM pg_proc o WHERE o.oid = d.refobjid
+                 AND o.proname IN ('concat', 'concat_ws', 'num_nonnulls', 'substr', 'lower', 'upper'))
+ OR d.refclassid = 'pg_operator'::regclass AND NOT EXISTS (SELECT FROM pg_amop o WHERE o.amopopr = d.refobjid))
+AND NOT EXISTS (SELECT FROM pg_depend x
+                WHERE x.classid = d.refclassid AND x.objid = d.refobjid AND x.deptype = 'e')
 
 -- name: look_at_interface
 -- The public interface as it is: the view's columns, whether it has the reader's rights, whether it still calls a
--- function that takes a whole row, whether the document function calls text_of(), and whether the search and distance
--- functions are there.
+-- function that takes a whole row, whether the document function calls text_of(), whether the search and distance
+-- functions are there, and whether the view or the document function calls what is somebody else's.
 SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
         WHERE a.attrelid = v.view AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        coalesce((SELECT c.reloptions @> ARRAY['security_invoker=true'] FROM pg_class c WHERE c.oid = v.view), false)
@@ -66,7 +79,14 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
        (SELECT p.prosrc FROM pg_proc p
         WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = %(name)s AND p.prorettype = v.type) AS search_body,
        EXISTS (SELECT FROM pg_proc p
-               WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = 'distance_{id}') AS distance_function
+               WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = 'distance_{id}') AS distance_function,
+       EXISTS (SELECT FROM pg_depend d
+               WHERE {foreign_object}
+                 AND (d.classid = 'pg_proc'::regclass
+                      AND d.objid IN (SELECT p.oid FROM pg_proc p WHERE p.proname = 'document_{id}'
+                                      AND p.pronamespace = '_qwen_embed'::regnamespace)
+                      OR d.classid = 'pg_rewrite'::regclass
+                      AND d.objid IN (SELECT w.oid FROM pg_rewrite w WHERE w.ev_class = v.view))) AS calls_others
 FROM (SELECT c.oid AS view, c.reltype AS type FROM (SELECT to_regclass({literal:view}) AS oid) n
       LEFT JOIN pg_class c ON c.oid = n.oid AND c.relkind = 'v') v;
 

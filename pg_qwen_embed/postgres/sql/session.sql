@@ -22,9 +22,10 @@ SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s::pg_
        (SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
         WHERE name OPERATOR(pg_catalog.=) 'transaction_timeout');
 
--- name: own_search_path
--- The search_path that this role has, of which a session of ours keeps a note.
-SELECT coalesce(pg_catalog.current_setting('pg_qwen_embed.search_path', true), pg_catalog.current_setting('search_path'));
+-- name: search_paths
+-- The search_path that this role has, of which a session of ours keeps a note, and the one that is used now.
+SELECT coalesce(pg_catalog.current_setting('pg_qwen_embed.search_path', true), pg_catalog.current_setting('search_path')),
+       pg_catalog.current_setting('search_path');
 
 -- name: use_search_path
 -- Looks names up in these schemas until the transaction ends, or until it is called again.

@@ -1,0 +1,1 @@
+"""What runs inside other people's tools. It uses search, admin and inference; nothing of ours uses it."""
