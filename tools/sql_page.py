@@ -141,6 +141,7 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "index": sql.Identifier(index.name),
         "index_in_schema": identifier(index),
         "index_state": statement("index_state"),
+        "foreign_object": statement("foreign_object"),
         "function": names.document_function,
         "comment": names.comment("nearest neighbours"),
         "right": sql.SQL("INSERT"),

@@ -1,5 +1,6 @@
 """An application's own Alembic migrations alter an embedded column: `altered` in their own transaction."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def test_migration_alters_an_embedded_column_and_back(harness: Harness, migratio
     assert harness.value(column) == "text"
     assert harness.value("SELECT has_table_privilege(%s, 'qwen_embed.articles', 'SELECT')", f"reader_of_{database}")
     harness.execute(f"DROP OWNED BY reader_of_{database}; DROP ROLE reader_of_{database}")
+
+
+def test_migration_of_the_documentation_runs(harness: Harness, migrations: Callable[..., Config]) -> None:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n# a migration of yours\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    config = migrations()
+    versions = Path(str(config.get_main_option("script_location"))) / "versions"
+    (versions / "2.py").write_text(f"revision, down_revision = '2', '1'\n{block}")
+    command.upgrade(config, "1")
+    harness.execute("INSERT INTO articles VALUES (1, 'one')")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    for move, kind in ((command.upgrade, "character varying(2000)"), (command.downgrade, "text")):
+        move(config, "2" if move is command.upgrade else "1")
+        assert next(c.type for c in harness.embedding().source.columns if c.name == "body") == kind
+        harness.once()
+        harness.assert_in_step()
 
 
 def test_migration_that_fails_changes_nothing(harness: Harness, migrations: Callable[..., Config]) -> None:
