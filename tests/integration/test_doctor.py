@@ -11,6 +11,7 @@ from pooler import Pooler
 from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed.admin.doctor import database
+from pg_qwen_embed.postgres.connection import connect
 
 
 def findings(harness: Harness, **env: str) -> dict[str, list[tuple[str, str, str]]]:
@@ -202,3 +203,12 @@ def test_connection_that_shares_a_session_is_what_the_pooler_gives(pooled: str) 
         pids = [connection.execute("SELECT pg_backend_pid()").fetchone() for connection in (one, other)]
         assert pids[0] == pids[1]
         assert one.info.backend_pid != other.info.backend_pid
+
+
+def test_search_path_behind_a_pooler_stays_as_its_other_clients_need_it(healthy: Harness, pooled: str) -> None:
+    """They share a session with our commands."""
+    with psycopg.connect(pooled, autocommit=True) as other:
+        assert "articles" in healthy.ok("status", env={"PG_QWEN_EMBED_DATABASE_URL": pooled})
+        assert other.execute("SELECT count(*) FROM articles").fetchone()
+    with connect(healthy.url, "test") as own:
+        assert own.execute("SHOW search_path").fetchone() == ("pg_catalog, pg_temp",)
