@@ -73,7 +73,7 @@ TABLES: dict[str, tuple[str, str, list[str], list[str]]] = {
     "key of a domain": (
         "CREATE DOMAIN code AS varchar(8) CHECK (value <> ''); CREATE TABLE articles (code code PRIMARY KEY, body text)",
         "articles",
-        ["--key", "code code AS varchar(8)", "--columns", "body text"],
+        ["--key", "code public.code AS varchar(8)", "--columns", "body text"],
         ["--text", "body"],
     ),
     "triggers of its own": (
