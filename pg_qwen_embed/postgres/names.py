@@ -178,18 +178,16 @@ class _Keys(_Objects):
         """The failure `f` of the key that is bound like `after`."""
         return self.same_key("key:f=after")
 
-    def same_key(self, forms: str) -> sql.Composable:
-        """`{same_key:source_key:t=key:s}`: whether the key is the same in both forms."""
+    def same_key(self, forms: str) -> sql.Composable:  # {same_key:source_key:t=key:s}
         return expressions.same_key(self._columns, *map(self._form, forms.split("=")))
 
     def later_key(self, forms: str) -> sql.Composable:
         return expressions.later_key(self._columns, *map(self._form, forms.split(">")))
 
     def _form(self, form: str) -> list[sql.Composable]:
-        """The columns of `key:s`, say, without the commas."""
         name, _, alias = form.partition(":")
-        value = getattr(self, name)
-        return list(value(alias) if alias else value)[::2]
+        columns = getattr(self, name)(alias) if alias else getattr(self, name)
+        return list(columns)[::2]  # without the commas
 
     @property
     def key_columns(self) -> sql.Composable:
