@@ -1,7 +1,7 @@
 """Which columns of its source an embedding uses, by number, which its view shows, and who may read its objects.
 
 PostgreSQL keeps the number of a column that is renamed. A dump that is restored elsewhere numbers columns again, so the
-numbers count only together with the table's oid; otherwise the names do, and the primary key. `grants` are the rights to
+numbers count only together with the table's oid; otherwise the columns of our triggers do. `grants` are the rights to
 view and store as they were last seen, to be given again when the objects must be created again. `check_drift` asks the
 worker to compare all rows with their vectors, because the source was altered while nothing followed it. An embedding that
 exists already keeps the view that it has: every column, and a vector with its length."""
@@ -58,10 +58,10 @@ def upgrade() -> None:
                 AND a.attnum = CASE
                     WHEN e.source_oid = e.source::oid THEN (e.column_numbers->>k.name)::smallint
                     ELSE coalesce(
+                        (SELECT t.tgattr[k.position::int - 1] FROM pg_trigger t
+                         WHERE t.tgrelid = e.source::oid AND t.tgname = format('qwen_embed_key_change_%s', g.id)),
                         (SELECT n.attnum FROM pg_attribute n
-                         WHERE n.attrelid = e.source::oid AND n.attname = k.name AND NOT n.attisdropped),
-                        (SELECT i.indkey[k.position::int - 1] FROM pg_index i
-                         WHERE i.indrelid = e.source::oid AND i.indisprimary AND i.indnkeyatts = cardinality(e.key)))
+                         WHERE n.attrelid = e.source::oid AND n.attname = k.name AND NOT n.attisdropped))
                     END
             WHERE g.id = generation
         )
