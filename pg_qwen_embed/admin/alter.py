@@ -3,7 +3,7 @@
 What pins the embedded columns (triggers, view, document function) is dropped and created again in the transaction of the
 alteration. Afterwards the worker compares all rows with their vectors: those whose document changed are embedded again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,7 +25,6 @@ from pg_qwen_embed.postgres.connection import (
     search_paths,
     use_search_path,
 )
-from pg_qwen_embed.postgres.expressions import same_key
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, identifier, names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -84,7 +83,7 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     yield
     use_search_path(connection, SEARCH_PATH)
     _note_columns(connection, name, before)
-    _resume(connection, name)
+    _resume(connection, name, before)
     use_search_path(connection, used_before)
 
 
@@ -112,14 +111,32 @@ def _suspend(connection: Connection, embedding: Embedding) -> None:
         ) from None
 
 
-def _resume(connection: Connection, name: str) -> None:
+def _resume(connection: Connection, name: str, before: Embedding) -> None:
     found = catalog.find(connection, name)
     if found.problem and not found.problem.remedy.keeps_source:
         raise UsageError(f"{name}: {found.problem.reason}, so nothing was changed; detach it first")
-    changed = found.problem is not None and found.problem.remedy in (Remedy.REKEY, Remedy.REKEY_BY)
-    if changed and not found.embedding.source.has_columns(found.embedding.source.key):
-        raise UsageError(f"{name}: a column of its key is gone, so nothing was changed; give the table its new key in the "
-                         f"same statement, and run: pg-qwen-embed alter {name} --rekey")  # fmt: skip
+    if found.problem and found.problem.remedy in (Remedy.REKEY, Remedy.REKEY_BY) and not found.exchanging:
+        _replace_stores(connection, name, before, *_source_by_its_key(connection, found.embedding))
+        for target in catalog.find(connection, name).embedding.targets:
+            _copy(connection, Names(target))
+    else:
+        _create_again(connection, name)
+    connection.execute(statement("request_drift_check"), {"name": name})
+    connection.execute(statement("announce_change"))
+
+
+def _source_by_its_key(connection: Connection, embedding: Embedding) -> tuple[int, Source]:
+    """The source as it is now, by the key that was followed if that still identifies a row, else by its primary key."""
+    table = as_text(identifier(embedding.source.table))
+    try:
+        return catalog.find_source(connection, table, [column.name for column in embedding.source.key])
+    except UsageError:
+        return catalog.find_source(connection, table)
+
+
+def _create_again(connection: Connection, name: str) -> Embedding:
+    """Create the missing parts of the generations, the interface and the triggers, with the recorded grants."""
+    found = catalog.find(connection, name)
     for target, state in found.targets:
         for part in state.missing:
             _execute(connection, ddl.part(target, part))
@@ -127,8 +144,7 @@ def _resume(connection: Connection, name: str) -> None:
     for target in found.embedding.targets:
         _execute(connection, ddl.follow(target))
     restore.give_recorded_grants(connection, name)
-    connection.execute(statement("request_drift_check"), {"name": name})
-    connection.execute(statement("announce_change"))
+    return found.embedding
 
 
 def _note_columns(connection: Connection, name: str, before: Embedding) -> None:
@@ -139,14 +155,20 @@ def _note_columns(connection: Connection, name: str, before: Embedding) -> None:
 
 
 def numbers(before: Source, now: Source) -> dict[str, int]:
-    """The numbers of columns, by their names at attach. before: the source with the names that were recorded."""
+    """The numbers of columns, by their names at attach. before: the source with the names that were recorded.
+
+    A column whose number is there is that column, unless it lost its name and another one has taken it: one that is new."""
     by_name = {column.name: column.number for column in now.columns}
+    known = {column.number for column in before.columns}
     alive = {column.number for column in now.columns}
+    lost = {then for then, _ in before.renamed}
     found = {}
     for column in before.columns:
-        name = before.attached_name(column.name)
-        if column.name in by_name:
-            found[name] = by_name[column.name]
+        if column.name in lost and before.attached_name(column.name) == column.name:
+            continue  # it has the name that a renamed column had
+        name, namesake = before.attached_name(column.name), by_name.get(column.name)
+        if namesake is not None and (namesake == column.number or namesake not in known or column.number not in alive):
+            found[name] = namesake
         elif column.number in alive:
             found[name] = column.number
     taken = set(found.values())
@@ -247,28 +269,38 @@ def _exchange_stores(connection: Connection, name: str, table: QualifiedName, by
         connection.execute(statement("lock_table", table=identifier(table)), {})
         connection.execute(statement("note_grants"), {"ids": [target.id for target in before.targets]})
         _suspend(connection, before)
-        for target in before.targets:
-            _put_aside(connection, Names(target))
-            if before.source.columns and now.table != before.source.table:
-                former = identifier(Names(target).index)
-                connection.execute(statement("drop_former_index", index_in_schema=former), {})
-        key = {column.name: column.number for column in now.key}
-        recorded = (
-            numbers(before.source, now) if now.table == before.source.table else numbers_there(before.source, now)
-        )
-        values = {"name": name, "source": oid, "key": list(key), "column_numbers": Jsonb(recorded | key)}
-        connection.execute(statement("note_source"), values)
-        found = catalog.find(connection, name)
-        for target, state in found.targets:
-            for part in state.missing:
-                _execute(connection, ddl.part(target, part))
-        after = found.embedding
-        _execute(connection, ddl.interface(after))
-        for target in after.targets:
-            _execute(connection, ddl.follow(target))
-        restore.give_recorded_grants(connection, name)
+        kept = _replace_stores(connection, name, before, oid, now)
         connection.execute(statement("announce_change"))
-        return _copy_in_source(connection, before, after) if now.table == before.source.table else 0
+    return kept
+
+
+def _replace_stores(connection: Connection, name: str, before: Embedding, oid: int, now: Source) -> int:
+    """Put the stores aside, and create those by the key that the source has now, with triggers and interface.
+
+    before: what was followed. Returns how many rows of layout `column` keep their vectors."""
+    same = now.table == before.source.table
+    for target in before.targets:
+        _put_aside(connection, Names(target))
+        if before.source.columns and not same:
+            former = identifier(Names(target).index)
+            connection.execute(statement("drop_former_index", index_in_schema=former), {})
+    recorded = numbers(before.source, now) if same else numbers_there(before.source, now)
+    own = set(before.live.spec.template.columns) | set(before.view.columns)
+    key = {_recorded_name(column, recorded, own): column.number for column in now.key}
+    values = {"name": name, "source": oid, "key": list(key), "column_numbers": Jsonb(recorded | key)}
+    connection.execute(statement("note_source"), values)
+    after = _create_again(connection, name)
+    return _copy_in_source(connection, before, after) if same else 0
+
+
+def _recorded_name(column: Column, recorded: Mapping[str, int], own: Set[str]) -> str:
+    """The name under which a key column is recorded: that of a recorded column, or its own if no other one has it."""
+    known = next((name for name, number in recorded.items() if number == column.number), None)
+    if known is None and column.name in own:
+        raise UsageError(
+            f'the key column "{column.name}" has the name that an embedded column had at attach; rename the key column first'
+        )
+    return known or column.name
 
 
 def _put_aside(connection: Connection, names: Names) -> None:
@@ -280,10 +312,13 @@ def _put_aside(connection: Connection, names: Names) -> None:
 def _copy_in_source(connection: Connection, before: Embedding, after: Embedding) -> int:
     """For vectors in the source: a row keeps its vector, if it can still be told which one that is."""
     present = [_present(column, after.source) for column in before.source.key]
-    same_row = same_key(
-        before.source.key,
-        [sql.Identifier("t", column or "") for column in present],
-        [sql.Identifier("s", f"k{n}") for n, _ in enumerate(present, 1)],
+    same_row = sql.SQL(" AND ").join(
+        sql.SQL("{t}::{type} = {s}::{type}").format(
+            t=sql.Identifier("t", column or ""),
+            s=sql.Identifier("s", f"k{n}"),
+            type=_compared_as(former, column, after.source),
+        )
+        for n, (column, former) in enumerate(zip(present, before.source.key, strict=True), 1)
     )
     kept = 0
     for target in after.targets:
@@ -294,6 +329,13 @@ def _copy_in_source(connection: Connection, before: Embedding, after: Embedding)
             ).fetchone() or (0,)
             kept += copied
     return kept
+
+
+def _compared_as(former: Column, column: str | None, now: Source) -> sql.SQL:
+    """The type by which a former key is compared with the present one, which may have another type."""
+    types = [former.type, *(one.type for one in now.columns if one.name == column)]
+    numbers_both = all(one.startswith(("smallint", "integer", "bigint", "numeric")) for one in types)
+    return sql.SQL("numeric" if numbers_both else "text")
 
 
 def _present(column: Column, now: Source) -> str | None:

@@ -263,6 +263,8 @@ def _problem(source: Row | None, row: Row, spec: Spec) -> Problem | None:
         return Problem(f"{table} has become {kin}: triggers miss its rows", Remedy.ATTACH_AGAIN)
     if not keys.is_key(source, [now.get(name, name) for name in row["key"]]):
         return _not_a_key(source, table, row["key"])
+    if not _has_types(source, [now.get(name, name) for name in row["key"]], row["stored_key"]):
+        return Problem(f"the key of {table} has another type now", Remedy.REKEY)
     if row["has_former_store"]:
         return Problem("its store is being exchanged for one by another key", Remedy.REKEY)
     missing = _missing(source, row, spec)
@@ -276,6 +278,13 @@ def _missing(source: Row | None, row: Row, spec: Spec) -> tuple[str, ...]:
     in_source = layout_of(spec.layout).in_source
     column = ["column of vectors"] if in_source and row["column_name"] not in columns else []
     return (*row["missing"], *column)
+
+
+def _has_types(source: Row, names: Sequence[str], stored: Sequence[str] | None) -> bool:
+    """Whether the store has the key's columns in the types that they have in the source, or in those of their domains."""
+    columns = {column["name"]: column for column in source["columns"]}
+    own = [(columns[name]["type"], columns[name]["base_type"]) for name in names]
+    return stored is None or all(one in types for one, types in zip(stored, own, strict=False))
 
 
 def _not_a_key(source: Row, table: str, attached: Sequence[str]) -> Problem:

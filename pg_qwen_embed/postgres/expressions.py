@@ -1,5 +1,6 @@
 """SQL expressions over a source's columns: its document, whether it changed, and keys in and out. Pure."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 from psycopg import sql
@@ -9,6 +10,7 @@ from pg_qwen_embed.domain.template import Placeholder, Template
 from pg_qwen_embed.domain.text_form import TextForm
 
 TRUE = sql.SQL("true")
+_MODIFIER = re.compile(r"\(\d+(?:,-?\d+)?\)")  # a length, or a precision
 _INTEGERS = {"smallint", "integer", "bigint"}
 _COMPARED_AS_THEY_ARE = {*_INTEGERS, "boolean", "uuid", "oid"}
 # Types of PostgreSQL whose equality is in pg_catalog, as format_type() prints them up to a length in brackets.
@@ -196,12 +198,22 @@ def key_columns(key: Sequence[Column], *, nullable: bool, any_value: bool = Fals
     )
 
 
+def probed(value: sql.Composable, column: Column) -> sql.Composable:
+    """A key column for the probe of a trigger function, compared with a value of the type that the outbox has.
+
+    A column of another kind of type has no operator for that, so the probe cannot be parsed. With `=` the planner would see
+    that the result is NULL, and not look at the column."""
+    type_ = _entry_type(column)
+    comparable = is_integer(column) or type_.as_string(None) in ("uuid", "numeric", *_TEXT)
+    return sql.SQL("{} IS DISTINCT FROM NULL::{}").format(value, type_) if comparable else value
+
+
 def _entry_type(column: Column) -> sql.SQL:
     """The type of a key column in the outbox. It takes every value that the column may have later: a swapped column may be
-    a bigint."""
+    a bigint, and a text may be longer."""
     if is_integer(column):
         return sql.SQL("bigint")
-    return sql.SQL(column.base_type) if column.base_type else _type(column)
+    return sql.SQL(_MODIFIER.sub("", column.base_type or column.type))
 
 
 def key_array(n: int, column: Column) -> sql.Composable:

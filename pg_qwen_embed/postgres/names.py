@@ -89,7 +89,7 @@ class _Objects:
 
     def literal(self, kind: str) -> sql.Literal:
         """`{literal:store}`: the name of an object as text, for ::regclass."""
-        return regclass(getattr(self, kind))
+        return sql.Literal(getattr(self, kind).as_string(None))
 
     def comment(self, purpose: str) -> sql.Literal:
         """What an object of this embedding says of itself."""
@@ -137,6 +137,10 @@ class _Keys(_Objects):
     def source_key_out(self, alias: str) -> sql.Composed:
         """The key as the worker receives it, from the source."""
         return joined(expressions.as_sent(sql.Identifier(alias, column.name), column) for column in self._columns)
+
+    def key_probe(self, alias: str) -> sql.Composed:
+        """The key for the probe of a trigger function."""
+        return joined(expressions.probed(sql.Identifier(alias, column.name), column) for column in self._columns)
 
     def view_key(self, alias: str) -> sql.Composed:
         """`e.lang, e.id`: the key as the view calls it, which is not renamed with the source's columns."""
@@ -390,10 +394,6 @@ def names_of(embedding: Embedding) -> Names:
 
 def identifier(name: QualifiedName) -> sql.Identifier:
     return sql.Identifier(name.schema, name.name)
-
-
-def regclass(name: sql.Identifier) -> sql.Literal:
-    return sql.Literal(name.as_string(None))
 
 
 def union(queries: Iterable[sql.Composable]) -> sql.Composed:

@@ -23,19 +23,21 @@ class Catalogue:
         self._lacking: dict[int, str] = {}  # which rights a generation needs
         self.halfvec_oid = 0
 
-    async def check(self, followed: Iterable[int]) -> None:
-        """Raises DatabaseUnavailable if the database was restored, or the extension created again, beneath the session.
+    async def check(self, followed: Iterable[int]) -> set[int]:
+        """Returns the generations whose outbox is another one: what is held in memory of them belongs to other entries.
 
-        Then its prepared statements name types that are gone, and what it holds in memory belongs to other entries."""
+        Raises DatabaseUnavailable if the extension was created again beneath the session, with a restore for instance: its
+        prepared statements name types that are gone."""
         ids = list(followed)
         cursor = await self._connection.execute(statement("catalogue_facts"), {"ids": ids})
         halfvec, outboxes = await cursor.fetchone() or (None, [])
         now = {id_: oid for id_, oid in zip(ids, outboxes, strict=True) if oid}
-        known = {id_: self._outboxes.get(id_, oid) for id_, oid in now.items()}
-        if (halfvec and self.halfvec_oid and halfvec != self.halfvec_oid) or now != known:
+        if halfvec and self.halfvec_oid and halfvec != self.halfvec_oid:
             raise DatabaseUnavailable("the database was restored, or the extension vector created again")
         self.halfvec_oid = halfvec or self.halfvec_oid
+        replaced = {id_ for id_, oid in now.items() if self._outboxes.get(id_, oid) != oid}
         self._outboxes = now
+        return replaced
 
     def tell(self, target: Target, reason: str) -> None:
         """Report why a generation is not followed, once until the reason changes."""

@@ -51,13 +51,13 @@ class Following:
 
     async def refresh(self) -> None:
         """Read the registry and follow it. Raises psycopg.Error, and DatabaseUnavailable to begin a new session."""
-        await self._catalogue.check(self.pipelines)
+        replaced = await self._catalogue.check(self.pipelines)
         registered = await catalog.registered_async(self._connection)
         states = {target.id: state for one in registered for target, state in one.targets}
         targets = [target for one in registered for target in one.embedding.targets]
         current = {target.id: target for target in targets if not states[target.id].problem}
         for id_, pipeline in list(self.pipelines.items()):
-            if id_ not in current or current[id_].work != pipeline.target.work:
+            if id_ in replaced or id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
         self._tell_problems(targets, states)
         await self._follow(current)

@@ -279,12 +279,74 @@ def test_embedded_column_is_altered_and_only_documents_that_changed_are_embedded
         harness.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+@LAYOUTS
+@pytest.mark.parametrize(
+    ("before", "after", "new"),
+    [
+        ("int", "bigint", "5000000000"),
+        ("int", "numeric", "2.5"),
+        ("int", "text", "'a longer key'"),
+        ("varchar(4)", "varchar(40)", "'a longer key'"),
+        ("numeric(4,1)", "numeric(12,3)", "99999.555"),
+    ],
+)
+def test_key_of_another_type_is_followed_in_that_type(
+    harness: Harness, layout: list[str], before: str, after: str, new: str
+) -> None:
+    harness.execute(f"CREATE TABLE articles (id {before} PRIMARY KEY, body text)")
+    harness.execute("INSERT INTO articles VALUES (1, 'one'), (2, 'two')")
+    harness.ok("attach", "articles", "--text", "body", *layout)
+    harness.once()
+    asked = len(harness.server.texts)
+    harness.ok("alter", "articles", "--sql", f"ALTER TABLE articles ALTER COLUMN id TYPE {after}")
+    harness.execute(f"INSERT INTO articles VALUES ({new}, 'new')")
+    harness.execute("UPDATE articles SET body = 'changed' WHERE body = 'one'")
+    harness.once()
+    assert set(harness.server.texts[asked:]) == {"new", "changed"}
+    harness.assert_in_step()
+    assert "warning" not in harness.ok("status", "articles")
+
+
+def test_key_column_that_is_replaced_by_one_of_another_type_is_reported_and_followed(attached: Attached) -> None:
+    harness = attached([])
+    harness.execute(
+        "ALTER TABLE articles ADD id2 uuid DEFAULT gen_random_uuid(); ALTER TABLE articles DROP COLUMN id CASCADE"
+    )
+    harness.execute("ALTER TABLE articles RENAME id2 TO id; ALTER TABLE articles ADD PRIMARY KEY (id)")
+    harness.execute("INSERT INTO articles (title, body) VALUES ('three', 'the application goes on')")
+    assert "the key of public.articles has another type now; run: pg-qwen-embed alter articles --rekey" in harness.ok(
+        "status"
+    )
+    harness.ok("alter", "articles", "--rekey")
+    harness.once()
+    harness.assert_in_step("concat(title, ': ', body)")
+
+
+def test_renames_in_a_chain_are_followed_by_number(attached: Attached) -> None:
+    harness = attached(["--view-columns", "title,note"])
+    names = ("title", "t"), ("body", "title"), ("note", "body")
+    chain = "; ".join(f"ALTER TABLE articles RENAME {old} TO {new}" for old, new in names)
+    harness.ok("alter", "articles", "--sql", chain)
+    harness.execute("UPDATE articles SET title = 'changed' WHERE id = 1")
+    harness.once()
+    harness.assert_in_step("concat(t, ': ', title)")
+    assert harness.rows("SELECT title, note FROM qwen_embed.articles ORDER BY id") == [("one", "n"), ("two", "n")]
+
+
+def test_key_column_with_the_former_name_of_an_embedded_one_is_one_sentence(attached: Attached) -> None:
+    harness = attached([])
+    harness.execute("ALTER TABLE articles RENAME body TO content")
+    harness.execute("ALTER TABLE articles ADD body text; UPDATE articles SET body = 'key' || id")
+    harness.execute("ALTER TABLE articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (body)")
+    assert "rename the key column first" in harness.refused("alter", "articles", "--rekey")
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         ("ALTER TABLE articles ALTER COLUMN nix TYPE int", 'column "nix" of relation "articles" does not exist'),
         ("ALTER TABLE articles DROP COLUMN body", "a column it embeds was dropped"),
-        ("ALTER TABLE articles DROP COLUMN id", "a column of its key is gone"),
+        ("ALTER TABLE articles DROP COLUMN id", "has no primary key"),
         ("DROP TABLE articles", "its table was dropped"),
         ("ALTER TABLE articles ADD x int; COMMIT", "leave BEGIN, COMMIT and ROLLBACK out"),
         ("nonsense", "syntax error"),

@@ -213,9 +213,10 @@ NULL
 INSERT INTO {outbox} ({keys}) SELECT {source_key:r} FROM changed_rows r
 
 -- name: probe_changed_rows
--- Fails where append_changed_rows would, for a key column or an outbox that is not there. Part of follow_body.
+-- Fails where append_changed_rows would, for a key column or an outbox that is not there, or a key column of another kind
+-- of type. Part of follow_body.
 -- A constant of type regclass is looked up again once its table was dropped, and costs nothing until then.
-PERFORM {source_key:r}, {literal:outbox}::regclass FROM changed_rows r LIMIT 0
+PERFORM {key_probe:r}, {literal:outbox}::regclass FROM changed_rows r LIMIT 0
 
 -- name: append_renamed_changed_rows
 -- The same as append_changed_rows, by the present names of the key columns. Part of follow_body.
@@ -228,7 +229,7 @@ INSERT INTO {outbox} ({keys}) VALUES ({source_key:new})
 -- name: probe_row
 -- Fails where append_row would, for a key column or an outbox that is not there. Part of follow_body.
 -- A simple expression, which PL/pgSQL evaluates without the executor. It looks a field up only where its value is used.
-by_name := num_nulls({source_key:new}, {literal:outbox}::regclass) >= 0
+by_name := num_nulls({key_probe:new}, {literal:outbox}::regclass) >= 0
 
 -- name: append_renamed_row
 -- The same as append_row, by the present names of the key columns. Part of follow_body.
@@ -240,7 +241,7 @@ INSERT INTO {outbox} ({keys}) VALUES ({source_key:old})
 
 -- name: probe_old_row
 -- Fails where append_old_row would, for a key column or an outbox that is not there. Part of follow_body.
-by_name := num_nulls({source_key:old}, {literal:outbox}::regclass) >= 0
+by_name := num_nulls({key_probe:old}, {literal:outbox}::regclass) >= 0
 
 -- name: append_renamed_old_row
 -- The same as append_old_row, by the present names of the key columns. Part of follow_body.

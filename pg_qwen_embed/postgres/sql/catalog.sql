@@ -183,6 +183,9 @@ SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_na
                                                 AND p.pronamespace = to_regnamespace('_qwen_embed'))
                                THEN 'document function' END], NULL) AS missing,
        to_regclass(format('_qwen_embed.former_%%s', g.id)) IS NOT NULL AS has_former_store,
+       (SELECT json_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum) FROM pg_attribute a
+        WHERE a.attrelid = to_regclass(format('_qwen_embed.store_%%s', g.id)) AND a.attname ~ '^k[0-9]+$'
+          AND NOT a.attisdropped) AS stored_key,
        (SELECT array_agg(t.oid ORDER BY t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE t.tgname = format('qwen_embed_insert_%%s', g.id) AND t.tgparentid <> 0 AND c.relkind <> 'p') AS clones,
        (SELECT t.tgtype & 1 = 1 FROM pg_trigger t
