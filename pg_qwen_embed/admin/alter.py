@@ -25,6 +25,7 @@ from pg_qwen_embed.postgres.connection import (
     search_paths,
     use_search_path,
 )
+from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, identifier, names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -32,6 +33,8 @@ from pg_qwen_embed.postgres.sql import statement
 
 def run_sql(connection: Connection, name: str, command: str) -> None:
     """Run a statement on the table of an embedding, all or nothing. Raises UsageError, with PostgreSQL's sentence."""
+    if not command.strip():
+        raise UsageError("the statement is empty; write it like --sql 'ALTER TABLE articles ...'")
 
     def work() -> None:
         with connection.transaction():
@@ -73,18 +76,35 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     found = catalog.find(connection, name)
     if found.problem and not found.problem.remedy.keeps_source:
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
-    before = found.embedding
-    connection.execute(statement("lock_source", names_of(before)), {})
-    connection.execute(statement("note_grants"), {"ids": [target.id for target in before.targets]})
+    connection.execute(statement("lock_source", names_of(found.embedding)), {})
+    all_of_it = [found.embedding, *_others(connection, found.embedding)]
+    for before in all_of_it[1:]:
+        lock_embedding(connection, before.name)
+    ids = [target.id for before in all_of_it for target in before.targets]
+    connection.execute(statement("note_grants"), {"ids": ids})
     connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
-    _suspend(connection, before)
+    for before in all_of_it:
+        _suspend(connection, before)
     connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
     use_search_path(connection, own)
     yield
     use_search_path(connection, SEARCH_PATH)
-    _note_columns(connection, name, before)
-    _resume(connection, name, before)
+    for before in all_of_it:
+        _note_columns(connection, before.name, before)
+        _resume(connection, before.name, before)
     use_search_path(connection, used_before)
+
+
+def _others(connection: Connection, embedding: Embedding) -> list[Embedding]:
+    """The other embeddings of the same table, which pin its columns too."""
+    found = catalog.registered(connection)
+    return [
+        one.embedding
+        for one in found
+        if one.embedding.source.table == embedding.source.table
+        and one.embedding.name != embedding.name
+        and (one.problem is None or one.problem.remedy.keeps_source)
+    ]
 
 
 def is_attached(connection: Connection, name: str) -> bool:
@@ -227,6 +247,10 @@ def follow_table(connection: Connection, name: str, table: str, key: Sequence[st
     absent = [name for name in found.embedding.view.columns if names.get(name, name) not in present.values()]
     if absent:
         raise UsageError(f'{source.table} has no column "{absent[0]}", which the view of {name} shows')
+    column = found.embedding.column
+    if column in present.values() and any(layout_of(t.generation.layout).in_source for t in found.embedding.targets):
+        raise UsageError(f'{source.table} has a column "{column}" already, and {name} keeps its vectors in one of that name; '
+                         "rename that column, or detach and attach with --column")  # fmt: skip
     return _exchange(connection, name, source.table, key)
 
 
@@ -282,8 +306,9 @@ def _replace_stores(connection: Connection, name: str, before: Embedding, oid: i
     for target in before.targets:
         _put_aside(connection, Names(target))
         if before.source.columns and not same:
-            former = identifier(Names(target).index)
-            connection.execute(statement("drop_former_index", index_in_schema=former), {})
+            connection.execute(statement("drop_former_index", index_in_schema=identifier(Names(target).index)), {})
+            if Names(target).layout.in_source:
+                connection.execute(statement("drop_source_column", Names(target)), {})
     recorded = numbers(before.source, now) if same else numbers_there(before.source, now)
     own = set(before.live.spec.template.columns) | set(before.view.columns)
     key = {_recorded_name(column, recorded, own): column.number for column in now.key}

@@ -146,7 +146,10 @@ def _restore_interface(connection: Connection, embedding: Embedding, done: Resto
     try:
         with connection.transaction():
             _run(connection, ddl.interface(embedding))
-    except psycopg.errors.InvalidTableDefinition:  # other columns than before: OR REPLACE cannot take one away
+    except (
+        psycopg.errors.InvalidTableDefinition,
+        psycopg.errors.InvalidFunctionDefinition,
+    ):  # other columns than before: OR REPLACE cannot take one away
         _run(connection, ddl.drop_interface(embedding))
         _run(connection, ddl.interface(embedding))
     done.parts += found.broken or ["the view"]

@@ -188,7 +188,9 @@ def find(connection: Connection, name: str) -> Registered:
 
 def source_now(connection: Connection, name: str) -> Source:
     """The table of an embedding as the catalog has it now, by its present primary key. Raises UsageError if it is gone."""
-    (row, *_) = _dicts(connection, "read_registry", name=name)
+    (row, *_) = _dicts(connection, "read_registry", name=name) or (None,)
+    if row is None:
+        raise UsageError(f"{name} was detached meanwhile; nothing was changed")
     sources = _dicts(connection, "describe_sources", tables=[row["source"]])
     if not sources:
         raise UsageError(f"{name}: its table was dropped; run: pg-qwen-embed detach {name}")

@@ -322,6 +322,37 @@ def test_key_column_that_is_replaced_by_one_of_another_type_is_reported_and_foll
     harness.assert_in_step("concat(title, ': ', body)")
 
 
+def test_all_embeddings_of_the_table_make_way_for_a_statement(attached: Attached) -> None:
+    harness = attached([])
+    harness.ok("attach", "articles", "--text", "body", "--name", "bodies", "--chunk-tokens", "64")
+    harness.once()
+    asked = len(harness.server.texts)
+    harness.ok("alter", "articles", "--sql", "ALTER TABLE articles ALTER COLUMN body TYPE varchar(99)")
+    harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
+    harness.once()
+    assert sorted(harness.server.texts[asked:]) == ["changed", "one: changed"]
+    harness.assert_in_step("concat(title, ': ', body)")
+    harness.assert_in_step("body", "bodies")
+
+
+def test_column_of_the_users_is_never_taken_for_the_one_of_vectors(attached: Attached) -> None:
+    harness = attached(["--store", "column"])
+    harness.execute("CREATE TABLE other (id int PRIMARY KEY, title text, body text, embedding text)")
+    assert 'has a column "embedding" already' in harness.refused("alter", "articles", "--table", "other")
+    harness.execute("ALTER TABLE other RENAME embedding TO mine")
+    harness.ok("alter", "articles", "--table", "other")
+    columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'articles'::regclass AND attname = 'embedding'"
+    assert harness.rows(columns) == []
+
+
+def test_view_that_was_renamed_by_hand_is_restored(attached: Attached) -> None:
+    harness = attached(["--chunk-tokens", "64"])
+    harness.execute("ALTER VIEW qwen_embed.articles RENAME TO moved")
+    assert "restored: the view qwen_embed.articles" in harness.ok("verify", "articles", "--repair")
+    assert "warning" not in harness.ok("status", "articles")
+    assert "one" in harness.ok("search", "articles", "one: first", "--limit", "1")
+
+
 def test_renames_in_a_chain_are_followed_by_number(attached: Attached) -> None:
     harness = attached(["--view-columns", "title,note"])
     names = ("title", "t"), ("body", "title"), ("note", "body")
