@@ -56,15 +56,15 @@ def test_bytes_arrive_as_they_were_sent(connection: Connection) -> None:
 
 
 def test_half_vectors_arrive_as_they_were_sent(connection: Connection) -> None:
-    (oid,) = connection.execute("SELECT 'halfvec'::regtype::oid").fetchone() or ()
+    (oid,) = connection.execute("SELECT 'public.halfvec'::regtype::oid").fetchone() or ()
 
     @given(matrices, st.lists(st.integers(0, 5), max_size=3))
     def check(values: Vectors, truncated: list[int]) -> None:
-        query = "SELECT array_agg(v::real[]) FROM unnest(%b::halfvec[]) v"
+        query = "SELECT array_agg(v::real[]) FROM unnest(%b::public.halfvec[]) v"
         found = fetched(connection, query, binary.halfvec_array(np.split(values, sorted(truncated)), oid))
         assert np.array_equal(np.array(found or [], np.float32).reshape(values.shape), values)
         for row in values:
-            one = fetched(connection, "SELECT (%b::halfvec)::real[]", binary.halfvec(row))
+            one = fetched(connection, "SELECT (%b::public.halfvec)::real[]", binary.halfvec(row))
             assert np.array_equal(np.array(one, np.float32), row)
 
     check()

@@ -544,7 +544,7 @@ def test_names_of_every_kind_can_have_chunks(harness: Harness) -> None:
     harness.execute("CREATE TABLE t (c uuid, query text, rows citext, PRIMARY KEY (c, rows))".replace("citext", "text"))
     harness.execute("INSERT INTO t VALUES (gen_random_uuid(), %s, 'a,b'), (gen_random_uuid(), 'short', '')", ENGLISH)
     arguments = ["--text", "query", "--name", name, "--column", "e", "--chunk-tokens", str(TOKENS)]
-    assert "CREATE FUNCTION" in harness.ok("attach", "t", *arguments, "--dry-run")
+    assert "CREATE OR REPLACE FUNCTION" in harness.ok("attach", "t", *arguments, "--dry-run")
     harness.ok("attach", "t", *arguments)
     harness.once()
     vector = str(harness.server.vector("query").tolist())

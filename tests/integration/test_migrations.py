@@ -330,7 +330,7 @@ def test_all_embeddings_of_the_table_make_way_for_a_statement(attached: Attached
     harness.ok("alter", "articles", "--sql", "ALTER TABLE articles ALTER COLUMN body TYPE varchar(99)")
     harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
     harness.once()
-    assert sorted(harness.server.texts[asked:]) == ["changed", "one: changed"]
+    assert set(harness.server.texts[asked:]) == {"changed", "one: changed"}
     harness.assert_in_step("concat(title, ': ', body)")
     harness.assert_in_step("body", "bodies")
 

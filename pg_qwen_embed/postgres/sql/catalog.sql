@@ -21,11 +21,10 @@ WHERE a.name = 'vector';
 CREATE EXTENSION IF NOT EXISTS vector;
 
 -- name: is_initialised
--- Whether `init` has run here, and whether its newest migration has. The second is told by a column that this
+-- Whether `init` has run here, and whether its newest migration has. The second is told by a function that this
 -- migration added: every role can see that.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
-       EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'term');
+       EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('_qwen_embed') AND proname = 'text_of');
 
 -- name: may_create_schemas
 -- Whether the schemas of `init` are there, or this role may create them.
