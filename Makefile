@@ -20,7 +20,7 @@ ARGS ?=
 POLLING := whole_way version_guard triggers altered_source chunking failures identity many_embeddings repair transactions \
 	truncation view server_faults worker_life
 
-.PHONY: demo unit test test-polling test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
+.PHONY: demo unit test test-long test-polling test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
@@ -28,8 +28,11 @@ demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 unit: $(VENV)/installed-dev ## what needs no I/O, in five seconds
 	$(RUN) pytest -q tests/unit
 
-test: $(VENV)/installed-dev ## the whole suite, on PostgreSQL 16 and 18
-	$(RUN) pytest $(PARALLEL)
+test: $(VENV)/installed-dev ## the suite, on PostgreSQL 16 and 18
+	$(RUN) pytest $(PARALLEL) -m 'not long'
+
+test-long: $(VENV)/installed-dev ## the tests that take long
+	$(RUN) pytest $(PARALLEL) -m long
 
 test-polling: $(VENV)/installed-dev ## all that follows changes, without notifications
 	$(RUN) pytest $(PARALLEL) --polling $(POLLING:%=tests/*/test_%.py)

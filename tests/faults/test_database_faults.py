@@ -129,6 +129,7 @@ def listening(harness: Harness) -> tuple[str, int]:
     return "127.0.0.1", port
 
 
+@pytest.mark.long
 def test_worker_whose_machine_vanishes_leads_for_half_a_minute(own_cluster: tuple[Cluster, Harness]) -> None:
     """PostgreSQL's keepalives notice it; the kernel sends them as the worker's session settings say."""
     _, here = own_cluster
@@ -345,6 +346,7 @@ class Load:
         connection.commit()
 
 
+@pytest.mark.long
 def test_attach_and_detach_on_busy_tables_fail_no_writer(harness: Harness) -> None:
     """No writer waits longer than the lock timeout of attach or meets a deadlock, while a worker runs."""
     harness.articles(*["start"] * 50)
@@ -404,6 +406,7 @@ async def test_cancellation_that_comes_with_the_connection_is_heeded(harness: Ha
             await connection.execute("SELECT 1")
 
 
+@pytest.mark.long
 def test_worker_whose_sessions_are_terminated_again_and_again_goes_on(harness: Harness) -> None:
     """Some sessions end in the moment in which the worker ends its session and cancels their statements."""
     for name in ("one", "two", "three"):

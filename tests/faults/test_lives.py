@@ -14,6 +14,7 @@ from moves import MOVES
 SEED = 7
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_order_of_moves_and_changes_ends_in_step(
     clusters: Callable[[int], Cluster], layout: str, tmp_path: Path

@@ -192,6 +192,7 @@ def test_database_made_from_a_template_is_followed(harness: Harness, postgres: C
         assert_followed(copy)
 
 
+@pytest.mark.long
 def test_cluster_upgraded_by_pg_upgrade_is_followed(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)  # PostgreSQL may run as another user
     with FakeSGLang().running() as server:

@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from harness import Harness, eventually
 from psycopg.conninfo import make_conninfo
 
@@ -18,6 +19,7 @@ def as_role(harness: Harness, role: str) -> None:
     harness.environment["PG_QWEN_EMBED_DATABASE_URL"] = make_conninfo(harness.url, user=role)
 
 
+@pytest.mark.long
 def test_a_worker_that_lacks_a_right_says_which_once_and_the_others_go_on(harness: Harness) -> None:
     for table in ("allowed", "denied"):
         harness.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text)")

@@ -250,6 +250,7 @@ def test_a_server_that_is_swapped_for_another_model_between_two_requests_gets_no
     harness.assert_in_step()
 
 
+@pytest.mark.long
 def test_overload_that_does_not_end_is_said_and_not_asked_about_in_a_tight_loop(
     harness: Harness, pauses: Pauses, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,6 +270,7 @@ def test_overload_that_does_not_end_is_said_and_not_asked_about_in_a_tight_loop(
     assert all(harness.count("failure", f"t{n}") == 0 for n in range(6))
 
 
+@pytest.mark.long
 def test_document_that_overloads_a_server_which_takes_others_becomes_a_failure(harness: Harness) -> None:
     harness.server.poison, harness.server.overloads = "POISON", True
     harness.articles(*(f"text {n}" for n in range(100)), "POISON")

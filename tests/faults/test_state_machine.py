@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import hypothesis.strategies as st
+import pytest
 from fake_sglang import FakeSGLang
 from harness import Cluster, Harness, Process, cluster, eventually, restart, setting
 from hypothesis import HealthCheck, Phase, settings
@@ -163,6 +164,7 @@ class Following(RuleBasedStateMachine):
         )
 
 
+@pytest.mark.long
 def test_any_order_of_changes_and_faults_ends_in_step(tmp_path: Path) -> None:
     with cluster(18) as Following.cluster:  # its own, to be restarted
         Following.folder = tmp_path

@@ -6,6 +6,7 @@ import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from fake_sglang import FakeSGLang
 from harness import SETTINGS, Harness, setting
 from psycopg.conninfo import make_conninfo
@@ -19,6 +20,7 @@ def binaries(harness: Harness) -> Path:
     return Path(harness.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
 
 
+@pytest.mark.long
 def test_pg_upgrade_carries_the_vectors_over(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with FakeSGLang().running() as server, ExitStack() as stack:

@@ -136,6 +136,7 @@ def test_two_servers_share_a_backfill(harness: Harness, pair: tuple[FakeSGLang, 
     assert min(len(server.texts) for server in pair) > 500
 
 
+@pytest.mark.long
 def test_server_that_dies_is_left_out_and_taken_back_when_it_returns(harness: Harness) -> None:
     second = FakeSGLang()
     with ExitStack() as stack:

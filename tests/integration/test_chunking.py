@@ -307,6 +307,7 @@ def test_document_of_many_chunks_goes_in_requests_of_the_usual_size(harness: Har
     assert_in_step(harness)
 
 
+@pytest.mark.long
 def test_document_of_more_chunks_than_the_server_takes_at_once_is_no_failure(harness: Harness) -> None:
     harness.server.most_inputs = 3
     fill(harness, ENGLISH)
@@ -314,6 +315,7 @@ def test_document_of_more_chunks_than_the_server_takes_at_once_is_no_failure(har
     assert_in_step(harness)
 
 
+@pytest.mark.long
 def test_server_that_is_overloaded_now_and_then_makes_no_failure_of_a_document_of_many_chunks(harness: Harness) -> None:
     harness.server.overloaded_every = 4
     harness.articles(*(f"Sentence {n} of many. " * 3000 for n in range(2)))
@@ -387,6 +389,7 @@ def test_rows_are_found_by_their_best_chunk_through_the_index(searched: Harness)
     assert len(nearest(searched, "query")) == 31
 
 
+@pytest.mark.long
 @both_versions
 def test_planner_takes_the_index_by_itself_where_there_are_many_chunks(harness: Harness) -> None:
     fill(harness)
