@@ -286,7 +286,12 @@ def _exchange_stores(connection: Connection, name: str, table: QualifiedName, by
     with connection.transaction():
         connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
         lock_embedding(connection, name)
-        before = catalog.find(connection, name).embedding
+        found = catalog.find(connection, name)
+        if found.exchanging:
+            raise UsageError(
+                f"{name}: another command exchanges its stores; {Remedy.REKEY.advice(name)}, if that was interrupted"
+            )
+        before = found.embedding
         oid, now = catalog.find_source(connection, as_text(identifier(table)), by)
         if before.source.columns:  # it was not dropped
             connection.execute(statement("lock_source", names_of(before)), {})
@@ -373,6 +378,8 @@ def _copy(connection: Connection, names: Names) -> int:
     """Copy the vectors of the former store, drop it, and let the worker embed the other rows."""
     with connection.transaction():
         lock_embedding(connection, names.target.name)
+        if not catalog.find(connection, names.target.name).exchanging:
+            return 0  # another command has copied them
         connection.execute(statement("lock_store_exclusive"), {"lock": int(Lock.STORE), "id": names.target.id})
         kept = 0
         if not names.layout.in_source:  # those were copied at once

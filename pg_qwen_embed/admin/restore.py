@@ -127,6 +127,8 @@ def _restore_tables(connection: Connection, target: Target, missing: tuple[str, 
     for part in missing:
         _run(connection, ddl.part(target, part))
         done.parts.append(f"the {part}")
+    if connection.execute(statement("restore_backfill"), {"id": target.id}).rowcount:
+        done.parts.append("the row of its backfill")
 
 
 def _restore_interface(connection: Connection, embedding: Embedding, done: Restored) -> None:

@@ -8,7 +8,7 @@ from psycopg.rows import dict_row
 from pg_qwen_embed.admin import restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
-from pg_qwen_embed.domain.source import Problem
+from pg_qwen_embed.domain.source import Problem, Remedy
 from pg_qwen_embed.postgres import catalog, rights
 from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
@@ -94,7 +94,9 @@ def _status(connection: Connection, registered: Registered) -> Status:
         "old": OLD_TRANSACTION,
     }
     with connection.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(statement("read_status", names), values).fetchone() or {}
+        row = cursor.execute(statement("read_status", names), values).fetchone()
+    if row is None:
+        return _without_figures(embedding, problem=Problem("the row of its backfill was deleted", Remedy.REPAIR))
     (index,) = connection.execute(statement("index_state"), {"index": index_text(names)}).fetchone() or ("none",)
     return Status(
         name=embedding.name,

@@ -353,6 +353,16 @@ def test_view_that_was_renamed_by_hand_is_restored(attached: Attached) -> None:
     assert "one" in harness.ok("search", "articles", "one: first", "--limit", "1")
 
 
+def test_row_of_the_backfill_that_was_deleted_is_reported_and_restored(attached: Attached) -> None:
+    harness = attached([])
+    harness.execute("DELETE FROM _qwen_embed.backfill")
+    assert "the row of its backfill was deleted; run: pg-qwen-embed verify" in harness.ok("status")
+    harness.ok("verify", "articles", "--repair")
+    harness.once()
+    assert "warning" not in harness.ok("status", "articles")
+    harness.assert_in_step("concat(title, ': ', body)")
+
+
 def test_renames_in_a_chain_are_followed_by_number(attached: Attached) -> None:
     harness = attached(["--view-columns", "title,note"])
     names = ("title", "t"), ("body", "title"), ("note", "body")

@@ -87,6 +87,10 @@ WITH copied AS (
 )
 SELECT count(*) FROM copied;
 
+-- name: restore_backfill
+-- Creates the row of a generation's backfill if somebody has deleted it.
+INSERT INTO _qwen_embed.backfill (generation_id, state) VALUES (%(id)s, 'pending') ON CONFLICT DO NOTHING;
+
 -- name: begin_backfill_again
 -- Lets the worker embed the rows that have no vector, unless attach --no-backfill left them out.
 UPDATE _qwen_embed.backfill
