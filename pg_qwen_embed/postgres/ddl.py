@@ -103,8 +103,11 @@ def _drop_generation(target: Target, *, has_source: bool) -> Iterator[sql.Compos
 
 
 def part(target: Target, name: str) -> Iterator[sql.Composed]:
-    """Creates one part of a generation, by the name that `SourceState.missing` has for it."""
-    return _PARTS[name](target)
+    """Creates one part of a generation, by the name that `SourceState.missing` has for it. What is left of it goes first."""
+    names = Names(target)
+    if name in ("outbox", "failure table"):
+        yield statement("drop_table", table=names.outbox if name == "outbox" else names.failure)
+    yield from _PARTS[name](target)
 
 
 def _outbox(target: Target) -> Iterator[sql.Composed]:

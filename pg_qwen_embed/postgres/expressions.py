@@ -198,14 +198,24 @@ def key_columns(key: Sequence[Column], *, nullable: bool, any_value: bool = Fals
     )
 
 
-def probed(value: sql.Composable, column: Column) -> sql.Composable:
-    """A key column for the probe of a trigger function, compared with a value of the type that the outbox has.
+def probe(alias: str, key: Sequence[Column], outbox: sql.Identifier) -> sql.Composed:
+    """The key columns for the probe of a trigger function, each compared with its column of the outbox.
 
     A column of another kind of type has no operator for that, so the probe cannot be parsed. With `=` the planner would see
     that the result is NULL, and not look at the column."""
-    type_ = _entry_type(column)
-    comparable = is_integer(column) or type_.as_string(None) in ("uuid", "numeric", *_TEXT)
-    return sql.SQL("{} IS DISTINCT FROM NULL::{}").format(value, type_) if comparable else value
+    return joined(
+        sql.SQL("{}{}(NULL::{}).{}").format(
+            sql.Identifier(alias, column.name),
+            sql.SQL(" IS DISTINCT FROM " if _has_own_operators(column) else ", "),
+            outbox,
+            sql.Identifier(f"k{n}"),
+        )
+        for n, column in enumerate(key, 1)
+    )
+
+
+def _has_own_operators(column: Column) -> bool:
+    return is_integer(column) or _entry_type(column).as_string(None) in ("uuid", "numeric", *_TEXT)
 
 
 def _entry_type(column: Column) -> sql.SQL:

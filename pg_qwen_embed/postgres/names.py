@@ -140,7 +140,7 @@ class _Keys(_Objects):
 
     def key_probe(self, alias: str) -> sql.Composed:
         """The key for the probe of a trigger function."""
-        return joined(expressions.probed(sql.Identifier(alias, column.name), column) for column in self._columns)
+        return expressions.probe(alias, self._columns, self.outbox)
 
     def view_key(self, alias: str) -> sql.Composed:
         """`e.lang, e.id`: the key as the view calls it, which is not renamed with the source's columns."""

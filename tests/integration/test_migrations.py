@@ -110,6 +110,7 @@ DROPPED = {
     "store": ("DROP TABLE _qwen_embed.store_1 CASCADE", "its store was dropped"),
     "failures": ("DROP TABLE _qwen_embed.failure_1", "its failure table was dropped"),
     "document function": ("DROP FUNCTION _qwen_embed.document_1 CASCADE", "its document function was dropped"),
+    "outbox altered": ("ALTER TABLE _qwen_embed.outbox_1 RENAME k1 TO kk", "its outbox was dropped"),
     "view": ("DROP VIEW qwen_embed.articles CASCADE", "the view qwen_embed.articles"),
     "triggers": ("DROP FUNCTION _qwen_embed.follow_insert_1 CASCADE", "1 of its 5 triggers are missing"),
     "view altered": ("ALTER VIEW qwen_embed.articles SET (security_invoker = false)", "not as created"),

@@ -170,14 +170,16 @@ SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_na
                   WHERE ARRAY[n.nspname, c.relname]::text[] = parse_ident(e.source_name)) <> e.source::oid
             THEN e.source_name END AS namesake,
        g.id, g.state, g.spec, g.partitions, g.check_drift,
-       array_remove(ARRAY[CASE WHEN to_regclass(format('_qwen_embed.outbox_%%s', g.id)) IS NULL THEN 'outbox' END,
+       array_remove(ARRAY[CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('_qwen_embed.outbox_%%s', g.id))
+                                                AND a.attname = 'k1' AND NOT a.attisdropped) THEN 'outbox' END,
                           CASE WHEN to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NULL THEN 'store' END,
                           CASE WHEN g.spec->>'store' = 'table' AND to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NOT NULL
                                     AND NOT EXISTS (SELECT FROM pg_attribute a
                                                     WHERE a.attrelid = to_regclass(format('_qwen_embed.store_%%s', g.id))
                                                       AND a.attname = 'embedding' AND NOT a.attisdropped)
                                THEN 'vectors' END,
-                          CASE WHEN to_regclass(format('_qwen_embed.failure_%%s', g.id)) IS NULL THEN 'failure table' END,
+                          CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('_qwen_embed.failure_%%s', g.id))
+                                                AND a.attname = 'k1' AND NOT a.attisdropped) THEN 'failure table' END,
                           CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.proname = format('document_%%s', g.id)
                                                 AND p.pronamespace = to_regnamespace('_qwen_embed'))
                                THEN 'document function' END], NULL) AS missing,
