@@ -247,8 +247,12 @@ def follow_table(connection: Connection, name: str, table: str, key: Sequence[st
     absent = [name for name in found.embedding.view.columns if names.get(name, name) not in present.values()]
     if absent:
         raise UsageError(f'{source.table} has no column "{absent[0]}", which the view of {name} shows')
-    column = found.embedding.column
-    if column in present.values() and any(layout_of(t.generation.layout).in_source for t in found.embedding.targets):
+    column, dimensions = found.embedding.column, found.embedding.live.spec.dimensions
+    namesake = next((one.type for one in source.columns if one.name == column), None)
+    in_source = any(layout_of(target.generation.layout).in_source for target in found.embedding.targets)
+    if (
+        in_source and namesake and not namesake.endswith(f"halfvec({dimensions})")
+    ):  # that one came with a copy of the table
         raise UsageError(f'{source.table} has a column "{column}" already, and {name} keeps its vectors in one of that name; '
                          "rename that column, or detach and attach with --column")  # fmt: skip
     return _exchange(connection, name, source.table, key)
