@@ -100,11 +100,11 @@ class Store:
         read = await _fetched(connection, self._query("read_outbox"), values)
         rows = [row for row in read if row[4]]
         self._require_one_row_each([tuple(row[8:]) for row in rows])
-        source_truncated = [(seqs, row_ids) for _, _, seqs, row_ids, _, _, _, _, *key in rows if key[0] is None]
+        source_truncated = [(seqs, row_ids) for _, _, seqs, row_ids, _, _, _, _, *key in rows if None in key]
         changes = [
             change_of(tuple(key), version, seqs, known, document, here, row_ids=row_ids)
             for _, _, seqs, row_ids, _, known, document, here, *key in rows
-            if key[0] is not None
+            if None not in key
         ]
         full, ended_early = len(read) == keys > 0, len(rows) < len(read)
         if full or ended_early:  # there may be keys beyond: complete only to the lowest entry of the last one
