@@ -12,7 +12,14 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pg_qwen_embed.admin import restore
-from pg_qwen_embed.admin.transaction import ATTEMPTS, FURTHER_LOCKS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
+from pg_qwen_embed.admin.transaction import (
+    ATTEMPTS,
+    FURTHER_LOCKS,
+    LOCK_TIMEOUT,
+    in_short_transaction,
+    lock_embedding,
+    run,
+)
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
@@ -37,15 +44,13 @@ def run_sql(connection: Connection, name: str, command: str) -> None:
         raise UsageError("the statement is empty; write it like --sql 'ALTER TABLE articles ...'")
 
     def work() -> None:
-        with connection.transaction():
-            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            with suspended(connection, name):
-                _run(connection, command)
+        with suspended(connection, name):
+            _run(connection, command)
 
     busy = f"{name}: its table stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was changed: try again when its " \
            "long transaction has ended"  # fmt: skip
     with _as_owner(name):
-        with_lock_retries(work, busy)
+        in_short_transaction(connection, work, busy)
 
 
 def _run(connection: Connection, command: str) -> None:
@@ -120,10 +125,10 @@ def is_attached(connection: Connection, name: str) -> bool:
 def _suspend(connection: Connection, embedding: Embedding) -> None:
     try:
         for target in embedding.targets if embedding.source.columns else ():
-            _execute(connection, ddl.unfollow(target))
-        _execute(connection, ddl.drop_interface(embedding))
+            run(connection, ddl.unfollow(target))
+        run(connection, ddl.drop_interface(embedding))
         for target in embedding.targets:
-            _execute(connection, ddl.drop_document_function(target))
+            run(connection, ddl.drop_document_function(target))
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UsageError(
             f"{embedding.name}: something of yours depends on its view ({first_line(error)}); drop that first, and "
@@ -159,10 +164,10 @@ def _create_again(connection: Connection, name: str) -> Embedding:
     found = catalog.find(connection, name)
     for target, state in found.targets:
         for part in state.missing:
-            _execute(connection, ddl.part(target, part))
-    _execute(connection, ddl.interface(found.embedding))
+            run(connection, ddl.part(target, part))
+    run(connection, ddl.interface(found.embedding))
     for target in found.embedding.targets:
-        _execute(connection, ddl.follow(target))
+        run(connection, ddl.follow(target))
     restore.give_recorded_grants(connection, name)
     return found.embedding
 
@@ -250,9 +255,8 @@ def follow_table(connection: Connection, name: str, table: str, key: Sequence[st
     column, dimensions = found.embedding.column, found.embedding.live.spec.dimensions
     namesake = next((one.type for one in source.columns if one.name == column), None)
     in_source = any(layout_of(target.generation.layout).in_source for target in found.embedding.targets)
-    if (
-        in_source and namesake and not namesake.endswith(f"halfvec({dimensions})")
-    ):  # that one came with a copy of the table
+    copied = namesake is not None and namesake.endswith(f"halfvec({dimensions})")  # with the table
+    if in_source and namesake and not copied:
         raise UsageError(f'{source.table} has a column "{column}" already, and {name} keeps its vectors in one of that name; '
                          "rename that column, or detach and attach with --column")  # fmt: skip
     return _exchange(connection, name, source.table, key)
@@ -264,7 +268,7 @@ def _exchange(connection: Connection, name: str, table: QualifiedName | None, ke
     with _as_owner(name):
         if table is not None:
             busy = f"{name}: its tables stayed locked; nothing was changed: try again later"
-            kept += with_lock_retries(lambda: _exchange_stores(connection, name, table, key), busy)
+            kept += in_short_transaction(connection, lambda: _exchange_stores(connection, name, table, key), busy)
         embedding = catalog.find(connection, name).embedding
         try:
             kept += sum(_copy(connection, Names(target)) for target in embedding.targets)
@@ -287,23 +291,21 @@ def _as_owner(name: str) -> Iterator[None]:
 
 
 def _exchange_stores(connection: Connection, name: str, table: QualifiedName, by: Sequence[str]) -> int:
-    with connection.transaction():
-        connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-        lock_embedding(connection, name)
-        found = catalog.find(connection, name)
-        if found.exchanging:
-            raise UsageError(
-                f"{name}: another command exchanges its stores; {Remedy.REKEY.advice(name)}, if that was interrupted"
-            )
-        before = found.embedding
-        oid, now = catalog.find_source(connection, as_text(identifier(table)), by)
-        if before.source.columns:  # it was not dropped
-            connection.execute(statement("lock_source", names_of(before)), {})
-        connection.execute(statement("lock_table", table=identifier(table)), {})
-        connection.execute(statement("note_grants"), {"ids": [target.id for target in before.targets]})
-        _suspend(connection, before)
-        kept = _replace_stores(connection, name, before, oid, now)
-        connection.execute(statement("announce_change"))
+    lock_embedding(connection, name)
+    found = catalog.find(connection, name)
+    if found.exchanging:
+        raise UsageError(
+            f"{name}: another command exchanges its stores; {Remedy.REKEY.advice(name)}, if that was interrupted"
+        )
+    before = found.embedding
+    oid, now = catalog.find_source(connection, as_text(identifier(table)), by)
+    if before.source.columns:  # it was not dropped
+        connection.execute(statement("lock_source", names_of(before)), {})
+    connection.execute(statement("lock_table", table=identifier(table)), {})
+    connection.execute(statement("note_grants"), {"ids": [target.id for target in before.targets]})
+    _suspend(connection, before)
+    kept = _replace_stores(connection, name, before, oid, now)
+    connection.execute(statement("announce_change"))
     return kept
 
 
@@ -393,8 +395,3 @@ def _copy(connection: Connection, names: Names) -> int:
         connection.execute(statement("request_drift_check"), {"name": names.target.name})
         connection.execute(statement("announce_change"))
     return int(kept)
-
-
-def _execute(connection: Connection, commands: Iterator[sql.Composed]) -> None:
-    for command in commands:
-        connection.execute(command, {})

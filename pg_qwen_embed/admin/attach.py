@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg.types.json import Jsonb
 
-from pg_qwen_embed.admin.transaction import ATTEMPTS, FURTHER_LOCKS, LOCK_TIMEOUT, lock_embedding, with_lock_retries
+from pg_qwen_embed.admin.transaction import (
+    ATTEMPTS,
+    FURTHER_LOCKS,
+    LOCK_TIMEOUT,
+    in_short_transaction,
+    lock_embedding,
+    run,
+)
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, View
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
@@ -83,7 +90,8 @@ def declared(declaration: Declaration, source: Source, generation_id: int, vecto
 def attach(connection: Connection, declaration: Declaration) -> Embedding:
     """Create the embedding, all or nothing. Raises UsageError, also when the source stays locked; SetupError before `init`."""
     try:
-        return with_lock_retries(
+        return in_short_transaction(
+            connection,
             lambda: _attach(connection, declaration),
             f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
             "try again when its long transaction has ended",
@@ -100,14 +108,11 @@ def attach(connection: Connection, declaration: Declaration) -> Embedding:
 
 
 def _attach(connection: Connection, declaration: Declaration) -> Embedding:
-    with connection.transaction():
-        connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-        oid, planned = plan(connection, declaration)
-        embedding = _register(connection, oid, planned, declaration.backfill)
-        for command in ddl.attach(embedding):
-            connection.execute(command, {})
-        _note_partitions(connection, embedding)
-        connection.execute(statement("announce_change"))
+    oid, planned = plan(connection, declaration)
+    embedding = _register(connection, oid, planned, declaration.backfill)
+    run(connection, ddl.attach(embedding))
+    _note_partitions(connection, embedding)
+    connection.execute(statement("announce_change"))
     return embedding
 
 
@@ -147,20 +152,18 @@ def detach(connection: Connection, name: str) -> None:
     catalog.find(connection, name)
 
     def remove() -> None:
-        with connection.transaction():
-            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            lock_embedding(connection, name)
-            embedding = catalog.find(connection, name).embedding
-            if embedding.source.columns:  # it was not dropped
-                connection.execute(statement("lock_source", names_of(embedding)), {})
-            connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
-            for command in ddl.detach(embedding):
-                connection.execute(command, {})
-            connection.execute(statement("unregister_embedding"), {"name": name})
-            connection.execute(statement("announce_change"))
+        lock_embedding(connection, name)
+        embedding = catalog.find(connection, name).embedding
+        if embedding.source.columns:  # it was not dropped
+            connection.execute(statement("lock_source", names_of(embedding)), {})
+        connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
+        run(connection, ddl.detach(embedding))
+        connection.execute(statement("unregister_embedding"), {"name": name})
+        connection.execute(statement("announce_change"))
 
     try:
-        with_lock_retries(
+        in_short_transaction(
+            connection,
             remove,
             f"{name}: its tables stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT} (a long transaction, or the index "
             "being built); nothing was removed: try again later",

@@ -5,12 +5,11 @@ It removes what a dump of the schema alone has left of embeddings that are not r
 import psycopg
 
 from pg_qwen_embed.admin import restore
-from pg_qwen_embed.admin.transaction import LOCK_TIMEOUT, with_lock_retries
+from pg_qwen_embed.admin.transaction import in_short_transaction, run
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.postgres import catalog, leftovers, migrate
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
 from pg_qwen_embed.postgres.leftovers import Remains
-from pg_qwen_embed.postgres.sql import statement
 
 
 def init(database_url: str) -> list[str]:
@@ -28,7 +27,7 @@ def _restored(database_url: str, name: str) -> list[str]:
     """A connection of its own for each: what one lacks does not keep the others back."""
     with connect(database_url, "pg_qwen_embed init") as connection:
         try:
-            parts = restore.restore(connection, name).parts
+            parts = restore.restore(connection, name)
         except UsageError as error:
             return [f"warning: {error}"]
     return [f"{name}: created again: {', '.join(parts)}"] if parts else []
@@ -43,13 +42,10 @@ def _remove(connection: Connection, left: Remains) -> str:
         return _kept(left, f"{table} has vectors; if nobody needs them run: TRUNCATE {table}; and init again")
 
     def remove() -> None:
-        with connection.transaction():
-            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            for one in left.objects:
-                connection.execute(one.drop, {})
+        run(connection, (one.drop for one in left.objects))
 
     try:
-        with_lock_retries(remove, "their tables stayed in use; run init again later")
+        in_short_transaction(connection, remove, "their tables stayed in use; run init again later")
     except UsageError as error:
         return _kept(left, str(error))
     except psycopg.errors.DependentObjectsStillExist as error:

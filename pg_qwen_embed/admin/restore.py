@@ -3,14 +3,12 @@
 One short transaction for each embedding, all or nothing. Vectors are left alone: a store that is empty afterwards is filled
 by the worker, from the drift that `verify --repair` finds."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.admin.transaction import LOCK_TIMEOUT, lock_embedding, with_lock_retries
+from pg_qwen_embed.admin.transaction import in_short_transaction, lock_embedding, run
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Remedy
@@ -35,13 +33,8 @@ class Interface:
 def look_at_interface(connection: Connection, embedding: Embedding) -> Interface:
     names = names_of(embedding)
     with connection.cursor(row_factory=dict_row) as cursor:
-        row = (
-            cursor.execute(
-                statement("look_at_interface", names, foreign_object=statement("foreign_object")),
-                {"name": embedding.name},
-            ).fetchone()
-            or {}
-        )
+        query = statement("look_at_interface", names, foreign_object=statement("foreign_object"))
+        row = cursor.execute(query, {"name": embedding.name}).fetchone() or {}
     wanted = names.view_column_names
     public = f"{PUBLIC_SCHEMA}.{embedding.name}"
     body = as_text(statement("search_body", names)) if names.layout.has_chunks else None
@@ -72,23 +65,13 @@ def broken_triggers(connection: Connection, target: Target) -> int:
     return len(expected) - int(whole)
 
 
-@dataclass(slots=True)
-class Restored:
-    """What was created again, for a person to read."""
+def restore(connection: Connection, name: str) -> list[str]:
+    """Create what is missing of the embedding of that name, or not as `attach` would create it. Raises UsageError.
 
-    parts: list[str] = field(default_factory=list)
-
-
-def restore(connection: Connection, name: str) -> Restored:
-    """Create what is missing of the embedding of that name, or not as `attach` would create it. Raises UsageError."""
-
-    def work() -> Restored:
-        with connection.transaction():
-            connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
-            return _restore(connection, name)
-
+    Returns what was created again, for a person to read."""
+    busy = f"{name}: its tables stayed locked; nothing was restored: try again later"
     try:
-        return with_lock_retries(work, f"{name}: its tables stayed locked; nothing was restored: try again later")
+        return in_short_transaction(connection, lambda: _restore(connection, name), busy)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UsageError(
             f"{name}: its view must be created again, and something of yours depends on it ({first_line(error)}); "
@@ -98,10 +81,11 @@ def restore(connection: Connection, name: str) -> Restored:
         raise UsageError(f"{name}: {first_line(error)}; restore it as the role that ran attach") from None
 
 
-def _restore(connection: Connection, name: str) -> Restored:
+def _restore(connection: Connection, name: str) -> list[str]:
     lock_embedding(connection, name)
     found = catalog.find(connection, name)
-    embedding, done = found.embedding, Restored()
+    embedding = found.embedding
+    done: list[str] = []
     if found.problem and found.problem.remedy is not Remedy.REPAIR:
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
     connection.execute(statement("note_grants"), {"ids": [target.id for target in embedding.targets]})
@@ -110,8 +94,8 @@ def _restore(connection: Connection, name: str) -> Restored:
     _restore_interface(connection, embedding, done)
     for target, _ in found.targets:
         _restore_triggers(connection, target, done)
-        _run(connection, ddl.drop_superseded(target))
-    if done.parts:
+        run(connection, ddl.drop_superseded(target))
+    if done:
         give_recorded_grants(connection, name)
         connection.execute(statement("announce_change"))
     return done
@@ -123,49 +107,42 @@ def give_recorded_grants(connection: Connection, name: str) -> None:
         connection.execute(grant)
 
 
-def _restore_tables(connection: Connection, target: Target, missing: tuple[str, ...], done: Restored) -> None:
+def _restore_tables(connection: Connection, target: Target, missing: tuple[str, ...], done: list[str]) -> None:
     for part in missing:
-        _run(connection, ddl.part(target, part))
-        done.parts.append(f"the {part}")
+        run(connection, ddl.part(target, part))
+        done.append(f"the {part}")
     if connection.execute(statement("restore_backfill"), {"id": target.id}).rowcount:
-        done.parts.append("the row of its backfill")
+        done.append("the row of its backfill")
 
 
-def _restore_interface(connection: Connection, embedding: Embedding, done: Restored) -> None:
+def _restore_interface(connection: Connection, embedding: Embedding, done: list[str]) -> None:
     found = look_at_interface(connection, embedding)
     if found.old_texts and not found.superseded:
         for target in embedding.targets:
-            _run(connection, ddl.document_function(target))
-        done.parts.append("the document function")
+            run(connection, ddl.document_function(target))
+        done.append("the document function")
     if not found.broken and not found.superseded:
         return
     if found.calls_others:
-        _run(connection, ddl.drop_interface(embedding))
+        run(connection, ddl.drop_interface(embedding))
     for target in embedding.targets if found.superseded or found.calls_others else ():
         if found.calls_others:
-            _run(connection, ddl.drop_document_function(target))
-        _run(connection, ddl.document_function(target))
+            run(connection, ddl.drop_document_function(target))
+        run(connection, ddl.document_function(target))
     try:
         with connection.transaction():
-            _run(connection, ddl.interface(embedding))
-    except (
-        psycopg.errors.InvalidTableDefinition,
-        psycopg.errors.InvalidFunctionDefinition,
-    ):  # other columns than before: OR REPLACE cannot take one away
-        _run(connection, ddl.drop_interface(embedding))
-        _run(connection, ddl.interface(embedding))
-    done.parts += found.broken or ["the view"]
+            run(connection, ddl.interface(embedding))
+    except (psycopg.errors.InvalidTableDefinition, psycopg.errors.InvalidFunctionDefinition):
+        # Other columns than before: OR REPLACE cannot take one away.
+        run(connection, ddl.drop_interface(embedding))
+        run(connection, ddl.interface(embedding))
+    done += found.broken or ["the view"]
 
 
-def _restore_triggers(connection: Connection, target: Target, done: Restored) -> None:
+def _restore_triggers(connection: Connection, target: Target, done: list[str]) -> None:
     if not broken_triggers(connection, target):
         return
-    _run(connection, ddl.follow_functions(target))  # often enough, and without a lock on the source
+    run(connection, ddl.follow_functions(target))  # often enough, and without a lock on the source
     if broken_triggers(connection, target):
-        _run(connection, ddl.exchange_triggers(target))
-    done.parts.append("the triggers")
-
-
-def _run(connection: Connection, commands: Iterator[sql.Composed] | tuple[sql.Composed, ...]) -> None:
-    for command in commands:
-        connection.execute(command, {})
+        run(connection, ddl.exchange_triggers(target))
+    done.append("the triggers")

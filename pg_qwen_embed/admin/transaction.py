@@ -1,9 +1,10 @@
 """Short transactions that take strong locks: each waits a moment for its locks, and is tried again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import psycopg
+from psycopg import sql
 
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.postgres.connection import Connection
@@ -19,15 +20,23 @@ ATTEMPTS = 5
 FURTHER_LOCKS = "400ms"
 
 
-def with_lock_retries(work: Callable[[], T], busy: str) -> T:
-    """Run a short transaction, again if it does not get its locks in time. After ATTEMPTS it raises UsageError(busy)."""
+def in_short_transaction(connection: Connection, work: Callable[[], T], busy: str) -> T:
+    """Run work in a transaction, again if it does not get its locks in time. After ATTEMPTS it raises UsageError(busy)."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return work()
+            with connection.transaction():
+                connection.execute(statement("limit_lock_wait"), {"timeout": LOCK_TIMEOUT})
+                return work()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if attempt == ATTEMPTS:
                 raise UsageError(busy) from None
     raise AssertionError("unreachable")
+
+
+def run(connection: Connection, commands: Iterable[sql.Composed]) -> None:
+    """Execute statements of postgres/ddl.py in their order."""
+    for command in commands:
+        connection.execute(command, {})
 
 
 def lock_embedding(connection: Connection, name: str) -> None:

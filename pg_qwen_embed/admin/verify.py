@@ -26,7 +26,7 @@ def verify(database_url: str, name: str, *, repair: bool) -> Verified:
     """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
         catalog.require_initialised(connection)
-        restored = restore.restore(connection, name).parts if repair else []
+        restored = restore.restore(connection, name) if repair else []
         target = catalog.embedding(connection, name).target
         drift, unreadable = _count(connection, target)
     return Verified(drift, unreadable, repair_now(database_url, target) if repair else None, tuple(restored))
