@@ -20,7 +20,7 @@ from record import Figure, Label, Record, short
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, PLOTS = DOCS / "benchmarks.md", DOCS / "plots"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's: for every eye
-STYLE = {"svg.hashsalt": "pg_qwen_embed", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True,
+STYLE: Any = {"svg.hashsalt": "pg_qwen_embed", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True,
          "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
 UNDATED = {"Date": None, "Creator": None}
 

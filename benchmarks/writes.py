@@ -1,6 +1,6 @@
 """The cost of an embedding for the application's writes: transactions per second, and CPU of the PostgreSQL server.
 
-    python benchmarks/writes.py [--rounds 2] [--seconds 1] [--clients 1 8 16] [--statements INSERT DELETE]
+    python benchmarks/writes.py [--rounds 2] [--seconds 1] [--clients 1 8 16] [--statements INSERT DELETE] [--triggers alone append]
 
 The same statements, in turns, on tables that differ only in their triggers:
 
@@ -188,7 +188,8 @@ class Bench:
 
 
 @contextmanager
-def bench(url: str, server_url: str) -> Iterator[Bench]:
+def bench(url: str, server_url: str, wanted: list[str] | None) -> Iterator[Bench]:
+    """wanted: the triggers to measure; None: all."""
     environment = harness.environment(url, server_url)
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url, autocommit=True) as backend:
         backend.execute("SET synchronous_commit = off")
@@ -198,7 +199,8 @@ def bench(url: str, server_url: str) -> Iterator[Bench]:
         else:
             print("the peer is left out: make peer installs it", file=sys.stderr)
         with harness.started(["worker", "--index-from", str(10**9)], environment, "following"):
-            yield Bench(url, connection, backend, variants)
+            left = {name: one for name, one in variants.items() if name == "none" or not wanted or name in wanted}
+            yield Bench(url, connection, backend, left)
 
 
 def _ours(connection: psycopg.Connection, environment: dict[str, str]) -> dict[str, Variant]:
@@ -299,7 +301,7 @@ def _shares(statement: Statement, clients: int, rates: Rounds) -> Iterator[recor
             yield record.Figure(
                 "share of the transactions/s without a trigger", labels, record.ratios(found, rates["none"])
             )
-        if name == "alone":
+        if name == "alone" and "append" in rates:
             goal = statement.share if clients > 1 else None
             shares = record.ratios(found, rates["append"])
             yield record.Figure("share of the transactions/s with an append alone", labels, shares, goal)
@@ -314,7 +316,7 @@ def _added(statement: Statement, used: Rounds) -> Iterator[record.Figure]:
         yield record.Figure("server CPU, us/transaction", labels, found)
         if name != "none":
             yield record.Figure("server CPU added, us/transaction", labels, added[name])
-        if name == "alone":
+        if name == "alone" and "release" in added:
             shares = record.ratios(added[name], added["release"])
             yield record.Figure("server CPU added, share of release 0.1.0", labels, shares, statement.added)
 
@@ -330,11 +332,12 @@ def main() -> None:
     )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--statements", nargs="+", default=names, choices=names)
+    parser.add_argument("--triggers", nargs="+", help="beside none (default: all)")
     wanted = parser.parse_args()
     with (
         embedded.postgres(settings=SETTINGS) as url,
         harness.gpu(1, 5, 5, DIMENSIONS) as server_url,
-        bench(url, server_url) as made,
+        bench(url, server_url, wanted.triggers) as made,
     ):
         record.report("writes", wanted, url, list(measure(made, wanted)), **peer.versions())
 

@@ -339,6 +339,13 @@ class IndexBuildAlone(Warned):
 
 
 @dataclass(frozen=True, slots=True)
+class IndexGaveWay(Warned):
+    """A build was ended, because a session waited for its lock on the table. It is tried again."""
+
+    embedding: str
+
+
+@dataclass(frozen=True, slots=True)
 class IndexFailed(Warned):
     embedding: str
     reason: str

@@ -1,14 +1,20 @@
 """The ANN index of a generation: built while the worker writes, and built again when a build was interrupted.
 
-Whether there should be one is decided by the worker (worker/index_policy.py)."""
+A build holds a lock on the table that lets rows be written, and waits for transactions that are older. A session that needs
+a stronger lock (TRUNCATE, ALTER TABLE) waits for the build, and its transaction may be one that the build waits for:
+PostgreSQL ends such a deadlock with an error for one of the two. So a build that somebody waits for gives way.
 
+Whether there should be an index is decided by the worker (worker/index_policy.py)."""
+
+import asyncio
 import os
+from contextlib import suppress
 
 import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Target
-from pg_qwen_embed.domain.events import Events, IndexBuildAlone
+from pg_qwen_embed.domain.events import Events, IndexBuildAlone, IndexGaveWay
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.names import Names, identifier
@@ -18,28 +24,37 @@ MEMORY = "256MB"  # maintenance_work_mem of the build; a graph beyond it is fini
 PURPOSE = "nearest neighbours"  # its comment; an index that somebody else has made has none
 
 
-async def ensure(url: str, target: Target, events: Events) -> bool:
-    """Make sure that there is a valid HNSW index with fresh statistics; False while another session builds it.
+class _GaveWay(Exception):
+    """Somebody waited for a statement of ours, which was ended."""
 
-    That can be the session of a killed worker, whose statement goes on. No writer waits for a lock of this. It opens a
-    connection of its own. Raises DatabaseUnavailable, psycopg.Error."""
+
+async def ensure(url: str, target: Target, events: Events) -> bool:
+    """Make sure that there is a valid HNSW index with fresh statistics; False if another session builds it, or waits for this.
+
+    That can be the session of a killed worker, whose statement goes on. No writer waits for a lock of this. It opens two
+    connections of its own. Raises DatabaseUnavailable, psycopg.Error."""
     names = Names(target)
-    async with await _connected(url, target) as connection:
+    async with await _connected(url, target) as connection, await _connected(url, target) as watch:
         state = await _state(connection, names)
         if state is IndexState.BUILDING:
             return False
         if state is not IndexState.VALID:
-            await _build(connection, names, events)
+            try:
+                await _build(connection, watch, names, events)
+            except _GaveWay:
+                events.emit(IndexGaveWay(target.name))
+                return False
         await connection.execute(statement("analyze", table=names.indexed), {})
         return True
 
 
 async def drop(url: str, target: Target) -> None:
-    """Drop the index. No writer and no query waits for a lock of this. Raises DatabaseUnavailable, psycopg.Error."""
+    """Drop the index, unless somebody waits for this. No writer and no query does. Raises DatabaseUnavailable, psycopg.Error."""
     names = Names(target)
-    async with await _connected(url, target) as connection:
+    async with await _connected(url, target) as connection, await _connected(url, target) as watch:
         await _configure(connection, workers=0)
-        await connection.execute(statement("drop_index", index_in_schema=identifier(names.index)), {})
+        with suppress(_GaveWay):
+            await _unless_awaited(connection, watch, statement("drop_index", index_in_schema=identifier(names.index)))
 
 
 def index_text(names: Names) -> str:
@@ -61,24 +76,48 @@ async def _state(connection: AsyncConnection, names: Names) -> IndexState:
     return IndexState(row[0]) if row else IndexState.NONE
 
 
-async def _build(connection: AsyncConnection, names: Names, events: Events) -> None:
+async def _build(connection: AsyncConnection, watch: AsyncConnection, names: Names, events: Events) -> None:
     workers = max(1, min(4, (os.cpu_count() or 2)))
     try:
-        await _create(connection, names, workers)
+        await _create(connection, watch, names, workers)
     except psycopg.errors.DiskFull:
         # A parallel build keeps its graph in shared memory, and containers are given little of it (64 MB by default).
         events.emit(IndexBuildAlone(names.target.name, "little shared memory"))
-        await _create(connection, names, 0)
+        await _create(connection, watch, names, 0)
 
 
-async def _create(connection: AsyncConnection, names: Names, workers: int) -> None:
+async def _create(connection: AsyncConnection, watch: AsyncConnection, names: Names, workers: int) -> None:
     in_schema = identifier(names.index)
     await _configure(connection, workers)
-    await connection.execute(statement("drop_index", index_in_schema=in_schema), {})
+    await _unless_awaited(connection, watch, statement("drop_index", index_in_schema=in_schema))
     create = statement(names.layout.create_index, names, index=sql.Identifier(names.index.name))
-    await connection.execute(create, {})
+    await _unless_awaited(connection, watch, create)
     await connection.execute(statement("comment_index", index_in_schema=in_schema, comment=comment(names)), {})
 
 
 async def _configure(connection: AsyncConnection, workers: int) -> None:
     await connection.execute(statement("prepare_index_session"), {"memory": MEMORY, "workers": str(workers)})
+
+
+async def _unless_awaited(connection: AsyncConnection, watch: AsyncConnection, query: sql.Composed) -> None:
+    """Execute a statement, and end it when somebody else's session waits for it. Raises _GaveWay, psycopg.Error.
+
+    It looks four times before PostgreSQL looks for a deadlock."""
+    row = await (await watch.execute(statement("deadlock_timeout"))).fetchone()
+    interval = row[0] / 4 if row else 0.25
+    running = asyncio.create_task(connection.execute(query, {}))
+    try:
+        while not (await asyncio.wait({running}, timeout=interval))[0]:
+            values = {"pid": connection.info.backend_pid}
+            row = await (await watch.execute(statement("waits_for_session"), values)).fetchone()
+            if row and row[0]:
+                await connection.cancel_safe()
+                with suppress(psycopg.errors.QueryCanceled):
+                    await running
+                    return  # it was done before
+                raise _GaveWay
+        await running
+    finally:
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})

@@ -150,6 +150,11 @@ class Store:
         values = {"milliseconds": str(round(seconds * 1000)), "local": local}
         await connection.execute(statement("limit_statements"), values)
 
+    @staticmethod
+    async def wait_for_disk(connection: AsyncConnection) -> None:
+        """Return when all that was committed before is on the server's disk. Raises psycopg.Error."""
+        await connection.execute(statement("wait_for_disk"))
+
     async def read_backfill(
         self, connection: AsyncConnection, *, after: Sequence[str] | None, rows: int, size: int = PAGE_SIZE,
         documents: bool = True,

@@ -11,6 +11,7 @@ from pg_qwen_embed.domain.errors import DatabaseUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
 from pg_qwen_embed.postgres.names import union
+from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker import session_locks
 from pg_qwen_embed.worker.following import Following
 from pg_qwen_embed.worker.maintenance import Maintenance
@@ -106,7 +107,7 @@ class Loop:
         return self._spin
 
     async def _drain(self) -> None:
-        """Wait until what is in flight is written, up to the shutdown timeout."""
+        """Wait until what is in flight is written, up to the shutdown timeout, and all that was written is on disk."""
         for pipeline in self._pipelines:
             pipeline.scanner.stop()
         ends = self._runtime.clock() + self._options.shutdown_timeout
@@ -117,6 +118,9 @@ class Loop:
                 break
             self._signals.begin()
             await self._signals.wait(DRAIN_INTERVAL)
+        await Store.wait_for_disk(
+            self._connection
+        )  # else a replication slot may be dropped before it has sent the last
         self._runtime.events.emit(events.Stopped(sum(pipeline.writer.written for pipeline in self._pipelines)))
 
     async def _drained(self) -> bool:

@@ -104,6 +104,21 @@ def test_worker_follows_its_connection_string_to_the_standby_that_is_promoted(
         assert worker.end() == 0, worker.said
 
 
+def test_what_a_worker_has_written_when_it_ends_survives_a_crash(own_cluster: tuple[Cluster, Harness]) -> None:
+    _, harness = own_cluster
+    for lazy in ("wal_writer_delay = '10s'", "wal_writer_flush_after = '1GB'"):
+        harness.execute(f"ALTER SYSTEM SET {lazy}")
+    harness.execute("SELECT pg_reload_conf()")
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.execute("CHECKPOINT")
+    harness.once()
+    restart(harness.url)
+    again = Harness(harness.url, harness.server, harness.folder, harness.stack)
+    assert again.settled()
+    again.assert_in_step()
+
+
 def test_standby_is_rejected_with_one_sentence(own_cluster: tuple[Cluster, Harness]) -> None:
     _, harness = own_cluster
     harness.articles("one")

@@ -152,3 +152,20 @@ def test_an_index_that_was_dropped_by_hand_is_built_again(harness: Harness) -> N
     harness.execute(f"DROP INDEX {INDEX}")
     add(harness, 4, 5)
     eventually(lambda: state(harness) == "valid")
+
+
+@both_versions
+def test_a_build_gives_way_to_a_statement_that_waits_for_its_lock(harness: Harness) -> None:
+    """The statement has a snapshot, for whose end the build waits: one of the two would fail."""
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body", "--store", "column")
+    older = harness.connect()
+    older.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    older.execute("SELECT")
+    waiting = "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE phase ~ 'waiting')"
+    with harness.worker_here(index_pause=0.1):
+        eventually(lambda: harness.value(waiting))
+        harness.execute("ALTER TABLE articles ADD extra int")
+        eventually(lambda: harness.value(waiting))
+        older.execute("COMMIT")
+        eventually(lambda: state(harness) == "valid")

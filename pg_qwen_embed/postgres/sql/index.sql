@@ -23,6 +23,16 @@ CREATE INDEX CONCURRENTLY {index} ON {source} USING hnsw ({column} {operator_cla
 -- CONCURRENTLY: nobody waits for it. It waits for every transaction that uses the table.
 DROP INDEX CONCURRENTLY IF EXISTS {index_in_schema};
 
+-- name: deadlock_timeout
+-- How many seconds a session waits for a lock before PostgreSQL looks for a deadlock.
+SELECT setting::float8 / 1000 FROM pg_settings WHERE name = 'deadlock_timeout';
+
+-- name: waits_for_session
+-- Whether another session waits for a lock on a table that this one holds. Sessions of a worker can wait.
+SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+               WHERE l.locktype = 'relation' AND NOT l.granted AND %(pid)s = ANY (pg_blocking_pids(l.pid))
+                     AND a.application_name NOT LIKE 'pg_qwen_embed worker%%');
+
 -- name: comment_index
 -- Describes the index in the database.
 COMMENT ON INDEX {index_in_schema} IS {comment};

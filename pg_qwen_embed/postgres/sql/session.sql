@@ -55,6 +55,12 @@ SELECT set_config('row_security', 'off', false), set_config('lock_timeout', '1s'
 -- the end of the transaction.
 SELECT set_config('statement_timeout', %(milliseconds)s, %(local)s);
 
+-- name: wait_for_disk
+-- Ends when all that was committed before is on this server's disk: the worker's own commits do not wait for it. A
+-- commit waits only if it wrote something, hence the message; no subscription asks for it. With `local` it waits for no
+-- standby, which may be down.
+SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'pg_qwen_embed', 'flush');
+
 -- name: see_every_row
 -- Makes row-level security that hides a row an error. A count of the visible rows would be wrong.
 SELECT set_config('row_security', 'off', true);
