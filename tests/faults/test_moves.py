@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_sglang import FakeSGLang
-from harness import SETTINGS, Cluster, Harness, both_versions, eventually
+from harness import LAYOUTS, SETTINGS, Cluster, Harness, eventually, versions_and_layouts
 
 from pg_qwen_embed.domain import version
 from pg_qwen_embed.domain.change import Change
@@ -23,7 +23,6 @@ from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.store import Page, Store
 from pg_qwen_embed.worker import reader
 
-LAYOUTS = {"table": [], "column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 ROWS = 40
 SET_BACK = {
@@ -90,8 +89,7 @@ def assert_followed(harness: Harness) -> None:
 # Copies of a database.
 
 
-@both_versions
-@layouts
+@versions_and_layouts
 def test_database_that_moved_as_schema_and_data_is_followed(harness: Harness, postgres: Cluster, layout: str) -> None:
     """The data is loaded with session_replication_role = replica, our triggers fire, and the dump sets the sequence back."""
     attached(harness, layout)
@@ -104,8 +102,7 @@ def test_database_that_moved_as_schema_and_data_is_followed(harness: Harness, po
         assert_followed(moved)
 
 
-@both_versions
-@layouts
+@versions_and_layouts
 def test_restored_backup_is_followed(harness: Harness, postgres: Cluster, layout: str) -> None:
     attached(harness, layout)
     file = harness.folder / "backup"
@@ -118,8 +115,7 @@ def test_restored_backup_is_followed(harness: Harness, postgres: Cluster, layout
         assert_followed(restored)
 
 
-@both_versions
-@layouts
+@versions_and_layouts
 def test_backup_of_a_table_whose_columns_were_renamed_is_followed(
     harness: Harness, postgres: Cluster, layout: str
 ) -> None:
@@ -435,8 +431,7 @@ def test_worker_takes_another_term_when_its_own_is_exhausted(harness: Harness, m
     harness.assert_in_step()
 
 
-@both_versions
-@layouts
+@versions_and_layouts
 def test_versions_survive_the_migration_and_its_undoing(harness: Harness, layout: str) -> None:
     """Without the terms the number of an entry is its version, as before."""
     attached(harness, layout)

@@ -7,6 +7,7 @@ import pytest
 from harness import Harness, both_versions
 
 from pg_qwen_embed.admin import attach as attaching
+from pg_qwen_embed.admin import transaction
 
 
 @pytest.fixture
@@ -137,7 +138,8 @@ def test_attach_says_that_the_servers_key_is_missing(harness: Harness) -> None:
 def test_a_table_that_stays_locked_is_given_up_with_nothing_changed(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(attaching, "LOCK_TIMEOUT", "20ms")
+    for module in (attaching, transaction):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT", "20ms")
     harness.articles("one")
     arguments = {"attach": ["articles", "--text", "body"], "detach": ["articles", "--yes"]}[command]
     if command == "detach":

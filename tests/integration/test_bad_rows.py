@@ -191,8 +191,9 @@ def test_a_document_whose_text_raises_an_error_fails_alone_and_a_repair_goes_on(
     assert [*failures(harness)] == [7]
 
 
-@pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
-@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize(
+    ("options", "live"), [([], False), (["--store", "column"], True), (["--chunk-tokens", "64"], False)]
+)
 def test_a_document_whose_text_takes_too_long_fails_alone_and_no_session_is_lost(
     harness: Harness, options: list[str], live: bool
 ) -> None:

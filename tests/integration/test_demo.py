@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 from pg_qwen_embed.cli.demo import CHANGES, QUESTIONS
 
 
+@pytest.mark.long
 def test_demo_finds_what_it_asks_for_follows_its_changes_and_leaves_nothing_running() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PG_QWEN_EMBED_")}
     command = [sys.executable, "-m", "pg_qwen_embed", "demo"]

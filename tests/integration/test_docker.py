@@ -45,6 +45,7 @@ def test_sglang_is_started_as_our_own_command_says() -> None:
     assert '{"is_matryoshka": true}' in started
 
 
+@pytest.mark.long
 def test_what_the_images_run_follows_a_table(bare: Harness) -> None:
     """init, serve and worker with the arguments of the compose file, then attach, as its first lines say."""
     serve = SERVICES["serve"]["command"]

@@ -4,12 +4,11 @@ import json
 import re
 
 import pytest
-from harness import Harness, both_versions, eventually
+from harness import LAYOUTS, Harness, both_versions, eventually, versions_and_layouts
 
 from pg_qwen_embed.domain.report import INDEX_FROM
 from pg_qwen_embed.worker import index_policy
 
-LAYOUTS = {"table": (), "column": ("--store", "column"), "chunked": ("--chunk-tokens", "64")}
 INDEX = "_qwen_embed.store_1_hnsw"
 
 
@@ -43,8 +42,7 @@ def indexed(harness: Harness, rows: int, *options: str) -> None:
     assert state(harness) == "valid"
 
 
-@both_versions
-@pytest.mark.parametrize("layout", LAYOUTS)
+@versions_and_layouts
 def test_few_vectors_have_no_index_and_more_have_one(harness: Harness, layout: str) -> None:
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])

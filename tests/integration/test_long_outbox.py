@@ -6,12 +6,11 @@ from contextlib import suppress
 
 import psycopg
 import pytest
-from harness import Harness, both_versions, eventually
+from harness import LAYOUTS, Harness, both_versions, eventually, versions_and_layouts
 
 from pg_qwen_embed.postgres.connection import connect_async
 from pg_qwen_embed.postgres.store import Store
 
-LAYOUTS = {"table": (), "column": ("--store", "column"), "chunked": ("--chunk-tokens", "64")}
 ROWS, CHANGES = 600, 8  # more than a page of keys, more than a page of entries after it
 
 
@@ -30,8 +29,7 @@ def change_all(harness: Harness, n: int) -> None:
     harness.execute("UPDATE articles SET body = id || ' after change ' || %s", n)
 
 
-@both_versions
-@pytest.mark.parametrize("layout", LAYOUTS)
+@versions_and_layouts
 def test_a_backlog_costs_one_embedding_for_each_key(harness: Harness, layout: str) -> None:
     harness.articles(*[f"start {n}" for n in range(ROWS)])
     harness.ok("attach", "articles", "--text", "body", "--no-backfill", *LAYOUTS[layout])

@@ -431,7 +431,6 @@ REKEYED = {
 }  # fmt: skip
 
 
-@both_versions
 @LAYOUTS
 @pytest.mark.parametrize("what", REKEYED)
 def test_another_key_is_followed_and_keeps_the_vectors(attached: Attached, layout: list[str], what: str) -> None:

@@ -1,9 +1,8 @@
 """No transaction is open while the embedding server works: it would keep VACUUM from every table of the database."""
 
 import pytest
-from harness import Harness, both_versions, eventually
+from harness import LAYOUTS, Harness, eventually, versions_and_layouts
 
-LAYOUTS = {"table": (), "column": ("--store", "column"), "chunked": ("--chunk-tokens", "64")}
 TEXT = "held " * 40  # three chunks
 
 
@@ -14,8 +13,7 @@ def open_since_before(harness: Harness, moment: object) -> list[tuple[str, str]]
     return harness.rows(f"SELECT application_name, state FROM pg_stat_activity WHERE {ours} AND {held}", moment)
 
 
-@both_versions
-@pytest.mark.parametrize("layout", LAYOUTS)
+@versions_and_layouts
 @pytest.mark.parametrize("live", [True, False])
 def test_no_transaction_is_open_while_the_server_works(harness: Harness, layout: str, live: bool) -> None:
     harness.articles(None if live else TEXT)

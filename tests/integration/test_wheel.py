@@ -68,6 +68,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_wheel_carries_migrations_statements_types_and_the_model(python: Path, tmp_path: Path) -> None:
     where = "import pg_qwen_embed; print(pg_qwen_embed.__file__)"
     package = Path(run(python, "-c", where, cwd=tmp_path).strip()).parent
@@ -77,12 +78,14 @@ def test_wheel_carries_migrations_statements_types_and_the_model(python: Path, t
     assert (package / "serve" / "model" / "model.safetensors").stat().st_size > 1_000_000
 
 
+@pytest.mark.long
 def test_wheel_outside_the_checkout_initialises_a_database(python: Path, postgres: Cluster, tmp_path: Path) -> None:
     with postgres.database("template1") as url:
         said = run(python, "-m", "pg_qwen_embed", "init", cwd=tmp_path, PG_QWEN_EMBED_DATABASE_URL=url)
     assert said.startswith("installed version ")
 
 
+@pytest.mark.long
 def test_application_that_uses_the_public_api_is_checked_by_its_types(python: Path, tmp_path: Path) -> None:
     (tmp_path / "typed.py").write_text(TYPED, encoding="utf-8")
     (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")

@@ -52,6 +52,11 @@ SETTINGS = {
 }
 
 both_versions = pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
+LAYOUTS: dict[str, list[str]] = {"table": [], "column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
+# Both versions and all layouts, each once: what differs between versions seldom differs between layouts.
+versions_and_layouts = pytest.mark.parametrize(
+    ("postgres_version", "layout"), [(16, "table"), (18, "column"), (18, "chunked")], indirect=["postgres_version"]
+)
 
 
 def eventually(condition: Callable[[], T], deadline: float = DEADLINE) -> T:
