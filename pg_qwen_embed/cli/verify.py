@@ -35,7 +35,7 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
     else:
         _print(name, verified)
     if done and done.locked:
-        raise UsageError(f"{name}: the application has {done.locked} rows locked; run it again when they are free")
+        raise UsageError(f"{name}: other sessions have {done.locked} rows locked; run it again when they are free")
     if (found.total or verified.unreadable) and not repair:
         sys.exit(1)
 

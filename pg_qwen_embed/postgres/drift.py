@@ -19,6 +19,8 @@ from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
 PAGE = 500  # rows
+LOOKS = 5  # of a command at a page with locked rows
+LOCKED_PAUSE = 0.1  # seconds between them
 UNREADABLE = (
     "22",
     "53200",
@@ -29,7 +31,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """How many keys were enqueued, and how many rows were skipped because the application had them locked.
+    """How many keys were enqueued, and how many rows were skipped because another session had them locked.
 
     unreadable: rows whose document PostgreSQL cannot read; they are enqueued, and the worker records them as failures."""
 
@@ -59,7 +61,7 @@ def repair_now(url: str, target: Target) -> Repaired:
 
     async def work() -> Repaired:
         async with await connect_async(url, "pg_qwen_embed verify") as connection:
-            return await repair(connection, target)
+            return await repair(connection, target, looks=LOOKS)
 
     return asyncio.run(work())
 
@@ -72,13 +74,17 @@ async def repair(
     missing: bool = True,
     orphans: bool = True,
     pause: float = 0.0,
+    looks: int = 1,
 ) -> Repaired:
     """Scan the source for rows, then the store for orphans.
 
-    missing: include rows that never had a vector. pause: seconds between pages, to keep the load low."""
+    missing: include rows that never had a vector. pause: seconds between pages, to keep the load low. looks: how often it
+    looks at a page with locked rows before it leaves these."""
     names = Names(target)
     found = [
-        await _scan(connection, target, _pages(page, beyond, names), missing, pause) if wanted else _Found(0, 0, None)
+        await _scan(connection, target, _pages(page, beyond, names), missing, pause, looks)
+        if wanted
+        else _Found(0, 0, None)
         for page, beyond, wanted in (
             ("repair_page", "beyond", rows),
             ("repair_orphans_page", "store_beyond", orphans),
@@ -102,23 +108,24 @@ async def _scan(
     pages: tuple[sql.Composed, sql.Composed],
     missing: bool,
     pause: float,
+    looks: int,
 ) -> _Found:
     first, following = pages
-    found = await _readable_page(connection, target, first, missing, ())
+    found = await _readable_page(connection, target, first, missing, (), looks)
     while found.last is not None:
         await asyncio.sleep(pause)
-        found = found.and_then(await _readable_page(connection, target, following, missing, found.last))
+        found = found.and_then(await _readable_page(connection, target, following, missing, found.last, looks))
     return found
 
 
 async def _readable_page(
-    connection: AsyncConnection, target: Target, query: sql.Composed, missing: bool, after: Sequence[str]
+    connection: AsyncConnection, target: Target, query: sql.Composed, missing: bool, after: Sequence[str], looks: int
 ) -> _Found:
     """A page. One with a document that PostgreSQL cannot read is halved until that row stands alone."""
     rows = PAGE
     while True:
         try:
-            return await _page(connection, target, query, missing, after, rows)
+            return await _page(connection, target, query, missing, after, rows, looks=looks)
         except psycopg.Error as error:
             if not is_unreadable(error):
                 raise
@@ -135,13 +142,19 @@ def is_unreadable(error: psycopg.Error) -> bool:
 
 async def _page(
     connection: AsyncConnection, target: Target, query: sql.Composed, missing: bool, after: Sequence[str], rows: int,
-    *, documents: bool = True,
+    *, documents: bool = True, looks: int = 1,
 ) -> _Found:  # fmt: skip
+    """A page. One with locked rows is given up, and looked at again after a moment: a worker holds its locks no longer."""
     values: dict[str, Any] = {"rows": rows, "missing": missing, "documents": documents}
     values |= {f"after{n}": value for n, value in enumerate(after, 1)}
-    async with connection.transaction():
-        await connection.execute(statement("draw_transaction_id"))
-        enqueued, locked, last = await (await connection.execute(query, values)).fetchone() or (0, 0, None)
-        if enqueued:
-            await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": target.id})
-    return _Found(enqueued, locked, last)
+    while True:
+        async with connection.transaction() as transaction:
+            await connection.execute(statement("draw_transaction_id"))
+            enqueued, locked, last = await (await connection.execute(query, values)).fetchone() or (0, 0, None)
+            if locked and looks > 1:
+                raise psycopg.Rollback(transaction)
+            if enqueued:
+                await connection.execute(statement("ring"), {"gate": int(Lock.GATE), "id": target.id})
+            return _Found(enqueued, locked, last)
+        looks -= 1
+        await asyncio.sleep(LOCKED_PAUSE)

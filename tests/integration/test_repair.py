@@ -61,11 +61,27 @@ def test_row_that_is_being_changed_is_left_to_its_own_change(drifted: Harness) -
         writer.execute("UPDATE articles SET body = 'newest' WHERE id = 700")
         said = drifted.cli("verify", "articles", "--repair")
         assert "enqueued: 1 missing or stale, 1 orphaned" in said.stdout
-        assert (said.exit_code, "the application has 1 rows locked" in said.stderr) == (1, True)
+        assert (said.exit_code, "other sessions have 1 rows locked" in said.stderr) == (1, True)
         drifted.once()
         writer.commit()
     drifted.once()
     drifted.assert_in_step()
+
+
+def test_row_that_is_locked_for_a_moment_is_waited_for(drifted: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a worker locks a row whose vector stands in it."""
+    with drifted.connect(autocommit=False) as writer:
+        writer.execute("SELECT FROM articles WHERE id = 700 FOR UPDATE")
+        slept = asyncio.sleep
+
+        async def until_free(seconds: float) -> None:
+            if seconds:
+                writer.rollback()
+            await slept(seconds)
+
+        monkeypatch.setattr("pg_qwen_embed.postgres.drift.asyncio.sleep", until_free)
+        assert drifted.ok("verify", "articles", "--repair").endswith("enqueued: 2 missing or stale, 1 orphaned\n")
+    assert drifted.count("outbox") == 3
 
 
 def test_row_that_is_locked_and_not_changed_is_found_by_the_next_look(drifted: Harness) -> None:
