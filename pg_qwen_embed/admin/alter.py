@@ -203,7 +203,9 @@ def numbers(before: Source, now: Source) -> dict[str, int]:
 def numbers_there(before: Source, other: Source) -> dict[str, int]:
     """The same for another table, which has the names of the first as they are now, or as they were at attach."""
     found = {column.name: column.number for column in other.columns}
-    return found | {then: found[now] for then, now in before.renamed if now in found}
+    renamed = {then: found[now] for then, now in before.renamed if now in found}
+    taken = set(renamed.values())
+    return {name: number for name, number in found.items() if number not in taken} | renamed
 
 
 @dataclass(frozen=True, slots=True)

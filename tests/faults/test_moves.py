@@ -147,6 +147,28 @@ def test_backup_of_a_table_whose_columns_were_renamed_is_followed(
         restored.assert_in_step("text")
 
 
+def test_backup_of_a_table_that_was_exchanged_after_a_renaming_is_followed(harness: Harness, postgres: Cluster) -> None:
+    attached(harness, "table")
+    harness.once()
+    harness.execute("ALTER TABLE articles RENAME COLUMN id TO number")
+    harness.execute("ALTER TABLE articles RENAME COLUMN body TO content")
+    harness.execute("CREATE TABLE next (LIKE articles INCLUDING DEFAULTS, PRIMARY KEY (number))")
+    harness.execute("INSERT INTO next SELECT * FROM articles")
+    harness.execute("ALTER TABLE articles RENAME TO former")
+    harness.execute("ALTER TABLE next RENAME TO articles")
+    harness.ok("alter", "articles", "--table", "articles")
+    harness.once()
+    harness.assert_in_step("content")
+    file = harness.folder / "backup"
+    tool(harness, "pg_dump", "-Fc", harness.url, "-f", file)
+    with another(harness, postgres) as restored:
+        tool(restored, "pg_restore", "--exit-on-error", "-d", restored.url, file)
+        restored.execute("UPDATE articles SET content = 'changed' WHERE number = 1")
+        restored.once()
+        restored.assert_in_step("content")
+        assert "changed" in restored.ok("search", "articles", "changed")
+
+
 @layouts
 def test_key_that_is_swapped_after_a_restore_is_noticed_and_followed(
     harness: Harness, postgres: Cluster, layout: str
