@@ -142,7 +142,7 @@ class EmbeddingThread:
                 self.waiting -= inputs
             raise
 
-    async def run_in_turn(self, jobs: Sequence[Callable[[], T]], inputs: Sequence[int]) -> list[T]:
+    async def run_in_order(self, jobs: Sequence[Callable[[], T]], inputs: Sequence[int]) -> list[T]:
         """The jobs of one request, in order; those of others come between them. inputs: of each job."""
         later = sum(inputs)
         self.waiting += later
@@ -225,7 +225,7 @@ class LocalServer:
         """Calls `work` in the embedding thread, for one part of the texts after another; the last call writes the answer."""
         parts = list(bounds.parts(texts))
         jobs = [partial(work, part, number == len(parts)) for number, part in enumerate(parts, 1)]
-        return (await self._thread.run_in_turn(jobs, list(map(len, parts))))[-1]
+        return (await self._thread.run_in_order(jobs, list(map(len, parts))))[-1]
 
     def _detokenize(self, request: DetokenizeRequest) -> bytes:
         """In the embedding thread."""
