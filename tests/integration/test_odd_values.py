@@ -9,6 +9,7 @@ import pytest
 from harness import Harness, both_versions, sentence
 
 from pg_qwen_embed import Client, UsageError
+from pg_qwen_embed.settings import VARIABLES
 
 # Columns whose value Python has no object for, and the text of each.
 TEXTS = {
@@ -106,6 +107,12 @@ def test_a_name_that_postgresql_cannot_hold_is_a_usage_error(harness: Harness, n
         pytest.raises(UsageError, match="there is no embedding 'articles"),
     ):
         client.search(name, "x")
+
+
+@pytest.mark.parametrize("variable", [names[0] for names, _ in VARIABLES.values()])
+def test_a_setting_that_is_no_text_is_one_sentence(bare: Harness, variable: str) -> None:
+    said = bare.refused("attach", "t", "--text", "body", env={variable: "caf\udce9"})
+    assert said == f"the setting {variable} is not valid UTF-8; write it in UTF-8"
 
 
 @pytest.mark.parametrize(
