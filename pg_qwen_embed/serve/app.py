@@ -123,6 +123,7 @@ class EmbeddingThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
         self.running = 0
         self.waiting = 0
+        self._closed = False
 
     async def run(self, job: Callable[[], T], *, inputs: int = 1) -> T:
         def work() -> T:
@@ -133,6 +134,8 @@ class EmbeddingThread:
             finally:
                 self.running = 0
 
+        if self._closed:
+            raise asyncio.CancelledError("the server stops")  # aiohttp closes the connection
         self.waiting += inputs
         future = self._executor.submit(work)
         try:
@@ -157,6 +160,7 @@ class EmbeddingThread:
         return found
 
     def close(self) -> None:
+        self._closed = True
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 

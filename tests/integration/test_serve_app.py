@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from pg_qwen_embed.cli.serve import serve as serve_command
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.serve import bounds, embedders
-from pg_qwen_embed.serve.app import DEFAULT_MODEL, LocalServer, create_app
+from pg_qwen_embed.serve.app import DEFAULT_MODEL, EmbeddingThread, LocalServer, create_app
 from pg_qwen_embed.serve.embedders import Embedded, Embedder, load
 from pg_qwen_embed.serve.protocol import ModelFacts, Vectors
 
@@ -427,6 +427,23 @@ async def test_a_long_request_gives_way_between_its_parts(serving: Serving) -> N
     assert await client.inputs() == (0, 0)
 
 
+async def test_the_parts_that_are_left_when_the_server_stops_are_given_up() -> None:
+    thread, started, gate = EmbeddingThread(), threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def first() -> None:
+        started.set()
+        assert gate.wait(60)
+
+    work = asyncio.create_task(thread.run_in_order([first, lambda: done.append("second")], [1, 1]))
+    await asyncio.to_thread(started.wait, 60)
+    thread.close()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (done, thread.running, thread.waiting) == ([], 0, 0)
+
+
 async def test_a_crash_of_the_model_is_one_500_and_no_more(serving: Serving) -> None:
     client = await serving.start(Gated())
     status, answer = await client.post("/v1/embeddings", {"input": ["crash"]})
@@ -513,9 +530,10 @@ async def test_the_process_does_not_wait_for_a_text_that_takes_long(process: typ
     url = server.start_line().split()[-1].removesuffix("/v1")
     async with aiohttp.ClientSession() as session:
         client = Client(session, url)
-        minute = ["".join(f"{n}x{i} " for i in range(50_000)) for n in range(12)]
+        minute = ["".join(f"{n}x{i} " for i in range(1200)) for n in range(1000)]
         long = asyncio.create_task(client.post("/v1/embeddings", {"input": minute}))
-        await client.until((1, 11))
+        while (await client.inputs())[0] == 0:
+            assert not long.done()
         server.popen.terminate()
         assert await asyncio.to_thread(server.popen.wait, 10) == 0
         with pytest.raises(aiohttp.ClientError):
