@@ -2,11 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 SGLANG ?= .venv-sglang
+LOCK ?= .venv-lock
 PEER ?= .venv-pgai
 RUN := $(VENV)/bin/python -m
 # Three processes on two cores, because a test waits half of its time. One without tests left takes some of another's.
 PARALLEL := -n 3 --dist worksteal
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
+# Exact versions, each file checked against the hashes of locks/; nothing is built from source with unlocked tools.
+BY_HASH := --require-hashes --only-binary :all:
+LOCKED := $(PIP) $(BY_HASH)
+LOCK_PIP := $(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check
 KEEP ?=
 
 MINUTES ?= 10
@@ -20,7 +25,7 @@ ARGS ?=
 POLLING := whole_way version_guard triggers altered_source chunking failures identity many_embeddings repair transactions \
 	truncation view server_faults worker_life
 
-.PHONY: demo unit test test-long test-polling test-sglang lint docs bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
+.PHONY: demo unit test test-long test-polling test-sglang lint docs lock audit bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
@@ -50,6 +55,15 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev ## write the generated parts of the documentation again
 	$(RUN) tools.generate_docs
 
+lock: $(LOCK)/installed ## resolve all dependencies again, within pyproject.toml's ranges, and write locks/ and docs/licences.md
+	$(LOCK)/bin/python tools/lock.py
+	$(LOCK_PIP) $(BY_HASH) $(patsubst %,-r %,$(wildcard locks/*.txt))
+	$(LOCK_PIP) --no-deps --no-build-isolation --editable .
+	$(LOCK)/bin/python -m tools.generate_docs
+
+audit: $(LOCK)/installed ## look for known vulnerabilities of the locked versions; needs a registry that knows them
+	$(LOCK)/bin/python tools/audit.py
+
 chaos: $(VENV)/installed-dev ## faults for MINUTES, then moves for MINUTES, on PostgreSQL VERSION (16 or 18)
 	PYTHONPATH=tests/support $(VENV)/bin/python -W ignore tests/faults/chaos.py --minutes $(MINUTES) --version $(VERSION)
 	PYTHONPATH=tests/support TESTS_FORK=1 $(VENV)/bin/python -W ignore tests/faults/lives.py --minutes $(MINUTES) --version $(VERSION)
@@ -71,7 +85,7 @@ bench-page: $(VENV)/installed-bench ## write docs/benchmarks.md and its plots fr
 	$(VENV)/bin/python benchmarks/page.py
 
 clean:
-	rm -rf $(VENV) $(SGLANG) $(PEER)
+	rm -rf $(VENV) $(SGLANG) $(PEER) $(LOCK)
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -79,18 +93,22 @@ $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/installed: $(VENV)/python pyproject.toml
-	$(PIP) --editable '.[embedded]'
+$(VENV)/installed: $(VENV)/python pyproject.toml locks/run.txt locks/build.txt
+	$(LOCKED) -r locks/run.txt -r locks/build.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --upgrade 'pip>=25.1'
-	$(PIP) --group dev
+$(VENV)/installed-dev: $(VENV)/installed locks/dev.txt
+	$(LOCKED) -r locks/dev.txt
 	@touch $@
 
-$(VENV)/installed-bench: $(VENV)/installed
-	$(PIP) --upgrade 'pip>=25.1'
-	$(PIP) --group bench
+$(VENV)/installed-bench: $(VENV)/installed locks/bench.txt
+	$(LOCKED) -r locks/bench.txt
+	@touch $@
+
+$(LOCK)/installed: locks/lock.txt
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK_PIP) $(BY_HASH) -r $<
 	@touch $@
 
 $(SGLANG)/installed: tests/contract/requirements.txt

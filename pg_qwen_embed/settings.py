@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.texts import is_storable
 
 DEFAULT_SERVER_URL = "http://127.0.0.1:30000/v1"
 
@@ -69,6 +70,9 @@ def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
 
     A `DATABASE_URL` in SQLAlchemy's form (`postgresql+psycopg://`) is accepted."""
     found = {name: options.get(name) or _first(environment, VARIABLES[name][0]) for name in VARIABLES}
+    for name, value in found.items():
+        if not is_storable(value or ""):
+            raise UsageError(f"the setting {VARIABLES[name][0][0]} is not valid UTF-8; write it in UTF-8")
     first, *further = _http_urls(found["server_url"] or DEFAULT_SERVER_URL)
     return Settings(
         database_url=_libpq_url(found["database_url"] or ""),

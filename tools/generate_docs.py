@@ -1,5 +1,5 @@
-"""Write the generated parts of the documentation: docs/commands.md, docs/sql.md, and the tables between markers in other
-pages.
+"""Write the generated parts of the documentation: docs/commands.md, docs/sql.md, docs/licences.md, and the tables between
+markers in other pages.
 
     python -m tools.generate_docs [--check]
 
@@ -13,7 +13,7 @@ import click
 from pg_qwen_embed.admin import locks
 from pg_qwen_embed.cli import COMMANDS, main
 from pg_qwen_embed.settings import VARIABLES
-from tools import sql_page
+from tools import licences, sql_page
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS_PAGE = ROOT / "docs" / "commands.md"
@@ -62,6 +62,7 @@ def wanted() -> dict[Path, str]:
     return {
         COMMANDS_PAGE: commands(),
         SQL_PAGE: sql_page.page(),
+        licences.PAGE: licences.page(),
         CONFIGURATION_PAGE: with_part(CONFIGURATION_PAGE, "configuration", configuration()),
         LOCKS_PAGE: with_part(LOCKS_PAGE, "locks", locks.as_markdown()),
     }

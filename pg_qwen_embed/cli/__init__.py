@@ -1,12 +1,15 @@
 """The command line: each command parses, calls one use case, and prints."""
 
 import importlib
+import io
+import sys
 from typing import Any
 
 import click
 import psycopg
 
 from pg_qwen_embed.domain.errors import Error
+from pg_qwen_embed.domain.texts import is_storable
 
 # In the order in which a user meets them. Each lives in the file of its name, imported only when used: --help stays quick.
 COMMANDS = (
@@ -27,6 +30,22 @@ class Commands(click.Group):
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(importlib.import_module(f"pg_qwen_embed.cli.{name}"), name)
         return command
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Characters that the terminal's encoding lacks are written as escapes."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        return super().main(*args, **extra)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        for argument in args:
+            if not is_storable(argument):  # Python keeps bytes that are no characters as halves of surrogate pairs
+                raise click.ClickException(
+                    f"the argument {ascii(argument)[:100]} is not valid UTF-8; write it in UTF-8"
+                )
+        return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,6 +1,9 @@
 """Options that several commands share."""
 
+import json
+import math
 import os
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import wraps
@@ -43,12 +46,33 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def print_json(value: Any) -> None:
     """Print as JSON, with times in ISO 8601. A value that JSON has no type for becomes its text."""
+    click.echo(_json(value, sys.stdout.encoding or "utf-8"))
 
-    def other(thing: object) -> str:
-        return thing.isoformat() if isinstance(thing, datetime) else str(thing)
 
-    options = orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME
-    click.echo(orjson.dumps(value, default=other, option=options).decode())
+def _json(value: Any, encoding: str) -> str:
+    try:
+        text = orjson.dumps(value, default=_text, option=orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME).decode()
+        text.encode(encoding)
+    except (TypeError, UnicodeEncodeError):
+        # An integer over 64 bits, half a surrogate pair, or a character that the terminal lacks: in ASCII with escapes.
+        return json.dumps(_without_nan(value), default=_text, indent=2)
+    return text
+
+
+def _text(thing: object) -> str:
+    return thing.isoformat() if isinstance(thing, datetime) else str(thing)
+
+
+def _without_nan(value: Any) -> Any:
+    """With null in place of numbers that JSON does not have, as orjson writes them."""
+    match value:
+        case dict():
+            return {key: _without_nan(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_without_nan(one) for one in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def valid_name(_: click.Context, option: click.Parameter, name: str | None) -> str | None:

@@ -1,10 +1,14 @@
 """`serve`: parses the options of the local embedding server; serve/ is the server."""
 
+import os
 from pathlib import Path
 
 import click
 
-from pg_qwen_embed.domain.errors import Error
+from pg_qwen_embed.domain.errors import Error, UsageError
+from pg_qwen_embed.settings import VARIABLES
+
+((API_KEY,), _) = VARIABLES["api_key"]  # the commands that send the key read the same variable
 
 
 @click.command()
@@ -24,13 +28,13 @@ from pg_qwen_embed.domain.errors import Error
     "[default: the packaged one]",
 )
 @click.option(
-    "--api-key",
-    envvar="PG_QWEN_EMBED_API_KEY",
-    show_envvar=True,
-    metavar="KEY",
-    help="Require this key (Authorization: Bearer KEY) on all paths but /ready and /health.",
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Require the key in this file (Authorization: Bearer KEY) on all paths but /ready and /health.  "
+    f"[default: the key in {API_KEY}, if that is set]",
 )
-def serve(host: str, port: int, model: Path | None, api_key: str | None) -> None:
+def serve(host: str, port: int, model: Path | None, api_key_file: Path | None) -> None:
     """Serve embeddings on this machine, without a GPU.
 
     It speaks the protocol of SGLang (POST /v1/embeddings and its companions), prints one line when it is ready and stops
@@ -50,6 +54,31 @@ def serve(host: str, port: int, model: Path | None, api_key: str | None) -> None
     from pg_qwen_embed.serve import app  # here, because the other commands do not need it
 
     try:
-        app.serve(host, port, model, api_key)
+        app.serve(host, port, model, _api_key(api_key_file))
     except Error as error:
         raise click.ClickException(str(error)) from error
+
+
+def _api_key(file: Path | None) -> str | None:
+    """The key that clients must send. Never an option's value: other users of the machine see it in the process list."""
+    if file is None:
+        source, key = API_KEY, os.environ.get(API_KEY, "")
+        if not key:
+            return None
+    else:
+        source, key = str(file), _content(file)
+    key = key.strip()
+    if not key:
+        raise UsageError(f"{source} holds no API key; write the key into it")
+    if not key.isprintable() or " " in key:
+        raise UsageError(f"the API key in {source} has a blank, a line break or a control character; write one word")
+    return key
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the API key cannot be read from {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the API key in {file} is not UTF-8; write one word") from error

@@ -6,6 +6,8 @@ script of Qwen/Qwen3-Embedding: one space after `Instruct:`, none after `Query:`
 from collections.abc import Callable
 from enum import StrEnum
 
+from pg_qwen_embed.domain.texts import storable
+
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 
@@ -20,8 +22,8 @@ def style_of(model: str) -> PromptStyle:
 
 
 def query_prompt(style: PromptStyle, instruction: str, query: str) -> str:
-    """The text to embed for a query."""
-    return _QUERY[style](instruction, query)
+    """The text to embed for a query. Like a document, it has no character that PostgreSQL cannot hold."""
+    return _QUERY[style](instruction, storable(query))
 
 
 _QUERY: dict[PromptStyle, Callable[[str, str], str]] = {

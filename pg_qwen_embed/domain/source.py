@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.text_form import TextForm
+from pg_qwen_embed.domain.texts import is_storable, storable
 
 BUILT_IN = "pg_catalog"  # the schema of PostgreSQL's own types and operators
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL would shorten a longer name
@@ -13,8 +14,8 @@ MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL would shorten a longer name
 
 def check_name(name: str, what: str, advice: str = "") -> None:
     """Raises UsageError for what is not a valid name in PostgreSQL."""
-    if not name or len(name.encode()) > MAX_NAME_BYTES or "\0" in name:
-        raise UsageError(f'"{name}" is not a valid name: {what} has 1 to {MAX_NAME_BYTES} bytes{advice}')
+    if not name or not is_storable(name) or len(name.encode()) > MAX_NAME_BYTES:
+        raise UsageError(f'"{storable(name)}" is not a valid name: {what} has 1 to {MAX_NAME_BYTES} bytes{advice}')
 
 
 @dataclass(frozen=True, slots=True)

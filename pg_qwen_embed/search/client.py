@@ -1,13 +1,15 @@
 """The client that applications import: it embeds queries with their embedding's instruction, and searches.
 
-It reads the registry and the view, and writes nothing. No worker needs to run."""
+It reads the registry and the view, and writes nothing. No worker needs to run. What it opens is closed by `close`, or
+when the Client or Python itself ends. In a forked process it opens its own."""
 
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
 from types import TracebackType
-from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -16,17 +18,17 @@ from numpy.typing import NDArray
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, ModelMismatch, ServerUnavailable, UsageError
 from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.domain.texts import is_storable
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference.encoder import Encoder, KnownServer
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer
-from pg_qwen_embed.postgres import binary, catalog
+from pg_qwen_embed.postgres import binary, catalog, values
 from pg_qwen_embed.postgres.connection import BinaryValue, Connection, connect
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.search.background import CLOSED, Background, leave_to_parent
 from pg_qwen_embed.settings import Settings, resolve
-
-T = TypeVar("T")
 
 
 class CachedServer:
@@ -65,6 +67,21 @@ class CachedServer:
         return info
 
 
+class Opened:
+    """What a Client holds open, apart from it: this is closed when the Client is gone."""
+
+    def __init__(self, settings: Settings) -> None:
+        # In the order of use: a server that fails moves to the end.
+        self.servers = [CachedServer(EmbeddingServer(one, ASK_TIMEOUT)) for one in settings.servers]
+        self.background = Background([server.server for server in self.servers])
+        self.connection: Connection | None = None
+
+    def close(self) -> None:
+        self.background.close()
+        if self.connection is not None:
+            self.connection.close()
+
+
 def _row(columns: Sequence[str], values: Sequence[object]) -> dict[str, object]:
     """A row of the source, then its chunk. Where both have a column of one name, the source's counts."""
     row: dict[str, object] = {}
@@ -74,7 +91,7 @@ def _row(columns: Sequence[str], values: Sequence[object]) -> dict[str, object]:
 
 
 class Client:
-    """Queries against embeddings. A context manager; may be used from any thread, also inside an event loop.
+    """Queries against embeddings. A context manager; may be used from any thread, inside an event loop, and after a fork.
 
         with Client() as client:
             vector = client.embed_query("articles", "how do vectors follow text?")
@@ -92,16 +109,27 @@ class Client:
     ) -> None:
         options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
         self._settings: Settings = resolve(os.environ, **options)
-        # In the order of use: a server that fails moves to the end.
-        self._servers = [CachedServer(EmbeddingServer(one, ASK_TIMEOUT)) for one in self._settings.servers]
-        self._connection: Connection | None = None
         self._embeddings: dict[str, Embedding] = {}
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="pg_qwen_embed client", daemon=True)
-        self._thread.start()
-        for server in self._servers:
-            self._run(server.server.__aenter__())
+        self._opened  # noqa: B018  # now, because it raises UsageError for a CA file that cannot be used
+        _clients.add(self)
+
+    @cached_property
+    def _opened(self) -> Opened:
+        opened = Opened(self._settings)
+        self._closing = weakref.finalize(self, opened.close)
+        return opened
+
+    def _leave_to_parent(self) -> None:
+        """In a process that was just forked: nothing that the parent uses may be used or closed here."""
+        opened: Opened | None = self.__dict__.get("_opened")
+        self._lock = threading.Lock()
+        if opened is None:
+            return
+        leave_to_parent(opened)
+        self._closing.detach()
+        if not opened.background.closed:
+            del self._opened  # the next request opens another
 
     def __enter__(self) -> "Client":
         return self
@@ -113,15 +141,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; safe to call twice."""
-        if self._loop.is_closed():
-            return
-        for server in self._servers:
-            self._run(server.server.__aexit__(None, None, None))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        if self._connection is not None:
-            self._connection.close()
+        self._closing()
 
     def embed_query(self, name: str, text: str) -> NDArray[np.float32]:
         """The unit vector of a query, shape (dimensions,), with the embedding's instruction in front.
@@ -135,7 +155,7 @@ class Client:
             raise UsageError("the query is blank: there is nothing to search for")
         with self._lock:
             embedding = self._embedding(name)
-        return embedding, self._run(self._embed(embedding.target, text))
+        return embedding, self._opened.background.run(self._embed(embedding.target, text))
 
     def search(self, name: str, text: str, limit: int = 10) -> list[Hit]:
         """The `limit` rows nearest to the query, nearest first: each row's columns and its distance.
@@ -168,29 +188,32 @@ class Client:
         with connection.transaction(), connection.cursor() as cursor:
             cursor.execute(statement("configure_search"))
             search = statement(names.layout.search, names)
-            rows = cursor.execute(search, {"query": payload, "limit": limit}).fetchall()
+            values.take_every_value(cursor)
+            rows = values.rows(cursor.execute(search, {"query": payload, "limit": limit}))
             _, *columns = [column.name for column in cursor.description or ()]
-        hits = [Hit(distance, _row(columns, values)) for distance, *values in rows]
+        hits = [Hit(distance, _row(columns, row)) for distance, *row in rows]
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
 
     async def _embed(self, target: Target, text: str) -> Vectors:
         """The query's vector from the first server that has the model and answers."""
         problems: list[ServerUnavailable] = []
-        for server in list(self._servers):
+        for server in list(self._opened.servers):
             try:
                 return await server.query(target, text)
             except ModelMismatch as error:
                 problems.append(error)
             except ServerUnavailable as error:
                 problems.insert(0, error)
-                self._servers.remove(server)
-                self._servers.append(server)
-        for server in self._servers:  # one of them may be repaired meanwhile
+                self._opened.servers.remove(server)
+                self._opened.servers.append(server)
+        for server in self._opened.servers:  # one of them may be repaired meanwhile
             server.forget()
         raise problems[0]
 
     def _embedding(self, name: str) -> Embedding:
         """The embedding as it is now, which may have been attached again; as last known while the database is unavailable."""
+        if not is_storable(name):
+            raise UsageError(f"there is no embedding {name!r}: PostgreSQL cannot hold such a name")
         known = self._embeddings.get(name)
         try:
             if known is None or catalog.live_generation(self._database(), name) != known.live.id:
@@ -201,12 +224,24 @@ class Client:
         return self._embeddings[name]
 
     def _database_lost(self) -> bool:
-        return self._connection is not None and self._connection.closed
+        connection = self._opened.connection
+        return connection is not None and connection.closed
 
     def _database(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._settings.database_url, "pg_qwen_embed client")
-        return self._connection
+        opened = self._opened
+        if opened.background.closed:
+            raise UsageError(CLOSED)
+        if opened.connection is None or opened.connection.closed:
+            opened.connection = connect(self._settings.database_url, "pg_qwen_embed client")
+        return opened.connection
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

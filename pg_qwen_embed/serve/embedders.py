@@ -21,6 +21,7 @@ from pg_qwen_embed.serve.protocol import ModelFacts, Vectors, input_too_long
 STATIC_CONTEXT = 8192  # tokens; a static model itself has no limit
 MAX_WORDS = 1 << 16  # in the cache of a word's tokens: 15 MB with ordinary text
 LONGEST_WORD = 64  # characters; longer words seldom repeat, and are not cached
+QUICK_TEXT = 1000  # characters; only of shorter ones are the tokens counted without a pause for other threads
 T = TypeVar("T")
 _TOKEN = np.dtype(np.int64)  # NumPy takes such indexes without a conversion
 
@@ -111,8 +112,7 @@ class StaticEmbedder:
         return Embedded(sums, sum(lengths))
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return _ids(self._tokenizer, text, special=add_special_tokens)
 
     def detokenize(self, tokens: Sequence[int], *, skip_special_tokens: bool) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
@@ -133,6 +133,15 @@ def _token_vectors(model: Any) -> npt.NDArray[Any]:
     return vectors
 
 
+def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    """The tokens of a text. encode() keeps Python's lock, so that the event loop would stand still; encode_batch() does not."""
+    if len(text) <= QUICK_TEXT:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=special).ids
+        return ids
+    (found,) = tokenizer.encode_batch([text], add_special_tokens=special)
+    return list(found.ids)
+
+
 def _packed(ids: Sequence[int]) -> bytes:
     return array("q", ids).tobytes()
 
@@ -145,7 +154,7 @@ class _Words(dict[str, bytes]):
         self._tokenizer = tokenizer
 
     def __missing__(self, word: str) -> bytes:
-        tokens = _packed(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        tokens = _packed(_ids(self._tokenizer, word, special=False))
         if len(word) <= LONGEST_WORD:
             if len(self) >= MAX_WORDS:
                 self.clear()

@@ -6,12 +6,14 @@ local server (app.py) is one service, the fake server of tests and benchmarks is
 import logging
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from pg_qwen_embed.serve import protocol
+from pg_qwen_embed.serve import bounds, protocol
 from pg_qwen_embed.serve.protocol import (
     DetokenizeRequest,
     EmbeddingRequest,
@@ -21,7 +23,6 @@ from pg_qwen_embed.serve.protocol import (
     TokenizeRequest,
 )
 
-MAX_BODY = 64 << 20
 KEEP_ALIVE = 5  # seconds; SGLang's, so that a client meets the same expiry here
 OPEN_PATHS = ("/ready", "/health")  # answered without the key
 
@@ -57,7 +58,7 @@ class Service(Protocol):
 
 def create_app(service: Service) -> web.Application:
     """The application in front of a service. A middleware appended to it runs behind the key check."""
-    app = web.Application(middlewares=[_guarded(service)], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[_guarded(service)], client_max_size=bounds.MAX_BODY)
     endpoints = Endpoints(service)
     for path, handler in (
         ("/ready", endpoints.ready),
@@ -76,10 +77,11 @@ def create_app(service: Service) -> web.Application:
 
 
 class Endpoints:
-    """One method a path: parse, let the service answer, respond."""
+    """One method a path: parse, let the service answer, respond. Counts the bytes of bodies that are not answered."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._admitted = 0
 
     async def ready(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if self._service.is_ready else 503)
@@ -91,14 +93,17 @@ class Endpoints:
         return web.Response()
 
     async def embeddings(self, request: web.Request) -> web.Response:
-        parsed = protocol.parse_embeddings(*await _body(request), self._service.served)
-        return json_response(await self._service.embed(parsed))
+        with self._admission(request):
+            parsed = protocol.parse_embeddings(*await _body(request), self._service.served)
+            return json_response(await self._service.embed(parsed))
 
     async def tokenize(self, request: web.Request) -> web.Response:
-        return json_response(await self._service.tokenize(protocol.parse_tokenize(*await _body(request))))
+        with self._admission(request):
+            return json_response(await self._service.tokenize(protocol.parse_tokenize(*await _body(request))))
 
     async def detokenize(self, request: web.Request) -> web.Response:
-        return json_response(await self._service.detokenize(protocol.parse_detokenize(*await _body(request))))
+        with self._admission(request):
+            return json_response(await self._service.detokenize(protocol.parse_detokenize(*await _body(request))))
 
     async def models(self, _: web.Request) -> web.Response:
         return json_response(protocol.models_answer(self._service.served, created=int(time.time())))
@@ -112,6 +117,21 @@ class Endpoints:
     async def loads(self, _: web.Request) -> web.Response:
         return json_response(protocol.loads_answer(self._service.load))
 
+    @contextmanager
+    def _admission(self, request: web.Request) -> Iterator[None]:
+        """Room for the body of a request. Raises RequestError before the body is read."""
+        length = request.content_length
+        if length is not None and length > bounds.MAX_BODY:
+            raise _body_too_large()
+        size = bounds.MAX_BODY if length is None else length
+        if self._admitted + size > bounds.MAX_BODIES:
+            raise protocol.queue_full()
+        self._admitted += size
+        try:
+            yield
+        finally:
+            self._admitted -= size
+
 
 def json_response(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
@@ -119,6 +139,11 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
 
 async def _body(request: web.Request) -> tuple[bytes, str]:
     return await request.read(), request.headers.get("Content-Type", "")
+
+
+def _body_too_large() -> RequestError:
+    sentence = f"The request's body has more than {bounds.MAX_BODY} bytes, the most that this server takes."
+    return RequestError(sentence, status=413, kind="RequestEntityTooLarge")
 
 
 def _guarded(service: Service) -> Middleware:
@@ -146,6 +171,8 @@ def _error_response(request: web.Request, error: Exception) -> web.Response:
     match error:
         case RequestError():
             return json_response(error.body(), error.status)
+        case web.HTTPRequestEntityTooLarge():
+            return _error_response(request, _body_too_large())
         case web.HTTPException():
             response = json_response(protocol.detail_answer(error.reason), error.status)
             response.headers.update({name: value for name, value in error.headers.items() if name == "Allow"})

@@ -2,9 +2,9 @@
 
 Pure: bytes in, bytes out; no socket, model or clock. Every server of this project speaks it: the local server and the
 fake one of tests and benchmarks. Shapes and sentences are those of SGLang 0.5.23, as observed. Where SGLang dumps
-pydantic's internals, only status, type and opening are kept. Three differences are deliberate. Token ids are rejected
+pydantic's internals, only status, type and opening are kept. Four differences are deliberate. Token ids are rejected
 with 400, because they can kill an SGLang server. Multimodal inputs are rejected too. `dimensions` is checked before
-the length of any text."""
+the length of any text. What one request may cost is bounded (bounds.py)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pybase64
+
+from pg_qwen_embed.serve import bounds
 
 Vectors = npt.NDArray[np.float32]  # one row a text
 Item = dict[str, object]  # of an answer's `data`: a vector and its index
@@ -124,8 +126,9 @@ def parse_embeddings(body: bytes, content_type: str, model: ServedModel) -> Embe
     priority = _integer(fields, "priority")
     _string(fields, "model", "")
     if encoding not in ("float", "base64"):
-        raise RequestError(f"encoding_format must be either 'float' or 'base64', got {encoding!r}")
+        raise RequestError(f"encoding_format must be either 'float' or 'base64', got {encoding[:100]!r}")
     texts = _texts(fields)
+    _within(bounds.excess_of_texts(texts, model.facts.context_length))
     if priority is not None and priority not in PRIORITIES:
         raise RequestError(
             f"priority must be a signed 64-bit integer between {PRIORITIES.start} and {PRIORITIES.stop - 1}"
@@ -145,6 +148,7 @@ def parse_tokenize(body: bytes, content_type: str) -> TokenizeRequest:
     texts = [prompt] if single else prompt
     if not _all(texts, str):
         _invalid("string_type", ("body", "prompt"), "Input should be a valid string or a list of strings")
+    _within(bounds.excess_of_texts(texts))
     return TokenizeRequest(texts, single, _boolean(fields, "add_special_tokens"))
 
 
@@ -158,6 +162,7 @@ def parse_detokenize(body: bytes, content_type: str) -> DetokenizeRequest:
     rows = [tokens] if single else tokens
     if not (_all(rows, list) and all(_all(row, int) for row in rows)):
         _invalid("list_type", ("body", "tokens"), "Input should be a valid list of integers, or of such lists")
+    _within(bounds.excess_of_tokens(rows))
     if not all(0 <= token <= MAX_TOKEN_ID for row in rows for token in row):
         raise RequestError(f"Token ids must be between 0 and {MAX_TOKEN_ID}")
     return DetokenizeRequest(rows, single, _boolean(fields, "skip_special_tokens"))
@@ -261,7 +266,12 @@ def _integer(fields: Mapping[str, Any], name: str) -> int | None:
 
 
 def _all(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(type(item) is kind for item in value)
+    return isinstance(value, list) and set(map(type, value)) <= {kind}
+
+
+def _within(excess: str | None) -> None:
+    if excess is not None:
+        raise RequestError(excess)
 
 
 def _invalid(kind: str, where: tuple[str | int, ...], message: str, reason: str | None = None) -> NoReturn:
@@ -306,15 +316,16 @@ def embeddings_answer(data: Sequence[Item], *, tokens: int, model_name: str) -> 
     )
 
 
-def tokenize_answer(rows: Sequence[list[int]], *, single: bool, max_length: int) -> bytes:
-    """`max_length`: the tokenizer's own limit; it can differ from the model's context length."""
+def tokenize_answer(rows: Sequence[Any], *, single: bool, max_length: int) -> bytes:
+    """`rows` may be arrays. `max_length`: the tokenizer's own limit; it can differ from the model's context length."""
     counts = [len(row) for row in rows]
     return orjson.dumps(
         {
             "tokens": rows[0] if single else rows,
             "count": counts[0] if single else counts,
             "max_model_len": max_length,
-        }
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
     )
 
 

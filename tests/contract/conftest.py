@@ -42,7 +42,9 @@ def subjects(servers: dict[str, Starting], tmp_path_factory: pytest.TempPathFact
     """The servers under the contract: `sglang` sets it, the others keep it."""
     with ExitStack() as stack:
         url = stack.enter_context(served(tmp_path_factory.mktemp("serve")))
-        locked = stack.enter_context(served(tmp_path_factory.mktemp("locked"), "--api-key", KEY))
+        folder = tmp_path_factory.mktemp("locked")
+        (folder / "key").write_text(KEY, encoding="utf-8")
+        locked = stack.enter_context(served(folder, "--api-key-file", str(folder / "key")))
         fake = stack.enter_context(FakeSGLang(context_length=512).running())
         fake_with_key = stack.enter_context(FakeSGLang(api_key=KEY).running())
         ours = Subject(url, "", 0, 0)

@@ -26,8 +26,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pg_qwen_embed.cli.serve import serve as serve_command
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.serve import embedders
-from pg_qwen_embed.serve.app import DEFAULT_MODEL, LocalServer, create_app
+from pg_qwen_embed.serve import bounds, embedders
+from pg_qwen_embed.serve.app import DEFAULT_MODEL, EmbeddingThread, LocalServer, create_app
 from pg_qwen_embed.serve.embedders import Embedded, Embedder, load
 from pg_qwen_embed.serve.protocol import ModelFacts, Vectors
 
@@ -390,6 +390,60 @@ async def test_a_client_that_vanishes_while_its_texts_are_embedded_is_not_counte
     assert await client.inputs() == (0, 0)
 
 
+async def test_bodies_beyond_the_bound_of_all_requests_are_turned_away_until_there_is_room(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MAX_BODIES", 10_000)
+    embedder = Gated()
+    client = await serving.start(embedder)
+    large, small = {"input": "a" * 6000}, {"input": "a"}
+    await client.post("/v1/embeddings", small)
+    embedder.gate.clear()
+    first = asyncio.create_task(client.post("/v1/embeddings", large))
+    await client.until((1, 0))
+    status, answer = await client.post("/v1/embeddings", large)
+    assert (status, answer["message"]) == (503, "The request queue is full.")
+    second = asyncio.create_task(client.post("/v1/embeddings", small))
+    await client.until((1, 1))
+    embedder.gate.set()
+    assert [(await one)[0] for one in (first, second)] == [200, 200]
+    assert (await client.post("/v1/embeddings", large))[0] == 200
+
+
+async def test_a_long_request_gives_way_between_its_parts(serving: Serving) -> None:
+    embedder = Gated()
+    client = await serving.start(embedder)
+    await client.post("/v1/embeddings", {"input": "warm"})
+    embedder.gate.clear()
+    parts = [letter * bounds.PART_CHARACTERS for letter in "abc"]
+    long = asyncio.create_task(client.post("/v1/embeddings", {"input": parts}))
+    await client.until((1, 2))
+    short = asyncio.create_task(client.post("/v1/embeddings", {"input": "short"}))
+    await client.until((1, 3))
+    embedder.gate.set()
+    assert [(await one)[0] for one in (long, short)] == [200, 200]
+    assert [text[:5] for text in embedder.seen[-4:]] == ["aaaaa", "short", "bbbbb", "ccccc"]
+    assert [item["index"] for item in (await long)[1]["data"]] == [0, 1, 2]
+    assert await client.inputs() == (0, 0)
+
+
+async def test_the_parts_that_are_left_when_the_server_stops_are_given_up() -> None:
+    thread, started, gate = EmbeddingThread(), threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def first() -> None:
+        started.set()
+        assert gate.wait(60)
+
+    work = asyncio.create_task(thread.run_in_order([first, lambda: done.append("second")], [1, 1]))
+    await asyncio.to_thread(started.wait, 60)
+    thread.close()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (done, thread.running, thread.waiting) == ([], 0, 0)
+
+
 async def test_a_crash_of_the_model_is_one_500_and_no_more(serving: Serving) -> None:
     client = await serving.start(Gated())
     status, answer = await client.post("/v1/embeddings", {"input": ["crash"]})
@@ -476,9 +530,10 @@ async def test_the_process_does_not_wait_for_a_text_that_takes_long(process: typ
     url = server.start_line().split()[-1].removesuffix("/v1")
     async with aiohttp.ClientSession() as session:
         client = Client(session, url)
-        minutes = " ".join(f"{i}x" for i in range(4_000_000))
-        long = asyncio.create_task(client.post("/v1/embeddings", {"input": minutes}))
-        await client.until((1, 0))
+        minute = ["".join(f"{n}x{i} " for i in range(1200)) for n in range(1000)]
+        long = asyncio.create_task(client.post("/v1/embeddings", {"input": minute}))
+        while (await client.inputs())[0] == 0:
+            assert not long.done()
         server.popen.terminate()
         assert await asyncio.to_thread(server.popen.wait, 10) == 0
         with pytest.raises(aiohttp.ClientError):
@@ -499,12 +554,56 @@ def test_a_model_that_is_missing_is_one_sentence_and_no_traceback(process: type[
     assert re.fullmatch(r"Error: there is no model folder .*nowhere; .*\n", err)
 
 
-def test_the_key_can_come_from_the_environment(process: type[Process], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PG_QWEN_EMBED_API_KEY", "k")
-    host, port = process("--port", "0").start_line().split("/")[2].split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"GET /v1/models HTTP/1.0\r\n\r\n")
-        assert connection.recv(100).startswith(b"HTTP/1.0 401 ")
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_the_key_comes_from_the_environment_or_from_a_file(
+    process: type[Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    options: tuple[str, ...] = ()
+    if source == "file":
+        (tmp_path / "key").write_text("s3cret\n")
+        options = ("--api-key-file", str(tmp_path / "key"))
+    monkeypatch.setenv("PG_QWEN_EMBED_API_KEY", "another" if options else "s3cret")  # the option counts
+    server = process("--port", "0", *options)
+    host, port = server.start_line().split("/")[2].split(":")
+    for given, status in ((b"wrong", b"401"), (b"s3cret", b"200")):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"GET /v1/models HTTP/1.0\r\nAuthorization: Bearer " + given + b"\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.0 " + status)
+    assert "s3cret" not in " ".join(map(str, server.popen.args))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "the API key cannot be read from {file}: No such file or directory"),
+        (b" \n", "{file} holds no API key; write the key into it"),
+        (b"two\nlines", "the API key in {file} has a blank, a line break or a control character; write one word"),
+        (b"\xff", "the API key in {file} is not UTF-8; write one word"),
+    ],
+)
+def test_a_key_file_that_holds_no_key_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    result = CliRunner().invoke(serve_command, ["--port", "0", "--api-key-file", str(file)])
+    assert (result.exit_code, result.output) == (1, f"Error: {sentence.format(file=file)}\n")
+
+
+def test_listening_to_others_without_a_key_is_warned_of(
+    process: type[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PG_QWEN_EMBED_API_KEY", raising=False)
+    said = {}
+    for host, key in (("127.0.0.1", None), ("0.0.0.0", None), ("0.0.0.0", "k")):  # noqa: S104
+        if key:
+            monkeypatch.setenv("PG_QWEN_EMBED_API_KEY", key)
+        server = process("--host", host, "--port", "0")
+        server.start_line()
+        server.popen.terminate()
+        said[host, key] = server.end()[2]
+    (warned,) = [sentence for sentence in said.values() if sentence]
+    assert said["0.0.0.0", None] == warned  # noqa: S104
+    assert re.fullmatch(r"Warning: whoever can connect to 0\.0\.0\.0:\d+ may use .* --api-key-file, .*\n", warned)
 
 
 def test_help_says_that_the_model_is_for_trying_things() -> None:

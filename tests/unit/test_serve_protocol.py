@@ -2,20 +2,33 @@
 
 import struct
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import orjson
 import pybase64
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pg_qwen_embed.serve import protocol
+from pg_qwen_embed.serve import bounds, protocol
 from pg_qwen_embed.serve.protocol import EmbeddingRequest, Load, ModelFacts, RequestError, Scheduling, ServedModel
 
 FACTS = ModelFacts(architectures=("StaticModel",), dimensions=256, context_length=8192, supports_dimensions=True)
 MODEL = ServedModel("m", FACTS)
 JSON = "application/json"
 OUT_OF_RANGE = "priority must be a signed 64-bit integer between -9223372036854775808 and 9223372036854775807"
+
+
+class Long:
+    """A text of which only the length matters."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
 
 
 def parse(body: dict[str, Any] | bytes, facts: ModelFacts = FACTS) -> EmbeddingRequest:
@@ -115,6 +128,49 @@ def test_token_ids_are_rejected(given: list[object]) -> None:
     rejected = rejection({"input": given})
     assert rejected.status == 400
     assert "takes no token ids" in str(rejected)
+
+
+def test_more_inputs_than_a_server_takes_are_rejected_with_the_number() -> None:
+    assert len(parse({"input": ["a"] * bounds.MAX_INPUTS}).texts) == bounds.MAX_INPUTS
+    sentence = "The request has 2049 inputs; this server takes at most 2048 inputs in a request."
+    rejected = rejection({"input": ["a"] * (bounds.MAX_INPUTS + 1)})
+    assert (rejected.status, rejected.kind, str(rejected)) == (400, "BadRequestError", sentence)
+    with pytest.raises(RequestError, match="takes at most 2048 inputs"):
+        protocol.parse_tokenize(orjson.dumps({"prompt": ["a"] * 2049}), JSON)
+
+
+def test_a_text_that_no_context_holds_is_rejected_before_it_is_tokenized() -> None:
+    longest = "a" * bounds.MAX_CHARACTERS
+    assert parse({"input": ["b", longest]}).texts[1] == longest
+    assert str(rejection({"input": ["b", longest + "a"]})) == (
+        "The input (524289 characters) is longer than the model's context length (8192 tokens)."
+    )
+    assert protocol.parse_tokenize(orjson.dumps({"prompt": longest}), JSON).texts == [longest]
+    with pytest.raises(RequestError, match=r"\(524289 characters\) is longer than 524288 characters, the most"):
+        protocol.parse_tokenize(orjson.dumps({"prompt": longest + "a"}), JSON)
+
+
+def test_more_token_ids_than_a_context_holds_are_rejected() -> None:
+    most = [7] * bounds.MAX_TOKENS
+    assert protocol.parse_detokenize(orjson.dumps({"tokens": most}), JSON).rows == [most]
+    for tokens in ([*most, 7], [most, [7]], [[7]] * (bounds.MAX_INPUTS + 1)):
+        with pytest.raises(RequestError, match="takes at most 1048576 in 2048 lists"):
+            protocol.parse_detokenize(orjson.dumps({"tokens": tokens}), JSON)
+
+
+def test_a_rejection_does_not_repeat_a_long_value() -> None:
+    assert len(str(rejection({"input": "a", "encoding_format": "x" * 100_000}))) < 200
+
+
+@given(st.lists(st.integers(0, 3 * bounds.PART_CHARACTERS // 2), min_size=1, max_size=12))
+def test_parts_are_the_texts_in_order_and_short_enough_to_wait_for(lengths: list[int]) -> None:
+    texts = [Long(length) for length in lengths]
+    parts = list(bounds.parts(texts))
+    assert [text for part in parts for text in part] == texts
+    assert all(part for part in parts)
+    assert all(len(part) == 1 or sum(map(len, part)) <= bounds.PART_CHARACTERS for part in parts)
+    for part, after in pairwise(parts):
+        assert sum(map(len, part)) + len(after[0]) > bounds.PART_CHARACTERS, "a part that could have been longer"
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "", "application/jsonp"])

@@ -1,0 +1,86 @@
+"""The event loop of a Client's servers, in a thread of its own.
+
+It starts with the first request and ends with `close`. Whoever waits for a request when it ends gets a UsageError. A
+process that was forked has no such thread: `leave_to_parent` is for what it has inherited."""
+
+import asyncio
+import ctypes
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+from pg_qwen_embed.domain.errors import UsageError
+
+CLOSED = "this Client is closed; make a new one"
+CLOSE_TIMEOUT = 5.0  # seconds for the connections to close
+
+T = TypeVar("T")
+
+
+class Background:
+    """Runs coroutines for synchronous callers, in any thread. `servers` are open from the first until `close`."""
+
+    def __init__(self, servers: Sequence[AbstractAsyncContextManager[object]]) -> None:
+        self._servers = list(servers)
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self.closed = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Raises UsageError after `close`."""
+        with self._lock:
+            if self.closed:
+                work.close()
+                raise UsageError(CLOSED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop or self._start())
+        try:
+            return future.result()
+        except CancelledError:
+            raise UsageError(CLOSED) from None
+        finally:
+            future.cancel()  # where the caller was interrupted
+
+    def close(self) -> None:
+        """Safe to call twice, and from any thread: Python may collect a Client in the loop's own."""
+        with self._lock:
+            closed, self.closed = self.closed, True
+        if closed or self._loop is None or self._thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._end(self._loop), self._loop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(CLOSE_TIMEOUT)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        self._loop = loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run, args=(loop,), name="pg_qwen_embed client", daemon=True)
+        self._thread.start()
+        for server in self._servers:
+            asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
+        return loop
+
+    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for server in self._servers:
+            await server.__aexit__(None, None, None)
+        loop.stop()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def leave_to_parent(inherited: object) -> None:
+    """In a forked process: never let Python destroy this object.
+
+    A loop shares its epoll instance with the parent's, and a connection its socket. To close them here would take them
+    away from the parent; not to close them would be a warning for each at the end."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
