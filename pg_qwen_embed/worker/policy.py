@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, replace
 
 from pg_qwen_embed.domain.errors import DocumentRejected, Error, ProtocolError, ServerFault, ServerOverloaded
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.retry import backoff
 
 TRIES = 3  # attempts of one request, while the server answers others
@@ -71,7 +72,8 @@ class Attempts:
             before,
             number=before.number + 1,
             faults=before.faults + isinstance(error, ServerFault | ProtocolError),
-            overloads=before.overloads + isinstance(error, ServerOverloaded),
+            # With Retry-After the server limits the rate of requests: smaller ones would be more.
+            overloads=before.overloads + (isinstance(error, ServerOverloaded) and error.retry_after is None),
         )
 
 
@@ -111,7 +113,7 @@ def after_write(reason: str, attempt: int, pieces: int, *, by_a_row: bool, rng: 
     outbox."""
     if not by_a_row:
         return Retry(backoff(attempt, base=0.1, cap=5.0, rng=rng))
-    return Fail(f"PostgreSQL: {reason}") if pieces == 1 else Split()
+    return Fail(f"PostgreSQL: {shown(reason)}") if pieces == 1 else Split()
 
 
 def after_rejection(rejections: int, *, rng: random.Random) -> Retry | Park:
