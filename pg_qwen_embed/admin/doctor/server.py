@@ -28,26 +28,36 @@ NORM_TOLERANCE = 1e-2  # of a length
 
 async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
     looks = await asyncio.gather(*(_look(one, embeddings) for one in settings.servers))
-    infos = [info for info, _ in looks]
+    infos = [info for own, _ in looks for info in own]
     return [*_models(infos, embeddings), *(finding for _, found in looks for finding in found)]
 
 
-async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[ModelInfo | None, list[Finding]]:
-    info, found = None, []
+async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[list[ModelInfo | None], list[Finding]]:
+    """What a server serves, as often as it has several models of embeddings, and the findings. None: it cannot be said."""
+    infos: list[ModelInfo | None] = []
+    found: list[Finding] = []
+    wanted = [*dict.fromkeys(one.live.spec.model for one in embeddings)] or [settings.model]
     try:
         async with EmbeddingServer(settings, ASK_TIMEOUT, once_more=True) as server:
-            info = await server.model_info(settings.model or next((one.live.spec.model for one in embeddings), None))
-            about = await server.server_info()
-            ours = [embedding for embedding in embeddings if not info.mismatch(embedding.target)]
-            found += [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
-            found += await _length(server, info, about)
-            found += await _believable(server, info)
-            found += await _encodes(server, info, ours)
-            found.append(await _speed(server, info))
+            for model in wanted:
+                if not infos or (server.offers_several and (model in server.listed or not server.listed)):
+                    info = await server.model_info(model)
+                    infos.append(info)
+                    found += await _look_at_model(server, info, embeddings)
             found += _inputs(server)
     except (ServerUnavailable, DocumentRejected, UsageError) as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
-    return info, found
+    return infos or [None], found
+
+
+async def _look_at_model(server: EmbeddingServer, info: ModelInfo, embeddings: Sequence[Embedding]) -> list[Finding]:
+    about = await server.server_info()
+    ours = [embedding for embedding in embeddings if not info.mismatch(embedding.target)]
+    found = [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
+    found += await _length(server, info, about)
+    found += await _believable(server, info)
+    found += await _encodes(server, info, ours)
+    return [*found, await _speed(server, info)]
 
 
 def _version(about: dict[str, object], info: ModelInfo) -> Finding:
