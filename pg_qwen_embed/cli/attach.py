@@ -43,4 +43,4 @@ def attach(
         f'query it with: pg-qwen-embed search {embedding.name} "..."   or SQL on the view qwen_embed.{embedding.name}'
     )
     if spec.prompt_style is PromptStyle.PLAIN and options.properties["prompt_style"] is None:
-        say(f"note: {without_instruction(spec.model)}")
+        say(f"note: {without_instruction(spec.model)}", err=True)

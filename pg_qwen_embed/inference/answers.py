@@ -40,11 +40,11 @@ def decoded(answer: dict[str, Any], expected: int) -> tuple[Vectors, bool]:
 
     Raises ServerFault; NoVectors for an answer without any."""
     items = answer.get("data")
-    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
-        raise NoVectors("the server's answer holds no list of embeddings")
+    if not items or not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise NoVectors(f"the server answered no list of vectors to {expected} texts")
     embeddings = [item.get("embedding") for item in _ordered(items, expected)]
     if all(embedding is None for embedding in embeddings):
-        raise NoVectors("the server's answer holds no embeddings")
+        raise NoVectors(f"the server answered no vectors to {expected} texts")
     if all(isinstance(embedding, str) for embedding in embeddings):
         return _from_base64(embeddings), False
     return _from_floats(embeddings), True

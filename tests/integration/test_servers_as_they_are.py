@@ -273,16 +273,16 @@ def test_qwen3_embedding_under_another_name_is_recognised_by_its_weights(odd: Ha
     info = {"model_path": "/data/models--Qwen--Qwen3-Embedding-0.6B/snapshots/1", "architectures": ["Qwen3ForCausalLM"]}
     server.answer = lambda r: json_reply(info) if r.path == "/model_info" else right(r)
     odd.articles("one")
-    assert "without an instruction" not in odd.ok(*ATTACH)
+    assert "without an instruction" not in odd.cli(*ATTACH).output
     (one,) = json.loads(odd.ok("status", "--json"))
     assert one["spec"]["prompt_style"] == "qwen3"
 
 
 def test_model_that_is_not_recognised_is_named_with_what_to_pass(odd: Harness) -> None:
     odd.articles("one")
-    assert "--prompt-style qwen3" in odd.ok(*ATTACH)
+    assert "--prompt-style qwen3" in odd.cli(*ATTACH).stderr
     assert "--prompt-style qwen3" in odd.cli("doctor").output
-    assert "--prompt-style qwen3" not in odd.ok(*ATTACH, "--name", "plain", "--prompt-style", "plain")
+    assert "--prompt-style qwen3" not in odd.cli(*ATTACH, "--name", "plain", "--prompt-style", "plain").output
 
 
 async def test_error_of_a_server_in_an_answer_with_200_counts_as_its_status(server: OddServer) -> None:

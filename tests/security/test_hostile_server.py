@@ -246,7 +246,7 @@ def test_memory_of_the_worker_is_bounded_whatever_a_server_answers(harness: Harn
 
 
 async def fuzz(server: OddServer, answers: int) -> dict[str, int]:
-    """Embed texts until the server has given so many answers. Returns how often each kind of outcome came."""
+    """Embed texts until the server has given that many answers. Returns how often each kind of outcome came."""
     seed = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
     print(f"FUZZ_SEED={seed}")
     problems: list[str] = []

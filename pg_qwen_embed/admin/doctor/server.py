@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import numpy as np
 
@@ -36,28 +36,36 @@ async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[li
     """What a server serves, as often as it has several models of embeddings, and the findings. None: it cannot be said."""
     infos: list[ModelInfo | None] = []
     found: list[Finding] = []
-    wanted = [*dict.fromkeys(one.live.spec.model for one in embeddings)] or [settings.model]
+    wanted: list[str | None] = [*dict.fromkeys(one.live.spec.model for one in embeddings)] or [settings.model]
     try:
         async with EmbeddingServer(settings, ASK_TIMEOUT, once_more=True) as server:
             for model in wanted:
                 if not infos or (server.offers_several and (model in server.listed or not server.listed)):
                     info = await server.model_info(model)
                     infos.append(info)
-                    found += await _look_at_model(server, info, embeddings)
+                    async for finding in _look_at_model(server, info, embeddings):
+                        found.append(finding)
             found += _inputs(server)
     except (ServerUnavailable, DocumentRejected, UsageError) as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
     return infos or [None], found
 
 
-async def _look_at_model(server: EmbeddingServer, info: ModelInfo, embeddings: Sequence[Embedding]) -> list[Finding]:
+async def _look_at_model(
+    server: EmbeddingServer, info: ModelInfo, embeddings: Sequence[Embedding]
+) -> AsyncIterator[Finding]:
+    """One by one: those before an error are kept."""
     about = await server.server_info()
     ours = [embedding for embedding in embeddings if not info.mismatch(embedding.target)]
-    found = [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
-    found += await _length(server, info, about)
-    found += await _believable(server, info)
-    found += await _encodes(server, info, ours)
-    return [*found, await _speed(server, info)]
+    for finding in (_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)):
+        yield finding
+    for finding in await _length(server, info, about):
+        yield finding
+    for finding in await _believable(server, info):
+        yield finding
+    for finding in await _encodes(server, info, ours):
+        yield finding
+    yield await _speed(server, info)
 
 
 def _version(about: dict[str, object], info: ModelInfo) -> Finding:
