@@ -19,7 +19,8 @@ class Secrets:
     """`hidden(text)` is the text without them. longest: characters of the longest form."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        forms = {form for value in values for form in _forms(value) if len(form) >= SHORTEST}
+        read = {text for value in values for text in (value, _as_latin(value))}
+        forms = {form for text in read for form in _forms(text) if len(form) >= SHORTEST}
         longest_first = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None
         self.longest = len(longest_first[0]) if forms else 0
@@ -34,6 +35,11 @@ class Secrets:
     def within(self, name: str) -> bool:
         """Whether a name holds one of them that is too long for a coincidence."""
         return any(form in name for form in self._long)
+
+
+def _as_latin(value: str) -> str:
+    """As a server reads a header that takes its bytes for Latin-1."""
+    return value.encode(errors="surrogatepass").decode("latin-1")
 
 
 def _forms(value: str) -> Iterator[str]:

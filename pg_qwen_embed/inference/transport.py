@@ -45,6 +45,10 @@ _NOT_ALLOWED = {401, 403}
 _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError)
 
 
+class TooLarge(ServerFault):
+    """An answer has more bytes than were requested."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. most: bytes of the answer that are read. rows: the vectors that are requested. texts: documents in the
@@ -224,6 +228,7 @@ class Transport:
         if status in _OVERLOADED:
             if retry_after:
                 self._silent_until = asyncio.get_running_loop().time() + retry_after
+                sentence += f"; it wants no request for {retry_after:.0f} s"
             return ServerOverloaded(f"the embedding server at {self.url} answered {status}: {sentence}", retry_after)
         if status < 500 or status == 501:
             return ProtocolError(
@@ -247,7 +252,7 @@ class Transport:
         content = received.content
         if not received.whole:
             what = "its answer" if call.rows is None else f"an answer with {call.rows:,} vectors"
-            raise ServerFault(
+            raise TooLarge(
                 f"the embedding server at {self.url} answered more than {call.most:,} bytes, too many for {what}"
             )
         if call.rows is not None and answers.is_crowded(content, call.rows):

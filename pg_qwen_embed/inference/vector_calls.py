@@ -15,7 +15,7 @@ import orjson
 from pg_qwen_embed.domain.errors import DocumentRejected, Error, ProtocolError, ServerFault
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference import answers
-from pg_qwen_embed.inference.transport import Call, Transport
+from pg_qwen_embed.inference.transport import Call, TooLarge, Transport
 
 PROBE = "dimensions"  # a harmless text
 
@@ -138,7 +138,11 @@ class VectorCalls:
             most=answers.largest(len(texts), dimensions, floats=floats), rows=len(texts),
             texts=() if texts[0] == PROBE else texts,
         )  # fmt: skip
-        answer = await self._transport.call(call)
+        try:
+            answer = await self._transport.call(call)
+        except TooLarge:
+            learned.floats = True  # perhaps it no longer answers in base64
+            raise
         found, as_floats = answers.decoded(answer or {}, len(texts))
         learned.floats |= as_floats
         return Answer(found, _tokens(answer or {}), self._named(answer or {}))

@@ -9,6 +9,7 @@ from odd_server import MODEL, OddServer, Reply, Request, items, json_reply, repl
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
+from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.settings import Settings
 
@@ -283,6 +284,19 @@ def test_model_that_is_not_recognised_is_named_with_what_to_pass(odd: Harness) -
     assert "--prompt-style qwen3" in odd.cli(*ATTACH).stderr
     assert "--prompt-style qwen3" in odd.cli("doctor").output
     assert "--prompt-style qwen3" not in odd.cli(*ATTACH, "--name", "plain", "--prompt-style", "plain").output
+
+
+async def test_server_that_answers_in_floats_where_it_answered_in_base64_is_understood_the_second_time(
+    server: OddServer,
+) -> None:
+    wide = ModelInfo(MODEL, 4096, shortens=False, answers_as=MODEL)
+    texts = [f"text {n}" for n in range(64)]
+    numbers = [1 / 64 + 1e-9] * 4096
+    server.answer = embeddings(lambda r: vectors([{"index": n, "embedding": numbers} for n, _ in enumerate(r.texts)]))
+    async with EmbeddingServer(Settings(server_url=server.url), 10.0) as asking:
+        with pytest.raises(ServerUnavailable, match="too many for an answer with 64 vectors"):
+            await asking.embed(wide, texts)
+        assert (await asking.embed(wide, texts)).vectors.shape == (64, 4096)
 
 
 async def test_error_of_a_server_in_an_answer_with_200_counts_as_its_status(server: OddServer) -> None:

@@ -2,6 +2,7 @@
 no wrong vector under a row, and no secret that it repeats is shown."""
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -117,6 +119,47 @@ def test_a_secret_that_the_server_repeats_is_in_no_output(harness: Harness, serv
     assert worker.end() == 0
     said.append(worker.said)
     assert [text for text in said if KEY in text or "k3y-of" in text] == []
+
+
+CHARACTERS = "abXY019/@#?:%& ,;=+'\"\\[]é"
+
+
+def test_random_secrets_are_in_no_output(harness: Harness, server: OddServer) -> None:
+    """In each place where one can be written, also where it should have been escaped; the server repeats all it gets."""
+    seed = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
+    print(f"FUZZ_SEED={seed}")
+    rng, host = random.Random(seed), server.url.removeprefix("http://")
+    harness.articles("one")
+    harness.ok(*ATTACH)
+
+    def answer(request: Request) -> Reply:
+        sent = " ".join(f"{name}: {value}" for name, value in request.headers.items() if "auth" in name)
+        return json_reply({"message": f"{request.path} {sent}"}, rng.choice([200, 400, 401, 404, 429, 500, 503]))
+
+    server.answer = answer
+    said = []
+    for _ in range(10):
+        secret = "Q7" + "".join(rng.choices(CHARACTERS, k=12)) + "Z9"
+        raw, escaped = f"me:{secret}", f"me:{quote(secret, safe='')}"
+        for env in (
+            {"PG_QWEN_EMBED_API_KEY": secret, "PG_QWEN_EMBED_SERVER_URL": server.url},
+            {"PG_QWEN_EMBED_SERVER_URL": f"http://{raw}@{host}"}, {"PG_QWEN_EMBED_SERVER_URL": f"http://{escaped}@{host}"},
+            {"PG_QWEN_EMBED_DATABASE_URL": f"postgresql://{raw}@127.0.0.1:1/d"},
+            {"http_proxy": f"http://{raw}@{host.removesuffix('/v1')}", "no_proxy": "", "NO_PROXY": ""},
+            {"http_proxy": f"http://{escaped}@{host.removesuffix('/v1')}", "no_proxy": "", "NO_PROXY": ""},
+        ):  # fmt: skip
+            commands = [["doctor", "--json"], ["search", "articles", "x"], ["status", "--json"], [*ATTACH, "--dry-run"]]
+            said += [(secret, harness.cli(*rng.choice(commands), env=env))]
+    for secret, result in said:
+        assert isinstance(result.exception, SystemExit | None), repr(result.exception)
+        for form in (
+            secret,
+            quote(secret, safe=""),
+            json.dumps(secret)[1:-1],
+            base64.b64encode(f"me:{secret}".encode()).decode(),
+        ):
+            assert form not in result.output
+        assert "Q7" not in result.output or "Z9" not in result.output
 
 
 async def test_what_a_server_says_is_one_short_line_without_documents_markup_and_controls(server: OddServer) -> None:
