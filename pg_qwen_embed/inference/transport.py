@@ -136,9 +136,7 @@ class Transport:
                 f"the embedding server at {self.url} cannot be reached: connecting takes too long"
             ) from None
         except TimeoutError:
-            raise ServerFault(
-                f"the embedding server at {self.url} did not answer within {self._timeout:.0f} s"
-            ) from None
+            raise ServerFault(f"the embedding server at {self.url} did not answer within {self._timeout:g} s") from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError):
             # Perhaps a restart, or a connection that was idle; perhaps this very input.
             raise ServerFault(
@@ -251,10 +249,10 @@ class Transport:
     def _parsed(self, received: Received, call: Call) -> dict[str, Any]:
         content = received.content
         if not received.whole:
-            what = "its answer" if call.rows is None else f"an answer with {call.rows:,} vectors"
-            raise TooLarge(
-                f"the embedding server at {self.url} answered more than {call.most:,} bytes, too many for {what}"
+            what = (
+                f"to {urlsplit(call.url).path}" if call.rows is None else f"where {call.rows:,} vectors were requested"
             )
+            raise TooLarge(f"the embedding server at {self.url} answered more than {call.most:,} bytes {what}")
         if call.rows is not None and answers.is_crowded(content, call.rows):
             raise ServerFault(
                 f"the embedding server at {self.url} answered something that is no list of {call.rows:,} vectors"

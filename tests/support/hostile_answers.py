@@ -8,7 +8,8 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from odd_server import MODEL, Reply, Request, items, json_reply, reply, right
+import pybase64
+from odd_server import MODEL, Reply, Request, base64, items, json_reply, reply, right
 
 MEGABYTE = 1 << 20
 JSON = "Content-Type: application/json\r\n"
@@ -59,7 +60,7 @@ ATTACKS: dict[str, Callable[[Request], Reply]] = {
 
 def _room(request: Request) -> int:
     """How many objects of three bytes an answer may have."""
-    return 300_000 if request.method == "GET" else 3 * len(request.texts) * 60_000
+    return 3 * len(request.texts) * 60_000 if request.path.endswith("/embeddings") else 300_000
 
 
 class Grammar:
@@ -72,15 +73,17 @@ class Grammar:
         rng = self.rng
         if rng.random() < 0.1:
             return right(request)
-        body = rng.choice([self._vectors, self._vectors, self._error, self._page, self._noise, self._json])(request)
+        body = rng.choice([*[self._vectors] * 5, self._error, self._page, self._noise, self._json])(request)
         return self._sent(body)
 
-    def _sent(self, body: bytes) -> Reply:
+    def _sent(self, body: bytes) -> Reply:  # noqa: C901  # one case for each way of sending
         rng = self.rng
         status = rng.choice(STATUSES)
         headers = "".join(rng.sample(HEADERS, rng.randrange(3)))
+        if rng.random() < 0.15:
+            headers += rng.choice(BROKEN_HEADERS)
         begin = f"HTTP/1.1 {status} OK\r\n{headers}"
-        match rng.randrange(16):
+        match rng.randrange(24):
             case 0:
                 return gzip.compress(body)  # no HTTP at all
             case 1:
@@ -125,7 +128,7 @@ class Grammar:
             self._spoil(found)
         answer: dict[str, Any] = {
             "data": found,
-            "model": self.rng.choice([MODEL] * 8 + [None, 7, "other", "\x1b[2J" * 99]),
+            "model": self.rng.choice([MODEL] * 16 + [None, 7, "other", "\x1b[2J" * 99]),
         }
         answer["usage"] = self.rng.choice(
             [{"prompt_tokens": 9}, {"prompt_tokens": -5}, {"prompt_tokens": True}, [], None]
@@ -154,15 +157,15 @@ class Grammar:
                 found[number] = {"embedding": found[number].get("embedding")} if rng.random() < 0.5 else {}
             case 6 if found:
                 found[number] = rng.choice([None, 1, "x", [], True])
-            case 7 if len(found) > 1 and all(
-                isinstance(one, dict) and isinstance(one.get("embedding"), str) for one in found[:2]
-            ):
-                found[0], found[1] = self._uneven(found[0], found[1])
+            case 7 if len(found) > 1 and all(isinstance(one, dict) and _is_whole(one) for one in found[:2]):
+                found[:2] = self._uneven(*found[:2])
 
-    def _uneven(self, one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Four characters of base64 go from one item to the other: together they have the right length."""
-        first, second = one["embedding"].rstrip("="), other["embedding"]
-        return one | {"embedding": first[:-6] + "=="}, other | {"embedding": first[-6:-2] + second}
+    def _uneven(self, one: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
+        """The last number of one item goes to the next one: together they have the right length."""
+        first, second = (pybase64.b64decode(each["embedding"]) for each in (one, other))
+        moved = first[:-4], first[-4:] + second
+        texts = [pybase64.b64encode(raw).decode() for raw in moved]
+        return [each | {"embedding": text} for each, text in zip((one, other), texts, strict=True)]
 
     def _error(self, _: Request) -> bytes:
         rng = self.rng
@@ -196,15 +199,22 @@ BODIES = [
     b'{"max_req_input_len": true, "version": "\\u202e"}', b"\xff\xfe{}",
     b'{"weight_version": "' + b"w" * 999 + b'"}',
 ]  # fmt: skip
-STATUSES = [200] * 12 + [201, 204, 206, 299, 301, 307, 304, 400, 400, 401, 404, 413, 422, 429, 500, 501, 502, 503, 599]
+STATUSES = [200] * 40 + [201, 204, 206, 299, 301, 307, 304, 400, 400, 401, 404, 413, 422, 429, 500, 501, 502, 503, 599]
+
+
+def _is_whole(item: dict[str, Any]) -> bool:
+    embedding = item.get("embedding")
+    return isinstance(embedding, str) and len(embedding) == len(base64(""))
 
 
 HEADERS = [
     "Location: http://127.0.0.1:9/elsewhere\r\n", "Location: //\x07\r\n", "Location: http://[::1\r\n", "Retry-After: soon\r\n",
     "Retry-After: 0\r\n", "Retry-After: -1\r\n", "Retry-After: 99999999999999999999999 GMT\r\n", "Set-Cookie: a=b\r\n",
-    "Content-Type: text/html\r\n", "Content-Type: \x00\r\n", "Content-Encoding: identity\r\n", "Content-Length: 5\r\n",
-    "Connection: close\r\n", "X-Large: " + "x" * 7000 + "\r\n", "X-Too-Large: " + "x" * 20_000 + "\r\n",
-    "".join(f"X-{n}: y\r\n" for n in range(300)), "Transfer-Encoding: gzip\r\n", "no colon\r\n", ": no name\r\n",
+    "Content-Type: text/html\r\n", "Content-Encoding: identity\r\n", "Connection: close\r\n", "X-Large: " + "x" * 7000 + "\r\n",
+]  # fmt: skip
+BROKEN_HEADERS = [
+    "Content-Type: \x00\r\n", "Content-Length: 5\r\n", "X-Too-Large: " + "x" * 20_000 + "\r\n", "no colon\r\n",
+    "".join(f"X-{n}: y\r\n" for n in range(300)), "Transfer-Encoding: gzip\r\n", ": no name\r\n",
 ]  # fmt: skip
 EMBEDDINGS: list[Any] = [
     None, "", "AAAA", "%", "ä", True, 7, [], {}, [1.0], ["1"] * 16, [None] * 16, [True] * 16, [1e300] * 16, [0.0] * 16, [0] * 16,
