@@ -18,12 +18,14 @@ from harness import Harness, eventually
 from hostile_answers import ATTACKS, Grammar
 from odd_server import DIMENSIONS, MODEL, OddServer, Reply, Request, items, json_reply, reply, right, vector
 
+from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DocumentRejected, Error, ServerFault, ServerUnavailable
 from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.inference.encoder import embed
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.settings import Settings
+from pg_qwen_embed.worker.process import log_event
 
 INFO = ModelInfo(MODEL, DIMENSIONS, shortens=False, answers_as=MODEL)
 KEY = "k3y-of-the-server/+=&"
@@ -177,6 +179,38 @@ async def test_what_a_server_says_is_one_short_line_without_documents_markup_and
             assert len(found) <= 500
             assert "confidential" not in found
             assert not any(sign in found for sign in ("\n", "\r", "\x1b", "\u202e", "<", "paragraph"))
+
+
+ROW = "cheap \x1b[2J\x1b]52;c;ZXZpbA==\x07 \x9b31m \u202eevil\u202c pizza\rlast"
+DANGEROUS = ("\x1b", "\x07", "\x9b", "\u202e", "\u202c", "\r")
+
+
+def test_rows_and_keys_with_terminal_escapes_are_escaped_in_text_and_exact_in_json(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id text PRIMARY KEY, body text)")
+    harness.execute("INSERT INTO articles VALUES (%s, %s), (%s, 'POISON')", "a\x1b[31mb", ROW, "bad\x1b[31m\nkey")
+    harness.server.poison = "POISON"
+    harness.ok(*ATTACH)
+    harness.once()
+    for command in (["search", "articles", "pizza"], ["failures", "list", "articles"]):
+        text = harness.ok(*command)
+        assert not [sign for sign in DANGEROUS if sign in text]
+        assert "\\x1b[31m" in text
+        assert len(text.splitlines()) == 1
+    (hit,) = json.loads(harness.ok("search", "articles", "pizza", "--json"))
+    assert hit["row"] == {"id": "a\x1b[31mb", "body": ROW}
+    (failure,) = json.loads(harness.ok("failures", "list", "articles", "--json"))
+    assert failure["key"] == {"id": "bad\x1b[31m\nkey"}
+
+
+def test_no_line_of_the_log_can_be_forged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "pg_qwen_embed.worker"):
+        log_event(
+            events.RowHeldBack("articles", ("1\n2026-01-01 INFO stopped",), 1.0, "x\r\n\u2028y\x1b[2J" + "z" * 9000)
+        )
+    (record,) = caplog.records
+    assert len(record.message.splitlines()) == 1
+    assert record.message.isprintable()
+    assert len(record.message) < 5000
 
 
 # It exhausts nothing
