@@ -6,12 +6,19 @@ the form of the URLs; whether anything answers there is found out elsewhere."""
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.foreign import escaped
+from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.domain.texts import is_storable
 
 DEFAULT_SERVER_URL = "http://127.0.0.1:30000/v1"
+LONG_SECRET = 8  # characters
+ESCAPES = "write / ? # @ of a password as %2F %3F %23 %40"
+_USERINFO = re.compile(r"[^@/]*@")  # as libpq ends it
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")
+_PASSWORD = re.compile(r"password\s*=\s*('(?:\\.|[^'\\])*'|[^\s&]+)")  # in a connection string, or the query of a URL
 
 # The variables of each setting, and its meaning. The commands' help and the documentation are generated from this.
 VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -55,14 +62,35 @@ class Settings:
 
     @property
     def shown_server_url(self) -> str:
-        """The URL without user, password and query: for messages."""
+        """The URL without user, password and query: for requests and for messages."""
         parts = urlsplit(self.server_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
     @property
+    def server_credentials(self) -> tuple[str, str] | None:
+        """User and password of the server's URL."""
+        user, _, password = _userinfo(self.server_url).partition(":")
+        return (unquote(user), unquote(password)) if user or password else None
+
+    @property
+    def server_secrets(self) -> tuple[str, ...]:
+        """What the embedding server is sent, and could repeat."""
+        return (*_secrets_of(_userinfo(self.server_url)), *filter(None, [self.api_key]))
+
+    @property
+    def secrets(self) -> Secrets:
+        """Everything that no output may hold. Short values and plain words are left out: they are parts of sentences."""
+        userinfos = [_userinfo(url) for url in (self.server_url, *self.further_server_urls)]
+        given = _USERINFO.match(self.database_url.partition("://")[2])
+        userinfos.append(given[0][:-1] if given else "")
+        found = {value for userinfo in userinfos for value in _secrets_of(userinfo)} | {self.api_key or ""}
+        found |= {unquote(value.strip("'")) for value in _PASSWORD.findall(self.database_url)}
+        return Secrets(value for value in found if len(value) >= LONG_SECRET and not value.isalpha())
+
+    @property
     def server_root(self) -> str:
         """The server's URL without `/v1`: where /model_info and /ready are."""
-        return self.server_url.removesuffix("/v1")
+        return self.shown_server_url.removesuffix("/v1")
 
 
 def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
@@ -78,7 +106,7 @@ def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
         database_url=_libpq_url(found["database_url"] or ""),
         server_url=first,
         further_server_urls=tuple(further),
-        api_key=found["api_key"],
+        api_key=_valid_key(found["api_key"]),
         model=found["model"],
         ca_file=found["ca_file"],
     )
@@ -89,23 +117,64 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None
 
 
 def _libpq_url(url: str) -> str:
+    """libpq ends the user and the password at the first / or @. The rest would stand in its errors."""
     scheme, separator, rest = url.partition("://")
-    if separator and rest.split("/")[0].count("@") > 1:
-        raise UsageError("the database URL has more than one @ before the host; write an @ in the password as %40")
-    return f"{scheme.split('+')[0]}://{rest}" if separator else url
+    if not separator or "=" in scheme or " " in scheme:  # a connection string
+        return url
+    given = _USERINFO.match(rest)
+    location, _, query = rest[given.end() if given else 0 :].partition("?")
+    if "@" in location or any("@" in one.partition("=")[0] for one in query.split("&")):
+        raise UsageError(f"the database URL has an @ behind the host; {ESCAPES}")
+    if not all(_HOST.fullmatch(host) for host in location.partition("/")[0].split(",")):
+        raise UsageError(f"the database URL has a port that is no number; {ESCAPES}")
+    return f"{scheme.split('+')[0]}://{rest}"
+
+
+def _userinfo(server_url: str) -> str:
+    return urlsplit(server_url).netloc.rpartition("@")[0]
+
+
+def _secrets_of(userinfo: str) -> tuple[str, ...]:
+    """The password, as it is written and as it is meant; or the user where there is no password: a token."""
+    user, _, password = userinfo.partition(":")
+    if password:
+        return password, unquote(password), f"{unquote(user)}:{unquote(password)}"
+    return (user, unquote(user)) if user else ()
 
 
 def _http_urls(written: str) -> list[str]:
     """A comma separates two URLs only if a URL follows it; otherwise it belongs to a password."""
-    return list(dict.fromkeys(_http_url(url) for url in re.split(r"[,\s]+(?=\w+://)", written.strip(", \n"))))
+    urls = re.split(r"[,\s]+(?=\w+://)", written.strip(", \n"))
+    return list(dict.fromkeys(_http_url(url, secretive="@" in written) for url in urls))
 
 
-def _http_url(url: str) -> str:
+def _http_url(url: str, *, secretive: bool) -> str:
+    """secretive: a password is written somewhere, so nothing of what cannot be read is shown."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         valid = False
+    if not valid and secretive:
+        raise UsageError(f"a server URL is not a URL; write it like {DEFAULT_SERVER_URL}, and {ESCAPES}")
     if not valid:
-        raise UsageError(f"the server URL {url.rpartition('@')[2]!r} is not a URL; write it like {DEFAULT_SERVER_URL}")
+        raise UsageError(f"the server URL {_start(url)!r} is not a URL; write it like {DEFAULT_SERVER_URL}")
+    if "@" in parts.path or "?" in url or "#" in url:
+        raise UsageError(
+            f"a server URL has @, ? or # behind the host; write it like {DEFAULT_SERVER_URL}, and {ESCAPES}"
+        )
     return url.rstrip("/")
+
+
+def _start(url: str) -> str:
+    """Without what stands where a port should be: a password whose host was forgotten."""
+    scheme, separator, rest = url.rpartition("://")
+    host, colon, port = rest.partition(":")
+    readable = not separator or not colon or port.partition("/")[0].isdigit() or host.startswith("[")
+    return escaped(url if readable else f"{scheme}://{host}:...")[:100]
+
+
+def _valid_key(key: str | None) -> str | None:
+    if key is not None and escaped(key) != key:
+        raise UsageError("the API key holds a line break or another control character; see PG_QWEN_EMBED_API_KEY")
+    return key

@@ -8,7 +8,10 @@ from typing import Any
 import click
 import psycopg
 
+from pg_qwen_embed.cli._options import SECRETS
 from pg_qwen_embed.domain.errors import Error
+from pg_qwen_embed.domain.foreign import LINE, shown
+from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.domain.texts import is_storable
 
 # In the order in which a user meets them. Each lives in the file of its name, imported only when used: --help stays quick.
@@ -51,9 +54,14 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except Error as error:
-            raise click.ClickException(str(error)) from None
+            raise _one_sentence(ctx, str(error)) from None
         except psycopg.Error as error:
-            raise click.ClickException(f"PostgreSQL: {error.diag.message_primary or error}") from None
+            raise _one_sentence(ctx, f"PostgreSQL: {error.diag.message_primary or error}") from None
+
+
+def _one_sentence(ctx: click.Context, text: str) -> click.ClickException:
+    secrets: Secrets = ctx.meta.get(SECRETS) or Secrets()
+    return click.ClickException(shown(secrets.hidden(text), LINE))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pg_qwen_embed.admin.attach import Declaration
+from pg_qwen_embed.cli._options import say
 from pg_qwen_embed.domain import template
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import PromptStyle
@@ -90,7 +91,7 @@ class DeclarationOptions:
         """The declaration, with the model and the dimensions that the server confirms. Raises what `resolve_model` does."""
         chosen = asyncio.run(resolve_model(settings, self.model, self.dimensions))
         if chosen.warning:
-            click.echo(f"warning: {chosen.warning}", err=True)
+            say(f"warning: {chosen.warning}", err=True)
         return self._declaration(chosen, table, backfill)
 
     def unconfirmed(self, settings: Settings, table: str) -> Declaration:

@@ -12,8 +12,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import click
 import orjson
 
+from pg_qwen_embed.domain.foreign import escaped
 from pg_qwen_embed.domain.source import check_name
 from pg_qwen_embed.settings import VARIABLES, Settings, resolve
+
+SECRETS = "pg_qwen_embed.secrets"  # in the context: what an error must not show
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,8 +28,9 @@ def with_settings(*names: str) -> Callable[[Callable[Concatenate[Settings, P], R
     def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
         @wraps(command)
         def run(*args: Any, **values: Any) -> R:
-            given = {name: values.pop(name) for name in names}
-            return command(resolve(os.environ, **given), *args, **values)
+            settings = resolve(os.environ, **{name: values.pop(name) for name in names})
+            click.get_current_context().meta[SECRETS] = settings.secrets
+            return command(settings, *args, **values)
 
         decorated: Callable[..., R] = run
         for name in reversed(names):
@@ -42,6 +46,11 @@ def with_settings(*names: str) -> Callable[[Callable[Concatenate[Settings, P], R
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines of text. What rows, roles or servers have put into it does not reach the terminal as a control."""
+    click.echo(escaped(text, keep="\n"), err=err)
 
 
 def print_json(value: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pg_qwen_embed.admin.backfill import Snapshot
+from pg_qwen_embed.cli._options import say
 from pg_qwen_embed.domain.report import BackfillState, Status
 
 PLAIN_LINE_EVERY = 3.0  # seconds
@@ -44,7 +45,5 @@ def _lines(name: str, snapshots: Iterator[Snapshot]) -> Status:
             spoke = seen.at
             progress = seen.status.backfill
             eta = f", {seen.eta:.0f} s left" if seen.eta else ""
-            click.echo(
-                f"{name}: {progress.state}, {progress.rows_done:,} of {progress.rows_total:,} rows, {_pace(seen)}{eta}"
-            )
+            say(f"{name}: {progress.state}, {progress.rows_done:,} of {progress.rows_total:,} rows, {_pace(seen)}{eta}")
     return seen.status

@@ -6,7 +6,7 @@ import click
 
 from pg_qwen_embed.admin import alter as altering
 from pg_qwen_embed.cli._declaration import names
-from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
@@ -37,10 +37,8 @@ def alter(settings: Settings, name: str, command: str | None, rekey: bool, key: 
     with connect(settings.database_url, "pg_qwen_embed alter") as connection:
         if command is not None:
             altering.run_sql(connection, name, command)
-            click.echo(f"{name}: altered; the worker compares all rows, and embeds those whose document changed")
+            say(f"{name}: altered; the worker compares all rows, and embeds those whose document changed")
             return
         follow = altering.rekey if rekey else partial(altering.follow_table, table=table or "")
         done = follow(connection, name, key=names(key))
-    click.echo(
-        f"{name}: follows ({', '.join(done.key)}); {done.kept:,} rows keep their vectors, the worker embeds the others"
-    )
+    say(f"{name}: follows ({', '.join(done.key)}); {done.kept:,} rows keep their vectors, the worker embeds the others")

@@ -6,7 +6,8 @@ import click
 
 from pg_qwen_embed.admin import attach as attaching
 from pg_qwen_embed.cli._declaration import DeclarationOptions, declaration_options, names
-from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.cli._options import say, with_settings
+from pg_qwen_embed.domain.prompt import PromptStyle, without_instruction
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
@@ -37,7 +38,9 @@ def attach(
             return
         embedding = attaching.attach(connection, declaration)
     spec = embedding.live.spec
-    click.echo(
+    say(
         f"attached {embedding.source.table} as {embedding.name}: {spec.model}, {spec.dimensions} dimensions\n"
         f'query it with: pg-qwen-embed search {embedding.name} "..."   or SQL on the view qwen_embed.{embedding.name}'
     )
+    if spec.prompt_style is PromptStyle.PLAIN and options.properties["prompt_style"] is None:
+        say(f"note: {without_instruction(spec.model)}", err=True)

@@ -6,7 +6,7 @@ import click
 
 from pg_qwen_embed.admin import backfill as backfilling
 from pg_qwen_embed.cli import _progress
-from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
@@ -25,4 +25,4 @@ def backfill(settings: Settings, name: str) -> None:
         backfilling.restart(connection, name)
         snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
         last = _progress.show(name, snapshots)
-    click.echo(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index_report}")
+    say(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index_report}")

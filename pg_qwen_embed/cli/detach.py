@@ -3,7 +3,7 @@
 import click
 
 from pg_qwen_embed.admin import attach as attaching
-from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
@@ -20,4 +20,4 @@ def detach(settings: Settings, name: str, yes: bool) -> None:
         if not yes:
             click.confirm(f"Remove the embedding {name} with all its vectors?", abort=True)
         attaching.detach(connection, name)
-    click.echo(f"detached {name}")
+    say(f"detached {name}")

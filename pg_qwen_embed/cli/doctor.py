@@ -6,7 +6,8 @@ import sys
 import click
 
 from pg_qwen_embed.admin import doctor as examining
-from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.domain.foreign import LINE, shown
 from pg_qwen_embed.settings import Settings
 
 
@@ -24,6 +25,6 @@ def doctor(settings: Settings, as_json: bool) -> None:
         print_json([dataclasses.asdict(finding) for finding in found])
     for finding in () if as_json else found:
         advice = f"; {finding.advice}" if finding.advice else ""
-        click.echo(f"{finding.state.value:<8} {finding.area}: {finding.text}{advice}")
+        say(f"{finding.state.value:<8} {shown(f'{finding.area}: {finding.text}{advice}', LINE)}")
     if any(finding.state is examining.State.WRONG for finding in found):
         sys.exit(1)

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from pg_qwen_embed.admin import failures as handling
-from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.domain.foreign import LINE, shown
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
@@ -41,12 +42,12 @@ def list_(settings: Settings, name: str, as_json: bool) -> None:
     if as_json:
         print_json([dataclasses.asdict(failure) for failure in found])
     elif not found:
-        click.echo(f"{name}: no failures")
+        say(f"{name}: no failures")
     for failure in () if as_json else found:
-        key = ", ".join(f"{column}={value}" for column, value in failure.key.items())
+        key = ", ".join(f"{column}={shown(value)}" for column, value in failure.key.items())
         again = failure.next_attempt_at
         when = f"again at {again:%H:%M:%S} UTC" if again else "parked"
-        click.echo(f"{key}  {failure.attempts} attempts, {when}: {failure.error}")
+        say(f"{key}  {failure.attempts} attempts, {when}: {shown(failure.error, LINE)}")
 
 
 @failures.command()
@@ -56,7 +57,7 @@ def list_(settings: Settings, name: str, as_json: bool) -> None:
 def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
     """Try the failures of NAME again now, parked ones too."""
     with connect(settings.database_url, PURPOSE) as connection:
-        click.echo(f"{name}: {handling.retry(connection, name, key)} to be tried again")
+        say(f"{name}: {handling.retry(connection, name, key)} to be tried again")
 
 
 @failures.command()
@@ -66,4 +67,4 @@ def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
 def discard(settings: Settings, name: str, key: tuple[str, ...]) -> None:
     """Delete the failures of NAME. Their rows get no new vector until they change."""
     with connect(settings.database_url, PURPOSE) as connection:
-        click.echo(f"{name}: {handling.discard(connection, name, key)} discarded")
+        say(f"{name}: {handling.discard(connection, name, key)} discarded")

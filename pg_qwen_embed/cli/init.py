@@ -3,7 +3,7 @@
 import click
 
 from pg_qwen_embed.admin import init as initialising
-from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.settings import Settings
 
 
@@ -17,4 +17,4 @@ def init(settings: Settings) -> None:
     embeddings.
     """
     for line in initialising.init(settings.database_url):
-        click.echo(line, err=line.startswith("warning"))
+        say(line, err=line.startswith("warning"))

@@ -2,7 +2,8 @@
 
 import click
 
-from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.search.client import Client
 from pg_qwen_embed.settings import Settings
@@ -24,16 +25,11 @@ def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) 
         print_json([{"distance": hit.distance, "row": hit.row} for hit in hits])
         return
     for hit in hits:
-        click.echo(_line(hit))
+        say(_line(hit))
     if not hits:
-        click.echo(f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}", err=True)
+        say(f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}", err=True)
 
 
 def _line(hit: Hit) -> str:
-    values = "  ".join(f"{name}={_snippet(value)}" for name, value in hit.row.items())
+    values = "  ".join(f"{shown(name)}={shown(value, SNIPPET)}" for name, value in hit.row.items())
     return f"{hit.distance:.4f}  {values}"
-
-
-def _snippet(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= SNIPPET else text[: SNIPPET - 3] + "..."

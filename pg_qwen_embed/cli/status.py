@@ -3,7 +3,7 @@
 import click
 
 from pg_qwen_embed.admin import status as reporting
-from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
 from pg_qwen_embed.domain.report import BackfillState, Status
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
@@ -20,9 +20,9 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
     if as_json:
         print_json([one.to_json() for one in found])
     elif not found:
-        click.echo("no embedding yet; attach a table: pg-qwen-embed attach TABLE --text COLUMN")
+        say("no embedding yet; attach a table: pg-qwen-embed attach TABLE --text COLUMN")
     for one in () if as_json else found:
-        click.echo(_report(one))
+        say(_report(one))
 
 
 def _report(one: Status) -> str:

@@ -6,7 +6,7 @@ import sys
 import click
 
 from pg_qwen_embed.admin import verify as verifying
-from pg_qwen_embed.cli._options import json_option, print_json, with_settings
+from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.settings import Settings
 
@@ -43,12 +43,12 @@ def verify(settings: Settings, name: str, repair: bool, as_json: bool) -> None:
 def _print(name: str, verified: verifying.Verified) -> None:
     found, done = verified.drift, verified.enqueued
     for part in verified.restored:
-        click.echo(f"restored: {part}")
-    click.echo(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
+        say(f"restored: {part}")
+    say(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
     if verified.unreadable:
         advice = (
             "the worker records why" if done else f"run: pg-qwen-embed verify {name} --repair, then see failures list"
         )
-        click.echo(f"not counted: PostgreSQL cannot read the documents of {verified.unreadable} rows; {advice}")
+        say(f"not counted: PostgreSQL cannot read the documents of {verified.unreadable} rows; {advice}")
     if done:
-        click.echo(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")
+        say(f"enqueued: {done.missing_or_stale} missing or stale, {done.orphaned} orphaned")

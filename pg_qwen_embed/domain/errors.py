@@ -30,15 +30,27 @@ class ModelMismatch(ServerUnavailable):
 
 
 class ProtocolError(ServerUnavailable):
-    """The embedding server has no such path, or does not allow its use: 501, or a 4xx that is no rejection and no overload."""
+    """The embedding server has no such path, or does not allow its use: 501, a redirect, or a 4xx that is no rejection
+    and no overload."""
+
+
+class ModelUnknown(ProtocolError):
+    """The server lists several models, or none, and nobody has said which one is meant."""
 
 
 class ServerOverloaded(ServerUnavailable):
-    """The embedding server has more requests than it takes, or is not ready yet (429, 503)."""
+    """The embedding server has more requests than it takes, or is not ready yet (429, 503).
+
+    retry_after: seconds for which it wants no request; None: it does not say."""
+
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
 
 
 class ServerFault(ServerUnavailable):
-    """The embedding server's answer must not be written (too few vectors, NaN, wrong length), or did not come in time.
+    """The embedding server's answer must not be written (too few vectors, NaN, wrong length, too large), or did not come
+    in time.
 
     If the server answers other requests, this input may be the cause."""
 

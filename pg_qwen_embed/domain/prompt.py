@@ -16,9 +16,18 @@ class PromptStyle(StrEnum):
     PLAIN = "plain"
 
 
-def style_of(model: str) -> PromptStyle:
-    """The style that the model was trained with, as its name tells."""
-    return PromptStyle.QWEN3 if "qwen3-embedding" in model.lower() else PromptStyle.PLAIN
+def style_of(*names: str) -> PromptStyle:
+    """The style that the model was trained with, as one of its names tells, in any spelling: qwen3_embedding_0.6b."""
+    spelled = ("".join(character for character in name.lower() if character.isalnum()) for name in names)
+    return PromptStyle.QWEN3 if any("qwen3embedding" in name for name in spelled) else PromptStyle.PLAIN
+
+
+def without_instruction(model: str) -> str:
+    """What to say where a model has PLAIN prompts by its name alone."""
+    return (
+        f"{model} is not recognised as Qwen3-Embedding, so its queries go without an instruction; if it is one, add "
+        "--prompt-style qwen3"
+    )
 
 
 def query_prompt(style: PromptStyle, instruction: str, query: str) -> str:

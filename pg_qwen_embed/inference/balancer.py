@@ -5,121 +5,27 @@ upstream that has the embedding's model, within its concurrency limit. Each upst
 for live changes, so none of them waits for a backfill's requests. The last request of a backfill is held back until the
 server is about to need it, so that a live change does not queue behind it.
 
-Others decide whether an upstream answers (breaker.py), how many requests it takes (limiter.py) and when it will need
-the next one (pacing.py). The balancer sends nothing itself."""
+What is known of each upstream is kept in upstreams.py. The balancer sends nothing itself."""
 
 import asyncio
 import heapq
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from itertools import count
 
 from pg_qwen_embed.domain import retry
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import ModelMismatch, ServerOverloaded, ServerUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
-from pg_qwen_embed.inference.breaker import Breaker
-from pg_qwen_embed.inference.limiter import Limiter
 from pg_qwen_embed.inference.model_info import Mismatch, ModelInfo
-from pg_qwen_embed.inference.pacing import Pace
 from pg_qwen_embed.inference.sglang import IDENTITY_CHECK_INTERVAL, EmbeddingServer
+from pg_qwen_embed.inference.upstreams import BACKFILL, LIVE, Upstream, Upstreams, Waiter
 
-AHEAD = 0.02  # seconds of a backfill's work that a server has at least: with less, one that is faster than our loop would be idle
-MOST_AHEAD = 8  # requests, at most, for AHEAD
-RESERVED = 2  # leases beyond the limit of a server, for live changes
-STALLED = 2.0  # seconds without an answer
 FIRST_LOOK = 5.0  # seconds
-LIVE, BACKFILL = 0, 1  # which requests go first
 
 
 class UpstreamGone(Exception):  # not an error: wait for another one
     """The last server that could have taken a waiting request has failed."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Waiter:
-    """A request that waits for a lease."""
-
-    kind: int
-    number: int
-    target: Target = field(compare=False)
-    work: float = field(compare=False)
-    excluding: "frozenset[Upstream]" = field(compare=False)
-    lease: "asyncio.Future[Lease]" = field(compare=False)
-
-
-class Upstream:
-    """One server as the balancer sees it: whether it answers, what it serves, and our requests in flight."""
-
-    def __init__(self, server: EmbeddingServer, breaker: Breaker, limiter: Limiter) -> None:
-        self.server = server
-        self.breaker = breaker
-        self.limiter = limiter
-        self._pace = Pace()
-        self._in_flight = [0, 0]  # live, backfill
-        self._answered = 0.0  # when it last answered
-        self._judged: tuple[ModelInfo | None, dict[int, bool]] = (None, {})  # which generations it has the model of
-
-    @property
-    def busy(self) -> int:
-        return sum(self._in_flight)
-
-    @property
-    def load(self) -> float:
-        return self.busy / self.limiter.limit
-
-    def fits(self, target: Target) -> bool:
-        """Whether the server has the embedding's model, or had it when it last answered."""
-        info = self.breaker.known
-        if info is not self._judged[0]:
-            self._judged = info, {}
-        judged, id_ = self._judged[1], target.id
-        if id_ not in judged:
-            judged[id_] = info is not None and info.mismatch(target) is None
-        return judged[id_]
-
-    def serves(self, target: Target) -> bool:
-        return self.breaker.info is not None and self.fits(target)
-
-    def heard(self, now: float) -> None:
-        """The server is alive."""
-        self._answered = now
-
-    def has_room_at(self, kind: int) -> float | None:
-        """The time from which it takes one more request of this kind; None: not before something changes."""
-        spare = self.limiter.limit - self.busy
-        if kind == LIVE and self.busy < self.limiter.highest:
-            return 0.0 if spare > 0 or self._in_flight[LIVE] < RESERVED else None
-        if spare <= 0:
-            return None
-        return self._pace.due() if spare == 1 < self.limiter.limit else 0.0
-
-    def take(self, waiter: Waiter, now: float) -> None:
-        if not self.busy:  # no request has waited for an answer until now
-            self._answered = now
-        self._in_flight[waiter.kind] += 1
-        self._pace.sent(now, waiter.number, waiter.work)
-
-    def leave(self, waiter: Waiter, now: float, *, answered: bool, more: bool) -> None:
-        """The request has ended. more: other requests wait for this upstream."""
-        self._in_flight[waiter.kind] -= 1
-        if answered:
-            self._pace.answered(now, waiter.number)
-            # Only in a backfill: live requests are small, and do not tell how long a backfill's take.
-            ahead = self._pace.within(AHEAD, waiter.work) if self._in_flight[BACKFILL] else 1
-            self.limiter.keep(now, min(MOST_AHEAD, ahead))
-            self.limiter.answered(now, waiter.work, saturated=more)
-            self._answered = now
-            self.breaker.worked()
-        else:
-            self._pace.dropped(waiter.number)
-
-    def overloaded(self, now: float, error: ServerUnavailable) -> None:
-        """The server has more than it takes. It is unavailable if this request was alone, or if none was answered for a while."""
-        self.limiter.overloaded(now)
-        if self.busy == 1 or now - self._answered > STALLED:
-            self.breaker.open(error)
 
 
 class Lease:
@@ -175,12 +81,7 @@ class Balancer:
         `lease` raises; None: never. once: a model that no server has is an error; else it is waited for.
         identity_check_interval: seconds between checks of a server's identity. changed: called when a server may have
         failed or returned."""
-        self._upstreams = [
-            Upstream(
-                server, Breaker(server, self._changed, identity_check_interval, runtime), Limiter(highest=most_requests)
-            )
-            for server in servers
-        ]
+        self._upstreams = Upstreams(servers, most_requests, self._changed, identity_check_interval, runtime)
         self._runtime = runtime
         self._outage_timeout = outage_timeout
         self._once = once
@@ -194,9 +95,7 @@ class Balancer:
         self._times_probed = 0
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        for upstream in self._upstreams:
-            group.create_task(upstream.breaker.run())
-            group.create_task(upstream.breaker.watch())
+        self._upstreams.start(group)
         group.create_task(self._look_first())
 
     async def _look_first(self) -> None:
@@ -210,10 +109,12 @@ class Balancer:
 
     def lacks(self, target: Target) -> bool:
         """Whether no server that answers has the embedding's model, while another one does not answer."""
+        self._upstreams.want(target)
         return not self.is_served(target) and any(upstream.breaker.reason is not None for upstream in self._upstreams)
 
     def mismatch(self, target: Target) -> Mismatch | None:
         """Why no server has the embedding's model; None if one has it, or has not said yet what it serves."""
+        self._upstreams.want(target)
         known = [upstream.breaker.known for upstream in self._upstreams]
         found = [info.mismatch(target) for info in known if info is not None]
         return found[0] if len(found) == len(known) and all(found) else None
@@ -331,6 +232,7 @@ class Balancer:
         outage_ends = None if self._outage_timeout is None else self._runtime.clock() + self._outage_timeout
         await self._looked.wait()
         for attempt in count(1):
+            self._upstreams.want(target)
             if self.is_served(target):
                 self._raise_if_only_probes_are_answered(target)
                 return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from pg_qwen_embed.domain import events, retry
-from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
+from pg_qwen_embed.domain.errors import DocumentRejected, ModelUnknown, ServerOverloaded, ServerUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference.encoder import embed
 from pg_qwen_embed.inference.model_info import ModelInfo
@@ -55,9 +55,12 @@ class Breaker:
     """`open` it when the server, not the document, is to blame. `info` is the server's identity; None unless closed."""
 
     def __init__(
-        self, server: EmbeddingServer, changed: Callable[[], None], identity_check_interval: float, runtime: Runtime
-    ) -> None:
-        """changed: called when the state changes. identity_check_interval: seconds between checks of the identity."""
+        self, server: EmbeddingServer, changed: Callable[[], None], identity_check_interval: float, runtime: Runtime,
+        wanted: str | None = None,
+    ) -> None:  # fmt: skip
+        """changed: called when the state changes. identity_check_interval: seconds between checks of the identity.
+        wanted: the model, where the server has several."""
+        self.wanted = wanted
         self._server = server
         self._runtime = runtime
         self._changed = changed
@@ -113,7 +116,7 @@ class Breaker:
             self._confirmed = None
             began = clock()
             try:
-                again = await self._server.model_info()
+                again = await self._server.model_info(self.wanted)
                 if again == info:
                     await embed(self._server, info, ["a harmless text"], dimensions, urgent=True)
                     self._confirmed = info, dimensions, began
@@ -128,9 +131,14 @@ class Breaker:
         while True:
             await self._opened.wait()
             self._opened.clear()
-            if self.trouble and self.trouble.failures > 1:  # probes are answered, and requests are not
-                await self._pause(self.trouble.failures - 1)
-            self.state = Closed(await self._probe())
+            reason = self.reason
+            if self.known and isinstance(reason, ServerOverloaded) and reason.retry_after:
+                await asyncio.sleep(reason.retry_after)  # it is there, and has said when to come again
+                self.state = Closed(self.known)
+            else:
+                if self.trouble and self.trouble.failures > 1:  # probes are answered, and requests are not
+                    await self._pause(self.trouble.failures - 1)
+                self.state = Closed(await self._probe())
             self._changed()
 
     async def watch(self) -> None:
@@ -145,13 +153,14 @@ class Breaker:
     async def ask_again(self, info: ModelInfo) -> None:
         """Check the identity for requests that need another model. Other requests pass meanwhile."""
         with suppress(ServerUnavailable):
-            if await self._server.model_info() != info:
+            if await self._server.model_info(self.wanted) != info:
                 self.half_open(info)
 
     def _announce(self, reason: ServerUnavailable) -> None:
-        announced, self.state = isinstance(self.state, Open), Open(reason)
-        if not announced:
-            self._runtime.events.emit(events.ServerUnavailable(str(reason)))
+        before, self.state = self.reason, Open(reason)
+        if before is None or (isinstance(before, ModelUnknown) and not isinstance(reason, ModelUnknown)):
+            if not isinstance(reason, ModelUnknown):  # an embedding will tell which model is wanted
+                self._runtime.events.emit(events.ServerUnavailable(str(reason)))
             self._changed()
 
     async def _pause(self, number: int) -> None:
@@ -160,7 +169,7 @@ class Breaker:
     async def _probe(self) -> ModelInfo:
         for attempt in count(1):
             try:
-                info = await self._server.model_info()
+                info = await self._server.model_info(self.wanted)
             except ServerUnavailable as error:
                 self._announce(error)
                 await self._pause(attempt)

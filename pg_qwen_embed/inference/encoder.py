@@ -20,6 +20,7 @@ from pg_qwen_embed.inference import batching, truncation
 from pg_qwen_embed.inference.chunking import Chunks, split
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
+from pg_qwen_embed.inference.vector_calls import Answer
 
 TOO_LARGE = f"the document has more than {LONGEST_DOCUMENT:,} characters, longer than any model takes"
 TOO_LARGE_FOR_CHUNKS = (
@@ -171,11 +172,19 @@ async def embed(
     Raises as `Encoder.documents`; ModelMismatch if the server answers under another name than it did before."""
     native = info.shortens_to(dimensions)
     answer = await server.embed(info, texts, dimensions if native else None, urgent=urgent)
-    if answer.model != info.answers_as:
-        raise ModelMismatch(f"the server at {server.url} answers as {answer.model}, and was {info.answers_as} before")
+    check_name(answer, info, server.url)
     if native or answer.vectors.shape[1] == dimensions:
         return vectors.unit_vectors(answer.vectors, len(texts), dimensions), answer.tokens
     return vectors.shorten(vectors.check(answer.vectors, len(texts), info.dimensions), dimensions), answer.tokens
+
+
+def check_name(answer: Answer, info: ModelInfo, url: str) -> None:
+    """Raises ModelMismatch if the server answers under another name than it did before."""
+    if answer.model != info.answers_as:
+        raise ModelMismatch(
+            f"the server at {url} answers as {answer.model}, and was {info.answers_as} before; if several servers share "
+            "this address, start them all with the same --served-model-name"
+        )
 
 
 def _too_large(texts: Sequence[str], sentence: str = TOO_LARGE) -> dict[int, str]:

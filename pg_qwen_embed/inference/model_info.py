@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.domain.prompt import PromptStyle, style_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class ModelInfo:
     weight_version: str | None = None  # None: not reported
     urgent: int | None = None  # the priority with which a request overtakes waiting ones; None: it knows no priorities
     url: str = ""  # of the server, for messages
+    path: str = ""  # where its weights come from: a name or a folder; "": not reported
 
     def mismatch(self, target: Target) -> Mismatch | None:
         """Why this is not the identity recorded at `attach`; None if it is, as far as both are reported.
@@ -54,6 +56,11 @@ class ModelInfo:
     def identity(self) -> str:
         """What must be the same on servers whose vectors are used together."""
         return _described(self.model, self.dimensions, self.weight_version)
+
+    @property
+    def prompt_style(self) -> PromptStyle:
+        """The style that the model was trained with, as its name or that of its weights tells."""
+        return style_of(self.model, self.path)
 
     def shortens_to(self, dimensions: int) -> bool:
         """Whether the server itself can return vectors of this length, shorter than its full ones."""

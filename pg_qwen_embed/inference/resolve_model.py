@@ -22,13 +22,14 @@ class ResolvedModel:
     warning: str | None = None
     weight_version: str | None = None
     full_dimensions: int | None = None
+    path: str = ""  # of the weights, as the server reports it
 
     def spec(self, template: Template, *, prompt_style: PromptStyle | None = None, **properties: Any) -> Spec:
         """The spec of a generation with this model.
 
-        prompt_style: by default the one of the model's name. properties: the others of a `Spec`."""
+        prompt_style: by default the one of the model's names. properties: the others of a `Spec`."""
         return Spec(
-            self.model, self.dimensions, template, prompt_style=prompt_style or style_of(self.model),
+            self.model, self.dimensions, template, prompt_style=prompt_style or style_of(self.model, self.path),
             weight_version=self.weight_version, full_dimensions=self.full_dimensions, **properties,
         )  # fmt: skip
 
@@ -49,13 +50,14 @@ async def resolve_model(settings: Settings, model: str | None, dimensions: int |
             )
         raise
     return ResolvedModel(
-        info.model, _dimensions(info, dimensions), weight_version=info.weight_version, full_dimensions=info.dimensions
-    )
+        info.model, _dimensions(info, dimensions), weight_version=info.weight_version, full_dimensions=info.dimensions,
+        path=info.path,
+    )  # fmt: skip
 
 
 async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
     """What a server with the wanted model reports; without one, what all servers that answer agree on."""
-    answers = await asyncio.gather(*map(_ask, settings.servers))
+    answers = await asyncio.gather(*(_ask(one, wanted) for one in settings.servers))
     infos = [answer for answer in answers if isinstance(answer, ModelInfo)]
     away = [answer for answer in answers if isinstance(answer, ServerUnavailable)]
     fitting = [info for info in infos if wanted in (None, info.model)]
@@ -75,10 +77,10 @@ async def _served(settings: Settings, wanted: str | None) -> ModelInfo:
     return fitting[0]
 
 
-async def _ask(settings: Settings) -> ModelInfo | ServerUnavailable:
+async def _ask(settings: Settings, wanted: str | None) -> ModelInfo | ServerUnavailable:
     try:
-        async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
-            return await server.model_info()
+        async with EmbeddingServer(settings, ASK_TIMEOUT, once_more=True) as server:
+            return await server.model_info(wanted)
     except ServerUnavailable as error:
         return error
 

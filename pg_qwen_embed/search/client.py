@@ -36,34 +36,35 @@ class CachedServer:
 
     def __init__(self, server: EmbeddingServer) -> None:
         self.server = server
-        self._info: ModelInfo | None = None
-        self._confirmed_at = 0.0
+        self._known: dict[str, tuple[ModelInfo, float]] = {}  # by the wanted model, and when it was confirmed
 
     async def query(self, target: Target, text: str) -> Vectors:
         """The unit vector of a query. Raises ModelMismatch, ServerUnavailable, DocumentRejected."""
-        info = await self._identity()
+        info = await self._identity(target.spec.model)
         try:
             return await self._encode(info, target, text)
         except ModelMismatch:
             if info.mismatch(target):  # as it was confirmed
                 raise
             self.forget()  # it has changed since
-        return await self._encode(await self._identity(), target, text)
+        return await self._encode(await self._identity(target.spec.model), target, text)
 
     def forget(self) -> None:
         """Confirm the identity again next time."""
-        self._info = None
+        self._known.clear()
 
     async def _encode(self, info: ModelInfo, target: Target, text: str) -> Vectors:
         return await Encoder(KnownServer(self.server, info)).query(target, target.embedding.instruction, text)
 
-    async def _identity(self) -> ModelInfo:
-        info, now = self._info, asyncio.get_running_loop().time()
-        if info is not None and now - self._confirmed_at < IDENTITY_CHECK_INTERVAL:
+    async def _identity(self, wanted: str) -> ModelInfo:
+        """wanted: the model, where the server has several."""
+        now = asyncio.get_running_loop().time()
+        info, confirmed_at = self._known.get(wanted, (None, 0.0))
+        if info is not None and now - confirmed_at < IDENTITY_CHECK_INTERVAL:
             return info
         if info is None or not await self.server.still_serves(info):
-            info = await self.server.model_info()
-        self._info, self._confirmed_at = info, now
+            info = await self.server.model_info(wanted)
+        self._known[wanted] = info, now
         return info
 
 
@@ -72,7 +73,7 @@ class Opened:
 
     def __init__(self, settings: Settings) -> None:
         # In the order of use: a server that fails moves to the end.
-        self.servers = [CachedServer(EmbeddingServer(one, ASK_TIMEOUT)) for one in settings.servers]
+        self.servers = [CachedServer(EmbeddingServer(one, ASK_TIMEOUT, once_more=True)) for one in settings.servers]
         self.background = Background([server.server for server in self.servers])
         self.connection: Connection | None = None
 

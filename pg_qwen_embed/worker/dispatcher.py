@@ -15,9 +15,10 @@ from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.inference import batching
-from pg_qwen_embed.inference.balancer import Balancer, Lease, Upstream
+from pg_qwen_embed.inference.balancer import Balancer, Lease
 from pg_qwen_embed.inference.chunking import Chunks
 from pg_qwen_embed.inference.encoder import Encoded, Encoder
+from pg_qwen_embed.inference.upstreams import Upstream
 from pg_qwen_embed.worker import policy
 from pg_qwen_embed.worker.deduplication import Deduplicator
 from pg_qwen_embed.worker.policy import Attempts, Decision, Fail, OtherServer, Retry, Split

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import psycopg
 
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.postgres.connection import first_line, sqlstate_of
 from pg_qwen_embed.worker import policy
 
@@ -32,5 +33,5 @@ def unreadable(error: Exception, longest: float) -> str:
     return (
         f"its text took PostgreSQL more than {longest:g} s"
         if ran_too_long(error)
-        else f"PostgreSQL: {first_line(error)}"
+        else f"PostgreSQL: {shown(first_line(error))}"
     )

@@ -23,6 +23,7 @@ from pg_qwen_embed.worker.signals import Signals
 STANDBY_POLL = 5.0  # seconds between attempts to take the place of a leader
 LONGEST_SPIN = 0.05  # seconds
 DRAIN_INTERVAL = 0.1  # seconds
+LAST_WRITE = 0.3  # seconds for what is being written when no server answers
 UNNOTIFIED_POLL = 1.0  # seconds between reads of an embedding whose triggers send no notification
 
 Look = Callable[[Reader, AsyncConnection], Awaitable[bool]]
@@ -110,10 +111,15 @@ class Loop:
         """Wait until what is in flight is written, up to the shutdown timeout, and all that was written is on disk."""
         for pipeline in self._pipelines:
             pipeline.scanner.stop()
-        ends = self._runtime.clock() + self._options.shutdown_timeout
-        while not all(pipeline.settled for pipeline in self._pipelines):
-            if self._runtime.clock() >= ends:
-                reason = f"requests still in flight after {self._options.shutdown_timeout} s"
+        began, longest = self._runtime.clock(), self._options.shutdown_timeout
+        while unsettled := [pipeline for pipeline in self._pipelines if not pipeline.settled]:
+            passed = self._runtime.clock() - began
+            if passed >= longest or (passed >= LAST_WRITE and all(one.waits_for_server for one in unsettled)):
+                reason = (
+                    f"requests still in flight after {longest} s"
+                    if passed >= longest
+                    else "no server answers: what waits for one stays in the outbox"
+                )
                 self._runtime.events.emit(events.StoppedEarly(reason))
                 break
             self._signals.begin()

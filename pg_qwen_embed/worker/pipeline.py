@@ -59,6 +59,7 @@ class Pipeline:
         limits = options.limits
         self.store = store
         self.target = store.target
+        self._balancer = balancer
         self._pools = pools
         self._ledger = Ledger()
         room = Room(
@@ -97,6 +98,11 @@ class Pipeline:
     def settled(self) -> bool:
         """Whether everything that was read is written."""
         return self._ledger.empty
+
+    @property
+    def waits_for_server(self) -> bool:
+        """Whether no server has the model and answers."""
+        return not self._balancer.is_served(self.target)
 
     @property
     def idle(self) -> bool:

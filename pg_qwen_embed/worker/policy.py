@@ -6,10 +6,12 @@ import random
 from dataclasses import dataclass, replace
 
 from pg_qwen_embed.domain.errors import DocumentRejected, Error, ProtocolError, ServerFault, ServerOverloaded
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.retry import backoff
 
 TRIES = 3  # attempts of one request, while the server answers others
 LONE_TRIES = 8  # attempts of one document that the server is too busy for; about 15 s
+SENT_AWAY = 12  # times in a row that a request is too early; a limit of the rate should have let it pass
 FIRST_PAUSE = 10.0  # seconds, at least, before a rejected document is tried again
 LONGEST_PAUSE = 3600.0  # seconds
 REJECTIONS = 8  # of a document before it is parked
@@ -63,6 +65,7 @@ class Attempts:
     number: int = 0
     faults: int = 0  # the server answered wrongly: the request itself may be the cause
     overloads: int = 0
+    sent_away: int = 0  # with the time after which to come again
 
     def counted(self, error: Error, *, came_further: bool) -> "Attempts":
         """With this error added. came_further: a part of the request was embedded since the last one."""
@@ -71,7 +74,8 @@ class Attempts:
             before,
             number=before.number + 1,
             faults=before.faults + isinstance(error, ServerFault | ProtocolError),
-            overloads=before.overloads + isinstance(error, ServerOverloaded),
+            overloads=before.overloads + (isinstance(error, ServerOverloaded) and error.retry_after is None),
+            sent_away=before.sent_away + (isinstance(error, ServerOverloaded) and error.retry_after is not None),
         )
 
 
@@ -88,6 +92,8 @@ def after(error: Error, attempts: Attempts, size: int, *, others: bool, rng: ran
             return Split(remember=True)
         case ServerOverloaded() if attempts.overloads == LONE_TRIES:
             return Fail(str(error))
+        case ServerOverloaded() if attempts.sent_away >= SENT_AWAY:
+            return Split(remember=True) if size > 1 else Fail(str(error))
         case ServerFault() | ProtocolError() if attempts.faults == TRIES:
             return Split() if size > 1 else Fail(str(error))
     pause = backoff(attempts.number, base=0.1, cap=5.0, rng=rng)
@@ -111,7 +117,7 @@ def after_write(reason: str, attempt: int, pieces: int, *, by_a_row: bool, rng: 
     outbox."""
     if not by_a_row:
         return Retry(backoff(attempt, base=0.1, cap=5.0, rng=rng))
-    return Fail(f"PostgreSQL: {reason}") if pieces == 1 else Split()
+    return Fail(f"PostgreSQL: {shown(reason)}") if pieces == 1 else Split()
 
 
 def after_rejection(rejections: int, *, rng: random.Random) -> Retry | Park:

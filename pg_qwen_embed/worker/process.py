@@ -5,18 +5,22 @@ import logging
 import random
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 
 from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, SetupError
 from pg_qwen_embed.domain.events import Event, Events
+from pg_qwen_embed.domain.foreign import LINE, shown
 from pg_qwen_embed.domain.retry import backoff
 from pg_qwen_embed.domain.runtime import Runtime
+from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.inference.sglang import EmbeddingServer
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.session import Session
 from pg_qwen_embed.worker.signals import Signals
 
+NO_SECRETS = Secrets()
 STABLE = 5.0  # seconds; a session that lasted as long is no failed attempt
 
 log = logging.getLogger("pg_qwen_embed.worker")
@@ -30,7 +34,7 @@ class Worker:
         self._settings = settings
         self._options = options
         self._signals = Signals()
-        self.events = bus or Events(log_event)
+        self.events = bus or Events(partial(log_event, secrets=settings.secrets))
 
     def stop(self) -> None:
         self._signals.stop()
@@ -68,10 +72,11 @@ class Worker:
             return
 
 
-def log_event(event: Event) -> None:
-    """The first subscriber: `name key=value key=value`."""
+def log_event(event: Event, secrets: Secrets = NO_SECRETS) -> None:
+    """The first subscriber: `name key=value key=value`, in one line."""
     if log.isEnabledFor(event.level):
-        log.log(event.level, "%s %s", event.name, " ".join(f"{name}={value}" for name, value in event.values.items()))
+        values = (f"{name}={shown(secrets.hidden(str(value)), LINE)}" for name, value in event.values.items())
+        log.log(event.level, "%s %s", event.name, " ".join(values))
 
 
 async def run(settings: Settings, options: Options) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 from fake_sglang import PROBE
@@ -77,6 +78,26 @@ def test_worker_that_is_told_to_stop_writes_what_is_in_flight_and_exits_0(harnes
     assert worker.popen.wait(20) == 0
     assert harness.count("outbox") == 0
     harness.assert_in_step()
+    assert "Traceback" not in worker.said
+
+
+@pytest.mark.parametrize("away", ["nobody answers", "another model"])
+def test_worker_that_is_told_to_stop_while_no_server_can_help_exits_within_a_second(
+    harness: Harness, away: str
+) -> None:
+    harness.articles(*(f"text {n}" for n in range(50)))
+    harness.ok("attach", "articles", "--text", "body")
+    if away == "nobody answers":
+        harness.environment["PG_QWEN_EMBED_SERVER_URL"] = "http://127.0.0.1:1/v1"
+    else:
+        harness.server.model = "another"
+    worker = harness.worker()
+    eventually(lambda: "server_unavailable" in worker.said or "model_mismatch" in worker.said)
+    eventually(lambda: "following" in worker.said)
+    began = time.monotonic()
+    assert worker.end() == 0
+    assert time.monotonic() - began < 1
+    assert harness.count("store") == 0
     assert "Traceback" not in worker.said
 
 

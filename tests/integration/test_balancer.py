@@ -15,10 +15,11 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import Column, QualifiedName, Source
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.template import Template
-from pg_qwen_embed.inference.balancer import BACKFILL, LIVE, MOST_AHEAD, Balancer, Upstream, Waiter
+from pg_qwen_embed.inference.balancer import Balancer
 from pg_qwen_embed.inference.breaker import Breaker
 from pg_qwen_embed.inference.limiter import Limiter
 from pg_qwen_embed.inference.sglang import EmbeddingServer
+from pg_qwen_embed.inference.upstreams import BACKFILL, LIVE, MOST_AHEAD, Upstream, Waiter
 from pg_qwen_embed.settings import Settings
 
 KEY = Column("id", "bigint")

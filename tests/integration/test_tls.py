@@ -17,7 +17,7 @@ from harness import Harness, eventually
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import ServerUnavailable, UsageError
-from pg_qwen_embed.inference.transport import proxy_of
+from pg_qwen_embed.inference.route import Proxy, proxy_of
 
 ATTACH = ("attach", "articles", "--text", "body")
 
@@ -168,5 +168,7 @@ def test_password_of_a_proxy_is_sent_and_not_said(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("https_proxy", "http://me:p%40ss@proxy.example:3128")
     monkeypatch.setenv("no_proxy", "elsewhere.example")
     told = {"Proxy-Authorization": f"Basic {base64.b64encode(b'me:p@ss').decode()}"}
-    assert proxy_of("https://gpu.example/v1") == ("http://proxy.example:3128", told)
-    assert proxy_of("https://elsewhere.example/v1") == (None, {})
+    found = proxy_of("https://gpu.example/v1")
+    assert (found.url, found.headers) == ("http://proxy.example:3128", told)
+    assert "p@ss" not in repr(found)
+    assert proxy_of("https://elsewhere.example/v1") == Proxy()

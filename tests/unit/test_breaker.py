@@ -38,7 +38,7 @@ class Server:
     embedded: int = 0
     url: str = "http://server/v1"
 
-    async def model_info(self) -> ModelInfo:
+    async def model_info(self, wanted: str | None = None) -> ModelInfo:
         self.probes.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self.takes)
         if self.down:

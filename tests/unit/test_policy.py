@@ -55,6 +55,13 @@ def test_a_request_that_a_server_answers_wrongly_three_times_is_the_cause_itself
     assert [kind(after(error, times, 1)) for times in (1, 2, 3)] == [Retry, Retry, Fail]
 
 
+def test_a_request_that_came_too_early_is_not_made_smaller_before_it_was_sent_away_very_often() -> None:
+    early = ServerOverloaded("slow down", retry_after=8.0)
+    assert {kind(after(early, times, 64)) for times in range(1, policy.SENT_AWAY)} == {Retry}
+    assert after(early, policy.SENT_AWAY, 64) == Split(remember=True)
+    assert after(early, policy.SENT_AWAY, 1) == Fail("slow down")
+
+
 def test_an_overloaded_server_gets_smaller_requests_and_then_smaller_parts() -> None:
     overloaded = ServerOverloaded("full")
     assert [kind(after(overloaded, times, 64)) for times in (1, 2, 3)] == [Retry, Retry, Split]

@@ -3,6 +3,7 @@
 Each check yields findings, and none stops the others. Nothing is changed."""
 
 import asyncio
+from dataclasses import replace
 
 from pg_qwen_embed.admin.doctor.database import look_at_database
 from pg_qwen_embed.admin.doctor.findings import Finding, State
@@ -16,7 +17,9 @@ def diagnose(settings: Settings) -> list[Finding]:
     """Findings on the settings, the database with its embeddings, and the servers. Raises nothing for what is wrong there."""
     found, embeddings = look_at_database(settings.database_url)
     keys = [_look_at_key(one) for one in settings.servers]
-    return [*keys, *found, *asyncio.run(look_at_servers(settings, embeddings))]
+    found = [*keys, *found, *asyncio.run(look_at_servers(settings, embeddings))]
+    hidden = settings.secrets.hidden
+    return [replace(one, text=hidden(one.text), advice=hidden(one.advice)) for one in found]
 
 
 def _look_at_key(settings: Settings) -> Finding:

@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain import vectors
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerOverloaded, ServerUnavailable, UsageError
+from pg_qwen_embed.domain.foreign import shown
+from pg_qwen_embed.domain.prompt import PromptStyle, without_instruction
 from pg_qwen_embed.domain.vectors import Vectors
-from pg_qwen_embed.inference.encoder import Encoder, KnownServer
+from pg_qwen_embed.inference.encoder import Encoder, KnownServer, check_name
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer
 from pg_qwen_embed.settings import Settings
@@ -26,32 +28,56 @@ NORM_TOLERANCE = 1e-2  # of a length
 
 async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
     looks = await asyncio.gather(*(_look(one, embeddings) for one in settings.servers))
-    infos = [info for info, _ in looks]
+    infos = [info for own, _ in looks for info in own]
     return [*_models(infos, embeddings), *(finding for _, found in looks for finding in found)]
 
 
-async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[ModelInfo | None, list[Finding]]:
-    info, found = None, []
+async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[list[ModelInfo | None], list[Finding]]:
+    """What a server serves, as often as it has several models of embeddings, and the findings. None: it cannot be said."""
+    infos: list[ModelInfo | None] = []
+    found: list[Finding] = []
+    wanted: list[str | None] = [*dict.fromkeys(one.live.spec.model for one in embeddings)] or [settings.model]
     try:
-        async with EmbeddingServer(settings, ASK_TIMEOUT) as server:
-            info = await server.model_info()
-            about = await server.server_info()
-            ours = [embedding for embedding in embeddings if not info.mismatch(embedding.target)]
-            found += [_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)]
-            found += await _length(server, info, about)
-            found += await _believable(server, info)
-            found += await _encodes(server, info, ours)
-            found.append(await _speed(server, info))
+        async with EmbeddingServer(settings, ASK_TIMEOUT, once_more=True) as server:
+            for model in wanted:
+                if not infos or (server.offers_several and (model in server.listed or not server.listed)):
+                    info = await server.model_info(model)
+                    infos.append(info)
+                    async for finding in _look_at_model(server, info, embeddings):
+                        found.append(finding)
+            found += _inputs(server)
     except (ServerUnavailable, DocumentRejected, UsageError) as error:
         found.append(Finding(AREA, State.WRONG, str(error)))
-    return info, found
+    return infos or [None], found
+
+
+async def _look_at_model(
+    server: EmbeddingServer, info: ModelInfo, embeddings: Sequence[Embedding]
+) -> AsyncIterator[Finding]:
+    """One by one: those before an error are kept."""
+    about = await server.server_info()
+    ours = [embedding for embedding in embeddings if not info.mismatch(embedding.target)]
+    for finding in (_version(about, info), *_use(info, embeddings, ours), *_dimensions(info, ours)):
+        yield finding
+    for finding in await _length(server, info, about):
+        yield finding
+    for finding in await _believable(server, info):
+        yield finding
+    for finding in await _encodes(server, info, ours):
+        yield finding
+    yield await _speed(server, info)
 
 
 def _version(about: dict[str, object], info: ModelInfo) -> Finding:
     weights = f", weights {info.weight_version}" if info.weight_version else ""
-    return Finding(
-        AREA, State.OK, f"{info.url}: version {about.get('version', 'unknown')}, serves {info.model}{weights}"
-    )
+    version = shown(about.get("version", "unknown"), 100)
+    return Finding(AREA, State.OK, f"{info.url}: version {version}, serves {info.model}{weights}")
+
+
+def _inputs(server: EmbeddingServer) -> Iterator[Finding]:
+    if server.most_inputs is not None:
+        text = f"takes at most {server.most_inputs} inputs in a request"
+        yield Finding(AREA, State.OK, text + "; requests are divided accordingly")
 
 
 def _use(info: ModelInfo, embeddings: Sequence[Embedding], ours: Sequence[Embedding]) -> Iterator[Finding]:
@@ -112,8 +138,10 @@ async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]
 
 async def _encodes(server: EmbeddingServer, info: ModelInfo, embeddings: Sequence[Embedding]) -> list[Finding]:
     """Whether a query and a document of each embedding can be embedded, the way the client and the worker do it."""
-    encoder, found = Encoder(KnownServer(server, info)), []
+    encoder = Encoder(KnownServer(server, info))
+    found: list[Finding] = []
     for embedding in embeddings:
+        found += _instruction(embedding, info)
         query = await encoder.query(embedding.target, embedding.instruction, SENTENCES[0])
         encoded = await encoder.documents(embedding.target, SENTENCES[:1])
         right = query.shape == encoded.vectors.shape[1:] == (embedding.live.spec.dimensions,)
@@ -124,6 +152,15 @@ async def _encodes(server: EmbeddingServer, info: ModelInfo, embeddings: Sequenc
         )
         found.append(judge(AREA, right, text, "start it with the model that the embedding was attached with"))
     return found
+
+
+def _instruction(embedding: Embedding, info: ModelInfo) -> Iterator[Finding]:
+    if embedding.live.spec.prompt_style is PromptStyle.PLAIN:
+        known = info.prompt_style is not PromptStyle.PLAIN
+        advice = f"detach {embedding.name}, and attach again with --prompt-style qwen3" if known else ""
+        text = f"{without_instruction(info.model)} to attach" if not known else (
+            f"queries of {embedding.name} go without an instruction, and {info.model} is a Qwen3-Embedding")  # fmt: skip
+        yield Finding(AREA, State.WARNING if known else State.OK, text, advice)
 
 
 async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
@@ -145,4 +182,6 @@ async def _speed(server: EmbeddingServer, info: ModelInfo) -> Finding:
 
 async def _raw(server: EmbeddingServer, info: ModelInfo, texts: Sequence[str]) -> Vectors:
     """The server's vectors as they come, of shape (len(texts), info.dimensions)."""
-    return vectors.check((await server.embed(info, texts)).vectors, len(texts), info.dimensions)
+    answer = await server.embed(info, texts)
+    check_name(answer, info, server.url)
+    return vectors.check(answer.vectors, len(texts), info.dimensions)
