@@ -1,6 +1,7 @@
 """The registry and PostgreSQL's own catalogs, read as the nouns of domain/. Nothing is written here."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -8,6 +9,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target, View
 from pg_qwen_embed.domain.errors import SetupError, UsageError
@@ -159,6 +161,18 @@ async def registered_async(connection: AsyncConnection) -> list[Registered]:
         tables = [row["source"] for row in rows]
         sources = await (await cursor.execute(statement("describe_sources"), {"tables": tables})).fetchall()
     return _registered(rows, sources)
+
+
+async def note_restored_columns(connection: AsyncConnection, target: Target) -> None:
+    """Record which columns are followed if the source came with a dump: nothing else would tell once a trigger was dropped.
+
+    A role that may not do this leaves it."""
+    source = target.source
+    numbers = {source.attached_name(column.name): column.number for column in source.columns}
+    with suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+        await connection.execute(
+            statement("note_restored_columns"), {"id": target.id, "column_numbers": Jsonb(numbers)}
+        )
 
 
 def live_generation(connection: Connection, name: str) -> int | None:

@@ -159,7 +159,7 @@ def conninfo(url: str, purpose: str) -> str:
         defaults: dict[str, str | int] = {"connect_timeout": CONNECT_TIMEOUT, "keepalives_idle": 10, "keepalives_interval": 5,
                     "keepalives_count": 3, "client_encoding": "utf8"}  # fmt: skip
         return make_conninfo(url, **{k: v for k, v in defaults.items() if k not in given}, application_name=purpose)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeDecodeError):  # %bb stands for a byte that is no character
         raise UsageError(
             "the database URL cannot be read; write it like postgresql://user@host:5432/database "
             "in PG_QWEN_EMBED_DATABASE_URL"

@@ -108,6 +108,7 @@ class Following:
             await self._leave(target.id)
 
     async def _take_on(self, target: Target) -> None:
+        await catalog.note_restored_columns(self._connection, target)
         store = Store(target, self._catalogue.halfvec_oid)
         versions = Versions(await store.begin_term(self._connection))
         pipeline = Pipeline(store, versions, self._balancer, self._pools, self._options, self._signals, self._runtime)

@@ -137,6 +137,16 @@ SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = {literal:source}::reg
 SELECT g.id FROM _qwen_embed.embedding e JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
 WHERE e.name = %(name)s;
 
+-- name: note_restored_columns
+-- Records the numbers of the columns, by their names at attach, of a table that a dump has brought: while our triggers
+-- still tell which columns those are.
+UPDATE _qwen_embed.embedding e SET column_numbers = %(column_numbers)s, source_oid = e.source::oid
+FROM _qwen_embed.generation g
+WHERE g.embedding_id = e.id AND g.id = %(id)s AND e.source_oid <> e.source::oid
+      AND 2 = (SELECT count(*) FROM pg_trigger t
+               WHERE t.tgrelid = e.source::oid
+                     AND t.tgname IN (format('qwen_embed_key_change_%%s', g.id), format('qwen_embed_update_%%s', g.id)));
+
 -- name: read_registry
 -- Every embedding with its generations in every state, a row for each generation. `clones` are our triggers in the
 -- partitions; a partition that is attached again gets another one.
