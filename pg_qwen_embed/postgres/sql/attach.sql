@@ -127,7 +127,7 @@ COMMENT ON TABLE {failure} IS {comment};
 
 -- name: enable_row_security
 -- Hides the rows of a store or a failure table from every role but its owner, that owner's members and roles with
--- BYPASSRLS; create_policy says what others see. {force}: from the owner as well, where the source does that.
+-- BYPASSRLS; create_policy says what others see. FORCE hides them from the owner as well, as the source does then.
 -- ACCESS EXCLUSIVE on the table until the commit.
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY;
 
