@@ -303,7 +303,6 @@ def _exchange_stores(connection: Connection, name: str, table: QualifiedName, by
         )
     before = found.embedding
     oid, now = catalog.find_source(connection, as_text(identifier(table)), by)
-    guards.stop_writes(connection, before)
     if before.source.columns:  # it was not dropped
         connection.execute(statement("lock_source", names_of(before)), {})
     connection.execute(statement("lock_table", table=identifier(table)), {})

@@ -2,6 +2,8 @@
 
 Its policies depend on the key and on the embedded columns of the source, so they give way while those are altered."""
 
+from contextlib import suppress
+
 import psycopg
 
 from pg_qwen_embed.admin.transaction import run
@@ -34,9 +36,12 @@ def restore(connection: Connection, target: Target) -> list[str]:
 
 
 def stop_writes(connection: Connection, *embeddings: Embedding) -> None:
-    """Let the worker's writes end, and none begin until the transaction ends. To be called before the source is locked."""
+    """Let the worker's writes end, and none begin until the transaction ends. To be called before the source is locked.
+
+    A stranger who holds the lock keeps nobody back: then it is left to chance whether the store can be locked."""
     for target in (target for one in embeddings for target in one.targets):
-        connection.execute(statement("stop_writes"), {"lock": int(Lock.STORE), "id": target.id})
+        with suppress(psycopg.errors.LockNotAvailable), connection.transaction():
+            connection.execute(statement("stop_writes"), {"lock": int(Lock.STORE), "id": target.id})
 
 
 def suspend(connection: Connection, target: Target) -> None:
