@@ -4,12 +4,15 @@
 
 A reader asks the view for the ten nearest rows, through the HNSW index, with row-level security of the store as `attach` makes
 it and without it, in turn: once while the table has none, and once while it has a policy that shows every other row. Prints
-one line of JSON: the median milliseconds of each, and their ratios. iterative_scan is strict_order, so that ten rows come.
-The last figures are those of a function that reads all vectors of the view, index or not."""
+one line of JSON: the median milliseconds of CPU that a query takes in the server, and their ratios, taken round by round. A
+shared machine gives a process less time at some moments than at others; its CPU time depends on that less. iterative_scan is
+strict_order, so that ten rows come. The figures of "all" are those of a query that computes something of every vector."""
 
 import argparse
 import statistics
-import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import LiteralString
 
 import harness
 import numpy as np
@@ -19,8 +22,7 @@ from pg_qwen_embed.admin.attach import Declaration, attach
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.template import from_columns
 from pg_qwen_embed.postgres import embedded, migrate
-from pg_qwen_embed.postgres.binary import halfvec
-from pg_qwen_embed.postgres.connection import BinaryValue, connect
+from pg_qwen_embed.postgres.connection import connect
 
 DIMENSIONS = 256
 NEAREST = "SELECT id FROM qwen_embed.documents ORDER BY embedding <=> %s::halfvec LIMIT 10"
@@ -69,20 +71,22 @@ def main() -> None:
                             for table, on in (("documents", of_table), ("_qwen_embed.store_1", of_store)):
                                 switch = "ENABLE" if on else "DISABLE"
                                 owner.execute(f"ALTER TABLE {table} {switch} ROW LEVEL SECURITY".encode())
-                            times = [asked(reader, vector) for vector in vectors[wanted.rows :]]
-                            taken.setdefault((of_table, of_store), []).append(statistics.median(times))
-                            whole.setdefault((of_table, of_store), []).append(asked(reader))
+                            found, key = vectors[wanted.rows :].tolist(), (of_table, of_store)
+                            taken.setdefault(key, []).append(cpu(reader, NEAREST, [(str(one),) for one in found]))
+                            whole.setdefault(key, []).append(cpu(reader, ALL, [()] * 3))
     report(wanted, taken, whole)
 
 
-def asked(reader: psycopg.Connection[tuple[object, ...]], vector: np.typing.NDArray[np.float32] | None = None) -> float:
-    """Milliseconds of one query: for the vector, or for all."""
-    began = time.perf_counter()
-    if vector is None:
-        reader.execute(ALL).fetchall()
-    else:
-        assert len(reader.execute(NEAREST, (BinaryValue(halfvec(vector)),)).fetchall()) == 10
-    return 1000 * (time.perf_counter() - began)
+def cpu(
+    reader: psycopg.Connection[tuple[object, ...]], query: LiteralString, values: Sequence[tuple[str, ...]]
+) -> float:
+    """Milliseconds of CPU that the server takes for one of these queries."""
+    spent = Path(f"/proc/{reader.info.backend_pid}/schedstat")
+    reader.execute(query, values[0])
+    before = int(spent.read_text().split()[0])
+    for one in values:
+        assert reader.execute(query, one).rowcount in (1, 10)
+    return (int(spent.read_text().split()[0]) - before) / 1e6 / len(values)
 
 
 def report(
