@@ -71,9 +71,9 @@ def main() -> None:
                             for table, on in (("documents", of_table), ("_qwen_embed.store_1", of_store)):
                                 switch = "ENABLE" if on else "DISABLE"
                                 owner.execute(f"ALTER TABLE {table} {switch} ROW LEVEL SECURITY".encode())
-                            found, key = vectors[wanted.rows :].tolist(), (of_table, of_store)
-                            taken.setdefault(key, []).append(cpu(reader, NEAREST, [(str(one),) for one in found]))
-                            whole.setdefault(key, []).append(cpu(reader, ALL, [()] * 3))
+                            found, asked = vectors[wanted.rows :].tolist(), (of_table, of_store)
+                            taken.setdefault(asked, []).append(cpu(reader, NEAREST, [(str(one),) for one in found]))
+                            whole.setdefault(asked, []).append(cpu(reader, ALL, [()] * 3))
     report(wanted, taken, whole)
 
 

@@ -47,7 +47,8 @@ def stop_writes(connection: Connection, *embeddings: Embedding) -> None:
 def suspend(connection: Connection, target: Target) -> None:
     """Drop the policies, so that columns of the source can be altered.
 
-    While its index is being built the store cannot be locked. The policy stays then, which is in the way of few statements.
+    A worker that builds the index gives way. While somebody else builds one the store cannot be locked: the policy stays then,
+    which is in the way of few statements.
     Raises psycopg.errors.LockNotAvailable if somebody else has the store."""
     try:
         with connection.transaction():
