@@ -169,6 +169,43 @@ def test_search_client_and_status_show_the_rows_that_the_policies_show(harness: 
     assert "row-level security" in harness.refused("verify", "in_table", env=environment)
 
 
+KEYS = {
+    "numeric": ("id numeric PRIMARY KEY", "n"),
+    "several": ("lang text, id int, PRIMARY KEY (lang, id)", "'en', n"),
+    "enum": ("mood mood, id int, PRIMARY KEY (mood, id)", "'calm', n"),
+    "domain": ("id code PRIMARY KEY", "n::text"),
+    "partitioned": ("id uuid PRIMARY KEY", "md5(n::text)::uuid"),
+    "k1": ("k1 date PRIMARY KEY, k2 int", "date '2024-01-01' + n, n"),
+}
+
+
+@both_versions
+def test_rows_are_hidden_whatever_their_key_is(harness: Harness, role: str) -> None:
+    harness.execute("CREATE TYPE mood AS ENUM ('calm'); CREATE DOMAIN code AS varchar(9) CHECK (value <> 'none')")
+    for table, (columns, values) in KEYS.items():
+        parts = " PARTITION BY HASH (id)" if table == "partitioned" else ""
+        harness.execute(f"CREATE TABLE of_{table} (body text, {columns}){parts}")
+        if parts:
+            harness.execute(f"CREATE TABLE part PARTITION OF of_{table} FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+        harness.execute(f"INSERT INTO of_{table} SELECT n::text, {values} FROM generate_series(1, 4) n")
+        harness.ok("attach", f"of_{table}", "--text", "body")
+        harness.execute(
+            f"ALTER TABLE of_{table} ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON of_{table} USING (body > '2')"
+        )
+    harness.once()
+    printed_grants(harness, role, *(f"of_{table}" for table in KEYS))
+    reader = connected(harness, role)
+    for table in KEYS:
+        for relation, column in (
+            (f"qwen_embed.of_{table}", "embedding"),
+            (harness.internal("store", f"of_{table}"), "k1"),
+        ):
+            rows = reader.execute(f"TRUNCATE heard; SELECT FROM {relation} WHERE pg_temp.leak({column})".encode())
+            assert rows.rowcount == 0 or rows.nextset(), table
+            assert rows.rowcount == 2, table
+            assert reader.execute("SELECT count(*) FROM heard").fetchone() == (2,), table
+
+
 # Who may see anything at all
 
 
