@@ -85,8 +85,7 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     all_of_it = [found.embedding, *_others(connection, found.embedding)]
     for before in all_of_it[1:]:
         lock_embedding(connection, before.name)
-    ids = [target.id for before in all_of_it for target in before.targets]
-    connection.execute(statement("note_grants"), {"ids": ids})
+    connection.execute(statement("note_grants"), {"ids": [target.id for one in all_of_it for target in one.targets]})
     connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
     for before in all_of_it:
         _suspend(connection, before)
