@@ -120,8 +120,8 @@ SELECT (SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.ty
        ARRAY(SELECT to_regclass(format('_qwen_embed.outbox_%%s', g.id))::oid::bigint
              FROM unnest(%(ids)s::int[]) WITH ORDINALITY AS g(id, position) ORDER BY g.position) AS outboxes,
        current_setting('row_security') = 'off'
-           AND EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('_qwen_embed')
-                       AND relrowsecurity AND row_security_active(oid)) AS too_strict;
+           AND EXISTS (SELECT FROM _qwen_embed.generation g
+                       WHERE row_security_active(to_regclass(format('_qwen_embed.store_%%s', g.id))::oid)) AS too_strict;
 
 -- name: hidden_sources
 -- The generations with rows in their source that row-level security may hide from this role, for a session in which that
