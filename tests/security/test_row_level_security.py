@@ -426,6 +426,20 @@ def test_worker_that_is_no_member_of_the_owner_takes_hidden_rows_for_no_deleted_
     harness.assert_in_step()
 
 
+def test_worker_follows_the_store_of_an_owner_that_it_is_no_member_of(harness: Harness, role: str) -> None:
+    """It was started before that store was there: row-level security of the store would fail each of its statements."""
+    harness.execute(f"GRANT USAGE ON SCHEMA _qwen_embed, qwen_embed TO {role}")
+    harness.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA _qwen_embed TO {role}")
+    harness.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA _qwen_embed GRANT ALL ON TABLES TO {role}")
+    worker = Harness(as_role(harness, role), harness.server, harness.folder, harness.stack).worker("--poll", "0.2")
+    eventually(lambda: "connected" in worker.said)
+    harness.articles("one")
+    harness.execute(f"GRANT SELECT ON articles TO {role}")
+    harness.ok("attach", "articles", "--text", "body")
+    eventually(lambda: harness.rows("SELECT id FROM qwen_embed.articles"))
+    assert "whose owner this role is no member of" in worker.said
+
+
 # Speed
 
 
