@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from pg_qwen_embed.admin import restore
+from pg_qwen_embed.admin import guards, restore
 from pg_qwen_embed.admin.transaction import (
     ATTEMPTS,
     FURTHER_LOCKS,
@@ -62,9 +62,8 @@ def _run(connection: Connection, command: str) -> None:
     except psycopg.Error as error:
         if connection.closed:
             raise
-        reason = first_line(error)
-        if "transaction commands" in reason:
-            reason = "it would end the transaction; leave BEGIN, COMMIT and ROLLBACK out"
+        ends = "transaction commands" in (reason := first_line(error))
+        reason = "it would end the transaction; leave BEGIN, COMMIT and ROLLBACK out" if ends else reason
         raise UsageError(f"PostgreSQL rejects the statement, and nothing was changed: {reason}") from None
 
 
@@ -81,12 +80,12 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     found = catalog.find(connection, name)
     if found.problem and not found.problem.remedy.keeps_source:
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
+    guards.stop_writes(connection, found.embedding, *_others(connection, found.embedding))
     connection.execute(statement("lock_source", names_of(found.embedding)), {})
     all_of_it = [found.embedding, *_others(connection, found.embedding)]
     for before in all_of_it[1:]:
         lock_embedding(connection, before.name)
-    ids = [target.id for before in all_of_it for target in before.targets]
-    connection.execute(statement("note_grants"), {"ids": ids})
+    connection.execute(statement("note_grants"), {"ids": [target.id for one in all_of_it for target in one.targets]})
     connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
     for before in all_of_it:
         _suspend(connection, before)
@@ -128,6 +127,7 @@ def _suspend(connection: Connection, embedding: Embedding) -> None:
             run(connection, ddl.unfollow(target))
         run(connection, ddl.drop_interface(embedding))
         for target in embedding.targets:
+            guards.suspend(connection, target)
             run(connection, ddl.drop_document_function(target))
     except psycopg.errors.DependentObjectsStillExist as error:
         raise UsageError(
@@ -167,6 +167,7 @@ def _create_again(connection: Connection, name: str) -> Embedding:
             run(connection, ddl.part(target, part))
     run(connection, ddl.interface(found.embedding))
     for target in found.embedding.targets:
+        guards.resume(connection, target)
         run(connection, ddl.follow(target))
     restore.give_recorded_grants(connection, name)
     return found.embedding

@@ -132,13 +132,13 @@ def described(embedding: Embedding) -> str:
     """The statements that attach an embedding, for a person to read."""
     names, source = names_of(embedding), embedding.source.table
     commands = ";\n\n".join(as_text(command) for command in ddl.attach(embedding))
-    view, store = as_text(names.view), as_text(names.store)
+    view = as_text(names.view)
     return (
         f"-- For reading only: attach runs this in one transaction with lock_timeout {LOCK_TIMEOUT}, and writes the registry.\n"
         f"-- attach {source} as {embedding.name}\n"
         f"-- Locks: SHARE ROW EXCLUSIVE on {source} for the triggers: attach waits for writers in flight, then blocks them\n"
         f"--        until the commit{'; ACCESS EXCLUSIVE for the new column' if names.layout.in_source else ''}.\n"
-        f"-- Grants for a role that searches: GRANT USAGE ON SCHEMA qwen_embed TO r; GRANT SELECT ON {view}, {store} TO r;\n"
+        f"-- Grants for a role that searches: GRANT USAGE ON SCHEMA qwen_embed TO r; GRANT SELECT ON {view} TO r;\n"
         f"--        and SELECT on {source}. A role that only writes to {source} needs nothing. To search with this\n"
         f"--        package also: GRANT USAGE ON SCHEMA _qwen_embed TO r;\n"
         f"--        GRANT SELECT ON _qwen_embed.embedding, _qwen_embed.generation TO r.\n"

@@ -52,6 +52,7 @@ LOCKS = (
     TakenLock("verify --repair, worker --verify-every", "ROW SHARE", "your table and rows, not locked ones",
               f"a page of {PAGE} rows", WORKER),
     TakenLock("verify --repair of triggers", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", TRIED),
+    TakenLock("verify --repair of row-level security", "ACCESS EXCLUSIVE", "store, failures", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("failures list", "ACCESS SHARE", "failures", STATEMENT, NONE),
     TakenLock("failures retry, discard", "ROW EXCLUSIVE", "failures", STATEMENT, NONE),
     TakenLock("sql, attach --dry-run", NONE, "your tables", "-", NONE),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import dict_row
 
+from pg_qwen_embed.admin import guards
 from pg_qwen_embed.admin.transaction import in_short_transaction, lock_embedding, run
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import UsageError
@@ -91,6 +92,7 @@ def _restore(connection: Connection, name: str) -> list[str]:
     connection.execute(statement("note_grants"), {"ids": [target.id for target in embedding.targets]})
     for target, state in found.targets:
         _restore_tables(connection, target, state.missing, done)
+        done += guards.restore(connection, target)
     _restore_interface(connection, embedding, done)
     for target, _ in found.targets:
         _restore_triggers(connection, target, done)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.admin import restore
+from pg_qwen_embed.admin import guards, restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
 from pg_qwen_embed.domain.source import Problem, Remedy
@@ -32,7 +32,7 @@ def status(connection: Connection, name: str | None = None) -> list[Status]:
 def drift(connection: Connection, target: Target) -> Drift:
     """Counts of missing, stale and orphaned vectors, by fingerprint over the whole source."""
     with connection.transaction():
-        connection.execute(statement("see_every_row"))
+        connection.execute(statement("see_every_row", Names(target)), {})
         row = connection.execute(statement("count_drift", Names(target)), {}).fetchone()
     return Drift(*row) if row else Drift(0, 0, 0)
 
@@ -47,7 +47,7 @@ def drift_by_page(connection: Connection, target: Target) -> tuple[Drift, int]:
         missing, stale, unreadable = missing + of_page[0], stale + of_page[1], unreadable + left_out
         after = tuple(last or ())
     with connection.transaction():
-        connection.execute(statement("see_every_row"))
+        connection.execute(statement("see_every_row", names), {})
         (orphaned,) = connection.execute(statement("count_orphans", names), {}).fetchone() or (0,)
     return Drift(missing, stale, orphaned), unreadable
 
@@ -62,7 +62,7 @@ def _page(
     while True:
         try:
             with connection.transaction():
-                connection.execute(statement("see_every_row"))
+                connection.execute(statement("see_every_row", names), {})
                 found = connection.execute(query, values | {"rows": rows, "documents": documents}).fetchone()
         except psycopg.Error as error:
             if not is_unreadable(error) or not documents:
@@ -117,7 +117,7 @@ def _status(connection: Connection, registered: Registered) -> Status:
         leader=row["leader"],
         broken_triggers=restore.broken_triggers(connection, target),
         namesake=registered.namesake,
-        missing=restore.look_at_interface(connection, embedding).broken,
+        missing=(*restore.look_at_interface(connection, embedding).broken, *guards.unguarded(connection, target)),
         vacuum_blocked_by=row["vacuum_blocked_by"],
         model_mismatch=row["model_mismatch"],
     )  # fmt: skip

@@ -51,6 +51,7 @@ class Source:
     before_update_triggers: bool = False
     renamed: tuple[tuple[str, str], ...] = ()  # columns since attach: the name then, and now
     subscribed: bool = False  # a subscription of logical replication fills it
+    row_security_forced: bool = False  # its policies hold for its owner too
 
     @property
     def by_row(self) -> bool:

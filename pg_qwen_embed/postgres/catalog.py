@@ -346,6 +346,7 @@ def _source(row: Row, key: Sequence[str]) -> Source:
         partitioned=row["kind"] == "p",
         before_update_triggers=row["before_update_triggers"],
         subscribed=row["subscribed"],
+        row_security_forced=row["row_security_forced"],
     )
 
 

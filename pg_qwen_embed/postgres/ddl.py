@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding, Target
+from pg_qwen_embed.postgres import expressions
 from pg_qwen_embed.postgres.connection import as_text
+from pg_qwen_embed.postgres.expressions import joined
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.triggers import triggers
@@ -30,6 +32,7 @@ def generation(target: Target) -> Iterator[sql.Composed]:
     if Names(target).layout.in_source:
         yield from _source_column(target)
     yield from document_function(target)
+    yield from guard(target)
 
 
 def follow(target: Target) -> Iterator[sql.Composed]:
@@ -124,6 +127,7 @@ def _store(target: Target) -> Iterator[sql.Composed]:
     purpose = "vectors by key, with the version and the fingerprint of the document they were made of"
     yield statement(names.layout.create_store, names)
     yield statement("comment_store", names, comment=names.comment(purpose))
+    yield statement("grant_store", names)
     if not names.layout.in_source:
         yield statement("set_store_storage", names)
 
@@ -138,6 +142,34 @@ def _failure(target: Target) -> Iterator[sql.Composed]:
     names = Names(target)
     yield statement("create_failure", names)
     yield statement("comment_failure", names, comment=names.comment("documents the embedding server rejects"))
+
+
+def guard(target: Target) -> Iterator[sql.Composed]:
+    """Lets the policies of the source decide which rows of store and failure table a role sees."""
+    names = Names(target)
+    force = sql.SQL("FORCE" if target.source.row_security_forced else "NO FORCE")
+    columns = joined(sql.Identifier("t", column.name) for column in names.embedded)
+    # Where the index of the key can be used behind policies, a row at a time; else the planner may read the source once.
+    row_by_row = sql.SQL(" OFFSET 0" if expressions.is_leakproof(target.source.key) else "")
+    comment = names.comment("others see what the policies of the source show them")
+    for kind, table in (("store", names.store), ("failure", names.failure)):
+        same_row = names.same_key(f"source_key:t=key:{kind}_{target.id}")
+        yield statement("enable_row_security", table=table, force=force)
+        yield statement(
+            "create_policy", names, table=table, document_columns=columns, same_row=same_row, row_by_row=row_by_row
+        )
+        yield statement("comment_policy", table=table, comment=comment)
+
+
+def unguard(target: Target) -> Iterator[sql.Composed]:
+    """Drops the policies. Nobody but the owner sees a row until there are others."""
+    for table in (Names(target).store, Names(target).failure):
+        yield statement("drop_policy", table=table)
+
+
+def open_store(target: Target) -> Iterator[sql.Composed]:
+    """Lets every role read the store, as far as its policy shows it."""
+    yield statement("grant_store", Names(target))
 
 
 def _source_column(target: Target) -> Iterator[sql.Composed]:

@@ -20,6 +20,8 @@ _COMPARED_AS_KEYS = {
     "text", "character varying",
 }  # fmt: skip
 _TEXT = ("text", "character varying")
+# Types whose equality PostgreSQL calls leakproof: an index on them is used behind the policies of a table.
+_LEAKPROOF = _COMPARED_AS_KEYS - {"numeric"}
 # Types whose values are equal only if their texts are.
 _AS_TEXTS = {
     *_COMPARED_AS_THEY_ARE, *_TEXT, "bytea", "date", "timestamp", "timestamp with time zone", "timestamp without time zone",
@@ -107,6 +109,14 @@ def comparisons(columns: Iterable[Column], *, key: bool) -> tuple[int, int]:
     """How many columns such a condition compares as they are, and how many as rows."""
     plain, others = _divided(columns, _COMPARED_AS_KEYS if key else _AS_TEXTS)
     return len(plain), len(others)
+
+
+def is_leakproof(key: Iterable[Column]) -> bool:
+    """Whether rows are found by the index of this key also where policies hide some of them."""
+    return all(
+        (column.base_type or column.type).partition("(")[0] in _LEAKPROOF and column.operators == BUILT_IN
+        for column in key
+    )
 
 
 def _differ(columns: Iterable[Column], as_they_are: Collection[str]) -> sql.Composable:

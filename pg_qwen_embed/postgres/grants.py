@@ -122,23 +122,24 @@ def _worker(owner: str, worker: str, subject: Subject | None) -> Group:
 
 
 def _reader_with_sql(reader: str, subject: Subject | None) -> Group:
-    purpose = ["Reader: queries the view with SQL. Grant this after attach, and after each attach: the number changes."]
+    purpose = ["Reader: queries the view with SQL. Grant this after attach."]
     statements = [_use_of_schema(PUBLIC_SCHEMA, reader)]
     if subject:
-        purpose.append(
-            "The view has the reader's rights (security_invoker), so it needs SELECT on what the view reads."
-        )
+        purpose.append("The view has the reader's rights (security_invoker), so it needs SELECT on your table as well:")
+        purpose.append("all of it, or the columns that the view reads. It sees the rows that it may read there.")
         statements += [_use_of_schema(schema, reader) for schema in (subject.table.schema, *_further_schema(subject))]
         view = sql.Identifier(PUBLIC_SCHEMA, subject.name)
-        store = sql.Identifier(INTERNAL_SCHEMA, f"store_{subject.generation}")
-        statements.append(_select((view, store, identifier(subject.table)), reader))
+        statements.append(_select((view, identifier(subject.table)), reader))
     return Group(tuple(purpose), tuple(statements))
 
 
 def _reader_with_client(reader: str) -> Group:
     registry = [sql.Identifier(INTERNAL_SCHEMA, name) for name in ("embedding", "generation")]
     return Group(
-        ("Reader: searches by text with Client or search, which read the registry as well. Grant this after init.",),
+        (
+            "Reader: searches by text with Client or search, which read the registry as well. Grant this after init.",
+            "The registry has the names, tables and instructions of all embeddings.",
+        ),
         (_use_of_schema(INTERNAL_SCHEMA, reader), _select(registry, reader)),
     )
 

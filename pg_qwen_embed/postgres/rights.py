@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from pg_qwen_embed.domain.source import QualifiedName
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, as_text, first_line
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, Names
 from pg_qwen_embed.postgres.sql import statement
@@ -83,6 +84,12 @@ def explain(connection: Connection, error: psycopg.Error, wanted: Iterable[Right
 def sentence(role: str, found: Iterable[Lacking]) -> str:
     found = list(found)
     return f"the role {role} lacks {', '.join(map(str, found))}; run: {' '.join(f'{one.grant};' for one in found)}"
+
+
+def rows_hidden(table: QualifiedName, role: str) -> str:
+    """What to say of a source with policies that hold for the role of a worker."""
+    advice = f"run: ALTER ROLE {role} BYPASSRLS, or let the worker be a member of the table's owner"
+    return f"row-level security hides rows of {table} from {role}; {advice}"
 
 
 def usage(connection: Connection, schema: str) -> str:

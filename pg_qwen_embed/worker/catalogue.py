@@ -27,17 +27,24 @@ class Catalogue:
         """Returns the generations whose outbox is another one: what is held in memory of them belongs to other entries.
 
         Raises DatabaseUnavailable if the extension was created again beneath the session, with a restore for instance: its
-        prepared statements name types that are gone."""
+        prepared statements name types that are gone. The same for another owner's store, if the session was opened before
+        it was there: see configure_worker_session."""
         ids = list(followed)
         cursor = await self._connection.execute(statement("catalogue_facts"), {"ids": ids})
-        halfvec, outboxes = await cursor.fetchone() or (None, [])
+        halfvec, outboxes, too_strict = await cursor.fetchone() or (None, [], False)
         now = {id_: oid for id_, oid in zip(ids, outboxes, strict=True) if oid}
         if halfvec and self.halfvec_oid and halfvec != self.halfvec_oid:
             raise DatabaseUnavailable("the database was restored, or the extension vector created again")
+        if too_strict:
+            raise DatabaseUnavailable("there is a store now whose owner this role is no member of")
         self.halfvec_oid = halfvec or self.halfvec_oid
         replaced = {id_ for id_, oid in now.items() if self._outboxes.get(id_, oid) != oid}
         self._outboxes = now
         return replaced
+
+    async def hidden(self) -> set[int]:
+        """The generations with rows that row-level security may hide from this role, where that is no error by itself."""
+        return {id_ for (id_,) in await (await self._connection.execute(statement("hidden_sources"))).fetchall()}
 
     def tell(self, target: Target, reason: str) -> None:
         """Report why a generation is not followed, once until the reason changes."""

@@ -13,7 +13,7 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
 from pg_qwen_embed.domain.version import Versions
 from pg_qwen_embed.inference.balancer import Balancer
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import catalog, rights
 from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.store import Store
@@ -55,11 +55,12 @@ class Following:
         registered = await catalog.registered_async(self._connection)
         states = {target.id: state for one in registered for target, state in one.targets}
         targets = [target for one in registered for target in one.embedding.targets]
-        current = {target.id: target for target in targets if not states[target.id].problem}
+        hidden = await self._catalogue.hidden()
+        current = {target.id: target for target in targets if not states[target.id].problem and target.id not in hidden}
         for id_, pipeline in list(self.pipelines.items()):
             if id_ in replaced or id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
-        self._tell_problems(targets, states)
+        self._tell_problems(targets, states, hidden)
         await self._follow(current)
         with suppress(psycopg.errors.LockNotAvailable):  # `alter` has the row; they are noted next time
             await self._connection.execute(statement("note_grants"), {"ids": list(self.pipelines)})
@@ -89,8 +90,10 @@ class Following:
         for id_ in set(wanted) - set(self.pipelines) if self._options.once else ():
             self._runtime.events.emit(events.LedElsewhere(current[id_].name))
 
-    def _tell_problems(self, targets: Iterable[Target], states: Mapping[int, SourceState]) -> None:
+    def _tell_problems(self, targets: Iterable[Target], states: Mapping[int, SourceState], hidden: set[int]) -> None:
         for target in targets:
+            if target.id in hidden:
+                self._catalogue.tell(target, rights.rows_hidden(target.source.table, self._connection.info.user))
             if problem := states[target.id].problem:
                 self._catalogue.tell(target, f"{problem.reason}; {problem.advice(target.name)}")
 

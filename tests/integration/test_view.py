@@ -124,7 +124,7 @@ def role(harness: Harness) -> Iterator[str]:
     name = f"reader_{harness.value('SELECT current_database()')}"
     harness.execute(f"CREATE ROLE {name}")
     yield name
-    harness.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+    harness.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
 
 
 @both_versions
@@ -212,6 +212,8 @@ def test_rows_hidden_from_the_worker_by_row_level_security_are_an_error_and_not_
         f"GRANT USAGE ON SCHEMA _qwen_embed TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA _qwen_embed TO {role}"
     )
     harness.execute(f"GRANT SELECT ON articles TO {role}")
+    for kind in ("store", "failure"):
+        harness.execute(f"ALTER TABLE {harness.internal(kind)} OWNER TO {role}")
     harness.execute("UPDATE articles SET body = 'changed'")
     harness.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
     store = Store(harness.embedding().target, 0)

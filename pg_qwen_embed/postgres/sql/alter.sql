@@ -8,6 +8,11 @@ SELECT pg_advisory_xact_lock(%(lock)s, hashtext(%(name)s));
 -- Keeps everyone from the source until the transaction ends: nothing is missed while no trigger follows it.
 LOCK TABLE {source} IN ACCESS EXCLUSIVE MODE;
 
+-- name: stop_writes
+-- Waits for the worker's writes of a generation to end, and lets none begin until the transaction ends. A write has a lock
+-- on the store while it waits for one on the source: whoever wants both would wait for it with the source locked.
+SELECT pg_advisory_xact_lock(%(lock)s, %(id)s);
+
 -- name: run_command
 -- Runs what the administrator wrote. PL/pgSQL takes several statements in one EXECUTE, and none that ends the transaction.
 DO {body};
@@ -32,7 +37,9 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(so
 LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE;
 
 -- name: keep_former_store
--- Puts the store aside, for its vectors to be copied. Its index would not be used again.
+-- Puts the store aside, for its vectors to be copied. Its index would not be used again. Its policy goes, because it
+-- depends on the former key: until then nobody but the owner reads it.
+DROP POLICY IF EXISTS rows_of_the_source ON {store};
 DROP INDEX IF EXISTS _qwen_embed.store_{id}_hnsw;
 ALTER TABLE {store} RENAME TO former_{id};
 ALTER INDEX _qwen_embed.store_{id}_pkey RENAME TO former_{id}_pkey;

@@ -125,6 +125,37 @@ CREATE TABLE {failure} (
 -- Describes the failure table in the database.
 COMMENT ON TABLE {failure} IS {comment};
 
+-- name: enable_row_security
+-- Hides the rows of a store or a failure table from every role but its owner, that owner's members and roles with
+-- BYPASSRLS; create_policy says what others see. FORCE hides them from the owner as well, as the source does then.
+-- ACCESS EXCLUSIVE on the table until the commit.
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY;
+
+-- name: create_policy
+-- Shows a role the rows of a store or a failure table whose source rows that role may read: all of them while no
+-- row-level security of the source holds for it, else those that the source's policies show. It is looked at in every
+-- query, so a change of the source's policies holds at once.
+-- The columns in EXISTS are those that make the document: a role without SELECT on the key and on these is denied, not
+-- shown nothing. OFFSET 0 keeps the planner from reading the whole source for every query.
+CREATE POLICY rows_of_the_source ON {table} USING (
+    (SELECT NOT pg_catalog.row_security_active({literal:source}::pg_catalog.regclass))
+    OR EXISTS (SELECT {document_columns} FROM {source} t WHERE {same_row}{row_by_row})
+);
+
+-- name: comment_policy
+-- Describes the policy in the database.
+COMMENT ON POLICY rows_of_the_source ON {table} IS {comment};
+
+-- name: drop_policy
+-- Drops the policy of a store or a failure table. Row-level security stays, so that others see nothing.
+-- ACCESS EXCLUSIVE on the table until the commit.
+DROP POLICY IF EXISTS rows_of_the_source ON {table};
+
+-- name: grant_store
+-- Lets every role read the store through the view, as far as the policy shows it: readers need a right to the view and to
+-- the source only. It may be granted only to a store with row-level security.
+GRANT SELECT ON {store} TO PUBLIC;
+
 -- name: create_document_function
 -- The one definition of a row's document. BEGIN ATOMIC is parsed now, so no search_path can change what it calls. A
 -- planner inlines it.

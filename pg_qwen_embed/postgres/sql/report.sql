@@ -90,6 +90,25 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
 FROM (SELECT c.oid AS view, c.reltype AS type FROM (SELECT to_regclass({literal:view}) AS oid) n
       LEFT JOIN pg_class c ON c.oid = n.oid AND c.relkind = 'v') v;
 
+-- name: look_at_guards
+-- The store and the failure table, as far as their row-level security is not as `attach` makes it: on, forced exactly if
+-- that of the source is, and with a policy for every command and role that depends on these columns of the source.
+SELECT c.oid::regclass::text
+FROM pg_class s
+CROSS JOIN (VALUES ({literal:store}), ({literal:failure})) AS own(name)
+JOIN pg_class c ON c.oid = to_regclass(own.name)
+WHERE s.oid = {literal:source}::regclass
+  AND NOT (c.relrowsecurity AND c.relforcerowsecurity = (s.relrowsecurity AND s.relforcerowsecurity)
+           AND EXISTS (SELECT FROM pg_policy p
+                       WHERE p.polrelid = c.oid AND p.polname = 'rows_of_the_source' AND p.polcmd = '*' AND p.polpermissive
+                         AND p.polroles = ARRAY[0]::oid[]
+                         AND NOT EXISTS (SELECT FROM unnest(%(columns)s::int[]) AS n(number)
+                                         WHERE NOT EXISTS (SELECT FROM pg_depend d
+                                                           WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                                                             AND d.refclassid = 'pg_class'::regclass
+                                                             AND d.refobjid = s.oid AND d.refobjsubid = n.number))))
+ORDER BY own.name DESC;
+
 -- name: stored_plain
 -- How many vectors there are, and how many are truncated, for layouts `table` and `column`. Part of read_status.
 SELECT CASE WHEN c.reltuples < 1e6 THEN (SELECT count(*) FROM {store} WHERE fingerprint IS NOT NULL)

@@ -34,13 +34,17 @@ SELECT pg_catalog.set_config('search_path', %(path)s, true);
 -- name: configure_worker_session
 -- Settings of the worker's sessions. Its statements reach rows by key, so plans that scan or hash are off: a plan
 -- made for a small or never-analysed table would stay when the table has grown.
--- Row-level security that hides a row raises an error: the row would look deleted. A source that is locked may hold
--- up nothing else, hence lock_timeout. A crash may take back what was committed last, vectors and acknowledgements
+-- Row-level security that hides a row raises an error: the row would look deleted. It cannot be for a role that is no
+-- member of the owner of a store, because that has row-level security of its own: hidden_sources looks for it then.
+-- A source that is locked may hold up nothing else, hence lock_timeout. A crash may take back what was committed last, vectors and acknowledgements
 -- alike, so nothing waits for the disk. repeat() makes libpq's buffer for answers as large as what a socket holds;
 -- libpq would read pieces of 16 kB, each a turn of the worker's loop. TCP keepalives: PostgreSQL ends the session of
 -- a vanished machine in half a minute. Otherwise it would keep its locks for two hours on most systems: nobody else
 -- could lead, and every writer would notify.
-SELECT set_config('row_security', 'off', false), set_config('lock_timeout', '1s', false),
+SELECT set_config('row_security', CASE WHEN EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('_qwen_embed')
+                                                      AND relrowsecurity AND row_security_active(oid))
+                                  THEN 'on' ELSE 'off' END, false),
+       set_config('lock_timeout', '1s', false),
        set_config('synchronous_commit', 'off', false), repeat(' ', 200000),
        set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('enable_seqscan', 'off', false),
@@ -62,8 +66,9 @@ SELECT set_config('statement_timeout', %(milliseconds)s, %(local)s);
 SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'pg_qwen_embed', 'flush');
 
 -- name: see_every_row
--- Makes row-level security that hides a row an error. A count of the visible rows would be wrong.
-SELECT set_config('row_security', 'off', true);
+-- Makes row-level security that hides a row of the source an error: a count of the visible rows would be wrong. Where it
+-- hides none, the policy of the store shows all of it to a role that is no member of its owner.
+SELECT set_config('row_security', CASE WHEN row_security_active({literal:source}::regclass) THEN 'off' ELSE 'on' END, true);
 
 -- name: name_session
 -- Names the session in pg_stat_activity. `status` shows the name of the leader's session.
@@ -109,7 +114,17 @@ SELECT pg_advisory_unlock(%(lock)s, id) FROM unnest(%(ids)s::int[]) AS id;
 -- name: catalogue_facts
 -- The oid of the type halfvec, with which the worker sends vectors in binary, and those of the outboxes that it reads.
 -- They change when the extension is created again, or the database restored, while the worker is connected.
+-- `too_strict`: row-level security of a store holds for this role now, and would be an error in each of its statements.
 SELECT (SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.typnamespace
         WHERE e.extname = 'vector' AND t.typname = 'halfvec') AS halfvec,
        ARRAY(SELECT to_regclass(format('_qwen_embed.outbox_%%s', g.id))::oid::bigint
-             FROM unnest(%(ids)s::int[]) WITH ORDINALITY AS g(id, position) ORDER BY g.position) AS outboxes;
+             FROM unnest(%(ids)s::int[]) WITH ORDINALITY AS g(id, position) ORDER BY g.position) AS outboxes,
+       current_setting('row_security') = 'off'
+           AND EXISTS (SELECT FROM _qwen_embed.generation g
+                       WHERE row_security_active(to_regclass(format('_qwen_embed.store_%%s', g.id))::oid)) AS too_strict;
+
+-- name: hidden_sources
+-- The generations with rows in their source that row-level security may hide from this role, for a session in which that
+-- is no error. Such a row would look deleted.
+SELECT g.id FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id
+WHERE current_setting('row_security') = 'on' AND row_security_active(e.source::oid);
