@@ -194,7 +194,7 @@ class Harness:
         self.connection.cursor().executemany(query, rows)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self.connection.execute(query, values or None).fetchall()
+        return self.connection.execute(query, values or None, prepare=False).fetchall()  # a type may have changed
 
     def value(self, query: str, *values: Any) -> Any:
         (row,) = self.rows(query, *values)
