@@ -3,17 +3,19 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
+from pg_qwen_embed.postgres import trust
+from pg_qwen_embed.postgres.locks import MIGRATION
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.revision import shown_by_the_tables
 from pg_qwen_embed.postgres.schema import metadata
 
-ONE_AT_A_TIME = 0x5145000400000000  # an advisory lock, until the migrations are committed
-
 
 def run(connection: Connection) -> None:
-    connection.execute(text(f"SELECT pg_advisory_xact_lock({ONE_AT_A_TIME})"))
-    connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # a session that waits holds up those behind it
+    # First: every role that may connect can hold the lock. A session that waits holds up those behind it, too.
+    connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION})"))  # one init at a time
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL_SCHEMA}"))  # Alembic's own table lives in it
+    trust.require_none(connection.connection.driver_connection)  # the schema may be another role's
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=INTERNAL_SCHEMA)
     _recognise(connection)
     with context.begin_transaction():

@@ -21,7 +21,7 @@ from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.source import Source, check_name
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
-from pg_qwen_embed.postgres import catalog, ddl, leftovers
+from pg_qwen_embed.postgres import catalog, ddl, leftovers, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
@@ -48,6 +48,7 @@ class Declaration:
 
 def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embedding]:
     """The source's oid, and the embedding as it will be, with the next generation's number. Raises UsageError, SetupError."""
+    trust.require_trusted(connection)
     catalog.require_initialised(connection)
     spec = declaration.spec
     check_spec(spec)
@@ -149,6 +150,7 @@ def described(embedding: Embedding) -> str:
 def detach(connection: Connection, name: str) -> None:
     """Remove everything that attach created; the source stays as it was. All or nothing. Raises UsageError."""
     catalog.require_initialised(connection)
+    trust.require_trusted(connection, name)
     catalog.find(connection, name)
 
     def remove() -> None:

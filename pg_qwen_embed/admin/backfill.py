@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pg_qwen_embed.admin.status import status
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.report import BackfillState, Status
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import catalog, trust
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.sql import statement
 
@@ -26,6 +26,7 @@ class Snapshot:
 def restart(connection: Connection, name: str) -> None:
     """Request another scan of the source, unless one is in progress. Raises UsageError for an unknown name."""
     catalog.require_initialised(connection)
+    trust.require_trusted(connection, name)
     embedding = catalog.embedding(connection, name)
     with connection.transaction():
         connection.execute(statement("restart_backfill"), {"id": embedding.live.id})

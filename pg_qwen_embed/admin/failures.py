@@ -6,7 +6,7 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.report import Failure
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import catalog, trust
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.names import Names, names_of
@@ -38,6 +38,7 @@ def discard(connection: Connection, name: str, key: Key) -> int:
 
 def _change(connection: Connection, query: str, name: str, key: Key) -> int:
     catalog.require_initialised(connection)
+    trust.require_trusted(connection, name)
     target = catalog.embedding(connection, name).target
     values: dict[str, Any] = {f"after{n}": part for n, part in enumerate(key, 1)}
     values["id"] = target.id

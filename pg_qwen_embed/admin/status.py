@@ -9,7 +9,7 @@ from pg_qwen_embed.admin import guards, restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
 from pg_qwen_embed.domain.source import Problem, Remedy
-from pg_qwen_embed.postgres import catalog, rights
+from pg_qwen_embed.postgres import catalog, rights, trust
 from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.drift import PAGE, is_unreadable
@@ -19,6 +19,7 @@ from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 
+LONGEST_LEADER = 200  # characters of its session's name, and where it runs
 OLD_TRANSACTION = 60.0  # seconds; an older one is reported as blocking vacuum
 
 
@@ -97,6 +98,7 @@ def _status(connection: Connection, registered: Registered) -> Status:
         row = cursor.execute(statement("read_status", names), values).fetchone()
     if row is None:
         return _without_figures(embedding, problem=Problem("the row of its backfill was deleted", Remedy.REPAIR))
+    strangers = trust.strangers_at(connection, target, trust.strangers(connection))
     (index,) = connection.execute(statement("index_state"), {"index": index_text(names)}).fetchone() or ("none",)
     return Status(
         name=embedding.name,
@@ -114,7 +116,8 @@ def _status(connection: Connection, registered: Registered) -> Status:
             row["finished_at"],
         ),
         index=IndexState(index),
-        leader=row["leader"],
+        leader=row["leader"] and trust.shown(row["leader"], LONGEST_LEADER),
+        strangers=tuple(f"{one.sentence}; {one.advice}" for one in strangers),
         broken_triggers=restore.broken_triggers(connection, target),
         namesake=registered.namesake,
         missing=(*restore.look_at_interface(connection, embedding).broken, *guards.unguarded(connection, target)),

@@ -7,6 +7,7 @@ import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.postgres import trust
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.sql import statement
@@ -29,8 +30,14 @@ def in_short_transaction(connection: Connection, work: Callable[[], T], busy: st
                 return work()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if attempt == ATTEMPTS:
-                raise UsageError(busy) from None
+                raise UsageError(busy + _by_whom(connection)) from None
     raise AssertionError("unreachable")
+
+
+def _by_whom(connection: Connection) -> str:
+    """The sessions of strangers that hold a lock which commands wait for."""
+    found = (one for one in trust.strangers(connection) if one.lock == Lock.OBJECTS)
+    return "".join(f"; {one.sentence}; {one.advice}" for one in found)
 
 
 def run(connection: Connection, commands: Iterable[sql.Composed]) -> None:

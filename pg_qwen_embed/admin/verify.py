@@ -7,7 +7,7 @@ import psycopg
 from pg_qwen_embed.admin import restore, status
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.report import Drift
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import catalog, trust
 from pg_qwen_embed.postgres.connection import Connection, connect
 from pg_qwen_embed.postgres.drift import Repaired, is_unreadable, repair_now
 
@@ -23,9 +23,10 @@ class Verified:
 
 
 def verify(database_url: str, name: str, *, repair: bool) -> Verified:
-    """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError."""
+    """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError, SetupError."""
     with connect(database_url, "pg_qwen_embed verify") as connection:
         catalog.require_initialised(connection)
+        trust.require_trusted(connection, name)
         restored = restore.restore(connection, name) if repair else []
         target = catalog.embedding(connection, name).target
         drift, unreadable = _count(connection, target)

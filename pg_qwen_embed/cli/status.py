@@ -46,6 +46,8 @@ def _report(one: Status) -> str:
 
 def _warnings(one: Status) -> str:
     found = ""
+    for stranger in one.strangers:
+        found += f"  warning: {stranger}\n"
     if one.broken_triggers:
         found += f"  warning: {one.broken_triggers} of its 5 triggers are missing, disabled or out of date; "
         found += f"run: pg-qwen-embed verify {one.name} --repair\n"

@@ -51,6 +51,7 @@ class Status:
     backfill: BackfillProgress
     index: IndexState
     leader: str | None = None
+    strangers: tuple[str, ...] = ()  # sessions that hold a lock of a worker's, and what ends them
     broken_triggers: int = 0  # of five: dropped, disabled, altered, or unaware of a BEFORE trigger that was added
     vacuum_blocked_by: str | None = None  # a transaction so old that it keeps vacuum from the outbox
     model_mismatch: bool = False  # no server has the recorded model identity, so no documents are sent

@@ -13,3 +13,6 @@ class Lock(IntEnum):
         0x51450005  # transaction, exclusive, with a hash of the embedding's name: who creates or drops its objects
     )
     MODEL_MISMATCH = 0x51450004  # session, exclusive by its leader: no server has the recorded model identity
+
+
+MIGRATION = 0x5145000400000000  # transaction, exclusive: `init`, until its migrations are committed; one 64-bit number

@@ -12,7 +12,7 @@ from alembic.util.exc import CommandError
 from psycopg import sql
 
 from pg_qwen_embed.domain.errors import SetupError
-from pg_qwen_embed.postgres import catalog, revision
+from pg_qwen_embed.postgres import catalog, revision, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line, own_search_path
 from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
@@ -26,6 +26,7 @@ def init(database_url: str) -> list[str]:
     """Bring the database up to date; idempotent. Returns lines for a person to read. Raises SetupError."""
     with connect(database_url, "pg_qwen_embed init") as connection:
         check_server(connection)
+        trust.require_none(connection)  # before anything there is read
         revision.check(connection)
         said = ensure_extension(connection)
     before, after = upgrade(database_url)
@@ -88,12 +89,19 @@ def upgrade(database_url: str, to: str = "head") -> tuple[str | None, str | None
     except CommandError as error:  # the database is at a revision that this package does not have
         raise SetupError(f"the database was set up by a newer pg_qwen_embed ({error}); upgrade this package") from None
     except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable) and (holder := _holder(database_url)):
+            raise SetupError(f"another session holds the lock of init, and nothing was changed: {holder}") from None
         reason = first_line(error.orig) if isinstance(error.orig, psycopg.Error) else str(error.orig)
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             reason += _lacking(database_url)
         raise SetupError(f"the migrations stopped, and nothing was changed: {reason}") from None
     finally:
         engine.dispose()
+
+
+def _holder(database_url: str) -> str | None:
+    with connect(database_url, "pg_qwen_embed init") as connection:
+        return trust.holder_of_init(connection)
 
 
 def _lacking(database_url: str) -> str:

@@ -2,7 +2,8 @@
 
 -- name: read_status
 -- The status of one generation: counts, lag, backfill, leader, model mismatch, and what blocks vacuum.
--- Counts are exact below a million rows and the planner's estimate above.
+-- Counts are exact below a million rows and the planner's estimate above. A lock that a role holds which may not write the
+-- registry is no worker's: strangers_with_locks has those.
 SELECT r.rows, v.vectors, v.truncated, v.chunks,
        (SELECT count(*) FROM {outbox}) AS pending,
        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - (SELECT min(o.changed_at) FROM {outbox} o))), 0)::float8
@@ -13,12 +14,14 @@ SELECT r.rows, v.vectors, v.truncated, v.chunks,
         FROM pg_locks l JOIN pg_stat_activity a USING (pid)
         WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND l.classid = %(leader_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2 AND l.granted
+          AND has_table_privilege(a.usesysid, '_qwen_embed.generation'::regclass, 'UPDATE')
         LIMIT 1) AS leader,
-       EXISTS (SELECT FROM pg_locks l
+       EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
                WHERE l.locktype = 'advisory'
                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                  AND l.classid = %(mismatch_lock)s::bigint::oid AND l.objid = %(id)s::oid AND l.objsubid = 2
-                 AND l.granted) AS model_mismatch,
+                 AND l.granted AND has_table_privilege(a.usesysid, '_qwen_embed.generation'::regclass, 'UPDATE'))
+           AS model_mismatch,
        (SELECT format('pid %%s (%%s), in a transaction for %%s s', a.pid, a.application_name,
                       round(extract(epoch FROM clock_timestamp() - a.xact_start)))
         FROM pg_stat_activity a
