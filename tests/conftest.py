@@ -27,12 +27,16 @@ hypothesis.settings.load_profile("suite")
 
 
 POLL = "0.05"  # seconds
+# Modules whose commands and worker run as roles with the rights that `sql grants` prints. The others need a superuser, for
+# what they break; `pytest --roles` tries them all the same.
+AS_ROLES: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--polling", action="store_true", help=f"swallow notifications; workers look every {POLL} s instead"
     )
+    parser.addoption("--roles", action="store_true", help="run commands and worker as roles of least privilege")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,13 +79,26 @@ def postgres(clusters: Callable[[int], Cluster], postgres_version: int) -> Clust
 
 
 @pytest.fixture
-def harness(postgres: Cluster, tmp_path: Path) -> Iterator[Harness]:
+def harness(request: pytest.FixtureRequest, postgres: Cluster, tmp_path: Path) -> Iterator[Harness]:
     """A database on which `init` has run, and an embedding server."""
     from fake_sglang import FakeSGLang
     from harness import Harness
 
+    if request.config.getoption("roles") or request.module.__name__ in AS_ROLES:
+        yield request.getfixturevalue("of_roles")
+        return
     with postgres.database() as url, FakeSGLang().running() as server, ExitStack() as stack:
         yield Harness(url, server, tmp_path, stack)
+
+
+@pytest.fixture
+def of_roles(postgres: Cluster, tmp_path: Path) -> Iterator[Harness]:
+    """The same with three roles of least privilege: the owner has the tables, runs SQL and commands."""
+    from fake_sglang import FakeSGLang
+    from harness import WORKER, Harness, as_role
+
+    with postgres.database_of_roles() as url, FakeSGLang().running() as server, ExitStack() as stack:
+        yield Harness(url, server, tmp_path, stack, worker_url=as_role(url, WORKER))
 
 
 @pytest.fixture

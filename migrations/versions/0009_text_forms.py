@@ -13,7 +13,8 @@ SETTINGS = """
     SET "IntervalStyle" = 'iso_8601' SET bytea_output = 'hex' SET extra_float_digits = 1 SET lc_monetary = 'C'
 """
 FORMS = (  # parameter, expression, settings
-    ("anyelement", "value::text", SETTINGS),
+    # By the output function of its type: a cast can be anybody's.
+    ("anyelement", "concat(value)", SETTINGS),
     ("double precision", "value::text", "SET extra_float_digits = 1"),
     ("real", "value::text", "SET extra_float_digits = 1"),
     ("money", "value::numeric::text", "SET lc_monetary = 'C'"),

@@ -5,6 +5,7 @@ A described table needs no connection, to the database or to the server."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pg_qwen_embed.admin import attach as attaching
@@ -17,7 +18,8 @@ from pg_qwen_embed.postgres.grants import Group, Roles, Subject, groups, subject
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
 
-DEFAULT_ROLES = Roles("qwen_embed_owner", "qwen_embed_worker", "qwen_embed_reader")
+DEFAULT_NAMES = ("qwen_embed_owner", "qwen_embed_worker", "qwen_embed_reader")
+DEFAULT_ROLES = Roles(*DEFAULT_NAMES)
 
 
 def attach(description: Description, declaration: attaching.Declaration) -> str:
@@ -29,14 +31,15 @@ def attach(description: Description, declaration: attaching.Declaration) -> str:
     return attaching.described(attaching.declared(declaration, source, number, schema))
 
 
-def grants(roles: Roles, subject: Subject | None, database: str | None, url: str) -> str:
+def grants(roles: Roles, subject: Subject | None, database: str | None, url: str, *, create: bool = False) -> str:
     """GRANT statements for these roles, in groups, each with its purpose. Raises UsageError.
 
-    database: its name; None: the one in the URL."""
+    database: its name; None: the one in the URL. create: CREATE ROLE for each comes first."""
     if roles.worker and not roles.owner:
         raise UsageError("the worker is a member of the owner: add --role-owner")
     name = database or (_database_of(url) if roles.owner else "")
-    return "\n\n".join(["\n".join(_heading(subject)), *map(_as_text, groups(roles, name, subject))])
+    wanted = [*_creation(roles), *groups(roles, name, subject)] if create else groups(roles, name, subject)
+    return "\n\n".join(["\n".join(_heading(subject, create=create)), *map(_as_text, wanted)])
 
 
 def roles(owner: str | None, worker: str | None, reader: str | None) -> Roles:
@@ -97,9 +100,21 @@ def _database_of(url: str) -> str:
     return str(name)
 
 
-def _heading(subject: Subject | None) -> Iterator[str]:
+def _creation(roles: Roles) -> Iterator[Group]:
+    named = [sql.Identifier(role) for role in (roles.owner, roles.worker, roles.reader) if role]
+    yield Group(
+        (
+            "Roles: none is a superuser. Run this first, as a role that may create roles.",
+            "They have no password: give each one, or let pg_hba.conf know it.",
+        ),
+        tuple(statement("create_role", role=role) for role in named),
+    )
+
+
+def _heading(subject: Subject | None, *, create: bool) -> Iterator[str]:
     about = f" for {subject.table} as {subject.name} (generation {subject.generation})" if subject else ""
-    yield f"-- Rights of the roles of pg_qwen_embed{about}. The roles are there already: CREATE ROLE ... LOGIN."
+    there = "" if create else " The roles are there already: add --create-roles where they are not."
+    yield f"-- Rights of the roles of pg_qwen_embed{about}.{there}"
     yield "-- Run each group as a role that may grant these rights: a superuser, or the owner of the object."
     if subject:
         yield f"-- A role that only writes to {subject.table} needs nothing more."

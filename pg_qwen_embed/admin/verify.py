@@ -11,6 +11,8 @@ from pg_qwen_embed.postgres import catalog, trust
 from pg_qwen_embed.postgres.connection import Connection, connect
 from pg_qwen_embed.postgres.drift import Repaired, is_unreadable, repair_now
 
+PURPOSE = "pg_qwen_embed verify"
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:
@@ -24,13 +26,20 @@ class Verified:
 
 def verify(database_url: str, name: str, *, repair: bool) -> Verified:
     """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError, SetupError."""
-    with connect(database_url, "pg_qwen_embed verify") as connection:
+    restored = _restored(database_url, name) if repair else []
+    with connect(database_url, PURPOSE, tables_only=True) as connection:
         catalog.require_initialised(connection)
         trust.require_trusted(connection, name)
-        restored = restore.restore(connection, name) if repair else []
         target = catalog.embedding(connection, name).target
         drift, unreadable = _count(connection, target)
     return Verified(drift, unreadable, repair_now(database_url, target) if repair else None, tuple(restored))
+
+
+def _restored(database_url: str, name: str) -> list[str]:
+    with connect(database_url, PURPOSE) as connection:
+        catalog.require_initialised(connection)
+        trust.require_trusted(connection, name)
+        return restore.restore(connection, name)
 
 
 def _count(connection: Connection, target: Target) -> tuple[Drift, int]:

@@ -21,7 +21,7 @@ def backfill(settings: Settings, name: str) -> None:
 
     The worker does the work. Rows that have their vector are not embedded again. Ctrl-C stops only the display.
     """
-    with connect(settings.database_url, "pg_qwen_embed backfill") as connection:
+    with connect(settings.database_url, "pg_qwen_embed backfill", tables_only=True) as connection:
         backfilling.restart(connection, name)
         snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
         last = _progress.show(name, snapshots)

@@ -54,19 +54,20 @@ def demo(keep: bool) -> None:
     the schema qwen_embed_demo, which it removes. If it had to create the extension vector, that stays.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is stopped
-    with stage.database() as database_url, stage.server() as server_url:
-        settings = resolve(os.environ, database_url=database_url, server_url=server_url)
+    with stage.database() as database, stage.server() as server_url:
+        settings = resolve(os.environ, database_url=database.owner, server_url=server_url)
         documents = list(corpus.documents())
-        click.echo(f"database  {_shown(stage.DATABASE_VARIABLE, database_url)}")
+        click.echo(f"database  {_shown(stage.DATABASE_VARIABLE, database.owner)}")
         click.echo(f"server    {_shown(stage.SERVER_VARIABLE, server_url)}")
-        with stage.schema(database_url, documents) as connection:
+        with stage.schema(database.owner, documents) as connection:
             click.echo(f"\nLoaded {len(documents):,} docstrings into the table {stage.TABLE}.")
             _attach(settings, connection)
-            with stage.worker(settings), Client(database_url, server_url=server_url) as client:
+            stage.let_read(connection, database)
+            with stage.worker(database, settings), Client(database.reader, server_url=server_url) as client:
                 _fill(connection)
                 _ask(client)
                 _change(connection, client)
-                _farewell(database_url, server_url, keep)
+                _farewell(database.owner, server_url, keep)
 
 
 def _attach(settings: Settings, connection: Connection) -> None:

@@ -37,7 +37,7 @@ def failures() -> None:
 @with_settings("database_url")
 def list_(settings: Settings, name: str, as_json: bool) -> None:
     """List the failures of NAME, the latest first, each with the server's own sentence."""
-    with connect(settings.database_url, PURPOSE) as connection:
+    with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
         found = handling.listing(connection, name)
     if as_json:
         print_json([dataclasses.asdict(failure) for failure in found])
@@ -56,7 +56,7 @@ def list_(settings: Settings, name: str, as_json: bool) -> None:
 @with_settings("database_url")
 def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
     """Try the failures of NAME again now, parked ones too."""
-    with connect(settings.database_url, PURPOSE) as connection:
+    with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
         say(f"{name}: {handling.retry(connection, name, key)} to be tried again")
 
 
@@ -66,5 +66,5 @@ def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
 @with_settings("database_url")
 def discard(settings: Settings, name: str, key: tuple[str, ...]) -> None:
     """Delete the failures of NAME. Their rows get no new vector until they change."""
-    with connect(settings.database_url, PURPOSE) as connection:
+    with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
         say(f"{name}: {handling.discard(connection, name, key)} discarded")

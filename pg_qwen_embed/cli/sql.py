@@ -105,6 +105,7 @@ def attach(settings: Settings, description: Description, options: DeclarationOpt
 @click.option("--role-owner", callback=valid_name, metavar="ROLE", help="The role that runs init and attach.")
 @click.option("--role-worker", callback=valid_name, metavar="ROLE", help="The role that runs the worker.")
 @click.option("--role-reader", callback=valid_name, metavar="ROLE", help="The role that queries.")
+@click.option("--create-roles", is_flag=True, help="Print CREATE ROLE for each of them too.")
 @with_settings("database_url")
 def grants(
     settings: Settings,
@@ -117,6 +118,7 @@ def grants(
     name: str | None,
     store: str | None,
     table_owner: str | None,
+    create_roles: bool,
 ) -> None:
     """Print GRANT statements for three roles: owner, worker and reader.
 
@@ -132,7 +134,7 @@ def grants(
         with connect(settings.database_url, PURPOSE) as connection:
             subject = printing.subject(connection, embedding)
             database = database or connection.info.dbname
-    click.echo(printing.grants(roles, subject, database, settings.database_url))
+    click.echo(printing.grants(roles, subject, database, settings.database_url, create=create_roles))
 
 
 @sql.command()

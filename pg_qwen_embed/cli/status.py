@@ -15,7 +15,7 @@ from pg_qwen_embed.settings import Settings
 @with_settings("database_url")
 def status(settings: Settings, name: str | None, as_json: bool) -> None:
     """Report the status of every embedding, or of NAME."""
-    with connect(settings.database_url, "pg_qwen_embed status") as connection:
+    with connect(settings.database_url, "pg_qwen_embed status", tables_only=True) as connection:
         found = reporting.status(connection, name)
     if as_json:
         print_json([one.to_json() for one in found])

@@ -1,5 +1,7 @@
 """What the demo runs: a database, an embedding server and a worker, all real, all removed afterwards.
 
+In its own database, owner, worker and reader have roles of their own, with the rights that `sql grants` prints.
+
 Nothing is printed here; that is left to cli/demo.py."""
 
 import os
@@ -9,17 +11,23 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg.conninfo import make_conninfo
+
 from pg_qwen_embed.admin import attach
+from pg_qwen_embed.admin import sql as printing
 from pg_qwen_embed.demo.corpus import Document
 from pg_qwen_embed.domain.errors import Error, ServerUnavailable
 from pg_qwen_embed.postgres import catalog, embedded, migrate
 from pg_qwen_embed.postgres.connection import Connection, connect
+from pg_qwen_embed.postgres.grants import Roles
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.settings import Settings
 
 NAME = "demo"
+PURPOSE = "pg_qwen_embed demo"
 TABLE = "qwen_embed_demo.documentation"
 DATABASE_VARIABLE = "PG_QWEN_EMBED_DATABASE_URL"
 SERVER_VARIABLE = "PG_QWEN_EMBED_SERVER_URL"
@@ -27,15 +35,41 @@ _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The URL of one database for each role. In a database that is given they are the same."""
+
+    owner: str
+    worker: str
+    reader: str
+
+
 @contextmanager
-def database() -> Iterator[str]:
-    """The URL of the database in PG_QWEN_EMBED_DATABASE_URL (never DATABASE_URL), or of an embedded one."""
+def database() -> Iterator[Database]:
+    """The database in PG_QWEN_EMBED_DATABASE_URL (never DATABASE_URL), or an embedded one."""
     given = os.environ.get(DATABASE_VARIABLE)
     if given:
-        yield given
+        yield Database(given, given, given)
         return
     with embedded.postgres() as url:
-        yield url
+        yield _with_roles(url)
+
+
+def _with_roles(url: str) -> Database:
+    """Creates the extension and the three roles: all that the demo needs a superuser for."""
+    with connect(url, PURPOSE) as connection:
+        migrate.ensure_extension(connection)
+        created = printing.grants(printing.DEFAULT_ROLES, None, connection.info.dbname, url, create=True)
+        connection.execute(created.encode())
+    owner, worker, reader = (make_conninfo(url, user=role) for role in printing.DEFAULT_NAMES)
+    return Database(owner, worker, reader)
+
+
+def let_read(connection: Connection, database: Database) -> None:
+    """Gives the reader its rights, after attach."""
+    if database.reader != database.owner:
+        roles = Roles(None, None, printing.DEFAULT_ROLES.reader)
+        connection.execute(printing.grants(roles, printing.subject(connection, NAME), None, database.owner).encode())
 
 
 @contextmanager
@@ -50,9 +84,9 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def worker(settings: Settings) -> Iterator[None]:
+def worker(database: Database, settings: Settings) -> Iterator[None]:
     """A worker that follows the demo's embedding until the end of the block."""
-    environment = {DATABASE_VARIABLE: settings.database_url, SERVER_VARIABLE: settings.server_list}
+    environment = {DATABASE_VARIABLE: database.worker, SERVER_VARIABLE: settings.server_list}
     with _process(["worker"], environment, "following "):
         yield
 
@@ -60,7 +94,7 @@ def worker(settings: Settings) -> Iterator[None]:
 @contextmanager
 def schema(url: str, documents: Iterable[Document]) -> Iterator[Connection]:
     """The demo's table with its documents. At the end, everything that the demo created in the database is removed."""
-    with connect(url, "pg_qwen_embed demo") as connection:
+    with connect(url, PURPOSE) as connection:
         row = connection.execute(statement("is_initialised")).fetchone()
         was_there = bool(row and row[0])
         migrate.init(url)

@@ -76,12 +76,16 @@ def take_binary_values(connection: Connection | AsyncConnection) -> None:
     connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
 
 
-def connect(url: str, purpose: str, *, autocommit: bool = True) -> Connection:
-    """A connection named after its purpose in pg_stat_activity. Raises DatabaseUnavailable, UsageError."""
+def connect(url: str, purpose: str, *, autocommit: bool = True, tables_only: bool = False) -> Connection:
+    """A connection named after its purpose in pg_stat_activity. Raises DatabaseUnavailable, UsageError.
+
+    tables_only: a view in the place of a table is an error."""
     with _one_sentence(url):
         connection = psycopg.connect(conninfo(url, purpose), autocommit=autocommit)
         take_binary_values(connection)
         connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
+        if tables_only:
+            connection.execute(statement("use_tables_only"), {"pid": connection.info.backend_pid})
         if not autocommit:
             connection.commit()
     return connection
@@ -140,6 +144,7 @@ async def configure_worker(connection: AsyncConnection) -> None:
     connection.prepared_max = PREPARED_MAX
     await connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
     await connection.execute(statement("configure_worker_session"))
+    await connection.execute(statement("use_tables_only"), {"pid": connection.info.backend_pid})
     _widen(connection)
 
 

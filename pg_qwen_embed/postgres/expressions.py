@@ -47,7 +47,7 @@ def document(template: Template, source: Source) -> sql.Composable:
     if len(template.parts) == 1:
         (column,) = (columns[name] for name in template.columns)
         is_text = column.form is not TextForm.AS_IS or column.type == "text"
-        return texts[column.name] if is_text else sql.SQL("{}::text").format(texts[column.name])
+        return texts[column.name] if is_text else _as_text(texts[column.name], column)
     pieces = (texts[p.column] if isinstance(p, Placeholder) else sql.Literal(p) for p in template.parts)
     return sql.SQL("CASE WHEN num_nonnulls({}) > 0 THEN concat({}) END").format(
         joined(map(sql.Identifier, texts)), joined(pieces)
@@ -196,11 +196,12 @@ def _compared(column: Column, one: sql.Composable, operator: str, other: sql.Com
 def key_columns(key: Sequence[Column], *, nullable: bool, any_value: bool = False) -> sql.Composable:
     """`k1 bigint NOT NULL, k2 text COLLATE ..`: the key's columns for a table of a generation.
 
-    any_value: instead of a domain its base type, which takes a key that the domain has come to reject."""
+    A domain is kept as its base type: the domain's CHECK would call functions of its owner with the rights of the worker.
+    any_value: without a length, for a table that must take every key."""
     return joined(
         sql.SQL("{} {}{}{}").format(
             sql.Identifier(f"k{n}"),
-            _entry_type(column) if nullable or any_value else _type(column),
+            _entry_type(column) if nullable or any_value else _base_type(column),
             _collate(column),
             sql.SQL("" if nullable else " NOT NULL"),
         )
@@ -237,8 +238,13 @@ def _entry_type(column: Column) -> sql.SQL:
 
 
 def key_array(n: int, column: Column) -> sql.Composable:
-    """`%(k1)s::bigint[]`: one key column of a batch, as it is bound."""
-    return sql.SQL("{}::{}").format(sql.Placeholder(f"k{n}"), sql.SQL("bigint[]" if is_integer(column) else "text[]"))
+    """`%(k1)s::bigint[]`: one key column of a batch, as it is bound.
+
+    A value of a type that is not PostgreSQL's own is read by the input function of its type: a cast from text can be
+    anybody's. An array has no array."""
+    type_ = column.base_type or column.type
+    element = type_ if _may_have_casts(column) and not type_.endswith("]") else "text"
+    return sql.SQL("{}::{}[]").format(sql.Placeholder(f"k{n}"), sql.SQL("bigint" if is_integer(column) else element))
 
 
 def key_cast(n: int, column: Column) -> sql.Composable:
@@ -248,11 +254,30 @@ def key_cast(n: int, column: Column) -> sql.Composable:
 
 def as_sent(value: sql.Composable, column: Column) -> sql.Composable:
     """A key column as the worker receives it."""
-    return sql.SQL("{}::{}").format(value, sql.SQL("bigint" if is_integer(column) else "text"))
+    return sql.SQL("{}::bigint").format(value) if is_integer(column) else key_text(value, column)
+
+
+def key_text(value: sql.Composable, column: Column) -> sql.Composable:
+    """A key column as text."""
+    return _as_text(value, column)
+
+
+def _as_text(value: sql.Composable, column: Column) -> sql.Composable:
+    """A value of a type that is not PostgreSQL's own is written by the output function of its type: a cast can be anybody's."""
+    if not _may_have_casts(column):
+        return sql.SQL("{}::text").format(value)
+    return sql.SQL("CASE WHEN num_nonnulls({v}) > 0 THEN concat({v}) END").format(v=value)
+
+
+def _may_have_casts(column: Column) -> bool:
+    """Whether an owner can have made casts of the type: PostgreSQL's own types have no schema in their names here."""
+    return "." in (column.base_type or column.type)
 
 
 def after(n: int, column: Column) -> sql.Composable:
     """`%(after1)s::text::uuid`: one key column of the last row of a page."""
+    if _may_have_casts(column):
+        return sql.SQL("{}::{}").format(sql.Placeholder(f"after{n}"), _base_type(column))  # read by the input function
     return sql.SQL("{}::text::{}").format(sql.Placeholder(f"after{n}"), _base_type(column))
 
 

@@ -148,7 +148,7 @@ class _Keys(_Objects):
 
     def key_text(self, alias: str) -> sql.Composed:
         """`p.k1::text, p.k2::text`."""
-        return joined(sql.SQL("{}::text").format(sql.Identifier(alias, f"k{n}")) for n, _ in self._numbered)
+        return joined(expressions.key_text(sql.Identifier(alias, f"k{n}"), column) for n, column in self._numbered)
 
     def key_descending(self, alias: str) -> sql.Composed:
         """`p.k1 DESC, p.k2 DESC`."""

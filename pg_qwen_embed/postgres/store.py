@@ -310,6 +310,8 @@ class Store:
         The statement is prepared at once: with a threshold, psycopg would take one whose preparation failed for prepared."""
         block = connection.transaction() if self._layout.in_source else nullcontext()
         async with connection.pipeline(), block:
+            if self._layout.in_source:
+                await connection.execute(statement("use_views"))  # for the triggers of the source
             await self._lock(connection, lock)
             return await connection.execute(self._query(name), values, prepare=True)
 

@@ -13,8 +13,9 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
 from pg_qwen_embed.domain.version import Versions
 from pg_qwen_embed.inference.balancer import Balancer
-from pg_qwen_embed.postgres import catalog, rights
+from pg_qwen_embed.postgres import catalog, rights, trust
 from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
+from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.catalogue import Catalogue
@@ -45,8 +46,9 @@ class Following:
         self.stands_by = False  # another worker leads a generation
 
     async def open(self, group: asyncio.TaskGroup) -> None:
-        """To be called once, first. Raises SetupError where `init` has not run."""
+        """To be called once, first. Raises SetupError where `init` has not run, or a role that is not trusted has run it."""
         self._group = group
+        await trust.require_registry_async(self._connection)
         await catalog.require_initialised_async(self._connection)
 
     async def refresh(self) -> None:
@@ -55,12 +57,14 @@ class Following:
         registered = await catalog.registered_async(self._connection)
         states = {target.id: state for one in registered for target, state in one.targets}
         targets = [target for one in registered for target in one.embedding.targets]
-        hidden = await self._catalogue.hidden()
-        current = {target.id: target for target in targets if not states[target.id].problem and target.id not in hidden}
+        reasons = await self._reasons(targets, states)
+        current = {target.id: target for target in targets if target.id not in reasons}
         for id_, pipeline in list(self.pipelines.items()):
             if id_ in replaced or id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
-        self._tell_problems(targets, states, hidden)
+        for target in targets:
+            if target.id in reasons:
+                self._catalogue.tell(target, reasons[target.id])
         await self._follow(current)
         with suppress(psycopg.errors.LockNotAvailable):  # `alter` has the row; they are noted next time
             await self._connection.execute(statement("note_grants"), {"ids": list(self.pipelines)})
@@ -89,13 +93,23 @@ class Following:
         self.stands_by = any(id_ not in self.pipelines for id_ in current)
         for id_ in set(wanted) - set(self.pipelines) if self._options.once else ():
             self._runtime.events.emit(events.LedElsewhere(current[id_].name))
+        if self.stands_by:
+            for stranger in await trust.strangers_async(self._connection):
+                if stranger.lock == Lock.LEADER and stranger.id in current:
+                    self._catalogue.tell(current[stranger.id], f"{stranger.sentence}; {stranger.advice}")
 
-    def _tell_problems(self, targets: Iterable[Target], states: Mapping[int, SourceState], hidden: set[int]) -> None:
+    async def _reasons(self, targets: Iterable[Target], states: Mapping[int, SourceState]) -> dict[int, str]:
+        """Why generations cannot be followed: their source has a problem or hides rows, or they use what a stranger owns."""
+        hidden, found = await self._catalogue.hidden(), await trust.untrusted_async(self._connection)
+        reasons = {}
         for target in targets:
-            if target.id in hidden:
-                self._catalogue.tell(target, rights.rows_hidden(target.source.table, self._connection.info.user))
             if problem := states[target.id].problem:
-                self._catalogue.tell(target, f"{problem.reason}; {problem.advice(target.name)}")
+                reasons[target.id] = f"{problem.reason}; {problem.advice(target.name)}"
+            elif target.id in hidden:
+                reasons[target.id] = rights.rows_hidden(target.source.table, self._connection.info.user)
+            elif foreign := trust.foreign_to(target, found):
+                reasons[target.id] = foreign.sentence
+        return reasons
 
     async def _tried(self, target: Target, work: Awaitable[None]) -> None:
         """A generation that cannot be followed is left alone until the registry is read again."""

@@ -189,6 +189,7 @@ class Maintenance:
                 live = await (await connection.execute(statement("live_generation"), {"name": target.name})).fetchone()
                 if live != (target.id,):
                     return  # it was detached meanwhile
+                await connection.execute(statement("use_views"))  # for event triggers of the application
                 for command in ddl.exchange_triggers(target):
                     await connection.execute(command, {})
                 if by_row:

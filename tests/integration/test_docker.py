@@ -1,13 +1,18 @@
 """docker/: the commands of the images are run here, without an engine."""
 
+import os
 import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from click.testing import CliRunner
-from harness import Harness, eventually
+from harness import Harness, as_role, eventually
 
 from pg_qwen_embed.cli import COMMANDS, main
 from pg_qwen_embed.inference import launch
@@ -45,9 +50,33 @@ def test_sglang_is_started_as_our_own_command_says() -> None:
     assert '{"is_matryoshka": true}' in started
 
 
+ROLES = ("qwen_embed_worker", "qwen_embed_owner", "qwen_embed_reader", "app")
+
+
+@pytest.fixture
+def by_roles(bare: Harness) -> Iterator[Harness]:
+    """A database as roles.sql leaves it. SQL runs as the application, commands as the owner."""
+    tools = Path(bare.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
+    script = [tools / "psql", bare.url, "-v", "ON_ERROR_STOP=1", "-q", "-f", ROOT / "docker" / "roles.sql"]
+    try:
+        subprocess.run(script, env=os.environ | {"ROLES_PASSWORD": "it's"}, check=True)
+        ours = {"PG_QWEN_EMBED_DATABASE_URL": as_role(bare.url, role_of("init"))}
+        worker_url = as_role(bare.url, role_of("worker"))
+        with ExitStack() as stack:
+            yield Harness(as_role(bare.url, "app"), bare.server, bare.folder, stack, ours, worker_url)
+    finally:
+        for (role,) in bare.rows("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", list(ROLES)):
+            bare.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def role_of(service: str) -> str:
+    return urlsplit(SERVICES[service]["environment"]["PG_QWEN_EMBED_DATABASE_URL"]).username or ""
+
+
 @pytest.mark.long
-def test_what_the_images_run_follows_a_table(bare: Harness) -> None:
-    """init, serve and worker with the arguments of the compose file, then attach, as its first lines say."""
+def test_what_the_images_run_follows_a_table(by_roles: Harness) -> None:
+    """init, serve and worker with the arguments and roles of the compose file, then attach, as its first lines say."""
+    bare = by_roles
     serve = SERVICES["serve"]["command"]
     arguments = ["127.0.0.1" if a == "0.0.0.0" else "0" if a == "30000" else a for a in serve]  # noqa: S104
     serving = bare.process(*arguments)

@@ -30,9 +30,11 @@ from forked import Forked
 from numpy.typing import NDArray
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pg_qwen_embed.admin import sql as printing
 from pg_qwen_embed.cli import main
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.postgres import catalog, embedded, migrate
+from pg_qwen_embed.postgres.grants import Roles
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.process import Worker
@@ -50,6 +52,8 @@ SETTINGS = {
     "max_prepared_transactions": "4",
     "timezone": "Asia/Kolkata",  # not UTC, so that a dependence on the session's zone shows
 }
+
+OWNER, WORKER, READER = LEAST = ("least_owner", "least_worker", "least_reader")  # roles with the printed rights
 
 both_versions = pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
 LAYOUTS: dict[str, list[str]] = {"table": [], "column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
@@ -89,6 +93,33 @@ class Cluster:
         finally:
             with psycopg.connect(self.url, autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+    @contextmanager
+    def database_of_roles(self) -> Iterator[str]:
+        """The same, for the owner of three roles with the rights that `sql grants` prints; none is a superuser."""
+        self._template_of_roles()
+        with self.database("of_roles") as url:
+            with psycopg.connect(url, autocommit=True) as connection:  # a template hands no rights on
+                connection.execute(f"GRANT CREATE ON DATABASE {connection.info.dbname} TO {OWNER}")
+            yield as_role(url, OWNER)
+
+    def _template_of_roles(self) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            if connection.execute("SELECT FROM pg_database WHERE datname = 'of_roles'").fetchone():
+                return
+            connection.execute("CREATE DATABASE of_roles")
+        url = make_conninfo(self.url, dbname="of_roles")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+            connection.execute(printing.grants(Roles(*LEAST), None, "of_roles", url, create=True))
+            connection.execute(f"GRANT CREATE ON SCHEMA public TO {OWNER}")  # for the application's tables
+        migrate.init(as_role(url, OWNER))
+
+
+def as_role(url: str, role: str) -> str:
+    """The same database for another role."""
+    return make_conninfo(url, user=role)
 
 
 @contextmanager
@@ -163,6 +194,7 @@ class Harness:
     folder: Path
     stack: ExitStack
     environment: dict[str, str] = field(default_factory=dict)
+    worker_url: str | None = None  # None: the worker has the same role
     _connection: psycopg.Connection[Any] | None = None
 
     # SQL
@@ -221,7 +253,7 @@ class Harness:
 
     def cli(self, *arguments: str, env: dict[str, str | None] | None = None) -> Result:
         """Run a command in this process."""
-        return CliRunner().invoke(main, list(arguments), env={**self.variables, **(env or {})})
+        return CliRunner().invoke(main, list(arguments), env={**self._variables_of(arguments), **(env or {})})
 
     def ok(self, *arguments: str, env: dict[str, str | None] | None = None) -> str:
         """The output of a command, which must succeed."""
@@ -243,10 +275,17 @@ class Harness:
             **ours, **self.environment,
         }  # fmt: skip
 
+    def _variables_of(self, arguments: Sequence[str]) -> dict[str, str | None]:
+        """The environment of a command: the worker may have a role of its own."""
+        if self.worker_url is None or arguments[:1] != ("worker",):
+            return self.variables
+        url = make_conninfo(self.worker_url, connect_timeout=CONNECT_TIMEOUT)
+        return self.variables | {"PG_QWEN_EMBED_DATABASE_URL": url}
+
     def process(self, *arguments: str, fork: bool = False) -> Process:
         """A command as a process; killed at the end if it still runs. A fork is there at once: see forked.py."""
         output = self.folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
-        env = {k: v for k, v in (os.environ | self.variables).items() if v is not None}
+        env = {k: v for k, v in (os.environ | self._variables_of(arguments)).items() if v is not None}
         output.touch()
         popen = Forked(arguments, env, output) if fork else _started(arguments, env, output)
         self.stack.callback(_end, popen, output)
@@ -265,7 +304,7 @@ class Harness:
         """A worker in a thread, with options that the command line does not have."""
         if poll := os.environ.get("TESTS_POLL"):  # set by `pytest --polling`
             options["poll"] = float(poll)
-        worker = Worker(Settings(self.url, self.server.url), Options(**{"index_from": 0} | options))
+        worker = Worker(Settings(self.worker_url or self.url, self.server.url), Options(**{"index_from": 0} | options))
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_until_complete, args=(worker.run(),), name="worker")
         thread.start()

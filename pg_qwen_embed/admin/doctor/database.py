@@ -7,6 +7,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pg_qwen_embed.admin import status
+from pg_qwen_embed.admin.doctor import boundaries
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import Error
@@ -29,10 +30,13 @@ def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
     found: list[Finding] = []
     embeddings: list[Embedding] = []
     try:
-        with connect(url, PURPOSE) as connection:
+        with connect(url, PURPOSE, tables_only=True) as connection:
             found += _guarded(AREA, lambda: _look(connection))
             found += _guarded(AREA, lambda: _look_at_replication(connection))
             found += _guarded(AREA, lambda: _look_at_pooler(connection, url))
+            for look in (boundaries.look_at_connection, boundaries.look_at_roles, boundaries.look_at_our_schemas,
+                         boundaries.look_at_locks):  # fmt: skip
+                found += _guarded(boundaries.AREA, partial(look, connection))
             registered = _registered(connection, found)
             found += _guarded(AREA, lambda: _look_at_leftovers(connection))
             embeddings = [one.embedding for one in registered]
@@ -142,6 +146,7 @@ def _look_at_embedding(connection: Connection, one: catalog.Registered) -> Itera
         yield Finding(name, State.WRONG, f"is not followed: {one.problem.reason}", one.problem.advice(name))
         return
     yield from _guarded(name, partial(_look_at_rights, connection, one.embedding))
+    yield from _guarded(name, partial(boundaries.look_at_source, connection, one.embedding))
     yield from _guarded(name, partial(_look_at_state, connection, name))
 
 
@@ -180,6 +185,8 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
         yield Finding(name, State.WARNING, text, advice)
     if one.missing:
         yield Finding(name, State.WRONG, f"{' and '.join(one.missing)} missing or not as created", repair)
+    for stranger in one.strangers:
+        yield Finding(name, State.WRONG, stranger)
     advice = "keep a worker running: pg-qwen-embed worker"
     yield judge(name, bool(one.leader), f"followed by {one.leader or 'no worker'}", advice, State.WARNING)
     fine = one.index is IndexState.VALID or (one.index is IndexState.NONE and not one.needs_index)

@@ -65,3 +65,71 @@ SELECT c.relrowsecurity AND NOT o.rolbypassrls AND NOT o.rolsuper
        AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_roles o
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND o.rolname = current_user;
+
+-- name: look_at_superusers
+-- Superusers that use pg_qwen_embed: this role, and the roles of workers that lead. `is_ours`: it is this one.
+SELECT r.rolname, r.rolname = current_user AS is_ours
+FROM pg_roles r
+WHERE r.rolsuper
+  AND (r.rolname = current_user
+       OR r.oid IN (SELECT a.usesysid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                    WHERE l.locktype = 'advisory' AND l.classid::bigint = %(lock)s AND l.objsubid = 2 AND l.granted
+                      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())))
+ORDER BY is_ours DESC, r.rolname;
+
+-- name: look_at_creators
+-- Roles that may create in our schemas, or write the registry, and that this one does not trust. With each: the statement
+-- that takes the right away.
+WITH me AS (
+    SELECT oid, rolsuper FROM pg_roles WHERE rolname = current_user
+), rights AS (
+    SELECT format('the schema %%I', n.nspname) AS what, format('SCHEMA %%I', n.nspname) AS written, n.nspowner AS owner, a.*
+    FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
+    WHERE n.nspname IN ('_qwen_embed', 'qwen_embed') AND a.privilege_type = 'CREATE'
+    UNION ALL
+    SELECT format('_qwen_embed.%%I', c.relname), format('_qwen_embed.%%I', c.relname), c.relowner, a.*
+    FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+    WHERE c.relnamespace = to_regnamespace('_qwen_embed') AND c.relname IN ('embedding', 'generation', 'backfill')
+      AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER')
+)
+SELECT coalesce(r.rolname, 'PUBLIC'), string_agg(DISTINCT g.privilege_type, ', '), g.what,
+       format('REVOKE %%s ON %%s FROM %%s', string_agg(DISTINCT g.privilege_type, ', '), g.written,
+              coalesce(quote_ident(r.rolname), 'PUBLIC'))
+FROM rights g CROSS JOIN me LEFT JOIN pg_roles r ON r.oid = g.grantee
+WHERE g.grantee <> g.owner
+  AND NOT coalesce(r.rolsuper OR r.oid = me.oid OR (NOT me.rolsuper AND pg_has_role(r.oid, 'MEMBER')), false)
+GROUP BY r.rolname, g.what, g.written
+ORDER BY 1, 3;
+
+-- name: untrusted_owners
+-- Roles that this one does not trust (see untrusted_objects) and that own the source, a partition of it, or a type of its
+-- columns. `role`: this one.
+WITH RECURSIVE me AS (
+    SELECT oid, rolname, rolsuper FROM pg_roles WHERE rolname = current_user
+), relation (oid) AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+    UNION
+    SELECT i.inhrelid FROM relation JOIN pg_inherits i ON i.inhparent = relation.oid
+), type (oid) AS (
+    SELECT a.atttypid FROM relation JOIN pg_attribute a ON a.attrelid = relation.oid
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT n.oid
+    FROM type JOIN pg_type t ON t.oid = type.oid
+    CROSS JOIN LATERAL (SELECT t.typbasetype UNION ALL SELECT t.typelem
+                        UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid
+                        UNION ALL SELECT a.atttypid FROM pg_attribute a
+                        WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) n(oid)
+    WHERE n.oid <> 0
+), owned AS (
+    SELECT 'table' AS kind, format('%%I.%%I', n.nspname, c.relname) AS name, c.relowner AS owner
+    FROM relation JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+    UNION
+    SELECT 'type', format_type(t.oid, NULL), t.typowner
+    FROM type JOIN pg_type t USING (oid) WHERE t.typcategory <> 'A'
+)
+SELECT o.kind, o.name, r.rolname AS owner, me.rolname AS role
+FROM owned o JOIN pg_roles r ON r.oid = o.owner CROSS JOIN me
+WHERE NOT r.rolsuper AND r.oid <> me.oid AND (me.rolsuper OR NOT pg_has_role(r.oid, 'MEMBER'))
+ORDER BY r.rolname, o.kind, o.name;

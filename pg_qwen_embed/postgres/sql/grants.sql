@@ -1,5 +1,9 @@
--- Rights for the owner, the worker and the reader. `sql grants` prints them, and the worker names one that its role lacks;
+-- The owner, the worker and the reader, and their rights. `sql grants` prints them, and the worker names one that its role lacks;
 -- nothing here is run by pg_qwen_embed.
+
+-- name: create_role
+-- Creates a role that may connect and nothing else. It has no password: give it one, or let pg_hba.conf know it.
+CREATE ROLE {role} LOGIN;
 
 -- name: grant_create_in_database
 -- Lets the owner's `init` create the two schemas, and the extension vector where PostgreSQL trusts it.

@@ -1,12 +1,13 @@
 -- The ANN index of a generation, built while the worker writes.
 
 -- name: prepare_index_session
--- Settings for an index build.
+-- Settings for an index build. It reads the store alone, and event triggers of the application may read views.
 -- Parallel workers are planned by the size of the heap, and vectors in TOAST leave a tiny heap: so the smallest size
 -- is 1 page.
 SELECT set_config('maintenance_work_mem', %(memory)s, false), set_config('min_parallel_table_scan_size', '1', false),
        set_config('max_parallel_maintenance_workers', %(workers)s, false), set_config('statement_timeout', '0', false),
-       set_config('lock_timeout', '0', false);
+       set_config('lock_timeout', '0', false),
+       (SELECT set_config(name, '', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind');
 
 -- name: create_index_on_store
 -- Builds the HNSW index on the store. CONCURRENTLY: the worker keeps writing.

@@ -22,6 +22,18 @@ SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s::pg_
        (SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
         WHERE name OPERATOR(pg_catalog.=) 'transaction_timeout');
 
+-- name: use_tables_only
+-- Makes views and foreign tables an error in this session: the owner of a source could put a view in its place, whose
+-- functions would run with our rights. PostgreSQL's own views are not meant. Releases of 2024-08 and later have the
+-- setting. Behind a pooler it is left alone: it would remain set for the pooler's other clients.
+SELECT CASE WHEN pg_backend_pid() = %(pid)s::int THEN
+           (SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings
+            WHERE name = 'restrict_nonsystem_relation_kind') END;
+
+-- name: use_views
+-- Allows them until the transaction ends: for statements that fire triggers of the application, which may read views.
+SELECT set_config(name, '', true) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind';
+
 -- name: search_paths
 -- The search_path that this role has, of which a session of ours keeps a note, and the one that is used now.
 SELECT coalesce(pg_catalog.current_setting('pg_qwen_embed.search_path', true), pg_catalog.current_setting('search_path')),
