@@ -15,7 +15,7 @@ STATEMENT = "one statement"
 NONE = "none"
 TRIED = f"{LOCK_TIMEOUT}, {ATTEMPTS} times"
 WORKER = "1s"  # sql/session.sql, configure_worker_session
-MIGRATIONS = "5s"  # migrations/env.py
+MIGRATIONS = "5s"  # migrations/env.py; for its advisory lock too
 
 
 @dataclass(frozen=True, slots=True)
