@@ -18,6 +18,7 @@ from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 LONGEST_NAME = 80  # characters of a name that a stranger has chosen
+LONGEST_STATEMENT = 400  # of a statement with such names
 _REGISTRY = {"embedding", "generation", "backfill", "alembic_version"}
 _SHARED = _REGISTRY | {"fingerprint", "text_of", "key_now"}  # by all embeddings
 _HARM = {
@@ -63,10 +64,10 @@ class ForeignObject:
 
     @property
     def sentence(self) -> str:
-        trust = f"run this as {shown(self.owner)}" if self.superuser else f"run: {shown(self.membership)}"
+        trust = f"run this as {shown(self.owner)}" if self.superuser else f"run: {shown(self.membership, LONGEST_STATEMENT)}"
         return (
             f"{self.ownership}, whose code would run with the rights of {shown(self.role)}; if that role has set up "
-            f"pg_qwen_embed here, {trust}; if not, run: {shown(self.removal)}"
+            f"pg_qwen_embed here, {trust}; if not, run: {shown(self.removal, LONGEST_STATEMENT)}"
         )
 
 
@@ -131,7 +132,7 @@ class Stranger:
 
     @property
     def advice(self) -> str:
-        return f"that role may not write the registry, so it is no worker; run: {shown(self.remedy)}"
+        return f"that role may not write the registry, so it is no worker; run: {shown(self.remedy, LONGEST_STATEMENT)}"
 
 
 def strangers(connection: Connection) -> list[Stranger]:

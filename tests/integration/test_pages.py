@@ -38,7 +38,8 @@ def test_recipes_of_the_security_page_do_what_it_says(bare: Harness) -> None:
         ["bash", "-eu", "-o", "pipefail", "-c", script], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert bare.drift()[0] == 0
+    owner: dict[str, str | None] = {"PG_QWEN_EMBED_DATABASE_URL": env["OWNER"]}
+    assert bare.drift(env=owner)[0] == 0
     assert not bare.value("SELECT bool_or(rolsuper) FROM pg_roles WHERE rolname = ANY (%s)", list(ROLES[:3]))
 
     _may_only_insert(bare, writer.text)
@@ -74,7 +75,7 @@ def _sees_what_the_policy_allows(bare: Harness, recipe: str) -> None:
     bare.execute(recipe)
     bare.execute("UPDATE articles SET body = 'changed' WHERE id = 2")
     bare.ok("worker", "--once", env={"PG_QWEN_EMBED_DATABASE_URL": as_role(bare, "embed_worker")})
-    assert bare.drift()[0] == 0
+    assert bare.drift(env={"PG_QWEN_EMBED_DATABASE_URL": as_role(bare, "embed_owner")})[0] == 0
     with psycopg.connect(as_role(bare, "web")) as connection:
         rows = connection.execute("SELECT id FROM qwen_embed.articles ORDER BY id").fetchall()
         assert rows == [(1,), (3,)]

@@ -306,7 +306,7 @@ def test_each_role_can_do_its_work_with_the_grants_that_are_printed(
     bare.ok(*attach, env=as_role(bare, owner))
 
     bare.ok("worker", "--once", "--index-from", "0", env=as_role(bare, worker))
-    assert bare.drift()[0] == 0
+    assert bare.drift(env=as_role(bare, owner))[0] == 0
     assert bare.value(f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{index_of(bare)}'::regclass")
 
     assert "lacks" in bare.refused("search", "articles", "two", env=as_role(bare, reader))
@@ -363,6 +363,15 @@ def test_the_examples_of_the_documentation_can_be_run_without_a_connection() -> 
     for example in examples:
         arguments = shlex.split(example.replace("\\\n", " "))
         assert "--embedding" in arguments or unconnected(*arguments)
+
+
+def test_roles_are_created_on_request_and_none_is_a_superuser() -> None:
+    assert "CREATE ROLE" not in unconnected("grants")
+    printed = unconnected("grants", "--create-roles")
+    for role in ("qwen_embed_owner", "qwen_embed_worker", "qwen_embed_reader"):
+        assert f'CREATE ROLE "{role}" LOGIN;' in printed
+    assert "SUPERUSER" not in printed
+    assert unconnected("grants", "--create-roles", "--role-reader", "web").count("CREATE ROLE") == 1
 
 
 def test_only_the_roles_that_are_named_are_printed() -> None:

@@ -337,9 +337,9 @@ class Harness:
         (one,) = json.loads(self.ok("status", name, "--json"))
         return bool(one["backfill"]["state"] in ("done", "none") and not one["pending"] and not self.server.waiting)
 
-    def drift(self, name: str = "articles") -> tuple[int, dict[str, int]]:
+    def drift(self, name: str = "articles", env: dict[str, str | None] | None = None) -> tuple[int, dict[str, int]]:
         """The exit status of `verify`, and what it counted."""
-        result = self.cli("verify", name, "--json")
+        result = self.cli("verify", name, "--json", env=env)
         return result.exit_code, json.loads(result.stdout)
 
     def vectors(self, document: str = "body", name: str = "articles") -> list[tuple[str, NDArray[np.float32]]]:
