@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed.admin import attach
@@ -29,6 +30,7 @@ from pg_qwen_embed.settings import Settings
 NAME = "demo"
 PURPOSE = "pg_qwen_embed demo"
 TABLE = "qwen_embed_demo.documentation"
+OWNER, WORKER, READER = printing.DEFAULT_NAMES
 DATABASE_VARIABLE = "PG_QWEN_EMBED_DATABASE_URL"
 SERVER_VARIABLE = "PG_QWEN_EMBED_SERVER_URL"
 _START_TIMEOUT = 60.0
@@ -56,19 +58,19 @@ def database() -> Iterator[Database]:
 
 
 def _with_roles(url: str) -> Database:
-    """Creates the extension and the three roles: all that the demo needs a superuser for."""
+    """Creates the extension and the roles: all that the demo needs a superuser for."""
     with connect(url, PURPOSE) as connection:
         migrate.ensure_extension(connection)
-        created = printing.grants(printing.DEFAULT_ROLES, None, connection.info.dbname, url, create=True)
-        connection.execute(created.encode())
-    owner, worker, reader = (make_conninfo(url, user=role) for role in printing.DEFAULT_NAMES)
-    return Database(owner, worker, reader)
+        roles = Roles(OWNER, WORKER, None)
+        connection.execute(printing.grants(roles, None, connection.info.dbname, url, create=True).encode())
+        connection.execute(statement("create_role", role=sql.Identifier(READER)))
+    return Database(*(make_conninfo(url, user=role) for role in (OWNER, WORKER, READER)))
 
 
 def let_read(connection: Connection, database: Database) -> None:
     """Gives the reader its rights, after attach."""
     if database.reader != database.owner:
-        roles = Roles(None, None, printing.DEFAULT_ROLES.reader)
+        roles = Roles(None, None, READER)
         connection.execute(printing.grants(roles, printing.subject(connection, NAME), None, database.owner).encode())
 
 

@@ -64,7 +64,11 @@ class ForeignObject:
 
     @property
     def sentence(self) -> str:
-        trust = f"run this as {shown(self.owner)}" if self.superuser else f"run: {shown(self.membership, LONGEST_STATEMENT)}"
+        trust = (
+            f"run this as {shown(self.owner)}"
+            if self.superuser
+            else f"run: {shown(self.membership, LONGEST_STATEMENT)}"
+        )
         return (
             f"{self.ownership}, whose code would run with the rights of {shown(self.role)}; if that role has set up "
             f"pg_qwen_embed here, {trust}; if not, run: {shown(self.removal, LONGEST_STATEMENT)}"

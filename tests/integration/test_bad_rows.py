@@ -96,7 +96,9 @@ def test_a_key_that_fits_no_index_of_chunks_fails_alone(harness: Harness, live: 
 
 @pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
 @pytest.mark.parametrize("live", [True, False])
-def test_a_key_that_its_domain_has_come_to_reject_has_its_vector(harness: Harness, options: list[str], live: bool) -> None:
+def test_a_key_that_its_domain_has_come_to_reject_has_its_vector(
+    harness: Harness, options: list[str], live: bool
+) -> None:
     harness.execute("CREATE DOMAIN number AS bigint")
     fill(harness, "id number PRIMARY KEY")
     harness.ok("attach", "articles", "--text", "body", *options, *(["--no-backfill"] if live else []))

@@ -40,7 +40,7 @@ def test_casts_and_checks_of_types_are_never_called(harness: Harness, maker: Att
     """)
     columns = [argument for name in ("mood", "at", "id", "body") for argument in ("--text", name)]
     harness.ok("attach", "articles", *columns, *LAYOUTS[layout])
-    harness.ok("attach", "articles", "--name", "moods", "--text", "mood", "--key", "id,mood")
+    harness.ok("attach", "articles", "--name", "moods", "--text", "mood", "--column", "vector")
     for type_ in ("mood", "place"):
         trap(maker, f"to_text({mine}.{type_})", "text", "pg_catalog.concat($1)")
         maker.execute(f"CREATE CAST ({mine}.{type_} AS text) WITH FUNCTION {mine}.to_text({mine}.{type_})")
@@ -109,7 +109,7 @@ def test_triggers_that_read_a_view_go_on_working_with_a_column_of_vectors(harnes
     harness.execute("""
         CREATE VIEW limits AS SELECT 10 AS most;
         CREATE FUNCTION check_views() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN IF new.views > (SELECT most FROM limits) THEN RAISE 'too many'; END IF; RETURN new; END $$;
+            $$ BEGIN IF new.views > (SELECT most FROM public.limits) THEN RAISE 'too many'; END IF; RETURN new; END $$;
         CREATE TRIGGER check_views BEFORE UPDATE ON articles FOR EACH ROW EXECUTE FUNCTION check_views()
     """)
     harness.ok("attach", "articles", "--text", "body", "--store", "column")

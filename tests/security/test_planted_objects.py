@@ -20,7 +20,7 @@ OBJECTS = {
     "type": ("CREATE TYPE _qwen_embed.mood AS ENUM ('sad')", "the type _qwen_embed.mood"),
     "domain": ("CREATE DOMAIN _qwen_embed.code AS int", "the domain _qwen_embed.code"),
     "function": (
-        "CREATE FUNCTION _qwen_embed.fingerprint(text) RETURNS bytea LANGUAGE sql AS $$ SELECT '' $$",
+        "CREATE FUNCTION _qwen_embed.fingerprint(text) RETURNS bytea LANGUAGE sql AS $$ SELECT ''::bytea $$",
         "the function _qwen_embed.fingerprint(text)",
     ),
 }
@@ -44,7 +44,9 @@ def test_init_takes_over_no_schema_of_another_role(bare: Harness, planter: Attac
         GRANT ALL ON SCHEMA _qwen_embed TO PUBLIC; GRANT ALL ON _qwen_embed.alembic_version TO PUBLIC
     """)
     said = bare.refused("init")
-    assert said.startswith(f"the schema _qwen_embed belongs to {planter.role}, whose code would run with the rights of postgres")
+    assert said.startswith(
+        f"the schema _qwen_embed belongs to {planter.role}, whose code would run with the rights of postgres"
+    )
     assert said.endswith("if not, run: DROP SCHEMA _qwen_embed CASCADE")
     for command in (("verify", "articles"), ("worker", "--once"), ("attach", "articles", "--text", "body"),
                     ("detach", "articles", "--yes")):  # fmt: skip
@@ -108,7 +110,9 @@ REPLACEMENTS = {
 
 @both_versions
 @pytest.mark.parametrize("part", REPLACEMENTS)
-def test_function_of_a_role_that_attaches_others_is_never_called(harness: Harness, attached: Attacker, part: str) -> None:
+def test_function_of_a_role_that_attaches_others_is_never_called(
+    harness: Harness, attached: Attacker, part: str
+) -> None:
     with pytest.raises(Exception, match="must be owner of function"):
         attached.execute("CREATE OR REPLACE FUNCTION _qwen_embed.document_1(body text, at text) RETURNS text "
                          "LANGUAGE sql AS $$ SELECT 'mine' $$")  # fmt: skip

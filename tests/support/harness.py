@@ -53,7 +53,7 @@ SETTINGS = {
     "timezone": "Asia/Kolkata",  # not UTC, so that a dependence on the session's zone shows
 }
 
-OWNER, WORKER, READER = LEAST = ("least_owner", "least_worker", "least_reader")  # roles with the printed rights
+OWNER, WORKER, READER = ("least_owner", "least_worker", "least_reader")  # roles with the printed rights
 
 both_versions = pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
 LAYOUTS: dict[str, list[str]] = {"table": [], "column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
@@ -94,7 +94,6 @@ class Cluster:
             with psycopg.connect(self.url, autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-
     @contextmanager
     def database_of_roles(self) -> Iterator[str]:
         """The same, for the owner of three roles with the rights that `sql grants` prints; none is a superuser."""
@@ -112,9 +111,11 @@ class Cluster:
         url = make_conninfo(self.url, dbname="of_roles")
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION vector")
-            connection.execute(printing.grants(Roles(*LEAST), None, "of_roles", url, create=True))
+            connection.execute(printing.grants(Roles(OWNER, WORKER, None), None, "of_roles", url, create=True))
             connection.execute(f"GRANT CREATE ON SCHEMA public TO {OWNER}")  # for the application's tables
         migrate.init(as_role(url, OWNER))
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(printing.grants(Roles(None, None, READER), None, None, url, create=True))
 
 
 def as_role(url: str, role: str) -> str:

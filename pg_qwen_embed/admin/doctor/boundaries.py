@@ -42,7 +42,7 @@ def look_at_our_schemas(connection: Connection) -> Iterator[Finding]:
         membership, removal = (shown(sql, LONGEST_STATEMENT) for sql in (first.membership, first.removal))
         advice = f"run commands and worker as {shown(owner)}, or: {membership}; if it has no business there: {removal}"
         yield Finding(AREA, State.WARNING, f"{text}: commands that use them do not run as {shown(first.role)}", advice)
-    for role, privilege, what, revocation in connection.execute(statement("look_at_creators")).fetchall():
+    for role, privilege, what, revocation in connection.execute(statement("look_at_creators"), {}).fetchall():
         yield Finding(AREA, State.WARNING, f"{shown(role)} has {privilege} on {what}: it decides what the worker does",
                       f"if that role may not do what the worker may, run: {shown(revocation, LONGEST_STATEMENT)}")  # fmt: skip
 

@@ -50,13 +50,15 @@ ORDER BY f.step, f.written;
 -- name: strangers_with_locks
 -- Sessions that hold an advisory lock of ours, of roles that may not write the registry: no worker, and no command of ours.
 -- A writer of the application holds its gate shared, and is none. With each: the statement that ends it. A prepared
--- transaction has no process; it is found by its number.
+-- transaction has no process; it is found by the lock of its own number.
 SELECT l.classid::bigint AS lock, l.objid::bigint AS id, l.pid, coalesce(a.usename, p.owner) AS role,
        a.application_name AS application,
        CASE WHEN p.gid IS NULL THEN format('SELECT pg_terminate_backend(%%s)', l.pid)
             ELSE format('ROLLBACK PREPARED %%L', p.gid) END AS remedy
 FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND split_part(l.virtualtransaction, '/', 2) = p.transaction::text
+LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
+                    AND x.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
   AND l.classid::bigint = ANY (%(locks)s::bigint[])
