@@ -70,6 +70,7 @@ def interface(embedding: Embedding) -> Iterator[sql.Composed]:
         yield statement("create_distance_function", names)
         comment = names.comment("the distance of two vectors, for the search function")
         yield statement("comment_distance_function", names, comment=comment)
+        yield statement("load_pgvector", names)
         yield statement("create_search_function", names, body=sql.Literal(as_text(statement("search_body", names))))
         comment = names.comment("the rows nearest to a query, each with its best chunk, nearest first")
         yield statement("comment_search_function", names, comment=comment)

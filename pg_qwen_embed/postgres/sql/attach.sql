@@ -404,6 +404,10 @@ COMMENT ON FUNCTION {distance_function}({halfvec}, {halfvec}) IS {comment};
 -- Drops the distance function, after the search function.
 DROP FUNCTION IF EXISTS {distance_function}({halfvec}, {halfvec});
 
+-- name: load_pgvector
+-- Loads the library of pgvector into this session. Before, only a superuser may give a function a setting of its.
+SELECT '[1]'::{halfvec};
+
 -- name: create_search_function
 -- The function of a chunked embedding: the nearest rows, each with its best chunk. cursor_tuple_fraction = 0 makes a
 -- plan that returns its first rows soon.
