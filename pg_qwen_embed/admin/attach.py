@@ -149,8 +149,8 @@ def described(embedding: Embedding) -> str:
 
 def detach(connection: Connection, name: str) -> None:
     """Remove everything that attach created; the source stays as it was. All or nothing. Raises UsageError."""
-    catalog.require_initialised(connection)
     trust.require_trusted(connection, name)
+    catalog.require_initialised(connection)
     catalog.find(connection, name)
 
     def remove() -> None:

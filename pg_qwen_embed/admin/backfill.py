@@ -25,8 +25,8 @@ class Snapshot:
 
 def restart(connection: Connection, name: str) -> None:
     """Request another scan of the source, unless one is in progress. Raises UsageError for an unknown name."""
-    catalog.require_initialised(connection)
     trust.require_trusted(connection, name)
+    catalog.require_initialised(connection)
     embedding = catalog.embedding(connection, name)
     with connection.transaction():
         connection.execute(statement("restart_backfill"), {"id": embedding.live.id})

@@ -37,8 +37,8 @@ def discard(connection: Connection, name: str, key: Key) -> int:
 
 
 def _change(connection: Connection, query: str, name: str, key: Key) -> int:
-    catalog.require_initialised(connection)
     trust.require_trusted(connection, name)
+    catalog.require_initialised(connection)
     target = catalog.embedding(connection, name).target
     values: dict[str, Any] = {f"after{n}": part for n, part in enumerate(key, 1)}
     values["id"] = target.id

@@ -28,8 +28,8 @@ def verify(database_url: str, name: str, *, repair: bool) -> Verified:
     """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError, SetupError."""
     restored = _restored(database_url, name) if repair else []
     with connect(database_url, PURPOSE, tables_only=True) as connection:
-        catalog.require_initialised(connection)
         trust.require_trusted(connection, name)
+        catalog.require_initialised(connection)
         target = catalog.embedding(connection, name).target
         drift, unreadable = _count(connection, target)
     return Verified(drift, unreadable, repair_now(database_url, target) if repair else None, tuple(restored))
@@ -37,8 +37,8 @@ def verify(database_url: str, name: str, *, repair: bool) -> Verified:
 
 def _restored(database_url: str, name: str) -> list[str]:
     with connect(database_url, PURPOSE) as connection:
-        catalog.require_initialised(connection)
         trust.require_trusted(connection, name)
+        catalog.require_initialised(connection)
         return restore.restore(connection, name)
 
 

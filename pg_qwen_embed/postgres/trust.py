@@ -69,9 +69,10 @@ class ForeignObject:
             if self.superuser
             else f"run: {shown(self.membership, LONGEST_STATEMENT)}"
         )
+        otherwise = "if nobody has" if self.kind == "schema" else "if it has not"
         return (
             f"{self.ownership}, whose code would run with the rights of {shown(self.role)}; if that role has set up "
-            f"pg_qwen_embed here, {trust}; if not, run: {shown(self.removal, LONGEST_STATEMENT)}"
+            f"pg_qwen_embed here, {trust}; {otherwise}, run: {shown(self.removal, LONGEST_STATEMENT)}"
         )
 
 
@@ -95,7 +96,8 @@ def require_none(connection: Connection) -> None:
 def require_trusted(connection: Connection, name: str | None = None) -> None:
     """Raises SetupError if what a command uses belongs to a role that this one does not trust.
 
-    name: of the embedding that it uses; None: it uses the registry alone."""
+    name: of the embedding that it uses; None: it uses the registry alone. Nothing in our schemas is read before."""
+    catalog.require_registry(connection)
     found = untrusted(connection)
     for one in found:
         if one.is_shared:

@@ -26,18 +26,23 @@ def findings(harness: Harness, **env: str) -> dict[str, list[tuple[str, str, str
 
 @pytest.fixture
 def healthy(harness: Harness) -> Harness:
+    attached(harness)
+    return harness
+
+
+def attached(harness: Harness) -> None:
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body", "--dimensions", "8")
     harness.worker()
     eventually(harness.settled)
-    return harness
 
 
 @both_versions
-def test_doctor_finds_nothing_to_do_where_everything_is_right(healthy: Harness) -> None:
-    found = findings(healthy)
+def test_doctor_finds_nothing_to_do_where_everything_is_right(of_roles: Harness) -> None:
+    attached(of_roles)
+    found = findings(of_roles)
     assert found["wrong"] == found["warning"] == []
-    said = healthy.ok("doctor")
+    said = of_roles.ok("doctor")
     assert all(line.startswith("ok ") for line in said.splitlines())
     for part in ("PostgreSQL 1", "pgvector 0.8", "followed by pg_qwen_embed worker", "index valid", "serves stand-in",
                  "shortens to 8 itself", "takes inputs of 32,761 tokens", "appends the end token",
@@ -119,7 +124,7 @@ def test_doctor_says_that_no_worker_runs_and_counts_failures(harness: Harness) -
     harness.server.poison = "POISON"
     harness.ok("attach", "articles", "--text", "body")
     harness.once()
-    warnings = {text for _, text, _ in findings(harness)["warning"]}
+    warnings = {text for area, text, _ in findings(harness)["warning"] if area != "security"}  # a superuser runs it
     assert warnings == {"followed by no worker", "1 failures, 0 changes pending for 0.0 s"}
 
 

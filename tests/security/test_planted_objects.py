@@ -47,7 +47,7 @@ def test_init_takes_over_no_schema_of_another_role(bare: Harness, planter: Attac
     assert said.startswith(
         f"the schema _qwen_embed belongs to {planter.role}, whose code would run with the rights of postgres"
     )
-    assert said.endswith("if not, run: DROP SCHEMA _qwen_embed CASCADE")
+    assert said.endswith("if nobody has, run: DROP SCHEMA _qwen_embed CASCADE")
     for command in (("verify", "articles"), ("worker", "--once"), ("attach", "articles", "--text", "body"),
                     ("detach", "articles", "--yes")):  # fmt: skip
         bare.refused(*command)
@@ -69,7 +69,7 @@ def test_role_that_is_trusted_is_a_member_of_the_owner(bare: Harness, planter: A
     second = {"PG_QWEN_EMBED_DATABASE_URL": as_role(bare.url, f"second_{database}")}
     bare.ok("init", env={"PG_QWEN_EMBED_DATABASE_URL": planter.url})
     said = bare.refused("init", env=second)
-    assert f"run: GRANT {planter.role} TO second_{database}; if not" in said
+    assert f"run: GRANT {planter.role} TO second_{database}; if nobody has" in said
     bare.execute(f"GRANT {planter.role} TO second_{database}")
     assert "already at version" in bare.ok("init", env=second)
 

@@ -105,7 +105,7 @@ class Cluster:
 
     def _template_of_roles(self) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
-            if connection.execute("SELECT FROM pg_database WHERE datname = 'of_roles'").fetchone():
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = 'of_roles'").fetchone():
                 return
             connection.execute("CREATE DATABASE of_roles")
         url = make_conninfo(self.url, dbname="of_roles")
