@@ -241,9 +241,10 @@ def key_array(n: int, column: Column) -> sql.Composable:
     """`%(k1)s::bigint[]`: one key column of a batch, as it is bound.
 
     A value of a type that is not PostgreSQL's own is read by the input function of its type: a cast from text can be
-    anybody's. An array has no array."""
+    anybody's. An array has no array, and unnest() would divide a composite value."""
     type_ = column.base_type or column.type
-    element = type_ if _may_have_casts(column) and not type_.endswith("]") else "text"
+    by_input = _may_have_casts(column) and column.form is TextForm.AS_IS and not type_.endswith("]")
+    element = type_ if by_input else "text"
     return sql.SQL("{}::{}[]").format(sql.Placeholder(f"k{n}"), sql.SQL("bigint" if is_integer(column) else element))
 
 
