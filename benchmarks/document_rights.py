@@ -1,6 +1,6 @@
 """What it costs to make documents with the rights of another role, and to write values by their output functions.
 
-    python benchmarks/document_rights.py [--rows 50000] [--rounds 5]
+    python benchmarks/document_rights.py [--rows 50000] [--rounds 5] [--version 16]
 
 Every document of a table is made by one statement: by the document function as `attach` creates it, by the same function as
 SECURITY DEFINER, and with a column of an enum written by the output function of its type and by a cast. Prints one line of
@@ -49,9 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--version", type=int, default=18, choices=[16, 18])
     wanted = parser.parse_args()
     taken: dict[str, list[float]] = {name: [] for name in DOCUMENTS}
-    with embedded.postgres() as url:
+    with embedded.postgres(version=wanted.version) as url:
         migrate.init(url)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SET max_parallel_workers_per_gather = 0")
@@ -68,7 +69,7 @@ def main() -> None:
                     taken[name].append(cpu(connection.info.backend_pid) - began)
     median = {name: statistics.median(times) / wanted.rows * 1e6 for name, times in taken.items()}
     harness.report(
-        "rights of documents", rows=wanted.rows, **{f"{name}_us": round(value, 2) for name, value in median.items()},
+        "rights of documents", version=wanted.version, rows=wanted.rows, **{f"{name}_us": round(value, 2) for name, value in median.items()},
         definer_ratio=round(median["definer"] / median["attach"], 2),
         definer_alone_ratio=round(median["definer_alone"] / median["attach"], 2),
         output_ratio=round(median["output"] / median["cast"], 2),

@@ -86,16 +86,17 @@ def owner(harness: Harness) -> Iterator[Attacker]:
 def test_view_that_takes_the_place_of_a_source_is_never_read(harness: Harness, owner: Attacker) -> None:
     harness.ok("attach", "articles", "--text", "body")
     trap(owner, "evil(text)", "text", "$1")
-    worker = harness.worker("--poll", "0.05")
+    worker = harness.worker()
     eventually(harness.settled)
-    for n in range(20):
+    for n in range(10):
+        known = worker.said.count("read_failed")
         owner.execute(f"""
             ALTER TABLE public.articles RENAME TO hidden;
             CREATE VIEW public.articles AS SELECT id, {owner.mine}.evil(body) AS body FROM public.hidden
         """)
-        owner.execute(f"UPDATE public.hidden SET body = body || '.' WHERE id <= {n}")
+        owner.execute(f"UPDATE public.hidden SET body = body || '.' WHERE id <= {n + 1}")
+        eventually(lambda known=known: worker.said.count("read_failed") > known or not harness.count("outbox"))
         harness.cli("status")
-        harness.cli("verify", "articles")
         harness.cli("verify", "articles", "--repair")
         owner.execute("DROP VIEW public.articles; ALTER TABLE public.hidden RENAME TO articles")
     assert owner.others() == set()

@@ -1,0 +1,31 @@
+"""What doctor says of a connection, by where it leads."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pg_qwen_embed.admin.doctor.boundaries import look_at_connection
+from pg_qwen_embed.postgres.trust import shown
+
+
+def leads_to(host: str, *, encrypted: bool) -> Any:
+    return SimpleNamespace(info=SimpleNamespace(host=host), pgconn=SimpleNamespace(ssl_in_use=encrypted))
+
+
+@pytest.mark.parametrize("host", ["", "/tmp/socket", "localhost", "127.0.0.1", "::1"])  # noqa: S108
+def test_connection_within_the_machine_needs_no_encryption(host: str) -> None:
+    assert list(look_at_connection(leads_to(host, encrypted=False))) == []
+
+
+def test_connection_over_the_network_needs_encryption() -> None:
+    (found,) = look_at_connection(leads_to("db.example", encrypted=False))
+    assert "db.example is not encrypted" in found.text
+    assert list(look_at_connection(leads_to("db.example", encrypted=True))) == []
+
+
+def test_names_of_strangers_are_one_line_of_bounded_length() -> None:
+    line = shown("worker\r\n\x1b[2J\u202egpj" + "x" * 1000)
+    assert line.isprintable()
+    assert len(line) < 100
+    assert line.startswith("worker")
