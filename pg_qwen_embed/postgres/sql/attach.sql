@@ -406,7 +406,7 @@ DROP FUNCTION IF EXISTS {distance_function}({halfvec}, {halfvec});
 
 -- name: load_pgvector
 -- Loads the library of pgvector into this session. Before, only a superuser may give a function a setting of its.
-SELECT '[1]'::{halfvec};
+SELECT ARRAY[1]::real[]::{halfvec};
 
 -- name: create_search_function
 -- The function of a chunked embedding: the nearest rows, each with its best chunk. cursor_tuple_fraction = 0 makes a
