@@ -27,8 +27,8 @@ hypothesis.settings.load_profile("suite")
 
 
 POLL = "0.05"  # seconds
-# Modules whose commands and worker run as roles with the rights that `sql grants` prints. The others need a superuser, for
-# what they break; `pytest --roles` tries them all the same.
+# Modules whose commands and worker run as roles with the rights that `sql grants` prints, but for tests that are marked with
+# `superuser`, because they create roles or break what only a superuser can. `pytest --roles` takes every module so.
 AS_ROLES: set[str] = set()
 
 
@@ -84,7 +84,8 @@ def harness(request: pytest.FixtureRequest, postgres: Cluster, tmp_path: Path) -
     from fake_sglang import FakeSGLang
     from harness import Harness
 
-    if request.config.getoption("roles") or request.module.__name__ in AS_ROLES:
+    by_roles = request.config.getoption("roles") or request.module.__name__ in AS_ROLES
+    if by_roles and not request.node.get_closest_marker("superuser"):
         yield request.getfixturevalue("of_roles")
         return
     with postgres.database() as url, FakeSGLang().running() as server, ExitStack() as stack:

@@ -19,7 +19,7 @@ from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 
-LONGEST_LEADER = 200  # characters of its session's name, and where it runs
+LONGEST_SESSION = 200  # characters of what is said of a session: its name is chosen by whoever connects
 OLD_TRANSACTION = 60.0  # seconds; an older one is reported as blocking vacuum
 
 
@@ -116,12 +116,12 @@ def _status(connection: Connection, registered: Registered) -> Status:
             row["finished_at"],
         ),
         index=IndexState(index),
-        leader=row["leader"] and trust.shown(row["leader"], LONGEST_LEADER),
+        leader=row["leader"] and trust.shown(row["leader"], LONGEST_SESSION),
         strangers=tuple(f"{one.sentence}; {one.advice}" for one in strangers),
         broken_triggers=restore.broken_triggers(connection, target),
         namesake=registered.namesake,
         missing=(*restore.look_at_interface(connection, embedding).broken, *guards.unguarded(connection, target)),
-        vacuum_blocked_by=row["vacuum_blocked_by"],
+        vacuum_blocked_by=row["vacuum_blocked_by"] and trust.shown(row["vacuum_blocked_by"], LONGEST_SESSION),
         model_mismatch=row["model_mismatch"],
     )  # fmt: skip
 

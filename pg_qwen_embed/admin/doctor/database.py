@@ -16,6 +16,7 @@ from pg_qwen_embed.postgres import catalog, leftovers, migrate, rights
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.postgres.trust import shown
 
 AREA = "database"
 PURPOSE = "pg_qwen_embed doctor"
@@ -80,7 +81,9 @@ def _look(connection: Connection) -> Iterator[Finding]:
                 "vacuum the database before it stops taking writes: VACUUM (FREEZE)", State.WARNING)  # fmt: skip
     text = f"the queue of notifications is {row['notifications']:.0%} full"
     if row["notifications"] >= QUEUE_FILLING and row["oldest_transaction"]:
-        text += f"; a session that listens holds it, probably {row['oldest_transaction']}"
+        text += (
+            f"; a session that listens holds it, probably {shown(row['oldest_transaction'], status.LONGEST_SESSION)}"
+        )
     yield judge(AREA, row["notifications"] < QUEUE_FILLING, text,
                 "end that transaction: a NOTIFY that finds the queue full fails its transaction", State.WARNING)  # fmt: skip
     if not row["sees_others"]:
@@ -88,7 +91,8 @@ def _look(connection: Connection) -> Iterator[Finding]:
             AREA, State.OK, "transactions of other roles cannot be seen without membership in pg_read_all_stats"
         )
     if row["holder"]:
-        yield Finding(AREA, State.WARNING, f"{row['holder']} keeps vacuum from removing what is old",
+        holder = shown(row["holder"], status.LONGEST_SESSION)
+        yield Finding(AREA, State.WARNING, f"{holder} keeps vacuum from removing what is old",
                       "end it; the worker slows down while its outbox cannot be vacuumed")  # fmt: skip
 
 
