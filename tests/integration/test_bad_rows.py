@@ -138,6 +138,7 @@ def test_a_row_that_can_be_neither_written_nor_recorded_is_held_back_and_no_othe
 # Reads
 
 
+@pytest.mark.superuser
 @pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
 @pytest.mark.parametrize("live", [True, False])
 def test_documents_that_are_not_utf8_fail_and_the_others_have_their_vectors(

@@ -449,6 +449,7 @@ def test_chunk_of_a_text_that_has_changed_since_is_stale_and_has_no_text(harness
     assert harness.rows("SELECT DISTINCT stale, chunk_text FROM qwen_embed.articles") == [(True, None)]
 
 
+@pytest.mark.superuser
 def test_search_function_has_the_rights_of_who_calls_it_and_trusts_no_search_path(searched: Harness) -> None:
     vector = str(searched.server.vector("query").tolist())
     call = f"SELECT id FROM qwen_embed.articles('{vector}'::public.halfvec) LIMIT 1"

@@ -24,6 +24,7 @@ KEYS = {
 }
 
 
+@pytest.mark.superuser
 def test_keys_are_told_apart_whatever_the_database_is_set_to(harness: Harness) -> None:
     tables = {f"articles{n}": (kind, keys) for n, (kind, keys) in enumerate(KEYS.items())}
     for setting in SETTINGS:

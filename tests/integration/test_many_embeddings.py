@@ -39,6 +39,7 @@ def test_those_have_work_that_have_an_entry_or_a_failure_whose_time_has_come(har
     assert with_work(harness) == set(NAMES)
 
 
+@pytest.mark.superuser
 def test_worker_asks_all_of_them_at_once_before_it_sleeps(harness: Harness) -> None:
     attach(harness)
     harness.worker("--poll", "0")

@@ -76,6 +76,7 @@ def test_a_change_that_is_rolled_back_appends_nothing(attached: Harness) -> None
     assert appended(attached) == []
 
 
+@pytest.mark.superuser
 def test_changes_of_replication_and_of_a_restore_are_followed(attached: Harness) -> None:
     attached.execute("SET session_replication_role = replica")
     attached.execute("UPDATE articles SET body = 'other' WHERE id = 2")
@@ -89,6 +90,7 @@ def test_the_writers_search_path_does_not_matter(attached: Harness) -> None:
     assert appended(attached) == [2]
 
 
+@pytest.mark.superuser
 @both_versions
 def test_a_change_of_case_alone_is_seen_where_equality_ignores_case(harness: Harness) -> None:
     harness.execute(CASELESS)
@@ -283,6 +285,7 @@ def test_many_changes_of_a_row_cost_one_embedding(harness: Harness) -> None:
     harness.assert_in_step()
 
 
+@pytest.mark.superuser
 @both_versions
 def test_the_applications_role_needs_nothing_but_its_own_table(harness: Harness) -> None:
     role = f"app_{harness.url.rpartition('test_')[2].split()[0].strip(chr(39))}"
