@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from attacker import Attacker, attacker
-from harness import Harness, both_versions, eventually, restart  # noqa: F401
+from harness import Harness, both_versions, eventually
 
 from pg_qwen_embed.admin import transaction
 from pg_qwen_embed.postgres.locks import MIGRATION, Lock
@@ -117,7 +117,6 @@ def test_command_whose_lock_a_stranger_holds_says_so(
     harness.ok(*command)
 
 
-@both_versions
 def test_init_waits_five_seconds_for_a_stranger_and_names_it(harness: Harness, stranger: Attacker) -> None:
     harness.execute("UPDATE _qwen_embed.alembic_version SET version_num = version_num")
     stranger.connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION])

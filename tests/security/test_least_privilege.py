@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
-from harness import Harness, as_role, both_versions, eventually
+from harness import LAYOUTS, Harness, as_role, eventually, versions_and_layouts
 
 from pg_qwen_embed.cli import COMMANDS
 
@@ -70,18 +70,15 @@ def test_every_command_has_its_role() -> None:
     assert sorted(ROLE_OF) == sorted(COMMANDS)
 
 
-@both_versions
-@pytest.mark.parametrize(
-    "layout", [(), ("--chunk-tokens", "64"), ("--store", "column")], ids=["table", "chunked", "column"]
-)
+@versions_and_layouts
 def test_every_command_and_the_worker_do_their_work_with_the_printed_rights(
-    installed: Installation, layout: tuple[str, ...]
+    installed: Installation, layout: str
 ) -> None:
-    if "column" in layout:
+    if layout == "column":
         installed.execute(f"GRANT CREATE ON SCHEMA shop TO {installed.roles[OWNER]}")
     harness = installed.admin
     harness.server.poison = "POISON"
-    installed.ok("attach", "shop.articles", "--text", "body", *layout)
+    installed.ok("attach", "shop.articles", "--text", "body", *LAYOUTS[layout])
     installed.ok("worker", "--once", "--index-from", "0")
     grants = installed.ok("sql", "grants", "--role-reader", installed.roles[READER], "--embedding", "articles")
     harness.execute(grants)

@@ -108,7 +108,6 @@ REPLACEMENTS = {
 }
 
 
-@both_versions
 @pytest.mark.parametrize("part", REPLACEMENTS)
 def test_function_of_a_role_that_attaches_others_is_never_called(
     harness: Harness, attached: Attacker, part: str

@@ -99,6 +99,7 @@ WHERE s.chunk_fingerprint IS NOT NULL AND s.embedding IS NOT NULL;
 -- position.
 -- Rows are locked in key order. A row that the application has locked is left for later, and its position is
 -- returned. The worker never waits for the application, so it cannot deadlock with it.
+-- `own_path`: the row triggers of the source look names up as the role would. This statement has been parsed before.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
                          %(truncated)s::boolean[], %(embeddings)s::{halfvec}[])
@@ -116,9 +117,12 @@ WITH a AS (
     SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated
     WHERE s.version < excluded.version
     RETURNING {key:s}
+), own_path AS MATERIALIZED (
+    SELECT set_config('search_path', coalesce(current_setting('pg_qwen_embed.search_path', true),
+                                              current_setting('search_path')), true)
 ), written AS (
     UPDATE {source} t SET {column} = v.embedding
-    FROM v JOIN noted s ON {same_key:key:s=key:v}
+    FROM v JOIN noted s ON {same_key:key:s=key:v} CROSS JOIN own_path
     WHERE {same_key:source_key:t=key:v}
 ), cleared_failures AS (
     DELETE FROM {failure} f USING v JOIN n ON {same_key:key:n=key:v}
@@ -203,8 +207,11 @@ WITH a AS (
     ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL
     WHERE s.version < excluded.version
     RETURNING {key:s}
+), own_path AS MATERIALIZED (
+    SELECT set_config('search_path', coalesce(current_setting('pg_qwen_embed.search_path', true),
+                                              current_setting('search_path')), true)
 ), erased AS (
-    UPDATE {source} t SET {column} = NULL FROM blank s WHERE {same_key:source_key:t=key:s}
+    UPDATE {source} t SET {column} = NULL FROM blank s CROSS JOIN own_path WHERE {same_key:source_key:t=key:s}
 ), removed AS (
     DELETE FROM {store} s USING c
     WHERE {same_key:key:s=key:c} AND s.version < c.version
