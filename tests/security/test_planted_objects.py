@@ -149,5 +149,7 @@ def test_view_and_functions_that_another_role_has_put_in_place_of_ours_are_not_u
         assert "belongs to least_owner, whose code would run with the rights of postgres" in said
         assert "run this as least_owner" in said
     of_roles.ok("status", env=admin)
-    of_roles.cli("doctor", env=admin)
+    said = of_roles.cli("doctor", env=admin).stdout
+    assert "the schema _qwen_embed belongs to least_owner, and so do" in said
+    assert "commands that use them do not run as postgres" in said
     assert of_roles.rows("SELECT role FROM loot WHERE role = 'postgres'") == []

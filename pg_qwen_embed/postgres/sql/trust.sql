@@ -5,17 +5,24 @@
 -- The schemas of ours, and the objects in them, that belong to a role which this one does not trust: neither itself, nor a
 -- superuser, nor a role that it is a member of. A superuser counts as a member of none. With each: the number of its
 -- generation, the statement that removes it, and the one that makes this role trust its owner.
+-- A worker runs it every 5 s. The owners come first, who are few: the roles of a cluster and the objects can be many.
 WITH me AS (
     SELECT oid, rolname, rolsuper FROM pg_roles WHERE rolname = current_user
-), stranger AS (
-    SELECT r.oid, r.rolname FROM pg_roles r CROSS JOIN me
-    WHERE NOT r.rolsuper AND r.oid <> me.oid AND (me.rolsuper OR NOT pg_has_role(r.oid, 'MEMBER'))
 ), ours AS (
-    SELECT oid, nspname FROM pg_namespace WHERE nspname IN ('_qwen_embed', 'qwen_embed')
+    SELECT oid, nspname, nspowner FROM pg_namespace WHERE nspname IN ('_qwen_embed', 'qwen_embed')
+), owner AS (
+    SELECT n.nspowner AS oid FROM ours n
+    UNION SELECT c.relowner FROM pg_class c WHERE c.relnamespace IN (SELECT oid FROM ours)
+    UNION SELECT p.proowner FROM pg_proc p WHERE p.pronamespace IN (SELECT oid FROM ours)
+    UNION SELECT t.typowner FROM pg_type t WHERE t.typnamespace IN (SELECT oid FROM ours)
+    UNION SELECT o.oprowner FROM pg_operator o WHERE o.oprnamespace IN (SELECT oid FROM ours)
+), stranger AS MATERIALIZED (
+    SELECT r.oid, r.rolname FROM owner JOIN pg_roles r USING (oid) CROSS JOIN me
+    WHERE NOT r.rolsuper AND r.oid <> me.oid AND (me.rolsuper OR NOT pg_has_role(r.oid, 'MEMBER'))
 ), found AS (
     SELECT 1 AS step, 'schema' AS kind, n.nspname AS schema, n.nspname AS name, quote_ident(n.nspname) AS written,
            r.rolname AS owner
-    FROM pg_namespace n JOIN ours USING (oid) JOIN stranger r ON r.oid = n.nspowner
+    FROM ours n JOIN stranger r ON r.oid = n.nspowner
     UNION ALL
     SELECT 2, CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
                              WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' ELSE 'table' END,
