@@ -7,6 +7,7 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed.admin import guards, restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
 from pg_qwen_embed.domain.source import Problem, Remedy
 from pg_qwen_embed.postgres import catalog, rights, trust
@@ -116,12 +117,12 @@ def _status(connection: Connection, registered: Registered) -> Status:
             row["finished_at"],
         ),
         index=IndexState(index),
-        leader=row["leader"] and trust.shown(row["leader"], LONGEST_SESSION),
+        leader=row["leader"] and shown(row["leader"], LONGEST_SESSION),
         strangers=tuple(f"{one.sentence}; {one.advice}" for one in strangers),
         broken_triggers=restore.broken_triggers(connection, target),
         namesake=registered.namesake,
         missing=(*restore.look_at_interface(connection, embedding).broken, *guards.unguarded(connection, target)),
-        vacuum_blocked_by=row["vacuum_blocked_by"] and trust.shown(row["vacuum_blocked_by"], LONGEST_SESSION),
+        vacuum_blocked_by=row["vacuum_blocked_by"] and shown(row["vacuum_blocked_by"], LONGEST_SESSION),
         model_mismatch=row["model_mismatch"],
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import SetupError
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection
 from pg_qwen_embed.postgres.locks import MIGRATION, Lock
@@ -18,7 +19,6 @@ from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 LONGEST_NAME = 80  # characters of a name that a stranger has chosen
-LONGEST_STATEMENT = 400  # of a statement with such names
 _REGISTRY = {"embedding", "generation", "backfill", "alembic_version"}
 _SHARED = _REGISTRY | {"fingerprint", "text_of", "key_now"}  # by all embeddings
 _HARM = {
@@ -60,19 +60,15 @@ class ForeignObject:
 
     @property
     def ownership(self) -> str:
-        return f"the {self.kind} {shown(self.written)} belongs to {shown(self.owner)}"
+        return f"the {self.kind} {_name(self.written)} belongs to {_name(self.owner)}"
 
     @property
     def sentence(self) -> str:
-        trust = (
-            f"run this as {shown(self.owner)}"
-            if self.superuser
-            else f"run: {shown(self.membership, LONGEST_STATEMENT)}"
-        )
+        trust = f"run this as {_name(self.owner)}" if self.superuser else f"run: {shown(self.membership)}"
         otherwise = "if nobody has" if self.kind == "schema" else "if it has not"
         return (
-            f"{self.ownership}, whose code would run with the rights of {shown(self.role)}; if that role has set up "
-            f"pg_qwen_embed here, {trust}; {otherwise}, run: {shown(self.removal, LONGEST_STATEMENT)}"
+            f"{self.ownership}, whose code would run with the rights of {_name(self.role)}; if that role has set up "
+            f"pg_qwen_embed here, {trust}; {otherwise}, run: {shown(self.removal)}"
         )
 
 
@@ -138,7 +134,7 @@ class Stranger:
 
     @property
     def advice(self) -> str:
-        return f"that role may not write the registry, so it is no worker; run: {shown(self.remedy, LONGEST_STATEMENT)}"
+        return f"that role may not write the registry, so it is no worker; run: {shown(self.remedy)}"
 
 
 def strangers(connection: Connection) -> list[Stranger]:
@@ -164,16 +160,14 @@ def holder_of_init(connection: Connection) -> str | None:
     return f"{_session(*row[:3])}; if that is no init, run: {row[3]}" if row else None
 
 
-def shown(words: str, most: int = LONGEST_NAME) -> str:
-    """Words that a stranger has chosen, on one line and of bounded length."""
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in words)
-    return line if len(line) <= most else f"{line[:most]}..."
+def _name(words: str) -> str:
+    return shown(words, LONGEST_NAME)
 
 
 def _session(pid: int | None, role: str | None, application: str | None) -> str:
     session = "a prepared transaction" if pid is None else f"pid {pid}"
-    name = f", which calls itself {shown(application)}," if application else ""
-    return f"{session} of the role {shown(role or 'unknown')}{name}"
+    name = f", which calls itself {_name(application)}," if application else ""
+    return f"{session} of the role {_name(role or 'unknown')}{name}"
 
 
 def _locks() -> dict[str, object]:

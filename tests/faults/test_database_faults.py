@@ -186,7 +186,7 @@ def test_too_many_connections_are_waited_out(own_cluster: tuple[Cluster, Harness
     eventually(lambda: worker.said.count("too many connections") >= 2)
     harness.execute("ALTER ROLE limited CONNECTION LIMIT -1")
     eventually(lambda: harness.settled() and harness.count("store") == 2)
-    harness.assert_in_step()
+    limited.assert_in_step()
     assert worker.end() == 0
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from pg_qwen_embed.admin.doctor.boundaries import look_at_connection
-from pg_qwen_embed.postgres.trust import shown
 
 
 def leads_to(host: str, *, encrypted: bool) -> Any:
@@ -22,10 +21,3 @@ def test_connection_over_the_network_needs_encryption() -> None:
     (found,) = look_at_connection(leads_to("db.example", encrypted=False))
     assert "db.example is not encrypted" in found.text
     assert list(look_at_connection(leads_to("db.example", encrypted=True))) == []
-
-
-def test_names_of_strangers_are_one_line_of_bounded_length() -> None:
-    line = shown("worker\r\n\x1b[2J\u202egpj" + "x" * 1000)
-    assert line.isprintable()
-    assert len(line) < 100
-    assert line.startswith("worker")

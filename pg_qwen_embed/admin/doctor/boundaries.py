@@ -7,12 +7,12 @@ from psycopg.rows import dict_row
 
 from pg_qwen_embed.admin.doctor.findings import Finding, State
 from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.postgres import trust
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
-from pg_qwen_embed.postgres.trust import LONGEST_STATEMENT, shown
 
 AREA = "security"
 LOCAL = ("/", "@", "localhost", "127.", "::1")  # beginnings of hosts to which no network leads
@@ -39,12 +39,12 @@ def look_at_our_schemas(connection: Connection) -> Iterator[Finding]:
     for owner, objects in groupby(found, key=lambda one: one.owner):
         first, *more = objects
         text = f"{first.ownership}, and so do {len(more)} other objects of pg_qwen_embed" if more else first.ownership
-        membership, removal = (shown(sql, LONGEST_STATEMENT) for sql in (first.membership, first.removal))
+        membership, removal = (shown(sql) for sql in (first.membership, first.removal))
         advice = f"run commands and worker as {shown(owner)}, or: {membership}; if it has no business there: {removal}"
         yield Finding(AREA, State.WARNING, f"{text}: commands that use them do not run as {shown(first.role)}", advice)
     for role, privilege, what, revocation in connection.execute(statement("look_at_creators"), {}).fetchall():
         yield Finding(AREA, State.WARNING, f"{shown(role)} has {privilege} on {what}: it decides what the worker does",
-                      f"if that role may not do what the worker may, run: {shown(revocation, LONGEST_STATEMENT)}")  # fmt: skip
+                      f"if that role may not do what the worker may, run: {shown(revocation)}")  # fmt: skip
 
 
 def look_at_locks(connection: Connection) -> Iterator[Finding]:

@@ -11,12 +11,12 @@ from pg_qwen_embed.admin.doctor import boundaries
 from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import Error
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import catalog, leftovers, migrate, rights
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
-from pg_qwen_embed.postgres.trust import shown
 
 AREA = "database"
 PURPOSE = "pg_qwen_embed doctor"
