@@ -76,9 +76,8 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     is created again, for the columns as they are then. Raises UsageError, also if an embedded column is gone."""
     own, used_before = search_paths(connection)
     use_search_path(connection, SEARCH_PATH)
-    trust.require_trusted(connection, name)
     lock_embedding(connection, name)
-    found = catalog.find(connection, name)
+    found = trust.find(connection, name)
     if found.problem and not found.problem.remedy.keeps_source:
         raise UsageError(f"{name}: {found.problem.reason}; {found.problem.advice(name)}")
     guards.stop_writes(connection, found.embedding, *_others(connection, found.embedding))
@@ -224,8 +223,7 @@ def rekey(connection: Connection, name: str, key: Sequence[str] = ()) -> Rekeyed
     A short transaction puts the store aside and creates one by the new key, with triggers and view. Then the vectors of
     documents that rows still have are copied, and the worker embeds the other rows. It can be run again if it was
     interrupted: until then nothing is embedded, and changes are kept in the outbox."""
-    trust.require_trusted(connection, name)
-    found = catalog.find(connection, name)
+    found = trust.find(connection, name)
     source, problem = found.embedding.source, found.problem
     if problem and problem.remedy not in (Remedy.REKEY, Remedy.REKEY_BY):
         raise UsageError(f"{name}: {problem.reason}; {problem.advice(name)}")
@@ -245,8 +243,7 @@ def rekey(connection: Connection, name: str, key: Sequence[str] = ()) -> Rekeyed
 
 def follow_table(connection: Connection, name: str, table: str, key: Sequence[str] = ()) -> Rekeyed:
     """Follow another table, which has the template's columns: one that took the place of the first. As `rekey`."""
-    trust.require_trusted(connection, name)
-    found = catalog.find(connection, name)
+    found = trust.find(connection, name)
     if found.exchanging:
         raise UsageError(f"{name}: {found.problem.reason if found.problem else ''}; {Remedy.REKEY.advice(name)}")
     oid, source = catalog.find_source(connection, table, key)

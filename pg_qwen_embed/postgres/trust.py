@@ -105,6 +105,12 @@ def require_trusted(connection: Connection, name: str | None = None) -> None:
                 raise SetupError(one.sentence)
 
 
+def find(connection: Connection, name: str) -> catalog.Registered:
+    """The embedding of that name, if what a command uses of it is trusted. Raises SetupError, UsageError."""
+    require_trusted(connection, name)
+    return catalog.find(connection, name)
+
+
 async def require_registry_async(connection: AsyncConnection) -> None:
     """The same for what is read before any embedding is known."""
     for one in await untrusted_async(connection):

@@ -366,8 +366,10 @@ class Harness:
 
     def dump(self) -> list[str]:
         """The lines of pg_dump's output, sorted, because the order of rows may differ."""
-        tool = Path(self.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'")) / "pg_dump"
-        text = subprocess.run([tool, self.url], capture_output=True, check=True, text=True).stdout
+        url = as_role(self.url, "postgres")
+        with psycopg.connect(url) as connection:
+            (folder,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone() or ("",)
+        text = subprocess.run([Path(folder) / "pg_dump", url], capture_output=True, check=True, text=True).stdout
         text = re.sub(r"^\\(un)?restrict .*\n", "", text, flags=re.MULTILINE)  # followed by a random key
         text = re.sub(
             r"^SELECT .*setval\('_qwen_embed\..*\n", "", text, flags=re.MULTILINE
