@@ -264,6 +264,9 @@ def test_policies_that_are_forced_hold_for_the_owner_of_the_table(harness: Harne
     harness.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA _qwen_embed TO {role}")
     owner: dict[str, str | None] = {"PG_QWEN_EMBED_DATABASE_URL": as_role(harness, role)}
     harness.ok("attach", "articles", "--text", "body", env=owner)
+    harness.execute(f"CREATE ROLE all_{role} LOGIN BYPASSRLS; GRANT {role} TO all_{role}")
+    harness.stack.callback(harness.execute, f"DROP OWNED BY all_{role}; DROP ROLE all_{role}")
+    harness.environment["PG_QWEN_EMBED_DATABASE_URL"] = as_role(harness, f"all_{role}")
     harness.once()
     session, store = connected(harness, role), harness.internal("store")
     harness.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY; CREATE POLICY two ON articles USING (id = 2)")
