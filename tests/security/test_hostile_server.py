@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from harness import Harness, eventually
 from hostile_answers import ATTACKS, Grammar
-from odd_server import DIMENSIONS, MODEL, OddServer, Reply, Request, items, json_reply, reply, right, vector
+from odd_server import DIMENSIONS, MODEL, OddServer, Reply, Request, items, json_reply, received, reply, right, vector
 
 from pg_qwen_embed.cli.worker import LogFormatter
 from pg_qwen_embed.domain import events
@@ -341,6 +341,31 @@ def test_memory_of_the_worker_is_bounded_whatever_a_server_answers(harness: Harn
 
 
 # It puts no wrong vector under a row
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
+    arrived = asyncio.Event()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await received(reader, 1):
+            writer.write(right(request))
+            await writer.drain()
+            await asyncio.sleep(0.01)  # the client has read it, and keeps the connection
+            writer.write(json_reply({"data": items(["another text"]), "model": MODEL}))
+            await writer.drain()
+            arrived.set()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with EmbeddingServer(Settings(server_url=url), 5.0) as asking:
+        for n in range(5):
+            arrived.clear()
+            found, _ = await embed(asking, INFO, [f"text {n}"], DIMENSIONS)
+            np.testing.assert_allclose(found, [vector(f"text {n}")], atol=1e-5)
+            await arrived.wait()
+    server.close()
+    await server.wait_closed()
 
 
 async def fuzz(server: OddServer, answers: int) -> dict[str, int]:
