@@ -7,13 +7,27 @@ import sys
 import click
 
 from pg_qwen_embed.cli._options import with_settings
+from pg_qwen_embed.domain.foreign import escaped
 from pg_qwen_embed.domain.report import INDEX_FROM
+from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.inference.sglang import READ_TIMEOUT
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker import process as working
 from pg_qwen_embed.worker.options import MOST_REQUESTS, Options
 
 ONCE_OUTAGE_TIMEOUT = 15.0  # seconds
+
+
+class LogFormatter(logging.Formatter):
+    """Also for what libraries log: without secrets, and in one line unless it is a traceback."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        traceback = "\n" if record.exc_info or record.stack_info else ""
+        return escaped(self._secrets.hidden(super().format(record)), keep=traceback)
 
 
 @click.command()
@@ -80,7 +94,9 @@ def worker(
     Run as many workers as you like: one leads each embedding, the others stand by. On SIGTERM or SIGINT a worker finishes
     what is in flight; a second signal ends it at once.
     """
-    logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(settings.secrets))
+    logging.basicConfig(handlers=[handler], level=log_level.upper())
     options = Options(
         once=once,
         poll=poll,

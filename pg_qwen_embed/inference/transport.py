@@ -49,6 +49,25 @@ class TooLarge(ServerFault):
     """An answer has more bytes than were requested."""
 
 
+class KeptConnections(aiohttp.TCPConnector):
+    """A connection on which something came that nobody asked for is not used again.
+
+    aiohttp would take it for the answer to the next request, and the vectors of one text would stand under another."""
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (connection := await super()._get(key, traces)) is not None:
+            try:
+                for _ in range(2):  # what has arrived meanwhile is read in the next round of the loop
+                    await asyncio.sleep(0)
+            except BaseException:
+                connection.close()
+                raise
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. most: bytes of the answer that are read. rows: the vectors that are requested. texts: documents in the
@@ -97,7 +116,7 @@ class Transport:
 
     def open(self) -> None:
         # The balancer bounds the requests, and so the connections.
-        kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted)
+        kept = KeptConnections(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=self._trusted)
         self._session = self._opened(kept)
         if self._once_more:
             self._fresh = self._opened(aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._trusted))

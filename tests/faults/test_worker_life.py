@@ -91,9 +91,9 @@ def test_worker_that_is_told_to_stop_while_no_server_can_help_exits_within_a_sec
         harness.environment["PG_QWEN_EMBED_SERVER_URL"] = "http://127.0.0.1:1/v1"
     else:
         harness.server.model = "another"
-    worker = harness.worker()
+    worker = harness.worker("--log-level", "debug")
     eventually(lambda: "server_unavailable" in worker.said or "model_mismatch" in worker.said)
-    eventually(lambda: "following" in worker.said)
+    eventually(lambda: "rows_scanned" in worker.said)
     began = time.monotonic()
     assert worker.end() == 0
     assert time.monotonic() - began < 1

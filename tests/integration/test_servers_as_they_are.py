@@ -11,6 +11,7 @@ from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import EmbeddingServer
+from pg_qwen_embed.inference.vector_calls import PROBE
 from pg_qwen_embed.settings import Settings
 
 ATTACH = ("attach", "articles", "--text", "body")
@@ -150,18 +151,21 @@ def test_document_that_is_rejected_is_still_found_among_others(odd: Harness, ser
 WINDOW = 1.0  # seconds
 
 
-def test_server_that_says_when_to_come_again_gets_no_request_until_then(odd: Harness, server: OddServer) -> None:
+@pytest.mark.parametrize(("allowed", "rows"), [(3, 500), (1, 120)])
+def test_server_that_says_when_to_come_again_gets_no_request_until_then(
+    odd: Harness, server: OddServer, allowed: int, rows: int
+) -> None:
     answered: list[float] = []
     sent_away: list[float] = []
 
     def answer(request: Request) -> Reply | None:
-        if len([when for when in answered if request.when - when < WINDOW]) < 3:
+        if len([when for when in answered if request.when - when < WINDOW]) < allowed:
             answered.append(request.when)
             return None
         sent_away.append(request.when)
         return json_reply({"message": "slow down"}, 429, "Retry-After: 1\r\n")
 
-    odd.articles(*(f"text {n}" for n in range(500)))
+    odd.articles(*(f"text {n}" for n in range(rows)))
     odd.ok(*ATTACH)
     server.answer = embeddings(answer)
     worker = odd.worker()
@@ -173,6 +177,7 @@ def test_server_that_says_when_to_come_again_gets_no_request_until_then(odd: Har
         request for request in server.requests if any(0.3 < request.when - when < WINDOW - 0.1 for when in sent_away)
     ]
     assert early == []
+    assert len([request for request in asked(server) if request.texts == [PROBE]]) <= 3  # they use up what is allowed
     assert "slow down" in worker.said
 
 

@@ -4,6 +4,7 @@ no wrong vector under a row, and no secret that it repeats is shown."""
 import asyncio
 import base64
 import json
+import logging
 import os
 import random
 import subprocess
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 from harness import Harness, eventually
 from hostile_answers import ATTACKS, Grammar
-from odd_server import DIMENSIONS, MODEL, OddServer, Reply, Request, items, json_reply, reply, right, vector
+from odd_server import DIMENSIONS, MODEL, OddServer, Reply, Request, items, json_reply, received, reply, right, vector
 
+from pg_qwen_embed.cli.worker import LogFormatter
 from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DocumentRejected, Error, ServerFault, ServerUnavailable
 from pg_qwen_embed.domain.foreign import shown
@@ -213,6 +215,18 @@ def test_no_line_of_the_log_can_be_forged(caplog: pytest.LogCaptureFixture) -> N
     assert len(record.message) < 5000
 
 
+def test_what_libraries_log_is_one_line_without_secrets_and_a_traceback_stays_readable() -> None:
+    formatter = LogFormatter(Settings(api_key=KEY).secrets)
+    record = logging.makeLogRecord({"levelname": "ERROR", "msg": f"lost: {KEY}\nforged \x1b[2J"})
+    line = formatter.format(record)
+    assert line.endswith("ERROR lost: ***\\x0aforged \\x1b[2J")
+    try:
+        raise ValueError(f"sent {KEY}")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    assert formatter.format(record).splitlines()[-1] == "ValueError: sent ***"
+
+
 # It exhausts nothing
 
 
@@ -329,6 +343,31 @@ def test_memory_of_the_worker_is_bounded_whatever_a_server_answers(harness: Harn
 # It puts no wrong vector under a row
 
 
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
+    arrived = asyncio.Event()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await received(reader, 1):
+            writer.write(right(request))
+            await writer.drain()
+            await asyncio.sleep(0.01)  # the client has read it, and keeps the connection
+            writer.write(json_reply({"data": items(["another text"]), "model": MODEL}))
+            await writer.drain()
+            arrived.set()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with EmbeddingServer(Settings(server_url=url), 5.0) as asking:
+        for n in range(5):
+            arrived.clear()
+            found, _ = await embed(asking, INFO, [f"text {n}"], DIMENSIONS)
+            np.testing.assert_allclose(found, [vector(f"text {n}")], atol=1e-5)
+            await arrived.wait()
+    server.close()
+    await server.wait_closed()
+
+
 async def fuzz(server: OddServer, answers: int) -> dict[str, int]:
     """Embed texts until the server has given that many answers. Returns how often each kind of outcome came."""
     seed = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
@@ -375,6 +414,38 @@ async def test_no_answer_is_so_odd_that_a_wrong_vector_or_another_error_comes_of
     outcomes = await fuzz(server, 600)
     print(outcomes)
     assert {"right", ServerFault.__name__, DocumentRejected.__name__} <= outcomes.keys()
+
+
+def test_worker_loses_no_change_whatever_the_server_answers(harness: Harness, server: OddServer) -> None:
+    seed = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
+    print(f"FUZZ_SEED={seed}")
+    harness.environment["PG_QWEN_EMBED_SERVER_URL"] = server.url
+    harness.articles(*(f"text {n}" for n in range(200)))
+    harness.ok(*ATTACH)
+    grammar, rng = Grammar(seed), random.Random(seed)
+
+    def answer(request: Request) -> Reply:  # right at times: else the circuit breaker sends a probe now and then
+        odd = request.path.endswith("/embeddings") and rng.random() < 0.6
+        return grammar.answer(request) if odd else right(request)
+
+    server.answer = answer
+    worker = harness.worker("--request-timeout", "0.5")
+
+    def busy() -> bool:
+        harness.execute("UPDATE articles SET body = body || '!' WHERE random() < 0.3")
+        return len(server.requests) >= 200
+
+    eventually(busy, deadline=60)
+    server.answer = right
+
+    def settled() -> bool:
+        harness.ok("failures", "retry", "articles")  # those that were rejected together with a harmless text
+        return harness.settled() and harness.count("failure") == 0
+
+    eventually(settled, deadline=60)
+    harness.assert_in_step()
+    assert worker.end() == 0
+    assert "Traceback" not in worker.said
 
 
 @pytest.mark.long

@@ -118,7 +118,7 @@ class OddServer:
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 for nth in itertools.count(1):
-                    request = await _received(reader, nth)
+                    request = await received(reader, nth)
                     if request is None:
                         break
                     self.requests.append(request)
@@ -139,7 +139,7 @@ class OddServer:
                 await writer.wait_closed()
 
 
-async def _received(reader: asyncio.StreamReader, nth: int) -> Request | None:
+async def received(reader: asyncio.StreamReader, nth: int) -> Request | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:
