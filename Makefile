@@ -16,6 +16,7 @@ KEEP ?=
 
 MINUTES ?= 10
 VERSION ?= 18
+SEED ?=
 
 BENCHMARKS := backfill freshness writes queries scale
 RECORD ?=
@@ -64,9 +65,9 @@ lock: $(LOCK)/installed ## resolve all dependencies again, within pyproject.toml
 audit: $(LOCK)/installed ## look for known vulnerabilities of the locked versions; needs a registry that knows them
 	$(LOCK)/bin/python tools/audit.py
 
-chaos: $(VENV)/installed-dev ## faults for MINUTES, then moves for MINUTES, on PostgreSQL VERSION (16 or 18)
-	PYTHONPATH=tests/support $(VENV)/bin/python -W ignore tests/faults/chaos.py --minutes $(MINUTES) --version $(VERSION)
-	PYTHONPATH=tests/support TESTS_FORK=1 $(VENV)/bin/python -W ignore tests/faults/lives.py --minutes $(MINUTES) --version $(VERSION)
+chaos: $(VENV)/installed-dev ## faults for MINUTES, then moves for MINUTES, on PostgreSQL VERSION (16 or 18); SEED=N draws them again
+	PYTHONPATH=tests/support $(VENV)/bin/python -W ignore tests/faults/chaos.py --minutes $(MINUTES) --version $(VERSION) $(if $(SEED),--seed $(SEED))
+	PYTHONPATH=tests/support TESTS_FORK=1 $(VENV)/bin/python -W ignore tests/faults/lives.py --minutes $(MINUTES) --version $(VERSION) $(if $(SEED),--seed $(SEED))
 
 bench: $(BENCHMARKS:%=bench-%) bench-worker ## every benchmark; RECORD=1 keeps the results for docs/benchmarks.md
 
