@@ -124,9 +124,9 @@ def _libpq_url(url: str) -> str:
     given = _USERINFO.match(rest)
     location, _, query = rest[given.end() if given else 0 :].partition("?")
     if "@" in location or any("@" in one.partition("=")[0] for one in query.split("&")):
-        raise UsageError(f"the database URL has an @ behind the host; {ESCAPES}")
+        raise UsageError(f"the database URL in PG_QWEN_EMBED_DATABASE_URL has an @ behind the host; {ESCAPES}")
     if not all(_HOST.fullmatch(host) for host in location.partition("/")[0].split(",")):
-        raise UsageError(f"the database URL has a port that is no number; {ESCAPES}")
+        raise UsageError(f"the database URL in PG_QWEN_EMBED_DATABASE_URL has a port that is no number; {ESCAPES}")
     return f"{scheme.split('+')[0]}://{rest}"
 
 
