@@ -1,7 +1,7 @@
 """The page docs/licences.md: each locked package with its version and the licence that its own metadata names.
 
-A package that is not installed here, because it is for another system or another version of Python, keeps its line's
-licence."""
+A package that is not installed here in that version, because it is for another system or another version of Python, or
+is what the virtual environment began with, keeps its line's licence."""
 
 import re
 from collections.abc import Iterator
@@ -40,18 +40,21 @@ def page() -> str:
     for name, title in TITLES.items():
         own = {package: version for package, version in sorted(locked(name).items()) if package not in seen}
         seen |= own.keys()
-        rows = [f"| {one} | {version} | {licence(one) or known.get(one, UNKNOWN)} |" for one, version in own.items()]
+        rows = [
+            f"| {one} | {version} | {licence(one, version) or known.get(one, UNKNOWN)} |"
+            for one, version in own.items()
+        ]
         parts.append("\n".join([f"## {title}\n", "| package | version | licence |", "|---|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 
 
-def licence(package: str) -> str | None:
-    """None: the package is not installed here."""
+def licence(package: str, version: str) -> str | None:
+    """None: that version of the package is not installed here."""
     try:
         found = metadata.metadata(package)
     except metadata.PackageNotFoundError:
         return None
-    return next(_names(found), UNKNOWN)
+    return next(_names(found), UNKNOWN) if found["Version"] == version else None
 
 
 def _names(found: metadata.PackageMetadata) -> Iterator[str]:

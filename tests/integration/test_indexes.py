@@ -152,6 +152,7 @@ def test_an_index_that_was_dropped_by_hand_is_built_again(harness: Harness) -> N
     eventually(lambda: state(harness) == "valid")
 
 
+@pytest.mark.superuser  # it looks at the phase of the worker's build
 @both_versions
 def test_a_build_gives_way_to_a_statement_that_waits_for_its_lock(harness: Harness) -> None:
     """The statement has a snapshot, for whose end the build waits: one of the two would fail."""

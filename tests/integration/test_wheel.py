@@ -18,9 +18,9 @@ TYPED = '''
 import pg_qwen_embed
 from pg_qwen_embed import Client, Hit, Error, SetupError, UsageError
 from pg_qwen_embed import DatabaseUnavailable, DocumentRejected, ServerUnavailable
-from pg_qwen_embed import ModelMismatch, ProtocolError, ServerFault, ServerOverloaded
+from pg_qwen_embed import ModelMismatch, ModelUnknown, ProtocolError, ServerFault, ServerOverloaded
 
-PASSING: tuple[type[ServerUnavailable], ...] = (ModelMismatch, ProtocolError, ServerFault, ServerOverloaded)
+PASSING: tuple[type[ServerUnavailable], ...] = (ModelMismatch, ModelUnknown, ProtocolError, ServerFault, ServerOverloaded)
 LASTING: tuple[type[Error], ...] = (SetupError, UsageError, DatabaseUnavailable, DocumentRejected)
 
 
