@@ -48,6 +48,7 @@ def test_worker_asks_all_of_them_at_once_before_it_sleeps(harness: Harness) -> N
     eventually(lambda: "pg_qwen_embed:has_work" in harness.value(last, READER_NAME))
 
 
+@pytest.mark.superuser  # others do not see when the worker's statement began
 @pytest.mark.long
 @pytest.mark.parametrize("number", [1, len(NAMES)])
 def test_idle_worker_uses_up_no_transaction_ids_however_often_it_looks(harness: Harness, number: int) -> None:
