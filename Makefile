@@ -41,7 +41,7 @@ test-long: $(VENV)/installed-dev ## the tests that take long
 	$(RUN) pytest $(PARALLEL) -m long
 
 test-polling: $(VENV)/installed-dev ## all that follows changes, without notifications
-	$(RUN) pytest $(PARALLEL) --polling $(POLLING:%=tests/*/test_%.py)
+	$(RUN) pytest $(PARALLEL) -m 'not long' --polling $(POLLING:%=tests/*/test_%.py)
 
 test-sglang: $(VENV)/installed-dev $(SGLANG)/installed ## our client and our server against a real SGLang on the CPU
 	SGLANG_PYTHON=$(SGLANG)/bin/python $(RUN) pytest tests/contract --timeout 600

@@ -257,6 +257,7 @@ def upgrade(old: Path, new: Path) -> None:
 
 
 @layouts
+@pytest.mark.long
 def test_vectors_of_another_time_are_found_by_a_repair(harness: Harness, layout: str) -> None:
     """The store alone is restored, or the source alone while the triggers are disabled."""
     attached(harness, layout)
@@ -282,6 +283,7 @@ NEXT_IS_7 = "SELECT setval(pg_get_serial_sequence(%s, 'seq'), 7, false)"
 
 @layouts
 @pytest.mark.parametrize("how", SET_BACK)
+@pytest.mark.long
 def test_sequence_that_is_set_back_under_a_running_worker_changes_nothing(
     harness: Harness, layout: str, how: str
 ) -> None:

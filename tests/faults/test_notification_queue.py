@@ -45,6 +45,7 @@ def fill(harness: Harness) -> psycopg.Connection[object]:
     return holder
 
 
+@pytest.mark.long
 def test_a_full_queue_of_notifications_fails_no_statement_and_no_change_is_late_for_long(small_queue: Harness) -> None:
     harness = small_queue
     harness.articles("one")

@@ -62,6 +62,7 @@ def test_worker_that_is_to_end_does_not_wait_for_ever_for_a_server_that_answers_
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.long
 def test_a_server_that_recovers_gets_everything_embedded_and_nothing_has_failed(harness: Harness, fault: str) -> None:
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body")

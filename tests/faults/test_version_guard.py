@@ -231,6 +231,7 @@ def test_a_text_that_changes_while_it_is_embedded_is_embedded_again(harness: Har
         ("UPDATE articles SET body = ''", "column", False),
     ],
 )
+@pytest.mark.long
 def test_a_row_that_goes_while_it_is_embedded_leaves_no_vector(
     harness: Harness, change: str, store: str, backfill: bool
 ) -> None:

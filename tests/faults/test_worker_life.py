@@ -303,6 +303,7 @@ def test_a_source_that_is_dropped_stops_nothing_else_and_can_be_detached(harness
 
 
 @pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.long
 def test_no_more_requests_than_allowed_are_in_flight_though_live_changes_go_first(harness: Harness, most: int) -> None:
     harness.articles(*(f"text {n}" for n in range(2000)))
     harness.ok("attach", "articles", "--text", "body")

@@ -33,6 +33,7 @@ def followed(harness: Harness) -> Harness:
     ],
     ids=["key renamed", "text renamed", "table renamed", "schema changed", "columns dropped and added"],
 )
+@pytest.mark.long
 def test_source_that_is_renamed_or_gets_other_columns_is_followed(
     followed: Harness, alteration: str, table: str, key: str, document: str
 ) -> None:

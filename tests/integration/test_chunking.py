@@ -489,6 +489,7 @@ def test_search_function_has_the_rights_of_who_calls_it_and_trusts_no_search_pat
         ("UPDATE {store} SET fingerprint = 'x' WHERE k1 = 1", {"stale": 1}),
     ],
 )  # fmt: skip
+@pytest.mark.long
 def test_verify_finds_chunks_that_are_missing_or_too_many_and_a_repair_repairs_them(
     harness: Harness, harm: str, found: dict[str, int]
 ) -> None:

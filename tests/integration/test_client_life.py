@@ -62,6 +62,7 @@ def test_a_child_of_a_child_works_too(filled: Harness) -> None:
 
 
 @pytest.mark.parametrize("end", ["", "del client\n", "client.close()\n", "raise SystemExit(0)\n"])
+@pytest.mark.long
 def test_a_program_that_does_not_close_its_client_ends_without_a_word(filled: Harness, end: str) -> None:
     assert program(filled, FIND + end) == ["2"]
     assert program(filled, end) == []

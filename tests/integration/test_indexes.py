@@ -72,6 +72,7 @@ def test_searches_without_an_index_are_right(harness: Harness, layout: str) -> N
 
 
 @both_versions
+@pytest.mark.long
 def test_an_index_of_few_vectors_gives_way_to_a_large_backlog_and_is_built_again(harness: Harness, small: None) -> None:
     indexed(harness, 50)
     before = number(harness)
@@ -101,6 +102,7 @@ def test_an_index_of_few_vectors_gives_way_to_a_backfill(harness: Harness, small
 
 
 @pytest.mark.parametrize("made", ["by hand", "in the application's table", "for many vectors"])
+@pytest.mark.long
 def test_an_index_does_not_give_way(harness: Harness, small: None, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was made by hand may have other parameters, and queries of the application may rest on the others."""
     column = made == "in the application's table"

@@ -25,6 +25,7 @@ KEYS = {
 
 
 @pytest.mark.superuser
+@pytest.mark.long
 def test_keys_are_told_apart_whatever_the_database_is_set_to(harness: Harness) -> None:
     tables = {f"articles{n}": (kind, keys) for n, (kind, keys) in enumerate(KEYS.items())}
     for setting in SETTINGS:
@@ -53,6 +54,7 @@ def test_keys_are_told_apart_whatever_the_database_is_set_to(harness: Harness) -
 
 
 @pytest.mark.parametrize("arguments", STORES.values(), ids=STORES.keys())
+@pytest.mark.long
 def test_keys_that_are_rows_with_nulls_are_keys(harness: Harness, arguments: tuple[str, ...]) -> None:
     """(,) IS NULL, and (1,) is neither NULL nor NOT NULL."""
     harness.execute("CREATE TYPE pair AS (a int, b text)")

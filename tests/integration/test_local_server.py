@@ -9,6 +9,7 @@ from harness import Harness, both_versions, eventually
 
 @both_versions
 @pytest.mark.parametrize("dimensions", [None, 64])
+@pytest.mark.long
 def test_texts_are_found_by_their_meaning(harness: Harness, dimensions: int | None) -> None:
     serving = harness.process("serve", "--port", "0")
     found = eventually(lambda: re.search(r"on (http://\S+/v1)", serving.said))

@@ -61,6 +61,7 @@ def test_a_burst_under_a_running_worker_costs_one_embedding_for_each_key(harness
 @both_versions
 @pytest.mark.parametrize("key", ["bigint", "text", "numeric", "numeric, lang text"])
 @pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.long
 def test_a_compaction_leaves_one_entry_of_each_key_and_every_truncate(harness: Harness, key: str, parts: int) -> None:
     harness.execute(f"CREATE TABLE articles (id {key}, body text)")
     columns = "id, lang" if "lang" in key else "id"

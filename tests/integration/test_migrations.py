@@ -119,6 +119,7 @@ DROPPED = {
 
 @LAYOUTS
 @pytest.mark.parametrize("what", DROPPED)
+@pytest.mark.long
 def test_what_was_dropped_or_altered_by_hand_is_reported_and_restored_with_its_grants(
     attached: Attached, layout: list[str], what: str
 ) -> None:
@@ -256,6 +257,7 @@ ALTERED = {
 
 @LAYOUTS
 @pytest.mark.parametrize("what", ALTERED)
+@pytest.mark.long
 def test_embedded_column_is_altered_and_only_documents_that_changed_are_embedded_again(
     attached: Attached, layout: list[str], what: str
 ) -> None:
@@ -291,6 +293,7 @@ def test_embedded_column_is_altered_and_only_documents_that_changed_are_embedded
         ("numeric(4,1)", "numeric(12,3)", "99999.555"),
     ],
 )
+@pytest.mark.long
 def test_key_of_another_type_is_followed_in_that_type(
     harness: Harness, layout: list[str], before: str, after: str, new: str
 ) -> None:
@@ -433,6 +436,7 @@ REKEYED = {
 
 @LAYOUTS
 @pytest.mark.parametrize("what", REKEYED)
+@pytest.mark.long
 def test_another_key_is_followed_and_keeps_the_vectors(attached: Attached, layout: list[str], what: str) -> None:
     harness = attached(layout)
     changes, key, further, new = REKEYED[what]

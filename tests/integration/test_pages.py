@@ -19,6 +19,7 @@ def as_role(harness: Harness, role: str) -> str:
     return harness.url.replace("user=postgres", f"user={role}")
 
 
+@pytest.mark.long
 def test_recipes_of_the_security_page_do_what_it_says(bare: Harness) -> None:
     grants, writer, policy = blocks((DOCS / "security.md").read_text(encoding="utf-8"))
     assert [block.language for block in (grants, writer, policy)] == ["bash", "sql", "sql"]

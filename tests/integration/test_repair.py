@@ -133,6 +133,7 @@ def test_rejected_documents_are_not_enqueued_again_by_a_repair(harness: Harness)
         ),
     ],
 )
+@pytest.mark.long
 def test_harmed_triggers_are_reported_by_status_and_made_anew_by_a_repair(
     harness: Harness, harm: str, missing: int
 ) -> None:

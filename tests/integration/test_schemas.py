@@ -107,6 +107,7 @@ def test_dump_of_a_key_whose_operators_are_in_a_schema_of_their_own_is_restored(
     ("layout", "key"),
     [("articles", "path"), ("articles", "path, tenant"), ("in_column", "tenant, path"), ("chunked", "tenant, path")],
 )
+@pytest.mark.long
 def test_keys_of_types_whose_schema_no_path_has_are_followed(harness: Harness, layout: str, key: str) -> None:
     """As citext and ltree are. The scans have several pages; the key of one row differs in its last column only."""
     harness.execute(OWN_TYPE)

@@ -589,6 +589,7 @@ def test_a_key_file_that_holds_no_key_is_one_sentence(tmp_path: Path, content: b
     assert (result.exit_code, result.output) == (1, f"Error: {sentence.format(file=file)}\n")
 
 
+@pytest.mark.long
 def test_listening_to_others_without_a_key_is_warned_of(
     process: type[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:

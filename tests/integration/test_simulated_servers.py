@@ -21,6 +21,7 @@ SHAPES: dict[str, tuple[Callable[[float], Server], float]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.long
 def test_limiter_comes_within_five_percent_of_the_best_fixed_number(shape: str) -> None:
     server_at, begin = SHAPES[shape]
     end = begin + 25

@@ -286,6 +286,7 @@ def as_role(harness: Harness, role: str) -> dict[str, str | None]:
 @pytest.mark.parametrize(
     "options", [(), ("--store", "column"), ("--chunk-tokens", "16")], ids=["table", "column", "chunked"]
 )
+@pytest.mark.long
 def test_each_role_can_do_its_work_with_the_grants_that_are_printed(
     bare: Harness, roles: dict[str, str], options: tuple[str, ...]
 ) -> None:

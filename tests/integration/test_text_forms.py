@@ -64,6 +64,7 @@ def attach_forms(harness: Harness, *options: str) -> list[str]:
 
 @pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
 @pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "10000"]])
+@pytest.mark.long
 def test_each_type_has_the_documented_text_in_every_session(harness: Harness, options: list[str]) -> None:
     texts = attach_forms(harness, *options)
     harness.once()
@@ -82,6 +83,7 @@ def test_each_type_has_the_documented_text_in_every_session(harness: Harness, op
     assert harness.count("failure") == 0
 
 
+@pytest.mark.long
 def test_each_column_alone_has_its_text(harness: Harness) -> None:
     harness.execute(SETUP)
     for n, (type_, value, text) in enumerate(forms()):
@@ -117,6 +119,7 @@ def test_an_update_never_makes_a_text_to_see_whether_it_changed(harness: Harness
 
 
 @pytest.mark.parametrize("postgres_version", [16, 18], indirect=True)
+@pytest.mark.long
 def test_triggers_on_columns_of_any_type_are_restored_from_a_dump(harness: Harness) -> None:
     harness.execute(SETUP)
     harness.execute(

@@ -15,6 +15,7 @@ def open_since_before(harness: Harness, moment: object) -> list[tuple[str, str]]
 
 @versions_and_layouts
 @pytest.mark.parametrize("live", [True, False])
+@pytest.mark.long
 def test_no_transaction_is_open_while_the_server_works(harness: Harness, layout: str, live: bool) -> None:
     harness.articles(None if live else TEXT)
     harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])

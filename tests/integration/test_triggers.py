@@ -177,6 +177,7 @@ def test_a_partitioned_source_is_followed_whatever_the_change_is_aimed_at(harnes
 
 @both_versions
 @pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.long
 def test_partitions_that_are_attached_detached_or_dropped_are_followed(harness: Harness, alive: bool) -> None:
     harness.execute(
         "CREATE TABLE articles (id int, part int, body text, PRIMARY KEY (id, part)) PARTITION BY LIST (part)"

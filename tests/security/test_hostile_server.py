@@ -286,6 +286,7 @@ print(most - idle)
 
 @linux
 @pytest.mark.parametrize(("who", "late"), [("client", True), ("doctor", False)])
+@pytest.mark.long
 def test_memory_of_client_and_doctor_is_bounded_whatever_a_server_answers(
     harness: Harness, server: OddServer, who: str, late: bool
 ) -> None:
@@ -316,6 +317,7 @@ def test_memory_of_client_and_doctor_is_bounded_whatever_a_server_answers(
 
 
 @linux
+@pytest.mark.long
 def test_memory_of_the_worker_is_bounded_whatever_a_server_answers(harness: Harness, server: OddServer) -> None:
     harness.environment["PG_QWEN_EMBED_SERVER_URL"] = server.url
     harness.articles(*(f"text {n}" for n in range(300)))

@@ -328,6 +328,7 @@ def test_what_is_not_as_attach_makes_it_is_reported_and_made_again(harness: Harn
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.long
 def test_alterations_and_a_moved_database_keep_the_policies(harness: Harness, role: str, layout: str) -> None:
     harness.execute("CREATE TABLE articles (id int PRIMARY KEY, other int, body varchar(99), tenant int DEFAULT 1)")
     harness.execute("INSERT INTO articles VALUES (1, 11, 'one'), (2, 22, 'two'), (3, 33, 'three')")
