@@ -65,6 +65,7 @@ class Writer(threading.Thread):
 
 @both_versions
 @pytest.mark.parametrize("store", ["table", "column"])
+@pytest.mark.long
 def test_eight_writers_at_once_lose_no_change(harness: Harness, store: str) -> None:
     harness.articles()
     harness.ok("attach", "articles", "--text", "body", "--store", store)

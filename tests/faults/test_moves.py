@@ -116,6 +116,7 @@ def test_restored_backup_is_followed(harness: Harness, postgres: Cluster, layout
 
 
 @versions_and_layouts
+@pytest.mark.long
 def test_backup_of_a_table_whose_columns_were_renamed_is_followed(
     harness: Harness, postgres: Cluster, layout: str
 ) -> None:
@@ -172,6 +173,7 @@ def test_backup_of_a_table_that_was_exchanged_after_a_renaming_is_followed(harne
 
 
 @layouts
+@pytest.mark.long
 def test_key_that_is_swapped_after_a_restore_is_noticed_and_followed(
     harness: Harness, postgres: Cluster, layout: str
 ) -> None:

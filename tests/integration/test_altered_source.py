@@ -135,6 +135,7 @@ def test_trouble_of_one_source_does_not_stop_the_others(followed: Harness) -> No
 @pytest.mark.parametrize(
     "layout", [[], ["--store", "column"], ["--chunk-tokens", "64"]], ids=["table", "column", "chunked"]
 )
+@pytest.mark.long
 def test_column_called_like_an_alias_of_the_statements_is_a_column_like_any_other(
     harness: Harness, layout: list[str]
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_row_that_can_be_neither_written_nor_recorded_is_held_back_and_no_othe
 @pytest.mark.superuser
 @pytest.mark.parametrize("options", [[], ["--store", "column"], ["--chunk-tokens", "64"]])
 @pytest.mark.parametrize("live", [True, False])
+@pytest.mark.long
 def test_documents_that_are_not_utf8_fail_and_the_others_have_their_vectors(
     harness: Harness, options: list[str], live: bool
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_document_whose_text_raises_an_error_fails_alone_and_a_repair_goes_on(
 @pytest.mark.parametrize(
     ("options", "live"), [([], False), (["--store", "column"], True), (["--chunk-tokens", "64"], False)]
 )
+@pytest.mark.long
 def test_a_document_whose_text_takes_too_long_fails_alone_and_no_session_is_lost(
     harness: Harness, options: list[str], live: bool
 ) -> None:

@@ -22,6 +22,7 @@ def filled(harness: Harness, *bodies: str, key: str = "bigint") -> None:
 
 @both_versions
 @pytest.mark.parametrize("key", ["bigint", "text", "numeric"])
+@pytest.mark.long
 def test_only_the_chunk_that_changed_is_embedded(harness: Harness, key: str) -> None:
     filled(harness, document(), key=key)
     assert len(chunks(harness)) == len(PARAGRAPHS)

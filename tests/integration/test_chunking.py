@@ -92,6 +92,7 @@ def test_long_document_has_a_vector_for_each_of_its_chunks(harness: Harness) -> 
         "👩‍👩‍👧‍👦" * 40,
     ],
 )
+@pytest.mark.long
 def test_documents_of_every_script_are_divided_and_covered(harness: Harness, text: str) -> None:
     fill(harness, text)
     assert all(chunk.strip() for chunk in harness.server.texts)

@@ -49,6 +49,7 @@ def test_a_client_that_was_not_used_before_a_fork_works_in_both_processes(filled
     assert program(filled, FORKED.format(use=FIND.strip()) + FIND) == ["2", "status 0", "2"]
 
 
+@pytest.mark.long
 def test_a_child_that_does_not_use_the_client_takes_nothing_from_its_parent(filled: Harness) -> None:
     """What it destroys at its end shares sockets and an epoll instance with the parent."""
     for use in ("pass", "del client; import gc; gc.collect()", "client.close()"):

@@ -48,6 +48,7 @@ def recorded(harness: Harness) -> tuple[str | None, int | None]:
 
 
 @pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.long
 def test_server_of_another_model_weights_or_length_gets_nothing_and_is_named_everywhere(
     attached: Harness, what: str
 ) -> None:

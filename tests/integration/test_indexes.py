@@ -43,6 +43,7 @@ def indexed(harness: Harness, rows: int, *options: str) -> None:
 
 
 @versions_and_layouts
+@pytest.mark.long
 def test_few_vectors_have_no_index_and_more_have_one(harness: Harness, layout: str) -> None:
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])

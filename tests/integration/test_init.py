@@ -34,6 +34,7 @@ def test_two_inits_at_once_both_succeed(bare: Harness) -> None:
 
 
 @both_versions
+@pytest.mark.long
 def test_migrations_one_by_one_add_up_to_all_at_once(bare: Harness, postgres: Cluster) -> None:
     bare.execute("CREATE EXTENSION vector")
     for revision in migrate.revisions():

@@ -32,6 +32,7 @@ def attached(harness: Harness) -> Attached:
 
 @both_versions
 @LAYOUTS
+@pytest.mark.long
 def test_columns_that_are_not_embedded_can_be_altered_as_without_an_embedding(
     attached: Attached, layout: list[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_no_function_with_a_parsed_body_takes_a_tables_row(attached: Attached, l
 
 @both_versions
 @pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
+@pytest.mark.long
 def test_statements_of_every_kind_are_followed_after_the_key_was_renamed_and_before_anybody_noticed(
     harness: Harness, partitioned: bool
 ) -> None:
@@ -459,6 +461,7 @@ def test_another_key_is_followed_and_keeps_the_vectors(attached: Attached, layou
 
 
 @LAYOUTS
+@pytest.mark.long
 def test_table_that_took_the_place_of_another_is_reported_and_followed(attached: Attached, layout: list[str]) -> None:
     harness = attached(layout)
     harness.execute("CREATE TABLE articles_new (id bigint PRIMARY KEY, body text, title text)")

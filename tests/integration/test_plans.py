@@ -33,6 +33,7 @@ def plan_of(harness: Harness, query: sql.Composed) -> str:
 @pytest.mark.parametrize(("rows", "analysed"), [(5000, True), (5000, False), (3, True)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
+@pytest.mark.long
 def test_hot_statements_scan_no_table_from_end_to_end(
     harness: Harness, key: tuple[str, str], layout: str, rows: int, analysed: bool
 ) -> None:

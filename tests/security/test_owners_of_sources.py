@@ -81,6 +81,7 @@ def owner(harness: Harness) -> Iterator[Attacker]:
 
 
 @both_versions
+@pytest.mark.long
 def test_view_that_takes_the_place_of_a_source_is_never_read(harness: Harness, owner: Attacker) -> None:
     harness.ok("attach", "articles", "--text", "body")
     trap(owner, "evil(text)", "text", "$1")

@@ -305,6 +305,7 @@ UNDONE = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.long
 def test_what_is_not_as_attach_makes_it_is_reported_and_made_again(harness: Harness, role: str, layout: str) -> None:
     harness.articles("one", "two")
     harness.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY; CREATE POLICY two ON articles USING (id = 2)")
