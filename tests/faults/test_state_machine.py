@@ -42,6 +42,7 @@ class Following(RuleBasedStateMachine):
         for table, kind in zip(TABLES, ("table", "column"), strict=True):
             self.harness.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, body text)")
             self.harness.ok("attach", table, "--text", "body", "--store", kind)
+        self.harness.execute("CHECKPOINT")  # commits do not wait for the disk here, and the first thing may be a crash
         self.late = self.harness.connect(autocommit=False)
         self.late_open = False
         self.workers = [self.start_worker(number) for number in range(2)]
