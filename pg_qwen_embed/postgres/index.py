@@ -31,16 +31,17 @@ class _GaveWay(Exception):
 async def ensure(url: str, target: Target, events: Events) -> bool:
     """Make sure that there is a valid HNSW index with fresh statistics; False if another session builds it, or waits for this.
 
-    That can be the session of a killed worker, whose statement goes on. No writer waits for a lock of this. It opens two
-    connections of its own. Raises DatabaseUnavailable, psycopg.Error."""
+    That can be the session of a killed worker, whose statement goes on. No writer waits for a lock of this. It opens a
+    connection of its own, and another one while it builds. Raises DatabaseUnavailable, psycopg.Error."""
     names = Names(target)
-    async with await _connected(url, target) as connection, await _connected(url, target) as watch:
+    async with await _connected(url, target) as connection:
         state = await _state(connection, names)
         if state is IndexState.BUILDING:
             return False
         if state is not IndexState.VALID:
             try:
-                await _build(connection, watch, names, events)
+                async with await _connected(url, target) as watch:
+                    await _build(connection, watch, names, events)
             except _GaveWay:
                 events.emit(IndexGaveWay(target.name))
                 return False

@@ -124,9 +124,8 @@ class Loop:
                 break
             self._signals.begin()
             await self._signals.wait(DRAIN_INTERVAL)
-        await Store.wait_for_disk(
-            self._connection
-        )  # else a replication slot may be dropped before it has sent the last
+        # Else a replication slot may be dropped before it has sent the last.
+        await Store.wait_for_disk(self._connection)
         self._runtime.events.emit(events.Stopped(sum(pipeline.writer.written for pipeline in self._pipelines)))
 
     async def _drained(self) -> bool:
