@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 from fake_faults import PROBE as PROBE
 from fake_faults import Faults, Holds
 from fake_model import ByteTokenizer, HashModel
+from in_thread import in_thread
 
 from pg_qwen_embed.serve import protocol
 from pg_qwen_embed.serve.endpoints import create_app, json_response
@@ -37,17 +38,8 @@ class FakeSGLang(HashModel, ByteTokenizer, Faults, Holds):
 
     @contextmanager
     def running(self) -> Iterator["FakeSGLang"]:
-        loop = asyncio.new_event_loop()
-        ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=loop.run_until_complete, args=(self._serve(ready, stop),), name="fake-sglang")
-        thread.start()
-        try:
-            assert ready.wait(10)
+        with in_thread(self._serve, "fake-sglang"):
             yield self
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join()
-            loop.close()
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         app = create_app(self)

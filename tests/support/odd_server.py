@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pybase64
+from in_thread import in_thread
 from numpy.typing import NDArray
 
 DIMENSIONS = 16
@@ -91,17 +92,8 @@ class OddServer:
 
     @contextmanager
     def running(self) -> Iterator["OddServer"]:
-        loop = asyncio.new_event_loop()
-        ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=loop.run_until_complete, args=(self._serve(ready, stop),), name="odd-server")
-        thread.start()
-        try:
-            assert ready.wait(10)
+        with in_thread(self._serve, "odd-server"):
             yield self
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join()
-            loop.close()
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 24)
