@@ -4,8 +4,8 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 from pg_qwen_embed.postgres import trust
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.locks import MIGRATION
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.revision import shown_by_the_tables
 from pg_qwen_embed.postgres.schema import metadata
 

@@ -19,7 +19,8 @@ from pg_qwen_embed.domain.spec import Chunking, Spec, StoreKind
 from pg_qwen_embed.postgres import ddl
 from pg_qwen_embed.postgres.connection import as_text
 from pg_qwen_embed.postgres.grants import groups, subject_of
-from pg_qwen_embed.postgres.names import Names, identifier, names_of
+from pg_qwen_embed.postgres.key_names import identifier
+from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import Statement, files, statement
 
 INTRODUCTION = """\

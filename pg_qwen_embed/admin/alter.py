@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from pg_qwen_embed.admin import guards, restore
+from pg_qwen_embed.admin import former, guards, restore
 from pg_qwen_embed.admin.transaction import (
     ATTEMPTS,
     FURTHER_LOCKS,
@@ -23,7 +23,7 @@ from pg_qwen_embed.admin.transaction import (
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
-from pg_qwen_embed.postgres import catalog, ddl, trust
+from pg_qwen_embed.postgres import catalog, ddl, interface, trust
 from pg_qwen_embed.postgres.connection import (
     SEARCH_PATH,
     Connection,
@@ -32,9 +32,9 @@ from pg_qwen_embed.postgres.connection import (
     search_paths,
     use_search_path,
 )
+from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.layouts import layout_of
-from pg_qwen_embed.postgres.locks import Lock
-from pg_qwen_embed.postgres.names import Names, identifier, names_of
+from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 
 
@@ -125,7 +125,7 @@ def _suspend(connection: Connection, embedding: Embedding) -> None:
     try:
         for target in embedding.targets if embedding.source.columns else ():
             run(connection, ddl.unfollow(target))
-        run(connection, ddl.drop_interface(embedding))
+        run(connection, interface.drop(embedding))
         for target in embedding.targets:
             guards.suspend(connection, target)
             run(connection, ddl.drop_document_function(target))
@@ -143,7 +143,7 @@ def _resume(connection: Connection, name: str, before: Embedding) -> None:
     if found.problem and found.problem.remedy in (Remedy.REKEY, Remedy.REKEY_BY) and not found.exchanging:
         _replace_stores(connection, name, before, *_source_by_its_key(connection, found.embedding))
         for target in catalog.find(connection, name).embedding.targets:
-            _copy(connection, Names(target))
+            former.copy(connection, Names(target))
     else:
         _create_again(connection, name)
     connection.execute(statement("request_drift_check"), {"name": name})
@@ -165,7 +165,7 @@ def _create_again(connection: Connection, name: str) -> Embedding:
     for target, state in found.targets:
         for part in state.missing:
             run(connection, ddl.part(target, part))
-    run(connection, ddl.interface(found.embedding))
+    run(connection, interface.create(found.embedding))
     for target in found.embedding.targets:
         guards.resume(connection, target)
         run(connection, ddl.follow(target))
@@ -274,7 +274,7 @@ def _exchange(connection: Connection, name: str, table: QualifiedName | None, ke
             kept += in_short_transaction(connection, lambda: _exchange_stores(connection, name, table, key), busy)
         embedding = catalog.find(connection, name).embedding
         try:
-            kept += sum(_copy(connection, Names(target)) for target in embedding.targets)
+            kept += sum(former.copy(connection, Names(target)) for target in embedding.targets)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             advice = Remedy.REKEY.advice(name)
             raise UsageError(
@@ -318,7 +318,7 @@ def _replace_stores(connection: Connection, name: str, before: Embedding, oid: i
     before: what was followed. Returns how many rows of layout `column` keep their vectors."""
     same = now.table == before.source.table
     for target in before.targets:
-        _put_aside(connection, Names(target))
+        former.put_aside(connection, Names(target))
         if before.source.columns and not same:
             connection.execute(statement("drop_former_index", index_in_schema=identifier(Names(target).index)), {})
             if Names(target).layout.in_source:
@@ -329,7 +329,7 @@ def _replace_stores(connection: Connection, name: str, before: Embedding, oid: i
     values = {"name": name, "source": oid, "key": list(key), "column_numbers": Jsonb(recorded | key)}
     connection.execute(statement("note_source"), values)
     after = _create_again(connection, name)
-    return _copy_in_source(connection, before, after) if same else 0
+    return former.copy_in_source(connection, before, after) if same else 0
 
 
 def _recorded_name(column: Column, recorded: Mapping[str, int], own: Set[str]) -> str:
@@ -340,61 +340,3 @@ def _recorded_name(column: Column, recorded: Mapping[str, int], own: Set[str]) -
             f'the key column "{column.name}" has the name that an embedded column had at attach; rename the key column first'
         )
     return known or column.name
-
-
-def _put_aside(connection: Connection, names: Names) -> None:
-    connection.execute(statement("keep_former_store", names), {})
-    for table in (names.outbox, names.failure):
-        connection.execute(statement("drop_table", table=table), {})
-
-
-def _copy_in_source(connection: Connection, before: Embedding, after: Embedding) -> int:
-    """For vectors in the source: a row keeps its vector, if it can still be told which one that is."""
-    present = [_present(column, after.source) for column in before.source.key]
-    same_row = sql.SQL(" AND ").join(
-        sql.SQL("{t}::{type} = {s}::{type}").format(
-            t=sql.Identifier("t", column or ""),
-            s=sql.Identifier("s", f"k{n}"),
-            type=_compared_as(former, column, after.source),
-        )
-        for n, (column, former) in enumerate(zip(present, before.source.key, strict=True), 1)
-    )
-    kept = 0
-    for target in after.targets:
-        names = Names(target)
-        if names.layout.in_source and all(present):
-            (copied,) = connection.execute(
-                statement("copy_former_column", names, same_row=same_row), {}
-            ).fetchone() or (0,)
-            kept += copied
-    return kept
-
-
-def _compared_as(former: Column, column: str | None, now: Source) -> sql.SQL:
-    """The type by which a former key is compared with the present one, which may have another type."""
-    types = [former.type, *(one.type for one in now.columns if one.name == column)]
-    numbers_both = all(one.startswith(("smallint", "integer", "bigint", "numeric")) for one in types)
-    return sql.SQL("numeric" if numbers_both else "text")
-
-
-def _present(column: Column, now: Source) -> str | None:
-    """What a former key column is called now; None if it is gone and no column has its name."""
-    names = {other.number: other.name for other in now.columns}
-    return names.get(column.number) or (column.name if column.name in names.values() else None)
-
-
-def _copy(connection: Connection, names: Names) -> int:
-    """Copy the vectors of the former store, drop it, and let the worker embed the other rows."""
-    with connection.transaction():
-        lock_embedding(connection, names.target.name)
-        if not catalog.find(connection, names.target.name).exchanging:
-            return 0  # another command has copied them
-        connection.execute(statement("lock_store_exclusive"), {"lock": int(Lock.STORE), "id": names.target.id})
-        kept = 0
-        if not names.layout.in_source:  # those were copied at once
-            (kept,) = connection.execute(statement(names.layout.copy_former, names), {}).fetchone() or (0,)
-        connection.execute(statement("drop_table", table=names.former), {})
-        connection.execute(statement("begin_backfill_again"), {"id": names.target.id})
-        connection.execute(statement("request_drift_check"), {"name": names.target.name})
-        connection.execute(statement("announce_change"))
-    return int(kept)

@@ -14,9 +14,10 @@ from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Remedy
 from pg_qwen_embed.domain.text_form import TextForm
-from pg_qwen_embed.postgres import catalog, ddl
+from pg_qwen_embed.postgres import catalog, ddl, interface
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
-from pg_qwen_embed.postgres.names import PUBLIC_SCHEMA, names_of
+from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
+from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.triggers import triggers
 
@@ -126,18 +127,18 @@ def _restore_interface(connection: Connection, embedding: Embedding, done: list[
     if not found.broken and not found.superseded:
         return
     if found.calls_others:
-        run(connection, ddl.drop_interface(embedding))
+        run(connection, interface.drop(embedding))
     for target in embedding.targets if found.superseded or found.calls_others else ():
         if found.calls_others:
             run(connection, ddl.drop_document_function(target))
         run(connection, ddl.document_function(target))
     try:
         with connection.transaction():
-            run(connection, ddl.interface(embedding))
+            run(connection, interface.create(embedding))
     except (psycopg.errors.InvalidTableDefinition, psycopg.errors.InvalidFunctionDefinition):
         # Other columns than before: OR REPLACE cannot take one away.
-        run(connection, ddl.drop_interface(embedding))
-        run(connection, ddl.interface(embedding))
+        run(connection, interface.drop(embedding))
+        run(connection, interface.create(embedding))
     done += found.broken or ["the view"]
 
 

@@ -18,8 +18,8 @@ from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.text_form import TextForm, no_text, text_form, text_form_of_array
 from pg_qwen_embed.postgres import keys, leftovers, revision, rights, written
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, first_line
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.layouts import layout_of
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 Row = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The objects of an embedding, in two halves: a generation with its triggers, and the public interface.
+"""The objects of an embedding: a generation with its triggers here, the public interface in interface.py.
 
 The halves are separate, so that the interface can be replaced alone. Each function yields its statements in order."""
 
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding, Target
-from pg_qwen_embed.postgres import expressions
-from pg_qwen_embed.postgres.connection import as_text
+from pg_qwen_embed.postgres import expressions, interface
 from pg_qwen_embed.postgres.expressions import joined
-from pg_qwen_embed.postgres.names import Names, names_of
+from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.triggers import triggers
 
@@ -20,7 +19,7 @@ def attach(embedding: Embedding) -> Iterator[sql.Composed]:
 
     The triggers come last: they take the strongest lock on the source, and its writers wait until the commit."""
     yield from generation(embedding.target)
-    yield from interface(embedding)
+    yield from interface.create(embedding)
     yield from follow(embedding.target)
 
 
@@ -61,29 +60,6 @@ def unfollow(target: Target) -> Iterator[sql.Composed]:
         yield trigger.drop_function(target)
 
 
-def interface(embedding: Embedding) -> Iterator[sql.Composed]:
-    """Creates what applications see: the view, and the search function of a chunked embedding."""
-    names = names_of(embedding)
-    yield statement(names.layout.create_view, names)
-    yield statement("comment_view", names, comment=names.comment("rows with their vectors; what applications query"))
-    if names.layout.has_chunks:
-        yield statement("create_distance_function", names)
-        comment = names.comment("the distance of two vectors, for the search function")
-        yield statement("comment_distance_function", names, comment=comment)
-        yield statement("load_pgvector", names)
-        yield statement("create_search_function", names, body=sql.Literal(as_text(statement("search_body", names))))
-        comment = names.comment("the rows nearest to a query, each with its best chunk, nearest first")
-        yield statement("comment_search_function", names, comment=comment)
-
-
-def drop_interface(embedding: Embedding) -> Iterator[sql.Composed]:
-    names = names_of(embedding)
-    if names.layout.has_chunks:
-        yield statement("drop_search_function", names)
-        yield statement("drop_distance_function", names)
-    yield statement("drop_view", names)
-
-
 def detach(embedding: Embedding) -> Iterator[sql.Composed]:
     """Drops everything of an embedding. The triggers go first: writers stop appending.
 
@@ -91,7 +67,7 @@ def detach(embedding: Embedding) -> Iterator[sql.Composed]:
     has_source = bool(embedding.source.columns)
     for target in embedding.targets if has_source else ():
         yield from (trigger.drop(target) for trigger in triggers(target))
-    yield from drop_interface(embedding)
+    yield from interface.drop(embedding)
     for target in embedding.targets:
         yield from _drop_generation(target, has_source=has_source)
 

@@ -11,8 +11,8 @@ from psycopg import sql
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.source import QualifiedName
 from pg_qwen_embed.postgres.expressions import joined
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA, PUBLIC_SCHEMA, identifier
 from pg_qwen_embed.postgres.layouts import layout_of
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, PUBLIC_SCHEMA, identifier
 from pg_qwen_embed.postgres.sql import statement
 
 

@@ -17,7 +17,8 @@ from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.events import Events, IndexBuildAlone, IndexGaveWay
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
-from pg_qwen_embed.postgres.names import Names, identifier
+from pg_qwen_embed.postgres.key_names import identifier
+from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
 MEMORY = "256MB"  # maintenance_work_mem of the build; a graph beyond it is finished on disk, several times slower

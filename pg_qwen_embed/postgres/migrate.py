@@ -14,7 +14,7 @@ from psycopg import sql
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.postgres import catalog, revision, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line, own_search_path
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 OLDEST_POSTGRES = 150000

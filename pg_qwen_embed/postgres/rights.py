@@ -12,7 +12,8 @@ from psycopg.pq import TransactionStatus
 
 from pg_qwen_embed.domain.source import QualifiedName
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, as_text, first_line
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, Names
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
 

@@ -5,7 +5,7 @@ The tables of a generation are not here: `attach` creates them, with the key typ
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID, REGCLASS
 
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 
 metadata = sa.MetaData(schema=INTERNAL_SCHEMA)
 

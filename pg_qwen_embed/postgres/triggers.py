@@ -8,7 +8,8 @@ from psycopg import sql
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.postgres import expressions
 from pg_qwen_embed.postgres.connection import as_text
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, Names
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
 

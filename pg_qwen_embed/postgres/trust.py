@@ -14,8 +14,8 @@ from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA, PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.locks import MIGRATION, Lock
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA, PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 LONGEST_NAME = 80  # characters of a name that a stranger has chosen

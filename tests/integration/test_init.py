@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from harness import Cluster, Harness, both_versions, eventually
 
 from pg_qwen_embed.postgres import migrate, schema
-from pg_qwen_embed.postgres.names import INTERNAL_SCHEMA
+from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 
 
 @both_versions
