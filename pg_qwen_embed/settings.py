@@ -16,6 +16,11 @@ from pg_qwen_embed.domain.texts import is_storable
 DEFAULT_SERVER_URL = "http://127.0.0.1:30000/v1"
 LONG_SECRET = 8  # characters
 ESCAPES = "write / ? # @ of a password as %2F %3F %23 %40"
+# What other libraries add to a URL: Prisma, asyncpg, Django, Java.
+_FOREIGN_PARAMETERS = frozenset(
+    {"pgbouncer", "connection_limit", "pool_timeout", "schema", "statement_cache_size", "prepared_statement_cache_size",
+     "socket_timeout", "pool_size", "max_overflow", "conn_max_age", "currentSchema", "ssl", "prepareThreshold"}
+)  # fmt: skip
 _USERINFO = re.compile(r"[^@/]*@")  # as libpq ends it
 _HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")
 _PASSWORD = re.compile(r"password\s*=\s*('(?:\\.|[^'\\])*'|[^\s&]+)")  # in a connection string, or the query of a URL
@@ -118,6 +123,11 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str | None
 
 def _libpq_url(url: str) -> str:
     """libpq ends the user and the password at the first / or @. The rest would stand in its errors."""
+    if url.startswith("jdbc:"):
+        raise UsageError(
+            "the database URL in PG_QWEN_EMBED_DATABASE_URL starts with jdbc:, as Java writes it; leave jdbc: out, and "
+            "write user and password in front of the host: postgresql://user:password@host:5432/database"
+        )
     scheme, separator, rest = url.partition("://")
     if not separator or "=" in scheme or " " in scheme:  # a connection string
         return url
@@ -127,6 +137,12 @@ def _libpq_url(url: str) -> str:
         raise UsageError(f"the database URL in PG_QWEN_EMBED_DATABASE_URL has an @ behind the host; {ESCAPES}")
     if not all(_HOST.fullmatch(host) for host in location.partition("/")[0].split(",")):
         raise UsageError(f"the database URL in PG_QWEN_EMBED_DATABASE_URL has a port that is no number; {ESCAPES}")
+    foreign = [name for one in query.split("&") if (name := one.partition("=")[0]) in _FOREIGN_PARAMETERS]
+    if foreign:
+        raise UsageError(
+            f"the database URL in PG_QWEN_EMBED_DATABASE_URL has the parameter {foreign[0]}, which PostgreSQL's own library "
+            "does not know; leave it out"
+        )
     return f"{scheme.split('+')[0]}://{rest}"
 
 

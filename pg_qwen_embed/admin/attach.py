@@ -21,7 +21,7 @@ from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.source import Source, check_name
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
-from pg_qwen_embed.postgres import catalog, ddl, leftovers, trust
+from pg_qwen_embed.postgres import catalog, ddl, grants, leftovers, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
@@ -33,7 +33,7 @@ class Declaration:
     """What to attach. The model and dimensions of the spec were resolved with the server where it answered.
 
     key: the columns that identify a row; none: the primary key. view_columns: of the source, beyond the key; None: all.
-    view_names: other names for the view's own columns."""
+    view_names: other names for the view's own columns. readers: roles that get the rights to search."""
 
     table: str
     spec: Spec
@@ -44,6 +44,7 @@ class Declaration:
     view_columns: tuple[str, ...] | None = ()
     view_names: tuple[tuple[str, str], ...] = ()
     key: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embedding]:
@@ -97,6 +98,12 @@ def attach(connection: Connection, declaration: Declaration) -> Embedding:
             f"{declaration.table} stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was created: "
             "try again when its long transaction has ended",
         )
+    except psycopg.errors.UndefinedObject as error:
+        if not declaration.readers:
+            raise
+        raise UsageError(
+            f"{first_line(error)}; nothing was created: create it first, or leave --grant-to out"
+        ) from None
     except psycopg.errors.UniqueViolation:
         raise UsageError(_taken(declaration.name or declaration.table)) from None
     except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateFunction) as error:
@@ -113,6 +120,8 @@ def _attach(connection: Connection, declaration: Declaration) -> Embedding:
     embedding = _register(connection, oid, planned, declaration.backfill)
     run(connection, ddl.attach(embedding))
     _note_partitions(connection, embedding)
+    for role in declaration.readers:
+        run(connection, grants.reader(role, embedding))
     connection.execute(statement("announce_change"))
     return embedding
 

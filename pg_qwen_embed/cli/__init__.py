@@ -1,5 +1,6 @@
 """The command line: each command parses, calls one use case, and prints."""
 
+import difflib
 import importlib
 import io
 import sys
@@ -15,10 +16,23 @@ from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.domain.texts import is_storable
 
 # In the order in which a user meets them. Each lives in the file of its name, imported only when used: --help stays quick.
-COMMANDS = (
-    "init", "attach", "alter", "detach", "worker", "backfill", "status", "search", "verify", "failures", "doctor", "sql", "serve",
-    "sglang-command", "demo",
-)  # fmt: skip
+COMMANDS = {
+    "init": "Set up the database.",
+    "attach": "Declare an embedding on a table.",
+    "alter": "Alter a table that has an embedding.",
+    "detach": "Remove an embedding.",
+    "worker": "Fill embeddings, and keep them in step with the text.",
+    "backfill": "Start a backfill, or watch it.",
+    "status": "Rows, vectors, lag, failures and index of each embedding.",
+    "search": "Find the rows nearest to a text.",
+    "verify": "Count missing, stale and orphaned vectors; repair them.",
+    "failures": "Documents that the server rejects: list, retry, discard.",
+    "doctor": "Check settings, database, embeddings and servers.",
+    "sql": "Print the SQL, the grants or the locks of a command.",
+    "serve": "Serve embeddings on this machine, without a GPU.",
+    "sglang-command": "Print the command that starts SGLang.",
+    "demo": "See it work, with a PostgreSQL and a server of its own.",
+}
 
 
 class Commands(click.Group):
@@ -26,6 +40,19 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if near and args[0] not in COMMANDS:
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

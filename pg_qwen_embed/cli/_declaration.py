@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from pg_qwen_embed.cli._options import say
 from pg_qwen_embed.domain import template
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import PromptStyle
-from pg_qwen_embed.domain.spec import Chunking, Distance, StoreKind, TooLong
+from pg_qwen_embed.domain.spec import Chunking, Distance, Spec, StoreKind, TooLong
 from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.inference.resolve_model import ResolvedModel, resolve_model
 from pg_qwen_embed.settings import Settings
@@ -102,6 +102,12 @@ class DeclarationOptions:
                 "a described table is printed without a request to the server: add --model and --dimensions"
             )
         return self._declaration(ResolvedModel(model, self.dimensions), table, backfill=True)
+
+    def like(self, spec: Spec, settings: Settings, table: str) -> Declaration:
+        """The declaration, with the model, dimensions and prompt style of this spec where none is given. No server is asked."""
+        chosen = ResolvedModel(self.model or settings.model or spec.model, self.dimensions or spec.dimensions)
+        properties = self.properties | {"prompt_style": self.properties["prompt_style"] or spec.prompt_style}
+        return replace(self, properties=properties)._declaration(chosen, table, backfill=True)
 
     def _declaration(self, chosen: ResolvedModel, table: str, backfill: bool) -> Declaration:
         spec = chosen.spec(self.template, **self.properties)

@@ -5,6 +5,7 @@ import time
 import click
 
 from pg_qwen_embed.admin import backfill as backfilling
+from pg_qwen_embed.admin.status import status
 from pg_qwen_embed.cli import _progress
 from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.postgres.connection import connect
@@ -23,6 +24,9 @@ def backfill(settings: Settings, name: str) -> None:
     """
     with connect(settings.database_url, "pg_qwen_embed backfill", tables_only=True) as connection:
         backfilling.restart(connection, name)
+        (before,) = status(connection, name)
+        if before.leader is None:
+            say(f"{name}: no worker follows it yet; start one: pg-qwen-embed worker", err=True)
         snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
         last = _progress.show(name, snapshots)
     say(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index_report}")

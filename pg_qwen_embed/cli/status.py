@@ -11,10 +11,18 @@ from pg_qwen_embed.settings import Settings
 
 @click.command()
 @click.argument("name", required=False)
+@click.option(
+    "--max-lag", type=click.FloatRange(min=0), metavar="SECONDS", help="Fail if a change has waited for longer."
+)
+@click.option("--max-pending", type=click.IntRange(min=0), metavar="N", help="Fail if more changes are pending.")
 @json_option
 @with_settings("database_url")
-def status(settings: Settings, name: str | None, as_json: bool) -> None:
-    """Report the status of every embedding, or of NAME."""
+def status(settings: Settings, name: str | None, max_lag: float | None, max_pending: int | None, as_json: bool) -> None:
+    """Report the status of every embedding, or of NAME.
+
+    With --max-lag or --max-pending it is a health check: the exit status is 1 if an embedding is above a limit, is not
+    followed, or cannot be seen.
+    """
     with connect(settings.database_url, "pg_qwen_embed status", tables_only=True) as connection:
         found = reporting.status(connection, name)
     if as_json:
@@ -23,6 +31,10 @@ def status(settings: Settings, name: str | None, as_json: bool) -> None:
         say("no embedding yet; attach a table: pg-qwen-embed attach TABLE --text COLUMN")
     for one in () if as_json else found:
         say(_report(one))
+    if max_lag is not None or max_pending is not None:
+        unhealthy = [reason for one in found for reason in one.above(max_lag, max_pending)]
+        if unhealthy:
+            raise click.ClickException("; ".join(unhealthy))
 
 
 def _report(one: Status) -> str:

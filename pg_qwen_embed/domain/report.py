@@ -81,6 +81,17 @@ class Status:
             return f"none, not needed below {INDEX_FROM:,} vectors"
         return "none, queries compare every vector"
 
+    def above(self, max_lag: float | None, max_pending: int | None) -> list[str]:
+        """Why a health check with these limits fails; empty: it passes. max_lag: seconds. None: no limit."""
+        if self.problem or self.unreadable:
+            return [f"{self.name}: {self.problem or self.unreadable}"]
+        found = []
+        if max_lag is not None and self.lag_seconds > max_lag:
+            found.append(f"{self.name}: lag {self.lag_seconds:.1f} s, above {max_lag:g} s")
+        if max_pending is not None and self.pending > max_pending:
+            found.append(f"{self.name}: {self.pending:,} changes pending, above {max_pending:,}")
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """All properties of the live generation are in `spec`; `model` and `dimensions` are also keys of their own."""
         spec = self.spec.to_json()

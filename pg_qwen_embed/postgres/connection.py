@@ -4,6 +4,7 @@ A server that does not answer is one sentence, DatabaseUnavailable; a string tha
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from psycopg.pq import Format
 from psycopg_pool import AsyncConnectionPool
 
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, UsageError
+from pg_qwen_embed.domain.foreign import LINE, shown
 from pg_qwen_embed.postgres.sql import statement
 
 CONNECT_TIMEOUT = 10  # seconds
@@ -29,6 +31,18 @@ STORAGE = ("md.c", "fd.c", "buffile.c")  # PostgreSQL's files that read and writ
 MAX_IDLE = 10.0  # seconds until an unused connection is closed
 POOL_TIMEOUT = 30.0  # seconds to wait for a free connection
 RECONNECT_TIMEOUT = 10.0  # seconds of attempts with doubling pauses; the next request for a connection starts again
+
+_FATAL = re.compile(r"FATAL:\s+(.*)")
+# By a part of what the server says, in English; with other lc_messages the first remedy is the one that always holds.
+_REMEDIES = {
+    "does not exist": "check the name in PG_QWEN_EMBED_DATABASE_URL, or create it (CREATE DATABASE, CREATE ROLE)",
+    "authentication failed": "check user and password in PG_QWEN_EMBED_DATABASE_URL",
+    "no pg_hba.conf entry": "check host, user and database in PG_QWEN_EMBED_DATABASE_URL, or let pg_hba.conf allow them",
+    "starting up": "wait until it has started",
+    "shutting down": "wait until it has started again",
+    "too many clients": "raise max_connections, or close other connections",
+    "remaining connection slots": "raise max_connections, or close other connections",
+}
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
@@ -176,10 +190,17 @@ def _one_sentence(url: str) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())
-        raise DatabaseUnavailable(
-            f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
-        ) from None
+        raise DatabaseUnavailable(_unavailable(shown(str(error), LINE))) from None
+
+
+def _unavailable(reason: str) -> str:
+    """What is wrong, from libpq's message: a server that answers and rejects the connection is not a missing one."""
+    rejected = _FATAL.search(reason)
+    if rejected is None:
+        return f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
+    said = rejected[1]
+    remedy = next((remedy for part, remedy in _REMEDIES.items() if part in said), "check PG_QWEN_EMBED_DATABASE_URL")
+    return f"PostgreSQL rejects the connection: {said}; {remedy}"
 
 
 def first_line(error: Exception) -> str:

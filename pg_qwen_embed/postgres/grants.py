@@ -45,7 +45,7 @@ class Group:
     statements: tuple[sql.Composed, ...] = ()
 
 
-def subject_of(embedding: Embedding, table_owner: str) -> Subject:
+def subject_of(embedding: Embedding, table_owner: str | None = None) -> Subject:
     return Subject(
         table=embedding.source.table,
         name=embedding.name,
@@ -67,6 +67,12 @@ def groups(roles: Roles, database: str, subject: Subject | None) -> Iterator[Gro
     if roles.reader:
         yield _reader_with_sql(roles.reader, subject)
         yield _reader_with_client(roles.reader)
+
+
+def reader(role: str, embedding: Embedding) -> Iterator[sql.Composed]:
+    """What lets a role search this embedding, with SQL and with Client."""
+    for group in (_reader_with_sql(role, subject_of(embedding)), _reader_with_client(role)):
+        yield from group.statements
 
 
 def _database(owner: str, database: str) -> Group:
