@@ -26,7 +26,13 @@ ARGS ?=
 POLLING := whole_way version_guard triggers altered_source chunking failures identity many_embeddings repair transactions \
 	truncation view server_faults worker_life
 
-.PHONY: demo unit test test-long test-polling test-sglang lint docs lock audit bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
+.PHONY: help demo unit test test-long test-polling test-sglang lint docs lock audit bench bench-page $(BENCHMARKS:%=bench-%) bench-worker peer chaos clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name purpose; do \
+		printf '%-14s %s\n' "$$name" "$$purpose"; \
+	done
+	@printf '%-14s %s\n' 'bench-NAME' 'one of them: $(BENCHMARKS)'
 
 demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)

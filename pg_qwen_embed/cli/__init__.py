@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import io
+import signal
 import sys
 from typing import Any
 
@@ -59,6 +60,8 @@ class Commands(click.Group):
             return None
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(importlib.import_module(f"pg_qwen_embed.cli.{name}"), name)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__.py; from here on click handles it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return command
 
     def main(self, *args: Any, **extra: Any) -> Any:

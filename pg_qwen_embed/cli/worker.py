@@ -1,33 +1,18 @@
 """`worker`: parses options and sets up the log; worker/process.py runs the worker."""
 
 import asyncio
-import logging
-import sys
 
 import click
 
+from pg_qwen_embed.cli import _log
 from pg_qwen_embed.cli._options import with_settings
-from pg_qwen_embed.domain.foreign import escaped
 from pg_qwen_embed.domain.report import INDEX_FROM
-from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.inference.sglang import READ_TIMEOUT
 from pg_qwen_embed.settings import Settings
 from pg_qwen_embed.worker import process as working
 from pg_qwen_embed.worker.options import MOST_REQUESTS, Options
 
 ONCE_OUTAGE_TIMEOUT = 15.0  # seconds
-
-
-class LogFormatter(logging.Formatter):
-    """Also for what libraries log: without secrets, and in one line unless it is a traceback."""
-
-    def __init__(self, secrets: Secrets) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-        self._secrets = secrets
-
-    def format(self, record: logging.LogRecord) -> str:
-        traceback = "\n" if record.exc_info or record.stack_info else ""
-        return escaped(self._secrets.hidden(super().format(record)), keep=traceback)
 
 
 @click.command()
@@ -78,6 +63,9 @@ class LogFormatter(logging.Formatter):
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="Lowest level that is logged.",
 )
+@click.option(
+    "--log-format", default="logfmt", show_default=True, type=click.Choice(_log.FORMATS), help="One event a line."
+)
 @with_settings("database_url", "server_url", "ca_file")
 def worker(
     settings: Settings,
@@ -88,15 +76,14 @@ def worker(
     max_requests: int,
     index_from: int,
     log_level: str,
+    log_format: str,
 ) -> None:
     """Follow every embedding: backfill it, then keep its vectors in step with the text.
 
     Run as many workers as you like: one leads each embedding, the others stand by. On SIGTERM or SIGINT a worker finishes
     what is in flight; a second signal ends it at once.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormatter(settings.secrets))
-    logging.basicConfig(handlers=[handler], level=log_level.upper())
+    _log.set_up(settings.secrets, log_level, log_format)
     options = Options(
         once=once,
         poll=poll,

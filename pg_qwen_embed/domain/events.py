@@ -3,7 +3,7 @@
 There is one event per batch, never one per row. The name of an event is that of its class in snake case."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -30,6 +30,18 @@ class Warned(Event):
     """Something is wrong, and the worker goes on."""
 
     level: ClassVar[int] = WARNING
+
+
+def logfmt(values: Mapping[str, object]) -> str:
+    """`name=value name="a value with blanks"`, as https://brandur.org/logfmt describes it."""
+    return " ".join(f"{name}={_quoted(str(value))}" for name, value in values.items())
+
+
+def _quoted(text: str) -> str:
+    if text and not re.search(r'[\s"=\\]', text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 Subscriber = Callable[[Event], None]
@@ -128,9 +140,26 @@ class LedElsewhere(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StandingBy(Event):
+    """Another worker leads the embedding; this one takes over when that one ends."""
+
+    embedding: str
+
+
+@dataclass(frozen=True, slots=True)
 class Left(Event):
     embedding: str
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForServer(Warned):
+    """No server with the model answers; said again each minute. lag_seconds: the age of the oldest change that waits."""
+
+    embedding: str
+    seconds: float
+    pending: int
+    lag_seconds: float
 
 
 # The stages of a pipeline.
@@ -169,6 +198,16 @@ class RowsScanned(Event):
     embedding: str
     rows: int
     changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillDone(Event):
+    """Every row of the source has its vector, or is a failure. rows: that were read; embedded: those that had no vector."""
+
+    embedding: str
+    rows: int
+    embedded: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,12 @@ class Store:
         values = {"id": self.target.id, "cursor": [str(value) for value in last], "rows": rows}
         await connection.execute(statement("advance_backfill"), values)
 
+    async def lag(self, connection: AsyncConnection) -> tuple[int, float]:
+        """How many entries wait, and the age of the oldest in seconds."""
+        cursor = await connection.execute(statement("read_lag", self._names), {})
+        pending, seconds = await cursor.fetchone() or (0, 0.0)
+        return pending, seconds
+
     async def finish_backfill(self, connection: AsyncConnection, state: BackfillState, *, after: BackfillState) -> None:
         """Move on from the state `after`. Does nothing if the backfill was started again meanwhile."""
         values = {"id": self.target.id, "state": state.value, "from": after.value}

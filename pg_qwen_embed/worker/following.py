@@ -43,7 +43,12 @@ class Following:
         self._runtime = runtime
         self._catalogue = Catalogue(connection, runtime)
         self.pipelines: dict[int, Pipeline] = {}
-        self.stands_by = False  # another worker leads a generation
+        self._stands_by_for: set[int] = set()  # generations that other workers lead
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether another worker leads a generation."""
+        return bool(self._stands_by_for)
 
     async def open(self, group: asyncio.TaskGroup) -> None:
         """To be called once, first. Raises SetupError where `init` has not run, or a role that is not trusted has run it."""
@@ -90,9 +95,12 @@ class Following:
         wanted = [id_ for id_ in current if id_ not in self.pipelines]
         for id_ in await self._leadership.lead(wanted):
             await self._tried(current[id_], self._take_on(current[id_]))
-        self.stands_by = any(id_ not in self.pipelines for id_ in current)
-        for id_ in set(wanted) - set(self.pipelines) if self._options.once else ():
+        others = {id_ for id_ in current if id_ not in self.pipelines}  # led by other workers
+        for id_ in others & set(wanted) if self._options.once else ():
             self._runtime.events.emit(events.LedElsewhere(current[id_].name))
+        for id_ in () if self._options.once else others - self._stands_by_for:
+            self._runtime.events.emit(events.StandingBy(current[id_].name))
+        self._stands_by_for = others
         if self.stands_by:
             for stranger in await trust.strangers_async(self._connection):
                 if stranger.lock == Lock.LEADER and stranger.id in current:

@@ -47,5 +47,6 @@ class Options:
     identity_check_interval: float = IDENTITY_CHECK_INTERVAL  # between checks of the model identity
     shutdown_timeout: float = 10.0  # for what is in flight when the worker is told to stop
     outage_timeout: float | None = None  # how long an unavailable server is waited for; None: for ever
+    outage_report_interval: float = 60.0  # between lines of the log that say that no server answers
     most_requests: int = MOST_REQUESTS  # in flight on each server at once, of all embeddings together
     limits: Limits = field(default_factory=Limits)

@@ -9,7 +9,7 @@ from functools import partial
 
 from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, SetupError
-from pg_qwen_embed.domain.events import Event, Events
+from pg_qwen_embed.domain.events import Event, Events, logfmt
 from pg_qwen_embed.domain.foreign import LINE, shown
 from pg_qwen_embed.domain.retry import backoff
 from pg_qwen_embed.domain.runtime import Runtime
@@ -73,10 +73,15 @@ class Worker:
 
 
 def log_event(event: Event, secrets: Secrets = NO_SECRETS) -> None:
-    """The first subscriber: `name key=value key=value`, in one line."""
+    """The first subscriber: a record whose attribute `event` has the values, and whose message is in logfmt."""
     if log.isEnabledFor(event.level):
-        values = (f"{name}={shown(secrets.hidden(str(value)), LINE)}" for name, value in event.values.items())
-        log.log(event.level, "%s %s", event.name, " ".join(values))
+        values = {name: _logged(value, secrets) for name, value in event.values.items()}
+        message = f"{event.name} {logfmt(values)}"
+        log.log(event.level, "%s", message, extra={"event": {"event": event.name} | values})
+
+
+def _logged(value: object, secrets: Secrets) -> object:
+    return value if isinstance(value, bool | int | float) else shown(secrets.hidden(str(value)), LINE)
 
 
 async def run(settings: Settings, options: Options) -> None:

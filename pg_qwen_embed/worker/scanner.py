@@ -36,12 +36,17 @@ class Scan:
     """A keyset scan: where the next page begins, and the pages that are not all written yet, in order."""
 
     after: Sequence[str] | None
+    began: float  # on the runtime's clock
+    rows: int = 0  # that were read
+    changes: int = 0  # those of them that had no vector of their document
     exhausted: bool = False
     _pages: deque[ScanPage] = field(default_factory=deque)
 
     def add(self, last: Key, rows: int, left: int) -> ScanPage:
         """A page was read; the next one begins after it."""
         self.after = [str(value) for value in last]
+        self.rows += rows
+        self.changes += left
         self._pages.append(ScanPage(last, rows, left))
         return self._pages[-1]
 
@@ -76,10 +81,15 @@ class ScanProgress:
         self._due = 0.0
 
     def begin(self, after: Sequence[str] | None) -> Scan:
-        self._scan = Scan(after)
+        self._scan = Scan(after, self._runtime.clock())
         return self._scan
 
     def end(self) -> None:
+        """To be called once the scan is finished."""
+        if self._scan:
+            seconds = round(self._runtime.clock() - self._scan.began, 1)
+            done = events.BackfillDone(self._store.target.name, self._scan.rows, self._scan.changes, seconds)
+            self._runtime.events.emit(done)
         self._scan = None
 
     @property

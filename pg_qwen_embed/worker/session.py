@@ -20,6 +20,7 @@ from pg_qwen_embed.worker.leadership import READER_NAME, Leadership
 from pg_qwen_embed.worker.loop import Loop
 from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
+from pg_qwen_embed.worker.outage_report import OutageReport
 from pg_qwen_embed.worker.pipeline import Pools
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.wakeup import WakeUp
@@ -84,6 +85,7 @@ class Session:
         balancer.start(group)
         WakeUp(self._url, reader, signals, ping=options.ping).start(group)
         maintenance.start(group, following.pipelines)
+        OutageReport(pools.live, runtime, every=options.outage_report_interval).start(group, following.pipelines)
         await following.open(group)
         self.ready = True
         await Loop(reader, following, maintenance, options, signals, runtime).run()

@@ -194,7 +194,7 @@ def test_a_server_whose_vectors_have_become_too_short_gets_nothing_written(harne
     harness.ok("attach", "articles", "--text", "body")
     harness.server.dimensions = 8
     worker = harness.worker()
-    eventually(lambda: "WARNING" in worker.said)
+    eventually(lambda: "level=warning" in worker.said)
     harness.server.dimensions = 16
     eventually(harness.settled)
     harness.assert_in_step()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -46,7 +47,7 @@ def test_worker_follows_what_is_attached_and_leaves_what_is_detached_while_it_ru
     harness.assert_in_step(name="second")
     eventually(lambda: "left embedding=first" in worker.said)
     assert worker.end() == 0
-    warnings = [line for line in worker.said.splitlines() if "WARNING" in line]
+    warnings = [line for line in worker.said.splitlines() if "level=warning" in line]
     if "TESTS_POLL" in os.environ:  # it does not hear of a detach, and may read what is gone
         warnings = [line for line in warnings if "read_failed embedding=first" not in line]
     assert warnings == []
@@ -132,6 +133,7 @@ def test_a_worker_that_is_killed_is_followed_by_the_one_that_stands_by(harness: 
     eventually(harness.settled)
     second = harness.worker("--poll", "0.1")
     eventually(lambda: backends(harness) >= 6)
+    eventually(lambda: "standing_by embedding=articles" in second.said)
     led_by = leader(harness)
     first.end(signal.SIGKILL)
     harness.execute("INSERT INTO articles VALUES (2, 'two')")
@@ -140,6 +142,33 @@ def test_a_worker_that_is_killed_is_followed_by_the_one_that_stands_by(harness: 
     assert leader(harness) not in (None, led_by)
     harness.assert_in_step()
     assert second.end() == 0
+    assert second.said.count("standing_by") == 1
+
+
+def test_the_log_says_when_a_backfill_and_its_index_are_done(harness: Harness) -> None:
+    harness.articles("one", "two", "")
+    harness.ok("attach", "articles", "--text", "body")
+    worker = harness.worker()
+    eventually(lambda: "index_ready embedding=articles" in worker.said)
+    assert re.search(r"event=backfill_done embedding=articles rows=3 embedded=[23] seconds=\d", worker.said)
+    assert worker.end() == 0
+
+
+def test_the_log_says_again_and_again_that_no_server_answers_and_how_late_the_vectors_are(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.articles()
+    harness.ok("attach", "articles", "--text", "body")
+    harness.server.url = "http://127.0.0.1:1/v1"
+    harness.execute("INSERT INTO articles VALUES (1, 'one')")
+    caplog.set_level("WARNING", "pg_qwen_embed.worker")
+
+    def reports() -> list[str]:
+        return [message for message in caplog.messages if message.startswith("waiting_for_server embedding=articles")]
+
+    with harness.worker_here(outage_report_interval=0.1):
+        eventually(lambda: len(reports()) >= 2)
+    assert all("pending=1 lag_seconds=" in report for report in reports())
 
 
 def test_of_two_workers_one_leads_and_nothing_is_embedded_twice(harness: Harness) -> None:

@@ -58,7 +58,7 @@ def test_server_of_another_model_weights_or_length_gets_nothing_and_is_named_eve
     setattr(harness.server, what, is_now)
     worker = harness.worker()
     harness.execute("INSERT INTO articles VALUES (2, 'two')")
-    eventually(lambda: f"model_mismatch reason={sentence(harness, served)}" in worker.said)
+    eventually(lambda: f'model_mismatch reason="{sentence(harness, served)}"' in worker.said)
     eventually(lambda: refused(harness))
     assert "the embedding server's model identity is not the one recorded at attach" in harness.ok("status")
     assert harness.refused("search", "articles", "x") == sentence(harness, served)

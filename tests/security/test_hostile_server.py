@@ -19,7 +19,7 @@ from harness import Harness, eventually
 from hostile_answers import ATTACKS, Grammar
 from odd_server import DIMENSIONS, MODEL, OddServer, Reply, Request, items, json_reply, received, reply, right, vector
 
-from pg_qwen_embed.cli.worker import LogFormatter
+from pg_qwen_embed.cli._log import Logfmt
 from pg_qwen_embed.domain import events
 from pg_qwen_embed.domain.errors import DocumentRejected, Error, ServerFault, ServerUnavailable
 from pg_qwen_embed.domain.foreign import shown
@@ -216,10 +216,10 @@ def test_no_line_of_the_log_can_be_forged(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_what_libraries_log_is_one_line_without_secrets_and_a_traceback_stays_readable() -> None:
-    formatter = LogFormatter(Settings(api_key=KEY).secrets)
+    formatter = Logfmt(Settings(api_key=KEY).secrets)
     record = logging.makeLogRecord({"levelname": "ERROR", "msg": f"lost: {KEY}\nforged \x1b[2J"})
     line = formatter.format(record)
-    assert line.endswith("ERROR lost: ***\\x0aforged \\x1b[2J")
+    assert line.endswith('message="lost: ***\\x0aforged \\x1b[2J"')
     try:
         raise ValueError(f"sent {KEY}")
     except ValueError:

@@ -97,7 +97,9 @@ def test_every_command_and_the_worker_do_their_work_with_the_printed_rights(
     assert "wrong" not in installed.ok("doctor").split()
     assert "leader pg_qwen_embed worker: lead and read" in installed.ok("status")
     assert worker.end() == 0, worker.said
-    warnings = [line for line in worker.said.splitlines() if "WARNING" in line and "document_rejected" not in line]
+    warnings = [
+        line for line in worker.said.splitlines() if "level=warning" in line and "document_rejected" not in line
+    ]
     assert warnings == []
     installed.ok("alter", "articles", "--sql", "ALTER TABLE shop.articles ALTER body TYPE varchar(99)")
     installed.execute("ALTER TABLE shop.articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (id, views)")

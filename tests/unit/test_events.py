@@ -26,7 +26,7 @@ def test_the_log_line_of_an_event_is_its_name_and_its_values(caplog: pytest.LogC
         log_event(events.WriteFailed("articles", 2, "the disk is full"))
         log_event(events.GroupWritten("articles", 512, 0.25))
     assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("WARNING", "write_failed embedding=articles attempt=2 reason=the disk is full"),
+        ("WARNING", 'write_failed embedding=articles attempt=2 reason="the disk is full"'),
         ("DEBUG", "group_written embedding=articles rows=512 seconds=0.25"),
     ]
 

@@ -48,7 +48,7 @@ def test_key_of_a_failure_is_retried_once_at_a_time() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_scan_records_pages_in_order_and_only_those_that_are_written(sizes: list[int], rng) -> None:  # type: ignore[no-untyped-def]
-    scan = Scan(after=None)
+    scan = Scan(after=None, began=0.0)
     pages = [scan.add((n,), size, left=size) for n, size in enumerate(sizes)]
     scan.exhausted = True
     work = [page for page in pages for _ in range(page.left)]

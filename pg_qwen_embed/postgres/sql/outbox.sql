@@ -145,3 +145,9 @@ WHERE generation_id = %(id)s AND state = %(from)s;
 UPDATE _qwen_embed.backfill
 SET state = 'pending', cursor = NULL, rows_done = 0, rows_total = NULL, started_at = NULL, finished_at = NULL
 WHERE generation_id = %(id)s AND state IN ('none', 'done');
+
+-- name: read_lag
+-- How many entries wait, and the age of the oldest in seconds: once a minute while no server answers.
+-- It reads the whole outbox.
+SELECT count(*), coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(o.changed_at))), 0)::float8
+FROM {outbox} o;
