@@ -18,9 +18,11 @@ from pg_qwen_embed.domain.errors import (
     UsageError,
 )
 from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.search.async_client import AsyncClient
 from pg_qwen_embed.search.client import Client
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "DatabaseUnavailable",
     "DocumentRejected",

@@ -5,7 +5,7 @@ A server that does not answer is one sentence, DatabaseUnavailable; a string tha
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,7 @@ RECONNECT_TIMEOUT = 10.0  # seconds of attempts with doubling pauses; the next r
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 AsyncCursor = psycopg.AsyncCursor[Any]
+Configure = Callable[[AsyncConnection], Awaitable[None]]
 
 
 class Pool(AsyncConnectionPool[AsyncConnection]):
@@ -111,16 +112,22 @@ def use_search_path(connection: Connection, path: str) -> None:
     connection.execute(statement("use_search_path"), {"path": path})
 
 
-async def connect_async(url: str, purpose: str) -> AsyncConnection:
-    """An autocommit connection for the worker. Raises DatabaseUnavailable, UsageError."""
+async def connect_async(url: str, purpose: str, configure: Configure | None = None) -> AsyncConnection:
+    """An autocommit connection, for the worker unless it is said what for. Raises DatabaseUnavailable, UsageError."""
     with _one_sentence(url):
         connection = await psycopg.AsyncConnection.connect(conninfo(url, purpose), autocommit=True)
         try:
-            await configure_worker(connection)
+            await (configure or configure_worker)(connection)
         except BaseException:  # a cancellation, for instance: nobody else could close it
             await connection.close()
             raise
     return connection
+
+
+async def configure_client(connection: AsyncConnection) -> None:
+    """For a client of an application."""
+    take_binary_values(connection)
+    await connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
 
 
 def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:
@@ -176,10 +183,15 @@ def _one_sentence(url: str) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())
-        raise DatabaseUnavailable(
-            f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
-        ) from None
+        raise lost(error) from None
+
+
+def lost(error: psycopg.OperationalError) -> DatabaseUnavailable:
+    """What is said of a server that cannot be reached, or of a connection that is lost."""
+    reason = " ".join(str(error).split())
+    return DatabaseUnavailable(
+        f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
+    )
 
 
 def first_line(error: Exception) -> str:
