@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pg_qwen_embed.domain.report import Hit
+    from pg_qwen_embed.search.async_client import AsyncClient
     from pg_qwen_embed.search.client import Client
 
     __version__: str
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "DatabaseUnavailable",
     "DocumentRejected",
@@ -42,7 +44,11 @@ __all__ = [
 ]
 
 # Where each name is, if not in domain/errors.py. It is imported when it is used: the command line does not need them all.
-_MODULES = {"Client": "pg_qwen_embed.search.client", "Hit": "pg_qwen_embed.domain.report"}
+_MODULES = {
+    "AsyncClient": "pg_qwen_embed.search.async_client",
+    "Client": "pg_qwen_embed.search.client",
+    "Hit": "pg_qwen_embed.domain.report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -106,11 +106,15 @@ class Encoder:
             )
         return await self._whole(target, texts, size, urgent)
 
+    async def queries(self, target: Target, instruction: str, texts: Sequence[str]) -> Vectors:
+        """The unit vectors of queries, of shape (len(texts), dimensions). Raises as `documents`."""
+        self._check_identity(target)
+        prompts = [query_prompt(target.spec.prompt_style, instruction, text) for text in texts]
+        return await self._embed(target, prompts, None, urgent=True)
+
     async def query(self, target: Target, instruction: str, text: str) -> Vectors:
         """The unit vector of a query, of shape (dimensions,). Raises as `documents`."""
-        self._check_identity(target)
-        prompt = query_prompt(target.spec.prompt_style, instruction, text)
-        vector: Vectors = (await self._embed(target, [prompt], None, urgent=True))[0]
+        vector: Vectors = (await self.queries(target, instruction, [text]))[0]
         return vector
 
     def _check_identity(self, target: Target) -> None:

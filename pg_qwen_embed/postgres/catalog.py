@@ -175,12 +175,6 @@ async def note_restored_columns(connection: AsyncConnection, target: Target) -> 
         )
 
 
-def live_generation(connection: Connection, name: str) -> int | None:
-    """The id of an embedding's live generation; None if there is no such embedding."""
-    row = connection.execute(statement("live_generation"), {"name": name}).fetchone()
-    return row[0] if row else None
-
-
 def embedding(connection: Connection, name: str) -> Embedding:
     """The embedding of that name. Raises UsageError if there is none, or if it cannot follow its source."""
     found = find(connection, name)

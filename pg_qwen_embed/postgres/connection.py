@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,7 @@ _REMEDIES = {
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 AsyncCursor = psycopg.AsyncCursor[Any]
+Configure = Callable[[AsyncConnection], Awaitable[None]]
 
 
 class Pool(AsyncConnectionPool[AsyncConnection]):
@@ -125,16 +126,22 @@ def use_search_path(connection: Connection, path: str) -> None:
     connection.execute(statement("use_search_path"), {"path": path})
 
 
-async def connect_async(url: str, purpose: str) -> AsyncConnection:
-    """An autocommit connection for the worker. Raises DatabaseUnavailable, UsageError."""
+async def connect_async(url: str, purpose: str, configure: Configure | None = None) -> AsyncConnection:
+    """An autocommit connection, for the worker unless it is said what for. Raises DatabaseUnavailable, UsageError."""
     with _one_sentence(url):
         connection = await psycopg.AsyncConnection.connect(conninfo(url, purpose), autocommit=True)
         try:
-            await configure_worker(connection)
+            await (configure or configure_worker)(connection)
         except BaseException:  # a cancellation, for instance: nobody else could close it
             await connection.close()
             raise
     return connection
+
+
+async def configure_client(connection: AsyncConnection) -> None:
+    """For a client of an application."""
+    take_binary_values(connection)
+    await connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
 
 
 def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:
@@ -190,17 +197,22 @@ def _one_sentence(url: str) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(_unavailable(shown(str(error), LINE))) from None
+        raise lost(error) from None
 
 
-def _unavailable(reason: str) -> str:
+def lost(error: psycopg.OperationalError) -> DatabaseUnavailable:
     """What is wrong, from libpq's message: a server that answers and rejects the connection is not a missing one."""
+    reason = shown(str(error), LINE)
     rejected = _FATAL.search(reason)
     if rejected is None:
-        return f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
+        return DatabaseUnavailable(
+            f"PostgreSQL does not answer ({reason}); check PG_QWEN_EMBED_DATABASE_URL and that the server runs"
+        )
     said = rejected[1]
+    if said.startswith("terminating"):
+        return DatabaseUnavailable(f"PostgreSQL ended the connection: {said}")
     remedy = next((remedy for part, remedy in _REMEDIES.items() if part in said), "check PG_QWEN_EMBED_DATABASE_URL")
-    return f"PostgreSQL rejects the connection: {said}; {remedy}"
+    return DatabaseUnavailable(f"PostgreSQL rejects the connection: {said}; {remedy}")
 
 
 def first_line(error: Exception) -> str:

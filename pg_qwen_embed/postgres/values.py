@@ -12,23 +12,25 @@ import psycopg
 from psycopg.abc import Loader
 from psycopg.types.json import set_json_loads
 
+from pg_qwen_embed.postgres.connection import AsyncCursor
 
-def take_every_value(cursor: psycopg.Cursor[Any]) -> None:
+
+def take_every_value(cursor: AsyncCursor) -> None:
     """Numbers in json and jsonb that are too large for a float become Decimal: as a float they would be infinity."""
     set_json_loads(_json, cursor)
 
 
-def rows(cursor: psycopg.Cursor[Any]) -> list[tuple[Any, ...]]:
+async def rows(cursor: AsyncCursor) -> list[tuple[Any, ...]]:
     """All rows of the statement's result."""
     try:
-        return cursor.fetchall()
+        return await cursor.fetchall()
     except Exception as error:
         if isinstance(error, psycopg.Error) and not isinstance(error, psycopg.DataError):
             raise
         return _value_by_value(cursor)  # the loaders of types raise errors of many classes
 
 
-def _value_by_value(cursor: psycopg.Cursor[Any]) -> list[tuple[Any, ...]]:
+def _value_by_value(cursor: AsyncCursor) -> list[tuple[Any, ...]]:
     result = cursor.pgresult
     if result is None:
         return []
@@ -39,7 +41,7 @@ def _value_by_value(cursor: psycopg.Cursor[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _loader(cursor: psycopg.Cursor[Any], oid: int, result_format: int) -> Loader | None:
+def _loader(cursor: AsyncCursor, oid: int, result_format: int) -> Loader | None:
     found = cursor.adapters.get_loader(oid, psycopg.pq.Format(result_format))
     return found(oid, cursor) if found else None
 

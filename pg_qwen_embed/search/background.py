@@ -1,29 +1,27 @@
-"""The event loop of a Client's servers, in a thread of its own.
+"""An event loop in a thread of its own, for callers that have none.
 
 It starts with the first request and ends with `close`. Whoever waits for a request when it ends gets a UsageError. A
-process that was forked has no such thread: `leave_to_parent` is for what it has inherited."""
+process that was forked has no such thread: it needs another Background."""
 
 import asyncio
-import ctypes
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
-from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.search.async_client import CLOSED
 
-CLOSED = "this Client is closed; make a new one"
 CLOSE_TIMEOUT = 5.0  # seconds for the connections to close
 
 T = TypeVar("T")
 
 
 class Background:
-    """Runs coroutines for synchronous callers, in any thread. `servers` are open from the first until `close`."""
+    """Runs coroutines for synchronous callers, in any thread. `end` is the last one."""
 
-    def __init__(self, servers: Sequence[AbstractAsyncContextManager[object]]) -> None:
-        self._servers = list(servers)
+    def __init__(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work_at_end = end
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -57,8 +55,6 @@ class Background:
         self._loop = loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(loop,), name="pg_qwen_embed client", daemon=True)
         self._thread.start()
-        for server in self._servers:
-            asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
         return loop
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,8 +62,7 @@ class Background:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        for server in self._servers:
-            await server.__aexit__(None, None, None)
+        await self._work_at_end()
         loop.stop()
 
 
@@ -76,11 +71,3 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
-
-
-def leave_to_parent(inherited: object) -> None:
-    """In a forked process: never let Python destroy this object.
-
-    A loop shares its epoll instance with the parent's, and a connection its socket. To close them here would take them
-    away from the parent; not to close them would be a warning for each at the end."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))

@@ -9,7 +9,7 @@ from harness import Harness, eventually
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import ModelMismatch
-from pg_qwen_embed.search import client
+from pg_qwen_embed.search import servers
 
 REMEDY = "; serve the old one again, or run: pg-qwen-embed detach articles, and attach again"
 CHANGES = {
@@ -154,7 +154,7 @@ def test_embeddings_from_before_the_model_was_taken_down_accept_what_they_get(at
 def test_a_client_notices_other_weights_and_goes_on_when_attached_anew(
     attached: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "IDENTITY_CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(servers, "IDENTITY_CHECK_INTERVAL", 0.0)
     harness = attached
     with Client(harness.url, server_url=harness.server.url) as asking:
         assert asking.search("articles", "one")

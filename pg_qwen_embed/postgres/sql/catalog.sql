@@ -138,6 +138,12 @@ SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = {literal:source}::reg
 SELECT g.id FROM _qwen_embed.embedding e JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
 WHERE e.name = %(name)s;
 
+-- name: is_known
+-- Whether a client still knows an embedding as it is: its live generation, and its instruction.
+SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
+               JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+               WHERE e.name = %(name)s AND g.id = %(id)s AND e.instruction = %(instruction)s);
+
 -- name: note_restored_columns
 -- Records the numbers of the columns, by their names at attach, of a table that a dump has brought: while our triggers
 -- still tell which columns those are.

@@ -209,7 +209,15 @@ LIMIT %(limit)s;
 SELECT e.{column} {distance} %(query)s::{halfvec}, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
 FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e JOIN {source} t ON {same_key:source_key:t=view_key:e};
 
--- name: configure_search
--- Lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later).
--- Without it a limit above hnsw.ef_search, or a filter, returns fewer rows than there are.
-SELECT set_config('hnsw.iterative_scan', 'strict_order', true);
+-- name: begin_search
+-- Settings of a search, until its transaction ends; and whether the client still knows the embedding as it is: its live
+-- generation, its instruction, and its table. They are one statement, so that a search needs one answer of the database.
+-- The iterative scan lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later). Without it a limit
+-- above hnsw.ef_search, or a filter, returns fewer rows than there are. A larger ef_search of the session's own counts.
+SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
+               JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+               WHERE e.name = %(name)s AND g.id = {id} AND e.instruction = %(instruction)s
+                     AND e.source::oid = to_regclass({literal:source})::oid),
+       set_config('hnsw.iterative_scan', 'strict_order', true),
+       set_config('hnsw.ef_search', coalesce(%(ef_search)s::text, greatest(
+           nullif(current_setting('hnsw.ef_search', true), '')::int, %(default_ef_search)s::int)::text), true);

@@ -1,0 +1,234 @@
+"""The client of asynchronous applications; `Client` is the same for all others.
+
+It reads the registry and the tables, and writes nothing. No worker needs to run. What it knows of an embedding is
+confirmed in the same request to the database that searches, so a search waits for the embedding server and for one
+answer of the database."""
+
+import asyncio
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
+
+from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.domain.errors import DatabaseUnavailable, Error, UsageError
+from pg_qwen_embed.domain.query import BLANK, Wanted, query_texts, query_vector
+from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.domain.texts import is_storable
+from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.client_pool import PURPOSE
+from pg_qwen_embed.postgres.connection import AsyncConnection, connect, lost
+from pg_qwen_embed.postgres.nearest import Nearest
+from pg_qwen_embed.search.opened import Lives, Opened
+from pg_qwen_embed.search.servers import Servers
+from pg_qwen_embed.settings import Settings, resolve
+
+CLOSED = "this Client is closed; make a new one"
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Queries against embeddings, for asynchronous code. It opens what it needs in each event loop that uses it.
+
+        async with AsyncClient() as client:
+            vector = await client.embed_query("articles", "how do vectors follow text?")
+            hits = await client.search("articles", "how do vectors follow text?", limit=5)
+
+    Any number of tasks may use one. Settings not given come from the environment (see `pg-qwen-embed --help`)."""
+
+    def __init__(
+        self,
+        database_url: str | None = None,
+        *,
+        server_url: str | None = None,
+        api_key: str | None = None,
+        ca_file: str | None = None,
+    ) -> None:
+        """Raises UsageError for settings that cannot be used."""
+        options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
+        self._settings: Settings = resolve(os.environ, **options)
+        self._unused: list[Servers] = [Servers(self._settings)]  # made now, because it may raise
+        self._known: dict[str, Nearest] = {}
+        self._closed = False
+        self._lives = Lives()
+        weakref.finalize(self, self._lives.leave).atexit = False
+        _clients.add(self)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; safe to call twice. Whoever waits for an answer gets a UsageError."""
+        self._closed = True
+        await self._lives.end()
+
+    async def embed_query(self, name: str, text: str) -> NDArray[np.float32]:
+        """The unit vector of a query, shape (dimensions,), with the embedding's instruction in front.
+
+        Raises UsageError (no such embedding, blank text), ModelMismatch, ServerUnavailable, DocumentRejected,
+        DatabaseUnavailable."""
+        _check_text(text)
+        opened = await self._open()
+        return await self._confirmed(opened, name, lambda known: opened.servers.query(known.embedding.target, text))
+
+    async def embed_queries(self, name: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The unit vectors of queries, shape (len(texts), dimensions), with few requests. Equal texts are embedded once.
+
+        Raises as `embed_query`; a text that is blank or rejected is named by its position."""
+        own = query_texts(texts)
+        opened = await self._open()
+        return await self._confirmed(opened, name, lambda known: opened.servers.queries(known.embedding.target, own))
+
+    async def search(
+        self,
+        name: str,
+        query: str | Sequence[float] | NDArray[Any],
+        limit: int = 10,
+        *,
+        where: str | sql.Composable | None = None,
+        params: Mapping[str, Any] | None = None,
+        mode: str = "vector",
+        exact: bool = False,
+        ef_search: int | None = None,
+    ) -> list[Hit]:
+        """The `limit` rows nearest to a query, nearest first: each row's columns and its distance.
+
+        query: a text, or a vector. exact: compare every vector, without the index. ef_search: how many candidates a search
+        of the index keeps. Raises as `embed_query`, and UsageError for what cannot be searched."""
+        wanted = Wanted(limit, mode, exact, ef_search)
+        if where is not None or params is not None or exact:
+            raise UsageError("search has no filters yet")
+        if isinstance(query, str):
+            _check_text(query)
+        opened = await self._open()
+        while True:
+            known = await self._read(opened, name)
+            if isinstance(query, str):
+                vector = await self._unless_changed(opened, known, opened.servers.query(known.embedding.target, query))
+            else:
+                vector = query_vector(name, known.embedding.live.spec, query)
+            hits = None if vector is None else await self._search(opened, known, vector, wanted)
+            if hits is not None:
+                return hits
+            self._forget(known)
+
+    async def _search(self, opened: Opened, known: Nearest, vector: Vectors, wanted: Wanted) -> list[Hit] | None:
+        """None: it has changed since it was read, attached again, say, or pgvector moved to another schema."""
+        try:
+            return await self._ask(opened, lambda connection: known.search(connection, vector, wanted))
+        except psycopg.ProgrammingError:
+            if await self._look_up(known.embedding.name) == known.embedding:
+                raise
+            return None
+
+    async def _confirmed(self, opened: Opened, name: str, embed: Callable[[Nearest], Awaitable[Vectors]]) -> Vectors:
+        """Vectors of the embedding as it is now: that is confirmed while the server works."""
+        while True:
+            known = await self._read(opened, name)
+            confirming = asyncio.ensure_future(self._is_known(opened, known))
+            try:
+                vectors = await self._unless_changed(opened, known, embed(known))
+                if vectors is not None and await confirming:
+                    return vectors
+            finally:
+                confirming.cancel()
+            self._forget(known)
+
+    async def _unless_changed(self, opened: Opened, known: Nearest, embedding: Awaitable[Vectors]) -> Vectors | None:
+        """None: it failed because the embedding has changed: another model or instruction, say."""
+        try:
+            return await embedding
+        except Error:
+            if self._closed:
+                raise UsageError(CLOSED) from None
+            if await self._is_known(opened, known):
+                raise
+            return None
+
+    async def _is_known(self, opened: Opened, known: Nearest) -> bool:
+        """Whether the registry still says so; true while the database is unavailable."""
+        try:
+            return await self._ask(opened, known.is_known)
+        except (psycopg.OperationalError, DatabaseUnavailable):
+            return True
+
+    async def _ask(self, opened: Opened, ask: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """A request to the database; on a new connection if the one that was there is lost."""
+        for once_more in (True, False):
+            async with opened.database.connection() as connection:
+                try:
+                    return await ask(connection)
+                except psycopg.OperationalError as error:
+                    if not connection.closed:
+                        raise
+                    if self._closed:
+                        raise UsageError(CLOSED) from None
+                    opened.database.drop()
+                    if not once_more:
+                        raise lost(error) from None
+        raise AssertionError("unreachable")
+
+    async def _read(self, opened: Opened, name: str) -> Nearest:
+        """The embedding as it was when it was read last, which is confirmed later."""
+        if not is_storable(name):
+            raise UsageError(f"there is no embedding {name!r}: PostgreSQL cannot hold such a name")
+        async with opened.reading:
+            if name not in self._known:
+                self._known[name] = Nearest(await self._look_up(name))
+            return self._known[name]
+
+    async def _look_up(self, name: str) -> Embedding:
+        return await asyncio.to_thread(_look_up, self._settings.database_url, name)
+
+    def _forget(self, known: Nearest) -> None:
+        if self._known.get(known.embedding.name) is known:
+            del self._known[known.embedding.name]
+
+    async def _open(self) -> Opened:
+        if self._closed:
+            raise UsageError(CLOSED)
+        opened = self._lives.here()
+        if opened is None:
+            servers = self._unused.pop() if self._unused else Servers(self._settings)
+            opened = Opened(servers, self._settings.database_url)
+            await self._lives.begin(opened)
+        return opened
+
+    def _after_fork(self) -> None:
+        """Nothing that the parent uses may be used or closed here."""
+        self._lives.leave_to_parent()
+
+
+def _look_up(url: str, name: str) -> Embedding:
+    """Seldom, and with all the sentences that the commands have: so it is their code, on a connection for the moment."""
+    with connect(url, PURPOSE) as connection:
+        return catalog.embedding(connection, name)
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise UsageError(BLANK)
+
+
+_clients: weakref.WeakSet[AsyncClient] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
