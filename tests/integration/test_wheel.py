@@ -16,7 +16,7 @@ TYPED = '''
 """What an application writes, checked as strictly as mypy can."""
 
 import pg_qwen_embed
-from pg_qwen_embed import Client, Hit, Error, SetupError, UsageError
+from pg_qwen_embed import AsyncClient, Client, Hit, Error, SetupError, UsageError
 from pg_qwen_embed import DatabaseUnavailable, DocumentRejected, ServerUnavailable
 from pg_qwen_embed import ModelMismatch, ModelUnknown, ProtocolError, ServerFault, ServerOverloaded
 
@@ -32,6 +32,12 @@ def nearest(query: str) -> list[str]:
         except ServerUnavailable as error:
             return [str(error)]
     return [f"{length} {hit.distance:.3f} {sorted(hit.row)}" for hit in hits]
+
+
+async def nearest_of_several(queries: list[str]) -> list[Hit]:
+    async with AsyncClient("postgresql://") as client:
+        vectors = await client.embed_queries("articles", queries)
+        return [hit for vector in vectors for hit in await client.search("articles", vector, limit=1)]
 
 
 print(nearest("anything"), pg_qwen_embed.__version__.upper())
