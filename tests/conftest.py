@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--polling", action="store_true", help=f"swallow notifications; workers look every {POLL} s instead"
     )
+    parser.addoption("--write-mistakes", action="store_true", help="write docs/mistakes.md again")
     parser.addoption("--roles", action="store_true", help="run commands and worker as roles of least privilege")
 
 

@@ -44,7 +44,12 @@ def _change(connection: Connection, query: str, name: str, key: Key) -> int:
     values["id"] = target.id
     names = Names(target)
     row = connection.execute(statement(query, names, chosen=_chosen(names, key)), values).fetchone()
-    return int(row[0]) if row else 0
+    changed = int(row[0]) if row else 0
+    if key and not changed:
+        raise UsageError(
+            f"{name} has no failure with the key {', '.join(key)}; list them: pg-qwen-embed failures list {name}"
+        )
+    return changed
 
 
 def _chosen(names: Names, key: Key) -> sql.Composable:

@@ -47,7 +47,8 @@ def list_(settings: Settings, name: str, as_json: bool) -> None:
         key = ", ".join(f"{column}={shown(value)}" for column, value in failure.key.items())
         again = failure.next_attempt_at
         when = f"again at {again:%H:%M:%S} UTC" if again else "parked"
-        say(f"{key}  {failure.attempts} attempts, {when}: {shown(failure.error, LINE)}")
+        attempts = "1 attempt" if failure.attempts == 1 else f"{failure.attempts} attempts"
+        say(f"{key}  {attempts}, {when}: {shown(failure.error, LINE)}")
 
 
 @failures.command()
