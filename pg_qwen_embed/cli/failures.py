@@ -36,7 +36,7 @@ def failures() -> None:
 @json_option
 @with_settings("database_url")
 def list_(settings: Settings, name: str, as_json: bool) -> None:
-    """List the failures of NAME, the latest first, each with the server's own sentence."""
+    """List the failures of NAME, the latest first, each with its error message."""
     with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
         found = handling.listing(connection, name)
     if as_json:

@@ -196,5 +196,8 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     fine = one.index is IndexState.VALID or (one.index is IndexState.NONE and not one.needs_index)
     advice = "a worker builds it, unless its --index-from is higher or a backlog comes first: see its log"
     yield judge(name, fine, f"index {one.index_report}", advice, State.WARNING)
-    text = f"{one.failures:,} failures, {one.pending:,} changes pending for {one.lag_seconds:.1f} s"
+    changes = "1 change" if one.pending == 1 else f"{one.pending:,} changes"
+    pending = f"{changes} pending, the oldest for {one.lag_seconds:.1f} s" if one.pending else "nothing pending"
+    failures = "1 failure" if one.failures == 1 else f"{one.failures:,} failures"
+    text = f"{failures}, {pending}"
     yield judge(name, not one.failures, text, f"see: pg-qwen-embed failures list {name}", State.WARNING)

@@ -129,8 +129,8 @@ async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]
     off = float(np.abs(np.linalg.norm(together, axis=1) - 1).max())
     differ = float(np.abs(together - alone).max())
     return [
-        judge(AREA, off < NORM_TOLERANCE, f"vectors have length 1 within {off:.0e}",
-              "they are normalised here; is this an embedding model, started with --is-embedding?", State.WARNING),
+        judge(AREA, off < NORM_TOLERANCE, f"vectors are normalized (norms off by at most {off:.0e})",
+              "they are normalized here; is this an embedding model, started with --is-embedding?", State.WARNING),
         judge(AREA, differ < TOLERANCE, f"a text alone and among others differ by {differ:.0e}",
               "the same text must always get the same vector: try another attention backend or dtype", State.WARNING),
     ]  # fmt: skip
