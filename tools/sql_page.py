@@ -16,7 +16,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
 from pg_qwen_embed.domain.source import Column, QualifiedName, Source
 from pg_qwen_embed.domain.spec import Chunking, Spec, StoreKind
-from pg_qwen_embed.postgres import ddl
+from pg_qwen_embed.postgres import ddl, queries
 from pg_qwen_embed.postgres.connection import as_text
 from pg_qwen_embed.postgres.grants import groups, subject_of
 from pg_qwen_embed.postgres.key_names import identifier
@@ -97,7 +97,9 @@ class Texts:
     def __init__(self, example: Embedding) -> None:
         layout = names_of(example).layout
         self.names = names_of(example)
-        self.created = first_of_each((*ddl.attach(example), *ddl.detach(example), *grants(example)))
+        self.created = first_of_each(
+            (*queries.create("public"), *ddl.attach(example), *ddl.detach(example), *grants(example))
+        )
         self.owned = {value for name in dir(layout) if isinstance(value := getattr(layout, name), str)}
 
     def text(self, name: str, *, created: bool, owned: bool) -> str | None:

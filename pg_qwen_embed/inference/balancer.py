@@ -119,6 +119,13 @@ class Balancer:
         found = [info.mismatch(target) for info in known if info is not None]
         return found[0] if len(found) == len(known) and all(found) else None
 
+    def why_not_served(self, target: Target) -> str | None:
+        """Why no server embeds for it now; None if one does, or may: none has said what it serves."""
+        if self.is_served(target):
+            return None
+        reasons = [upstream.breaker.reason for upstream in self._upstreams if upstream.breaker.reason]
+        return str(self.mismatch(target) or next(iter(reasons), None) or "") or None
+
     @property
     def limit(self) -> int:
         """The concurrency limits of all servers together."""

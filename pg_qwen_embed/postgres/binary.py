@@ -15,6 +15,7 @@ from pg_qwen_embed.domain.vectors import Vectors
 BOOL_OID = 16
 INT8_OID = 20
 BYTEA_OID = 17
+REAL_OID = 700
 _HEADER = struct.Struct(">iiIii")
 
 
@@ -41,6 +42,14 @@ def bytea_array(values: Sequence[bytes]) -> bytes:
     elements["length"] = width
     elements["value"] = np.frombuffer(b"".join(values), dtype=f"V{width}") if width else b""
     return _array(BYTEA_OID, elements)
+
+
+def real_array(values: NDArray[np.float32]) -> bytes:
+    """real[] in binary."""
+    elements = np.empty(len(values), np.dtype([("length", ">i4"), ("value", ">f4")]))
+    elements["length"] = 4
+    elements["value"] = values
+    return _array(REAL_OID, elements)
 
 
 def halfvec_array(parts: Sequence[Vectors], halfvec_oid: int) -> bytes:

@@ -13,6 +13,13 @@ class Lock(IntEnum):
         0x51450005  # transaction, exclusive, with a hash of the embedding's name: who creates or drops its objects
     )
     MODEL_MISMATCH = 0x51450004  # session, exclusive by its leader: no server has the recorded model identity
+    ANSWERS = 0x51450006  # session, exclusive: who answers queries for a generation
 
 
 MIGRATION = 0x5145000400000000  # transaction, exclusive: `init`, until its migrations are committed; one 64-bit number
+
+# Of sessions that ask for a query's vector, until they have it; sql/query.sql has the numbers too.
+BELL = 0x51450007  # shared, with 0: somebody asks
+SLOT = 0x51450008  # exclusive, with a number: a share of the lock table
+WORDS = 0x51460000  # plus its position, shared, with four bytes: a piece of a request
+HEADER = 0x51470000  # plus the length of the request, shared: all its words are there

@@ -12,7 +12,7 @@ from alembic.util.exc import CommandError
 from psycopg import sql
 
 from pg_qwen_embed.domain.errors import SetupError
-from pg_qwen_embed.postgres import catalog, revision, trust
+from pg_qwen_embed.postgres import catalog, queries, revision, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line, own_search_path
 from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
@@ -30,6 +30,8 @@ def init(database_url: str) -> list[str]:
         revision.check(connection)
         said = ensure_extension(connection)
     before, after = upgrade(database_url)
+    with connect(database_url, "pg_qwen_embed init") as connection:
+        said += queries.restore(connection)
     said.append(f"already at version {after}" if before == after else f"installed version {after}")
     return said
 

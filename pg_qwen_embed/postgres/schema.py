@@ -3,7 +3,7 @@
 The tables of a generation are not here: `attach` creates them, with the key types of their source."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, OID, REGCLASS
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, OID, REAL, REGCLASS
 
 from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 
@@ -57,4 +57,26 @@ backfill = sa.Table(
     sa.Column("finished_at", sa.DateTime(timezone=True)),
     sa.CheckConstraint("state IN ('none', 'pending', 'running', 'indexing', 'done')", name="backfill_state"),
     comment="One row per generation: its backfill, and the key up to which every vector is written",
+)
+
+query_secret = sa.Table("query_secret", metadata, sa.Column("secret", BYTEA, nullable=False))
+
+query_cache = sa.Table(
+    "query_cache",
+    metadata,
+    sa.Column("key", BYTEA, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("vector", ARRAY(REAL), nullable=False),
+    sa.Column("made_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()),
+    sa.Index("query_cache_key", "key"),
+    sa.Index("query_cache_made_at", "made_at"),
+)
+
+query_error = sa.Table(
+    "query_error",
+    metadata,
+    sa.Column("nonce", BYTEA, primary_key=True),
+    sa.Column("sentence", sa.Text, nullable=False),
+    sa.Column("made_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()),
+    prefixes=["UNLOGGED"],
 )

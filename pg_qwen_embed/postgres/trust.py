@@ -20,13 +20,15 @@ from pg_qwen_embed.postgres.sql import statement
 
 LONGEST_NAME = 80  # characters of a name that a stranger has chosen
 _REGISTRY = {"embedding", "generation", "backfill", "alembic_version"}
-_SHARED = _REGISTRY | {"fingerprint", "text_of", "key_now"}  # by all embeddings
+_QUERIES = {"query_secret", "query_cache", "query_error", "query_vector", "ask_worker", "await_queries"}
+_SHARED = _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now"}  # by all embeddings
 _HARM = {
     Lock.LEADER: "the leader lock: no worker can lead",
     Lock.GATE: "the gate: each transaction that changes the source sends a notification",
     Lock.STORE: "the lock of the store: no vector is written",
     Lock.OBJECTS: "the lock of its objects: alter, detach and verify --repair cannot begin",
     Lock.MODEL_MISMATCH: "the lock that reports a model mismatch",
+    Lock.ANSWERS: "the lock of who answers queries: qwen_embed.embed_query waits in vain",
 }
 
 

@@ -22,6 +22,7 @@ from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
 from pg_qwen_embed.worker.outage_report import OutageReport
 from pg_qwen_embed.worker.pipeline import Pools
+from pg_qwen_embed.worker.query_answers import QueryAnswers
 from pg_qwen_embed.worker.signals import Signals
 from pg_qwen_embed.worker.wakeup import WakeUp
 from pg_qwen_embed.worker.writer import WRITERS
@@ -87,6 +88,8 @@ class Session:
         maintenance.start(group, following.pipelines)
         OutageReport(pools.live, runtime, every=options.outage_report_interval).start(group, following.pipelines)
         await following.open(group)
+        if not options.once:
+            QueryAnswers(self._url, balancer, runtime).start(group, following.pipelines)
         self.ready = True
         await Loop(reader, following, maintenance, options, signals, runtime).run()
         raise Finished

@@ -45,7 +45,8 @@ SELECT version_num FROM _qwen_embed.alembic_version;
 SELECT max(r.revision)
 FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('0004', 'generation', 'weight_version'),
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
-             ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL))
+             ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL),
+             ('0010', 'query_cache', 'key'))
      r(revision, relation, attribute)
 WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute

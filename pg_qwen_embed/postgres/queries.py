@@ -1,0 +1,111 @@
+"""Queries whose text stands in SQL: the objects that every database has for them, and the worker's statements about them.
+
+How a request travels is described in sql/query.sql."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from psycopg import sql
+
+from pg_qwen_embed.domain.query_request import Placed
+from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.postgres import binary, catalog
+from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue, Connection, as_text
+from pg_qwen_embed.postgres.sql import statement
+
+
+def create(vector_schema: str) -> Iterator[sql.Composed]:
+    """The tables, then the functions."""
+    yield statement("create_query_secret")
+    yield statement("make_query_secret")
+    yield statement("create_query_cache")
+    yield statement("set_query_cache_storage")
+    yield statement("set_query_cache_identity")
+    yield statement("index_query_cache")
+    yield statement("index_query_cache_by_age")
+    yield statement("create_query_error")
+    yield statement("create_ask_worker", body=sql.Literal(as_text(statement("ask_worker_body"))))
+    yield statement("protect_ask_worker")
+    yield statement("create_await_queries", body=sql.Literal(as_text(statement("await_queries_body"))))
+    yield statement("protect_await_queries")
+    yield from create_for_pgvector(vector_schema)
+
+
+def create_for_pgvector(vector_schema: str) -> Iterator[sql.Composed]:
+    """The functions that return a type of pgvector's: they go with the extension, and come again with it."""
+    halfvec = sql.Identifier(vector_schema, "halfvec")
+    body = sql.Literal(as_text(statement("query_vector_body")))
+    yield statement("create_query_vector", halfvec=halfvec, body=body)
+    yield statement("let_query_vector_be_called")
+    yield statement("create_embed_query", halfvec=halfvec)
+    yield statement("let_embed_query_be_called")
+    yield statement("comment_embed_query")
+
+
+def vector_schema(connection: Connection) -> str:
+    """The schema of pgvector's types."""
+    extension = catalog.vector_extension(connection)
+    return (extension and extension.schema) or "public"
+
+
+def restore(connection: Connection) -> list[str]:
+    """Create what went with the extension. Returns lines for a person to read."""
+    (missing,) = connection.execute(statement("embed_query_is_missing")).fetchone() or (False,)
+    if not missing:
+        return []
+    with connection.transaction():
+        for command in create_for_pgvector(vector_schema(connection)):
+            connection.execute(as_text(command).encode())
+    return ["restored: the function qwen_embed.embed_query"]
+
+
+async def read_secret(connection: AsyncConnection) -> bytes:
+    """The secret of requests, made if there is none."""
+    await connection.execute(statement("make_query_secret"))
+    (secret,) = await (await connection.execute(statement("read_query_secret"))).fetchone() or (b"",)
+    return bytes(secret)
+
+
+async def wait_for_requests(
+    connection: AsyncConnection, seen: Iterable[int], *, seconds: float, pause: float
+) -> list[Placed]:
+    """The requests that are there, as soon as one of them is not in `seen`; none after `seconds`."""
+    values = {"seen": list(seen), "seconds": seconds, "pause": pause}
+    rows = await (await connection.execute(statement("await_queries"), values)).fetchall()
+    return [Placed(*row) for row in rows]
+
+
+async def read_instructions(connection: AsyncConnection, generations: Iterable[int]) -> dict[int, str]:
+    cursor = await connection.execute(statement("read_instructions"), {"ids": list(generations)})
+    return dict(await cursor.fetchall())
+
+
+async def write_vectors(connection: AsyncConnection, generation: int, keys: Sequence[bytes], vectors: Vectors) -> None:
+    """Answer requests. vectors: of shape (len(keys), dimensions)."""
+    await connection.execute(
+        statement("write_query_vectors"),
+        {
+            "generation": generation,
+            "dimensions": vectors.shape[1],
+            "keys": BinaryValue(binary.bytea_array(keys)),
+            "vectors": BinaryValue(binary.real_array(vectors.ravel())),
+        },
+    )
+
+
+async def write_errors(connection: AsyncConnection, nonces: Sequence[bytes], sentence: str) -> None:
+    """Answer requests with a reason."""
+    await connection.execute(statement("write_query_errors"), {"nonces": list(nonces), "sentence": sentence})
+
+
+async def sweep(connection: AsyncConnection, *, rows: int) -> int:
+    """Delete the oldest vectors beyond so many rows, and reasons that were read. Returns how many vectors were deleted."""
+    await connection.execute(statement("sweep_query_errors"))
+    return (await connection.execute(statement("sweep_query_cache"), {"rows": rows})).rowcount
+
+
+async def sweep_generations(connection: AsyncConnection) -> None:
+    await connection.execute(statement("sweep_query_generations"))
+
+
+async def vacuum(connection: AsyncConnection) -> None:
+    await connection.execute(statement("vacuum_query_cache"))

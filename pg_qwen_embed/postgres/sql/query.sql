@@ -1,0 +1,347 @@
+-- The text of a query inside a SELECT: how a session asks a worker for a vector without a commit, and how the worker answers.
+
+-- name: create_query_secret
+-- The key with which requests are encrypted and authenticated. The owner and the worker may read it, nobody else.
+CREATE TABLE _qwen_embed.query_secret (secret bytea NOT NULL);
+
+-- name: make_query_secret
+-- Makes the secret where there is none: at `init`, and in a database that was made from a dump of the schema alone.
+-- Two random UUIDs have 244 random bits.
+INSERT INTO _qwen_embed.query_secret (secret)
+SELECT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_secret);
+
+-- name: create_query_cache
+-- The vectors of queries by a hash of generation, instruction and text. It is also the way of an answer.
+-- There is no primary key and no type of pgvector's: a subscriber may have rows of its own, and the extension may be
+-- dropped. A vector of up to 2,000 dimensions stays in its row.
+CREATE TABLE _qwen_embed.query_cache (
+    key bytea NOT NULL, generation integer NOT NULL, vector real[] NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+-- name: set_query_cache_storage
+-- Vectors are not compressed: they would not get smaller.
+ALTER TABLE _qwen_embed.query_cache ALTER COLUMN vector SET STORAGE EXTERNAL;
+
+-- name: set_query_cache_identity
+-- Lets a publication of all tables replicate the deletes of the sweep.
+ALTER TABLE _qwen_embed.query_cache REPLICA IDENTITY FULL;
+
+-- name: index_query_cache
+-- Finds a vector by its key.
+CREATE INDEX query_cache_key ON _qwen_embed.query_cache (key);
+
+-- name: index_query_cache_by_age
+-- Finds the oldest vectors, which the sweep deletes.
+CREATE INDEX query_cache_made_at ON _qwen_embed.query_cache (made_at);
+
+-- name: create_query_error
+-- Why a request has no vector. A row lives a minute, so it need not survive a crash.
+CREATE UNLOGGED TABLE _qwen_embed.query_error (
+    nonce bytea PRIMARY KEY, sentence text NOT NULL, made_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- name: create_ask_worker
+-- Asks a worker for the vector of a query, and waits for it. The request is placed as shared advisory locks, which every
+-- session sees at once in pg_locks: a nonce, a keyed checksum, and the encrypted text, four bytes a lock; last the lock that
+-- tells their length, and the bell. The function is VOLATILE, so each of its statements sees what was committed since.
+-- The locks belong to the inner block. Its end by an exception, of ours or of PostgreSQL's, releases them.
+-- Slots bound how much of PostgreSQL's lock table all requests together may take.
+CREATE OR REPLACE FUNCTION _qwen_embed.ask_worker(name text, generation integer, instruction bytea, key bytea, query text)
+RETURNS real[] LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS {body};
+
+-- name: ask_worker_body
+-- The body of that function.
+#variable_conflict use_variable
+DECLARE
+    began constant timestamptz := clock_timestamp();
+    otherwise constant text := 'embed the text with Client.embed_query, and pass the vector';
+    nobody constant text := format('%%s: no worker is there to embed the query; run: pg-qwen-embed worker; or %%s', name, otherwise);
+    wanted text := current_setting('pg_qwen_embed.query_timeout', true);
+    patience double precision := 2;
+    elapsed double precision := 0;
+    own_secret bytea;
+    nonce bytea;
+    bound bytea;
+    payload bytea;
+    plain text;
+    stream text;
+    words integer;
+    slots integer := greatest(16, current_setting('max_locks_per_transaction')::integer
+                                  * (current_setting('max_connections')::integer
+                                     + current_setting('max_prepared_transactions')::integer) / 64);
+    slot integer;
+    taken integer;
+    placed boolean := false;
+    rung boolean;
+    looked double precision := 0;
+    misses integer := 0;
+    answer real[];
+    reason text;
+BEGIN
+    IF query !~ '\S' THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('%%s: the query is blank: there is nothing to search for', name);
+    ELSIF octet_length(query) > 1000 THEN
+        RAISE EXCEPTION USING ERRCODE = 'program_limit_exceeded',
+            MESSAGE = format('%%s: the query has %%s bytes, and SQL takes 1000; %%s', name, octet_length(query), otherwise);
+    ELSIF pg_is_in_recovery() THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%%s: this server is a standby, where only queries that were asked on the primary before have '
+                             'vectors; ask there, or %%s', name, otherwise);
+    ELSIF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%%s: a transaction that is %%s does not see the vector of a query that is embedded during it; '
+                             'select qwen_embed.embed_query with the same text before it begins, use READ COMMITTED, or %%s',
+                             name, upper(current_setting('transaction_isolation')), otherwise);
+    END IF;
+    IF wanted <> '' THEN
+        patience := CASE WHEN wanted ~ '^\s*\d{{1,9}}\s*$' THEN wanted::double precision / 1000
+                         WHEN wanted ~ '^\s*\d{{1,9}}(\.\d+)?\s*(ms|s|min)\s*$' THEN extract(epoch FROM wanted::interval) END;
+        IF patience IS NULL OR patience NOT BETWEEN 0.001 AND 600 THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+                MESSAGE = format('pg_qwen_embed.query_timeout is %%L; it must be 1ms to 10min, for example: '
+                                 'SET pg_qwen_embed.query_timeout = ''2s''', wanted);
+        END IF;
+    END IF;
+    SELECT s.secret INTO own_secret FROM _qwen_embed.query_secret s LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = nobody;
+    END IF;
+    payload := int4send(generation) || substr(instruction, 1, 8) || convert_to(query, 'UTF8');
+    words := 4 + (length(payload) + 3) / 4;
+    LOOP
+        BEGIN
+            taken := 0;
+            slot := floor(random() * slots);
+            FOR i IN 1 .. slots LOOP
+                EXIT WHEN taken * 16 >= words + 2;
+                slot := (slot + 1) %% slots;
+                IF pg_try_advisory_xact_lock(1363476488, slot) THEN
+                    taken := taken + 1;
+                END IF;
+            END LOOP;
+            IF taken * 16 >= words + 2 THEN
+                nonce := substr(uuid_send(gen_random_uuid()), 9, 8);
+                bound := int4send(pg_backend_pid()) || nonce;
+                plain := encode(nonce || substr(sha256(own_secret || '\x02'::bytea || sha256(bound || payload)), 1, 8)
+                                || payload || '\x000000'::bytea, 'hex');
+                SELECT repeat('0', 32)
+                       || string_agg(encode(sha256(own_secret || '\x01'::bytea || bound || int4send(b)), 'hex'), '' ORDER BY b)
+                INTO stream FROM generate_series(0, length(payload) / 32) AS b;
+                SELECT bool_and(pg_try_advisory_xact_lock_shared(
+                           1363542016 + i, ('x' || substr(plain, 8 * i + 1, 8))::bit(32)::integer
+                                           # ('x' || substr(stream, 8 * i + 1, 8))::bit(32)::integer))
+                INTO placed FROM generate_series(0, words - 1) AS i;
+                placed := placed AND pg_try_advisory_xact_lock_shared(1363607552 + length(payload),
+                                                                      ('x' || substr(plain, 1, 8))::bit(32)::integer);
+                rung := false;
+            END IF;
+            LOOP
+                EXIT WHEN NOT placed;
+                rung := rung OR pg_try_advisory_xact_lock_shared(1363476487, 0);
+                SELECT a.vector, a.sentence INTO answer, reason
+                FROM (SELECT c.vector, NULL AS sentence FROM _qwen_embed.query_cache c WHERE c.key = key
+                      UNION ALL
+                      SELECT NULL, e.sentence FROM _qwen_embed.query_error e WHERE e.nonce = nonce) a LIMIT 1;
+                EXIT WHEN FOUND;
+                elapsed := extract(epoch FROM clock_timestamp() - began);
+                EXIT WHEN elapsed > patience;
+                IF elapsed > looked + 0.1 THEN
+                    looked := elapsed;
+                    PERFORM FROM pg_locks l
+                    WHERE l.locktype = 'advisory' AND l.classid = 1363476486 AND l.objid::bigint = generation
+                      AND l.objsubid = 2 AND l.granted AND l.mode = 'ExclusiveLock'
+                      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+                    misses := CASE WHEN FOUND THEN 0 ELSE misses + 1 END;
+                    EXIT WHEN misses > 3;
+                END IF;
+                PERFORM pg_sleep(least(greatest(0.0005, elapsed / 16), 0.02));
+            END LOOP;
+            RAISE EXCEPTION USING ERRCODE = 'QE000';
+        EXCEPTION
+            WHEN SQLSTATE 'QE000' THEN NULL;
+            WHEN out_of_memory THEN placed := false;
+        END;
+        IF answer IS NOT NULL THEN
+            RETURN answer;
+        ELSIF reason IS NOT NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format('%%s: %%s', name, reason);
+        ELSIF misses > 3 THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = nobody;
+        END IF;
+        elapsed := extract(epoch FROM clock_timestamp() - began);
+        IF elapsed > patience THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = CASE WHEN placed
+                THEN format('%%s: the worker has not embedded the query within %%s s; try again, raise '
+                            'pg_qwen_embed.query_timeout, or %%s', name, round(patience::numeric, 3), otherwise)
+                ELSE format('%%s: too many queries wait for their vectors: their share of PostgreSQL''s lock table is full; '
+                            'try again, raise max_locks_per_transaction, or %%s', name, otherwise) END;
+        END IF;
+        PERFORM pg_sleep(0.002);
+    END LOOP;
+END
+
+-- name: protect_ask_worker
+-- Nobody but the owner and its members calls it: it would ask for any generation.
+REVOKE ALL ON FUNCTION _qwen_embed.ask_worker(text, integer, bytea, bytea, text) FROM PUBLIC;
+
+-- name: create_query_vector
+-- The vector of a query, from the cache or from a worker. It has the rights of its owner, because the application may read
+-- neither the registry nor the cache. It is STABLE, so it sees the registry as the statement does.
+-- Its cost is that of a vector in the cache, in the planner's unit: without an index it runs once for each row.
+CREATE OR REPLACE FUNCTION _qwen_embed.query_vector(embedding text, query text, asker name) RETURNS {halfvec}
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 2000
+SET search_path = pg_catalog, pg_temp
+AS {body};
+
+-- name: query_vector_body
+-- The body of that function. A role that may not read the view may not ask either.
+#variable_conflict use_variable
+DECLARE
+    generation integer;
+    instruction bytea;
+    own_key bytea;
+    known real[];
+BEGIN
+    SELECT g.id, k.instruction, k.key, c.vector INTO generation, instruction, own_key, known
+    FROM _qwen_embed.embedding e
+    JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+    CROSS JOIN LATERAL (SELECT i.instruction, sha256(int4send(g.id) || i.instruction || convert_to(query, 'UTF8')) AS key
+                        FROM (SELECT sha256(convert_to(e.instruction, 'UTF8')) AS instruction) i) k
+    LEFT JOIN _qwen_embed.query_cache c ON c.key = k.key
+    WHERE e.name = embedding
+      AND coalesce(has_any_column_privilege(asker, to_regclass(format('qwen_embed.%%I', embedding))::oid, 'SELECT'), true)
+    LIMIT 1;
+    IF generation IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format(
+            'there is no embedding %%L that %%s may read; %%s', embedding, asker,
+            coalesce((SELECT 'those are: ' || string_agg(format('%%L', e.name), ', ' ORDER BY e.name)
+                      FROM _qwen_embed.embedding e
+                      WHERE has_any_column_privilege(asker, to_regclass(format('qwen_embed.%%I', e.name))::oid, 'SELECT')),
+                     'it may read none: GRANT SELECT ON its view TO that role, or run: pg-qwen-embed attach'));
+    END IF;
+    RETURN coalesce(known, _qwen_embed.ask_worker(embedding, generation, instruction, own_key, query));
+END
+
+-- name: let_query_vector_be_called
+-- Lets every role execute it through embed_query. A role without USAGE on _qwen_embed cannot name it.
+GRANT EXECUTE ON FUNCTION _qwen_embed.query_vector(text, text, name) TO PUBLIC;
+
+-- name: create_embed_query
+-- What applications call. A planner inlines it, with the role of the session or of the function around it. BEGIN ATOMIC
+-- keeps the function by its oid: the role needs no right to the internal schema.
+CREATE OR REPLACE FUNCTION qwen_embed.embed_query(embedding text, query text) RETURNS {halfvec}
+LANGUAGE sql STABLE PARALLEL UNSAFE BEGIN ATOMIC SELECT _qwen_embed.query_vector(embedding, query, current_user); END;
+
+-- name: let_embed_query_be_called
+-- Lets every role that may use the schema execute it.
+GRANT EXECUTE ON FUNCTION qwen_embed.embed_query(text, text) TO PUBLIC;
+
+-- name: comment_embed_query
+-- Describes the function in the database.
+COMMENT ON FUNCTION qwen_embed.embed_query(text, text) IS
+    'pg_qwen_embed: the vector of a query, for ORDER BY e.embedding <=> qwen_embed.embed_query(..) LIMIT n';
+
+-- name: embed_query_is_missing
+-- Whether the functions that return pgvector's type are gone: they go with the extension.
+SELECT to_regprocedure('qwen_embed.embed_query(text, text)') IS NULL
+       OR to_regprocedure('_qwen_embed.query_vector(text, text, name)') IS NULL;
+
+-- name: create_await_queries
+-- Waits for requests and returns those that are there, if one of them is not in `seen`; nothing after `seconds`. Requests in
+-- `seen` come without their words.
+-- While nobody asks, a look is an attempt to take the bell, which costs less than a microsecond. While somebody does,
+-- pg_locks is read, for a twentieth of the time at most, however many locks there are.
+CREATE OR REPLACE FUNCTION _qwen_embed.await_queries(seen bigint[], seconds double precision, pause double precision)
+RETURNS TABLE (pid integer, nonce bigint, length integer, words bigint[])
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS {body};
+
+-- name: await_queries_body
+-- The body of that function.
+#variable_conflict use_column
+DECLARE
+    ends constant timestamptz := clock_timestamp() + make_interval(secs => seconds);
+    own_database constant oid := (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+    began timestamptz;
+BEGIN
+    LOOP
+        began := clock_timestamp();
+        IF pg_try_advisory_lock(1363476487, 0) THEN
+            PERFORM pg_advisory_unlock(1363476487, 0);
+        ELSE
+            RETURN QUERY
+            WITH l AS MATERIALIZED (
+                SELECT k.pid, k.classid::bigint AS class, k.objid::bigint AS number
+                FROM pg_locks k
+                WHERE k.locktype = 'advisory' AND k.database = own_database AND k.objsubid = 2 AND k.granted
+                  AND k.mode = 'ShareLock' AND k.pid IS NOT NULL
+                  AND k.classid::bigint BETWEEN 1363542016 AND 1363607552 + 4096
+            ), head AS MATERIALIZED (
+                SELECT l.pid, l.number, (l.class - 1363607552)::integer AS length,
+                       (l.pid::bigint << 32 | l.number) = ANY (seen) AS known
+                FROM l WHERE l.class > 1363607552
+            )
+            SELECT h.pid, h.number, h.length,
+                   CASE WHEN NOT h.known THEN (SELECT array_agg(w.number ORDER BY w.class) FROM l w
+                                               WHERE w.pid = h.pid AND w.class < 1363607552) END
+            FROM head h WHERE EXISTS (SELECT FROM head n WHERE NOT n.known);
+            EXIT WHEN FOUND;
+        END IF;
+        EXIT WHEN clock_timestamp() >= ends;
+        PERFORM pg_sleep(greatest(pause, 19 * extract(epoch FROM clock_timestamp() - began)));
+    END LOOP;
+END
+
+-- name: protect_await_queries
+-- Nobody but the owner and the worker waits for requests.
+REVOKE ALL ON FUNCTION _qwen_embed.await_queries(bigint[], double precision, double precision) FROM PUBLIC;
+
+-- name: await_queries
+-- Waits for requests. See create_await_queries.
+SELECT q.pid, q.nonce, q.length, q.words
+FROM _qwen_embed.await_queries(%(seen)s::bigint[], %(seconds)s, %(pause)s) q;
+
+-- name: read_query_secret
+-- The secret of requests.
+SELECT secret FROM _qwen_embed.query_secret LIMIT 1;
+
+-- name: read_instructions
+-- The present instructions of these generations, with which requests for them were made.
+SELECT g.id, e.instruction FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id
+WHERE g.id = ANY (%(ids)s::integer[]);
+
+-- name: write_query_vectors
+-- Answers requests with their vectors, which come as one array. All are visible at once, at the commit.
+INSERT INTO _qwen_embed.query_cache (key, generation, vector)
+SELECT k.key, %(generation)s, v.all[(k.position - 1) * %(dimensions)s + 1 : k.position * %(dimensions)s]
+FROM (SELECT %(vectors)s::real[] AS all) v
+CROSS JOIN unnest(%(keys)s::bytea[]) WITH ORDINALITY AS k(key, position)
+WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_cache c WHERE c.key = k.key);
+
+-- name: write_query_errors
+-- Answers requests with the reason why they have no vector.
+INSERT INTO _qwen_embed.query_error (nonce, sentence)
+SELECT e.nonce, %(sentence)s FROM unnest(%(nonces)s::bytea[]) AS e(nonce) ON CONFLICT DO NOTHING;
+
+-- name: sweep_query_cache
+-- Deletes the oldest vectors beyond the bound of the cache.
+DELETE FROM _qwen_embed.query_cache
+WHERE made_at < (SELECT c.made_at FROM _qwen_embed.query_cache c ORDER BY c.made_at DESC OFFSET %(rows)s LIMIT 1);
+
+-- name: sweep_query_generations
+-- Deletes the vectors of generations that are gone.
+DELETE FROM _qwen_embed.query_cache c WHERE NOT EXISTS (SELECT FROM _qwen_embed.generation g WHERE g.id = c.generation);
+
+-- name: sweep_query_errors
+-- Deletes reasons that their askers have read.
+DELETE FROM _qwen_embed.query_error WHERE made_at < clock_timestamp() - interval '1 minute';
+
+-- name: vacuum_query_cache
+-- Makes the room of deleted vectors free again; autovacuum comes once a minute. It does not wait for a lock.
+VACUUM (SKIP_LOCKED) _qwen_embed.query_cache;
