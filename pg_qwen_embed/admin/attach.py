@@ -19,7 +19,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
-from pg_qwen_embed.domain.source import Source, check_name
+from pg_qwen_embed.domain.source import RESERVED_NAMES, Source, check_name
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
 from pg_qwen_embed.postgres import catalog, ddl, grants, leftovers, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
@@ -170,6 +170,7 @@ def detach(connection: Connection, name: str) -> None:
         connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})
         run(connection, ddl.detach(embedding))
         connection.execute(statement("unregister_embedding"), {"name": name})
+        connection.execute(statement("forget_queries"))
         connection.execute(statement("announce_change"))
 
     try:
@@ -226,6 +227,10 @@ def _check_chunking(chunking: Chunking, spec: Spec) -> None:
 
 def _check_name_is_free(connection: Connection, name: str) -> None:
     check_name(name, "a view", "; add --name")
+    if name in RESERVED_NAMES:
+        raise UsageError(
+            f'the name "{name}" belongs to pg_qwen_embed itself: qwen_embed.{name}; add --name with another'
+        )
     (taken,) = connection.execute(statement("name_taken"), {"name": name}).fetchone() or (False,)
     if taken:
         remains = (left for left in leftovers.remains(connection) if name in left.views)

@@ -16,7 +16,6 @@ from pg_qwen_embed.postgres.sql import statement
 def create(vector_schema: str) -> Iterator[sql.Composed]:
     """The tables, then the functions."""
     yield statement("create_query_secret")
-    yield statement("make_query_secret")
     yield statement("create_query_cache")
     yield statement("set_query_cache_storage")
     yield statement("set_query_cache_identity")

@@ -59,7 +59,13 @@ backfill = sa.Table(
     comment="One row per generation: its backfill, and the key up to which every vector is written",
 )
 
-query_secret = sa.Table("query_secret", metadata, sa.Column("secret", BYTEA, nullable=False))
+query_secret = sa.Table(
+    "query_secret",
+    metadata,
+    sa.Column("one", sa.Boolean, sa.CheckConstraint("one"), primary_key=True, server_default=sa.true()),
+    sa.Column("secret", BYTEA, nullable=False),
+    prefixes=["UNLOGGED"],
+)
 
 query_cache = sa.Table(
     "query_cache",

@@ -7,7 +7,6 @@ worker: it is opened again. What a request looks like is known to domain/query_r
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 
 import psycopg
 
@@ -73,11 +72,10 @@ class QueryAnswers:
             asyncio.TaskGroup() as group,
         ):
             desk = Desk(waiter, answerer, self._balancer, pipelines, self._runtime)
-            await desk.open(group)
-            sweeping = group.create_task(desk.sweep_regularly())
+            desk.start(group)
             while pipelines:
                 await desk.look()
-            sweeping.cancel()
+            desk.stop()
 
 
 class Desk:
@@ -99,9 +97,12 @@ class Desk:
         self._told = -TELL_AGAIN
         self._secret = b""
 
-    async def open(self, group: asyncio.TaskGroup) -> None:
-        self._secret = await queries.read_secret(self._answerer)
+    def start(self, group: asyncio.TaskGroup) -> None:
         self._batches.start(group)
+        self._sweeping = group.create_task(self._sweep_regularly())
+
+    def stop(self) -> None:
+        self._sweeping.cancel()
 
     async def look(self) -> None:
         """Wait for requests, and take in those that are new."""
@@ -149,21 +150,21 @@ class Desk:
         if led - self._led:
             self._led |= set(await session_locks.take(self._waiter, Lock.ANSWERS, led - self._led))
             self._seen.clear()  # requests that another worker was to answer
+            self._secret = await queries.read_secret(self._answerer)  # with the last embedding the one before has gone
             await queries.sweep_generations(self._answerer)
 
-    async def sweep_regularly(self) -> None:
+    async def _sweep_regularly(self) -> None:
         """Keep the cache within its bound."""
-        written = deleted = 0
-        with suppress(asyncio.CancelledError):
-            while True:
-                await asyncio.sleep(SWEEP)
-                if self._batches.written == written:
-                    continue
-                written = self._batches.written
-                deleted += await queries.sweep(self._answerer, rows=CACHE_ROWS)
-                if deleted >= VACUUM_AFTER:
-                    deleted = 0
-                    await queries.vacuum(self._answerer)
+        swept = deleted = 0
+        while True:
+            await asyncio.sleep(SWEEP)
+            if self._batches.answered == swept:
+                continue
+            swept = self._batches.answered
+            deleted += await queries.sweep(self._answerer, rows=CACHE_ROWS)
+            if deleted >= VACUUM_AFTER:
+                deleted = 0
+                await queries.vacuum(self._answerer)
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

@@ -50,7 +50,7 @@ class Line:
 
 
 class QueryBatches:
-    """`start` it in a task group, then `add` requests. written: how many vectors it has written."""
+    """`start` it in a task group, then `add` requests. answered: how many queries it has answered."""
 
     def __init__(self, connection: AsyncConnection, balancer: Balancer, runtime: Runtime) -> None:
         self._connection = connection
@@ -59,7 +59,7 @@ class QueryBatches:
         self._lines: dict[int, Line] = {}
         self._instructions: dict[int, str] = {}
         self._told: dict[str, tuple[str, float]] = {}  # by embedding: the last failure, and when it was reported
-        self.written = 0
+        self.answered = 0
 
     def start(self, group: asyncio.TaskGroup) -> None:
         self._group = group
@@ -116,6 +116,7 @@ class QueryBatches:
 
     async def _answer(self, batch: dict[bytes, Query]) -> None:
         """Embed the queries of a batch, and write their vectors or why they have none."""
+        self.answered += len(batch)
         began, asked = self._runtime.clock(), list(batch.values())
         target = asked[0].target
         try:
@@ -133,7 +134,6 @@ class QueryBatches:
             await self._refuse(batch.values(), self._balancer.why_not_served(target) or SLOW)
         else:
             await queries.write_vectors(self._connection, target.id, list(batch), vectors)
-            self.written += len(batch)
             waiting, seconds = sum(len(query.nonces) for query in asked), self._runtime.clock() - began
             self._runtime.events.emit(events.QueriesAnswered(target.name, len(batch), waiting, seconds))
 

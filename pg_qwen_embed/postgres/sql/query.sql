@@ -1,15 +1,18 @@
 -- The text of a query inside a SELECT: how a session asks a worker for a vector without a commit, and how the worker answers.
 
 -- name: create_query_secret
--- The key with which requests are encrypted and authenticated. The owner and the worker may read it, nobody else.
-CREATE TABLE _qwen_embed.query_secret (secret bytea NOT NULL);
+-- The key with which requests are encrypted and authenticated: one row, which the owner and the worker may read, nobody else.
+-- It is unlogged, so it is neither replicated nor in a base backup.
+CREATE UNLOGGED TABLE _qwen_embed.query_secret (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one), secret bytea NOT NULL
+);
 
 -- name: make_query_secret
--- Makes the secret where there is none: at `init`, and in a database that was made from a dump of the schema alone.
--- Two random UUIDs have 244 random bits.
+-- Makes the secret where there is none. A worker does, before it answers. Two random UUIDs have 244 random bits.
 INSERT INTO _qwen_embed.query_secret (secret)
 SELECT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
-WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_secret);
+WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_secret)
+ON CONFLICT DO NOTHING;
 
 -- name: create_query_cache
 -- The vectors of queries by a hash of generation, instruction and text. It is also the way of an answer.
@@ -107,7 +110,7 @@ BEGIN
                                  'SET pg_qwen_embed.query_timeout = ''2s''', wanted);
         END IF;
     END IF;
-    SELECT s.secret INTO own_secret FROM _qwen_embed.query_secret s LIMIT 1;
+    SELECT s.secret INTO own_secret FROM _qwen_embed.query_secret s;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = nobody;
     END IF;
@@ -309,7 +312,7 @@ FROM _qwen_embed.await_queries(%(seen)s::bigint[], %(seconds)s, %(pause)s) q;
 
 -- name: read_query_secret
 -- The secret of requests.
-SELECT secret FROM _qwen_embed.query_secret LIMIT 1;
+SELECT secret FROM _qwen_embed.query_secret;
 
 -- name: read_instructions
 -- The present instructions of these generations, with which requests for them were made.
@@ -337,6 +340,15 @@ WHERE made_at < (SELECT c.made_at FROM _qwen_embed.query_cache c ORDER BY c.made
 -- name: sweep_query_generations
 -- Deletes the vectors of generations that are gone.
 DELETE FROM _qwen_embed.query_cache c WHERE NOT EXISTS (SELECT FROM _qwen_embed.generation g WHERE g.id = c.generation);
+
+-- name: forget_queries
+-- Deletes what queries of detached embeddings have left, and with the last embedding the secret and all reasons.
+WITH vectors AS (
+    DELETE FROM _qwen_embed.query_cache c WHERE NOT EXISTS (SELECT FROM _qwen_embed.generation g WHERE g.id = c.generation)
+), reasons AS (
+    DELETE FROM _qwen_embed.query_error WHERE NOT EXISTS (SELECT FROM _qwen_embed.embedding)
+)
+DELETE FROM _qwen_embed.query_secret WHERE NOT EXISTS (SELECT FROM _qwen_embed.embedding);
 
 -- name: sweep_query_errors
 -- Deletes reasons that their askers have read.
