@@ -29,7 +29,8 @@ SILENT = 30.0  # seconds without an answer of PostgreSQL
 IDLE_PAUSE = 0.005  # seconds between two looks
 BUSY_PAUSE = 0.001
 BUSY = 1.0  # seconds after the last query
-AGAIN = 1.0  # seconds until a lost connection is opened again
+AGAIN, LONGEST_AGAIN = 0.1, 5.0  # seconds until a lost connection is opened again, doubling
+STABLE = 5.0  # seconds; a failure after so long is the first one again
 SHARE = 19  # so many times the time that forged requests took, nothing is looked at
 LONGEST_PAUSE = 0.25
 TELL_AGAIN = 60.0  # seconds between reports of forged requests
@@ -52,17 +53,22 @@ class QueryAnswers:
         group.create_task(self._run(pipelines))
 
     async def _run(self, pipelines: Mapping[int, Pipeline]) -> None:
+        pause, clock = AGAIN, self._runtime.clock
         while True:
-            reason = None
+            began, reason = clock(), None
             try:
                 if pipelines:
                     await self._answer(pipelines)
             except* (psycopg.Error, DatabaseUnavailable, SetupError) as errors:
                 reason = first_line(_first(errors))
-            if reason is not None and reason != self._told:
-                self._runtime.events.emit(events.QueriesNotAnswered(reason))
-            self._told = reason
-            await asyncio.sleep(LOOK if reason is None else AGAIN)
+            if clock() - began >= STABLE:
+                pause, self._told = AGAIN, None
+            if reason is not None:
+                if reason != self._told:
+                    self._runtime.events.emit(events.QueriesNotAnswered(reason))
+                    self._told = reason
+            await asyncio.sleep(LOOK if reason is None else pause)
+            pause = min(2 * pause, LONGEST_AGAIN) if reason else AGAIN
 
     async def _answer(self, pipelines: Mapping[int, Pipeline]) -> None:
         """Answer until this worker leads nothing any more."""
