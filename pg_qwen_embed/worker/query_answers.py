@@ -63,10 +63,9 @@ class QueryAnswers:
                 reason = first_line(_first(errors))
             if clock() - began >= STABLE:
                 pause, self._told = AGAIN, None
-            if reason is not None:
-                if reason != self._told:
-                    self._runtime.events.emit(events.QueriesNotAnswered(reason))
-                    self._told = reason
+            if reason is not None and reason != self._told:
+                self._runtime.events.emit(events.QueriesNotAnswered(reason))
+                self._told = reason
             await asyncio.sleep(LOOK if reason is None else pause)
             pause = min(2 * pause, LONGEST_AGAIN) if reason else AGAIN
 
