@@ -107,10 +107,11 @@ class Balancer:
                     await self._moved.wait()
         self._looked.set()
 
-    def lacks(self, target: Target) -> bool:
-        """Whether no server that answers has the embedding's model, while another one does not answer."""
+    def lacks(self, target: Target) -> ServerUnavailable | None:
+        """Why a server does not answer, while none of those that do has the embedding's model; None if one has it."""
         self._upstreams.want(target)
-        return not self.is_served(target) and any(upstream.breaker.reason is not None for upstream in self._upstreams)
+        reasons = (upstream.breaker.reason for upstream in self._upstreams)
+        return None if self.is_served(target) else next(filter(None, reasons), None)
 
     def mismatch(self, target: Target) -> Mismatch | None:
         """Why no server has the embedding's model; None if one has it, or has not said yet what it serves."""
@@ -118,13 +119,6 @@ class Balancer:
         known = [upstream.breaker.known for upstream in self._upstreams]
         found = [info.mismatch(target) for info in known if info is not None]
         return found[0] if len(found) == len(known) and all(found) else None
-
-    def why_not_served(self, target: Target) -> str | None:
-        """Why no server embeds for it now; None if one does, or may: none has said what it serves."""
-        if self.is_served(target):
-            return None
-        reasons = [upstream.breaker.reason for upstream in self._upstreams if upstream.breaker.reason]
-        return str(self.mismatch(target) or next(iter(reasons), None) or "") or None
 
     @property
     def limit(self) -> int:

@@ -97,7 +97,7 @@ async def write_errors(connection: AsyncConnection, nonces: Sequence[bytes], sen
 
 
 async def sweep(connection: AsyncConnection, *, rows: int) -> int:
-    """Delete the oldest vectors beyond so many rows, and reasons that were read. Returns how many vectors were deleted."""
+    """Delete the oldest vectors beyond `rows`, and reasons that were read. Returns how many vectors were deleted."""
     await connection.execute(statement("sweep_query_errors"))
     return (await connection.execute(statement("sweep_query_cache"), {"rows": rows})).rowcount
 

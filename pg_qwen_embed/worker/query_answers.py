@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import psycopg
 
-from pg_qwen_embed.domain import events, query_request
+from pg_qwen_embed.domain import query_events, query_request
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, SetupError
 from pg_qwen_embed.domain.query_request import Placed
 from pg_qwen_embed.domain.runtime import Runtime
@@ -31,7 +31,7 @@ BUSY_PAUSE = 0.001
 BUSY = 1.0  # seconds after the last query
 AGAIN, LONGEST_AGAIN = 0.1, 5.0  # seconds until a lost connection is opened again, doubling
 STABLE = 5.0  # seconds; a failure after so long is the first one again
-SHARE = 19  # so many times the time that forged requests took, nothing is looked at
+SHARE = 19  # times the time that forged requests took, nothing is looked at
 LONGEST_PAUSE = 0.25
 TELL_AGAIN = 60.0  # seconds between reports of forged requests
 SWEEP = 2.0
@@ -64,7 +64,7 @@ class QueryAnswers:
             if clock() - began >= STABLE:
                 pause, self._told = AGAIN, None
             if reason is not None and reason != self._told:
-                self._runtime.events.emit(events.QueriesNotAnswered(reason))
+                self._runtime.events.emit(query_events.QueriesNotAnswered(reason))
                 self._told = reason
             await asyncio.sleep(LOOK if reason is None else pause)
             pause = min(2 * pause, LONGEST_AGAIN) if reason else AGAIN
@@ -143,7 +143,7 @@ class Desk:
         now = self._runtime.clock()
         if now - self._told >= TELL_AGAIN:
             self._told = now
-            self._runtime.events.emit(events.QueriesForged(sessions))
+            self._runtime.events.emit(query_events.QueriesForged(sessions))
             self._secret = await queries.read_secret(self._answerer)
 
     async def _lead(self) -> None:

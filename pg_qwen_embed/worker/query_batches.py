@@ -1,13 +1,13 @@
 """Batches of queries: from requests that were read to answers that are written.
 
 Queries of one generation wait while enough of its batches are in flight; the next batch takes all of them, up to a bound.
-An error becomes the answer of each session that asked for the query."""
+An error becomes the answer of each session that batch for the query."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pg_qwen_embed.domain import events
+from pg_qwen_embed.domain import query_events
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable
 from pg_qwen_embed.domain.foreign import shown
@@ -72,9 +72,9 @@ class QueryBatches:
             )
         for target, request in requests:
             if not self._knows(request):
-                self._spawn_refusal(request, CHANGED)
+                self._reject_later(request, CHANGED)
             elif not request.text.strip():
-                self._spawn_refusal(request, BLANK)
+                self._reject_later(request, BLANK)
             else:
                 self._queue(target, request)
         for line in list(self._lines.values()):
@@ -107,47 +107,46 @@ class QueryBatches:
 
     async def _run(self, line: Line, batch: dict[bytes, Query]) -> None:
         try:
-            await self._answer(batch)
+            await self._answer(line, batch)
         finally:
-            for key in batch:
-                line.in_flight.pop(key, None)
+            _take_out(line, batch)
             line.batches -= 1
         self._dispatch(line)
 
-    async def _answer(self, batch: dict[bytes, Query]) -> None:
+    async def _answer(self, line: Line, batch: dict[bytes, Query]) -> None:
         """Embed the queries of a batch, and write their vectors or why they have none."""
-        self.answered += len(batch)
-        began, asked = self._runtime.clock(), list(batch.values())
-        target = asked[0].target
+        began, found = self._runtime.clock(), list(batch.values())
+        target = found[0].target
         try:
             async with asyncio.timeout(LONGEST):
-                vectors = await self._embedded(target, asked)
+                vectors = await self._embedded(target, found)
         except DocumentRejected as error:
             if len(batch) > 1:  # one of them is at fault
                 for key, query in batch.items():
-                    await self._answer({key: query})
+                    await self._answer(line, {key: query})
                 return
-            await self._refuse(batch.values(), f"the embedding server rejects the query: {error}")
+            await self._reject(line, batch, f"the embedding server rejects the query: {error}")
         except ServerUnavailable as error:
-            await self._refuse(batch.values(), str(error))
+            await self._reject(line, batch, str(error))
         except TimeoutError:
-            await self._refuse(batch.values(), self._balancer.why_not_served(target) or SLOW)
+            await self._reject(line, batch, self._reason(target) or SLOW)
         else:
             await queries.write_vectors(self._connection, target.id, list(batch), vectors)
-            waiting, seconds = sum(len(query.nonces) for query in asked), self._runtime.clock() - began
-            self._runtime.events.emit(events.QueriesAnswered(target.name, len(batch), waiting, seconds))
+            waiting, seconds = sum(len(query.nonces) for query in found), self._runtime.clock() - began
+            self._runtime.events.emit(query_events.QueriesAnswered(target.name, len(batch), waiting, seconds))
+        self.answered += len(batch)
 
-    async def _embedded(self, target: Target, asked: Sequence[Query]) -> Vectors:
+    async def _embedded(self, target: Target, batch: Sequence[Query]) -> Vectors:
         """Their vectors, from another server where one fails. Raises ServerUnavailable, DocumentRejected."""
         failed: set[Upstream] = set()
         while True:
-            if reason := self._balancer.why_not_served(target):
+            if reason := self._reason(target):
                 raise ServerUnavailable(reason)
-            work = sum(len(query.text.encode()) for query in asked)
+            work = sum(len(query.text.encode()) for query in batch)
             async with self._balancer.lease(target, live=True, work=work, excluding=failed) as lease:
                 try:
-                    texts = [query.text for query in asked]
-                    vectors = await Encoder(lease).queries(target, asked[0].instruction, texts)
+                    texts = [query.text for query in batch]
+                    vectors = await Encoder(lease).queries(target, batch[0].instruction, texts)
                 except ServerUnavailable as error:
                     lease.failed(error)
                     failed.add(lease.upstream)
@@ -157,15 +156,27 @@ class QueryBatches:
                     lease.answered()
                     return vectors
 
-    async def _refuse(self, asked: Iterable[Query], reason: str) -> None:
+    async def _reject(self, line: Line, batch: dict[bytes, Query], reason: str) -> None:
         """Answer with a reason; the same one is reported once in a while."""
-        asked, reason = list(asked), shown(reason)
-        await queries.write_errors(self._connection, [nonce for query in asked for nonce in query.nonces], reason)
-        name, now = asked[0].target.name, self._runtime.clock()
+        _take_out(line, batch)  # a request that comes from now on is none of those that get the reason
+        found, reason = list(batch.values()), shown(reason)
+        await queries.write_errors(self._connection, [nonce for query in found for nonce in query.nonces], reason)
+        name, now = found[0].target.name, self._runtime.clock()
         said, when = self._told.get(name, ("", 0.0))
         if said != reason or now - when >= TELL_AGAIN:
             self._told[name] = reason, now
-            self._runtime.events.emit(events.QueriesFailed(name, len(asked), reason))
+            self._runtime.events.emit(query_events.QueriesFailed(name, len(found), reason))
 
-    def _spawn_refusal(self, request: QueryRequest, reason: str) -> None:
+    def _reason(self, target: Target) -> str | None:
+        """Why no server embeds for it now."""
+        reason = self._balancer.lacks(target) or self._balancer.mismatch(target)
+        return str(reason) if reason else None
+
+    def _reject_later(self, request: QueryRequest, reason: str) -> None:
         self._group.create_task(queries.write_errors(self._connection, [request.nonce], reason))
+
+
+def _take_out(line: Line, batch: dict[bytes, Query]) -> None:
+    for key, query in batch.items():
+        if line.in_flight.get(key) is query:
+            del line.in_flight[key]

@@ -64,7 +64,7 @@ DECLARE
     otherwise constant text := 'embed the text with Client.embed_query, and pass the vector';
     nobody constant text := format('%%s: no worker is there to embed the query; run: pg-qwen-embed worker; or %%s', name, otherwise);
     wanted text := current_setting('pg_qwen_embed.query_timeout', true);
-    patience double precision := 2;
+    timeout double precision := 2;
     elapsed double precision := 0;
     own_secret bytea;
     nonce bytea;
@@ -102,9 +102,9 @@ BEGIN
                              name, upper(current_setting('transaction_isolation')), otherwise);
     END IF;
     IF wanted <> '' THEN
-        patience := CASE WHEN wanted ~ '^\s*\d{{1,9}}\s*$' THEN wanted::double precision / 1000
+        timeout := CASE WHEN wanted ~ '^\s*\d{{1,9}}\s*$' THEN wanted::double precision / 1000
                          WHEN wanted ~ '^\s*\d{{1,9}}(\.\d+)?\s*(ms|s|min)\s*$' THEN extract(epoch FROM wanted::interval) END;
-        IF patience IS NULL OR patience NOT BETWEEN 0.001 AND 600 THEN
+        IF timeout IS NULL OR timeout NOT BETWEEN 0.001 AND 600 THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
                 MESSAGE = format('pg_qwen_embed.query_timeout is %%L; it must be 1ms to 10min, for example: '
                                  'SET pg_qwen_embed.query_timeout = ''2s''', wanted);
@@ -119,7 +119,7 @@ BEGIN
     LOOP
         BEGIN
             taken := 0;
-            slot := floor(random() * slots);
+            slot := trunc(random() * slots);
             FOR i IN 1 .. slots LOOP
                 EXIT WHEN taken * 16 >= words + 2;
                 slot := (slot + 1) %% slots;
@@ -152,7 +152,7 @@ BEGIN
                       SELECT NULL, e.sentence FROM _qwen_embed.query_error e WHERE e.nonce = nonce) a LIMIT 1;
                 EXIT WHEN FOUND;
                 elapsed := extract(epoch FROM clock_timestamp() - began);
-                EXIT WHEN elapsed > patience;
+                EXIT WHEN elapsed > timeout;
                 IF elapsed > looked + 0.1 THEN
                     looked := elapsed;
                     PERFORM FROM pg_locks l
@@ -177,10 +177,10 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = nobody;
         END IF;
         elapsed := extract(epoch FROM clock_timestamp() - began);
-        IF elapsed > patience THEN
+        IF elapsed > timeout THEN
             RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = CASE WHEN placed
                 THEN format('%%s: the worker has not embedded the query within %%s s; try again, raise '
-                            'pg_qwen_embed.query_timeout, or %%s', name, round(patience::numeric, 3), otherwise)
+                            'pg_qwen_embed.query_timeout, or %%s', name, round(timeout::numeric, 3), otherwise)
                 ELSE format('%%s: too many queries wait for their vectors: their share of PostgreSQL''s lock table is full; '
                             'try again, raise max_locks_per_transaction, or %%s', name, otherwise) END;
         END IF;
