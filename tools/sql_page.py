@@ -16,7 +16,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
 from pg_qwen_embed.domain.source import Column, QualifiedName, Source
 from pg_qwen_embed.domain.spec import Chunking, Spec, StoreKind
-from pg_qwen_embed.postgres import ddl, queries
+from pg_qwen_embed.postgres import ddl, interface, queries
 from pg_qwen_embed.postgres.connection import as_text
 from pg_qwen_embed.postgres.grants import groups, subject_of
 from pg_qwen_embed.postgres.key_names import identifier
@@ -97,8 +97,9 @@ class Texts:
     def __init__(self, example: Embedding) -> None:
         layout = names_of(example).layout
         self.names = names_of(example)
+        superseded = interface.drop_superseded(example)
         self.created = first_of_each(
-            (*queries.create("public"), *ddl.attach(example), *ddl.detach(example), *grants(example))
+            (*queries.create("public"), *ddl.attach(example), *ddl.detach(example), superseded, *grants(example))
         )
         self.owned = {value for name in dir(layout) if isinstance(value := getattr(layout, name), str)}
 
@@ -146,6 +147,11 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "index_state": statement("index_state"),
         "foreign_object": statement("foreign_object"),
         "function": names.document_function,
+        "parameters": sql.SQL("title text, body text"),
+        "condition": statement("is_among", names),
+        "found": sql.SQL("0"),
+        "limit": sql.SQL("LIMIT $2) many"),
+        "present": sql.SQL("ARRAY['articles(halfvec, integer, bigint[])']"),
         "comment": names.comment("nearest neighbours"),
         "right": sql.SQL("INSERT"),
         "relation": names.store,

@@ -15,7 +15,7 @@ from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Remedy
 from pg_qwen_embed.domain.text_form import TextForm
 from pg_qwen_embed.postgres import catalog, ddl, interface
-from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
+from pg_qwen_embed.postgres.connection import Connection, first_line
 from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -34,16 +34,19 @@ class Interface:
 
 def look_at_interface(connection: Connection, embedding: Embedding) -> Interface:
     names = names_of(embedding)
+    functions = interface.functions(embedding)
+    values = {"functions": [one.signature for one in functions], "bodies": [one.body for one in functions]}
     with connection.cursor(row_factory=dict_row) as cursor:
         query = statement("look_at_interface", names, foreign_object=statement("foreign_object"))
-        row = cursor.execute(query, {"name": embedding.name}).fetchone() or {}
+        row = cursor.execute(query, values).fetchone() or {}
     wanted = names.view_column_names
     public = f"{PUBLIC_SCHEMA}.{embedding.name}"
-    body = as_text(statement("search_body", names)) if names.layout.has_chunks else None
     broken = [f"the view {public}"] if row["columns"] != wanted or not row["security_invoker"] else []
-    broken += [f"the function {public}"] if row["search_body"] != body and not row["superseded"] else []
-    if body and not row["distance_function"] and not row["superseded"]:
-        broken.append(f"the function {PUBLIC_SCHEMA}.distance_{embedding.live.id}")
+    if not row["superseded"]:
+        broken += [f"the function {one.shown}" for one in functions if one.signature in row["functions"]]
+        broken += [f"functions of {public} as an earlier release made them"] if row["other_functions"] else []
+        if not row["distance_function"]:
+            broken.append(f"the function {PUBLIC_SCHEMA}.distance_{embedding.live.id}")
     by_function = any(column.form is TextForm.BY_FUNCTION for column in names.embedded)
     if row["calls_others"]:
         broken.append("the document function (it calls functions that are not PostgreSQL's)")
@@ -139,6 +142,7 @@ def _restore_interface(connection: Connection, embedding: Embedding, done: list[
         # Other columns than before: OR REPLACE cannot take one away.
         run(connection, interface.drop(embedding))
         run(connection, interface.create(embedding))
+    run(connection, [interface.drop_superseded(embedding)])
     done += found.broken or ["the view"]
 
 

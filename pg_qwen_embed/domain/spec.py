@@ -13,6 +13,7 @@ from pg_qwen_embed.domain.template import Template
 
 MAX_DIMENSIONS = 4000  # the most an HNSW index on halfvec holds (pgvector README, "Half-Precision Indexing")
 MIN_DIMENSIONS = 1
+DEFAULT_EF_SEARCH = 100  # candidates of an index scan, until the index was measured
 SHORTEST_CHUNK = 16  # tokens; one character has at most 14, after composition and with special tokens
 
 

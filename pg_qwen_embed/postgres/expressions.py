@@ -26,6 +26,12 @@ _LEAKPROOF = _COMPARED_AS_KEYS - {"numeric"}
 _AS_TEXTS = {
     *_COMPARED_AS_THEY_ARE, *_TEXT, "bytea", "date", "timestamp", "timestamp with time zone", "timestamp without time zone",
 }  # fmt: skip
+# What the catalog calls types whose names are words of SQL.
+_INTERNAL_NAMES = {
+    "integer": "int4", "bigint": "int8", "smallint": "int2", "boolean": "bool", "real": "float4", "double precision": "float8",
+    "character varying": "varchar", "character": "bpchar", "bit varying": "varbit", "timestamp without time zone": "timestamp",
+    "timestamp with time zone": "timestamptz", "time without time zone": "time", "time with time zone": "timetz",
+}  # fmt: skip
 _ISO = "pg_catalog.json_extract_path_text(pg_catalog.to_json({}), VARIADIC '{{}}'::text[])"
 
 
@@ -191,6 +197,39 @@ def _compared(column: Column, one: sql.Composable, operator: str, other: sql.Com
     if column.base_type:
         one, other = (sql.SQL("{}::{}").format(value, _base_type(column)) for value in (one, other))
     return sql.SQL("{} OPERATOR({}.{}) {}").format(one, sql.Identifier(column.operators), sql.SQL(operator), other)
+
+
+def equal_key(key: Sequence[Column], left: Sequence[sql.Composable], right: Sequence[sql.Composable]) -> sql.Composable:
+    """`t.id OPERATOR(pg_catalog.=) $1`: whether two keys are the same, in a session with any search_path."""
+    pairs = zip(key, left, right, strict=True)
+    return sql.SQL("({})").format(
+        sql.SQL(" AND ").join(_compared_anywhere(c, one, "=", other) for c, one, other in pairs)
+    )
+
+
+def greater_key(
+    key: Sequence[Column], left: Sequence[sql.Composable], right: Sequence[sql.Composable]
+) -> sql.Composable:
+    """Whether a key comes after another in the order of its index, in a session with any search_path."""
+    (column, *more), (one, *ones), (other, *others) = key, left, right
+    greater = _compared_anywhere(column, one, ">", other)
+    if not more:
+        return greater
+    same = _compared_anywhere(column, one, "=", other)
+    return sql.SQL("({} OR ({} AND {}))").format(greater, same, greater_key(more, ones, others))
+
+
+def _compared_anywhere(column: Column, one: sql.Composable, operator: str, other: sql.Composable) -> sql.Composable:
+    if column.base_type:
+        one, other = (sql.SQL("{}::{}").format(value, qualified_type(column)) for value in (one, other))
+    return sql.SQL("{} OPERATOR({}.{}) {}").format(one, sql.Identifier(column.operators), sql.SQL(operator), other)
+
+
+def qualified_type(column: Column) -> sql.SQL:
+    """The type of a column, of a domain its base type, with its schema and without a length."""
+    written, brackets = re.fullmatch(r"(.+?)((?:\[\])?)", column.base_type or column.type, re.DOTALL).groups()  # type: ignore[union-attr]
+    name = _MODIFIER.sub("", written)
+    return sql.SQL(f"{name if '.' in name else 'pg_catalog.' + _INTERNAL_NAMES.get(name, name)}{brackets}")
 
 
 def key_columns(key: Sequence[Column], *, nullable: bool, any_value: bool = False) -> sql.Composable:

@@ -140,6 +140,15 @@ class KeyNames(ObjectNames):
         """`e.lang, e.id`: the key as the view calls it, which is not renamed with the source's columns."""
         return joined(sql.Identifier(alias, self.target.source.attached_name(c.name)) for c in self._columns)
 
+    def view_key_as(self, alias: str) -> sql.Composed:
+        """`e.lang AS k1, e.id AS k2`."""
+        return joined(
+            sql.SQL("{} AS {}").format(
+                sql.Identifier(alias, self.target.source.attached_name(column.name)), sql.Identifier(f"k{n}")
+            )
+            for n, column in self._numbered
+        )
+
     def key_text(self, alias: str) -> sql.Composed:
         """`p.k1::text, p.k2::text`."""
         return joined(expressions.key_text(sql.Identifier(alias, f"k{n}"), column) for n, column in self._numbered)

@@ -26,6 +26,9 @@ class TableLayout:
     write = "write_table"
     clear = "clear_table"
     search = "search"
+    search_body = "search_body"
+    like_body = "like_body"
+    duplicates_body = "duplicates_body"
     stored = "stored_plain"  # a count of the vectors
     stored_by_row = "stored_by_row_plain"  # the store, one row for each row of the source
     stored_of_page = "stored_of_page_plain"  # the same, joined to a page of keys
@@ -97,6 +100,9 @@ class ChunkedLayout(TableLayout):
     write = "write_chunked"
     clear = "clear_chunked"
     search = "search_chunks"
+    search_body = "search_chunks_body"
+    like_body = "like_chunks_body"
+    duplicates_body = "duplicate_chunks_body"
     stored = "stored_chunked"
     stored_by_row = "stored_by_row_chunked"
     stored_of_page = "stored_of_page_chunked"

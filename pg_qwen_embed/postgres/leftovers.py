@@ -24,6 +24,7 @@ class Leftover:
     table: QualifiedName | None
     owner: str
     may_drop: bool
+    arguments: str = ""  # of a function: its parameters, as in SQL
 
     @property
     def drop(self) -> sql.Composed:
@@ -36,7 +37,8 @@ class Leftover:
                 case "view":
                     return statement("drop_view", view=own)
                 case _:
-                    return statement("drop_leftover_function", function=own)
+                    parameters = sql.SQL(self.arguments.replace("%", "%%"))
+                    return statement("drop_leftover_function", function=own, parameters=parameters)
         source = sql.Identifier(self.table.schema, self.table.name)
         if self.kind == "trigger":
             return statement("drop_trigger", trigger=sql.Identifier(self.name), source=source)
@@ -94,6 +96,5 @@ def has_vectors(connection: Connection, left: Remains) -> bool:
 
 def _leftover(row: dict[str, str | bool | None]) -> Leftover:
     table = None if row["source"] is None else QualifiedName(str(row["schema"]), str(row["source"]))
-    return Leftover(
-        str(row["kind"]), str(row["name"]), str(row["schema"]), table, str(row["owner"]), bool(row["may_drop"])
-    )
+    owner, may_drop, arguments = str(row["owner"]), bool(row["may_drop"]), str(row["arguments"] or "")
+    return Leftover(str(row["kind"]), str(row["name"]), str(row["schema"]), table, owner, may_drop, arguments)

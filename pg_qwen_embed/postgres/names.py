@@ -1,8 +1,8 @@
 """What the statements' placeholders stand for: the objects, keys and expressions of one generation.
 
-key_names.py has the objects and the key. In the statements `t` is the source; `o`, `c`, `v`, `s` and `f` are the outbox,
-the changed keys, the vectors to write, the store and the failures. A placeholder with an argument, `{key:s}`, names the
-alias."""
+key_names.py has the objects and the key, call_names.py the functions that applications call. In the statements `t` is the
+source; `o`, `c`, `v`, `s` and `f` are the outbox, the changed keys, the vectors to write, the store and the failures. A
+placeholder with an argument, `{key:s}`, names the alias."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -12,14 +12,15 @@ from psycopg import sql
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.postgres import expressions
+from pg_qwen_embed.postgres.call_names import CallNames
 from pg_qwen_embed.postgres.expressions import joined
-from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA, KeyNames
+from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 PLAIN_STORAGE_DIMENSIONS = 1300  # up to here three vectors fit a page, and reading them needs no TOAST
 
 
-class Names(KeyNames):
+class Names(CallNames):
     """Every placeholder of the statements about one generation."""
 
     def row_exists(self, alias: str) -> sql.Composable:
@@ -81,10 +82,6 @@ class Names(KeyNames):
     def column(self) -> sql.Identifier:
         """The vector's column in the view, and in the source where it is kept there."""
         return sql.Identifier(self.target.embedding.column)
-
-    @property
-    def halfvec(self) -> sql.Identifier:
-        return sql.Identifier(self.target.embedding.vector_schema, "halfvec")
 
     @property
     def dimensions(self) -> sql.Literal:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 if TYPE_CHECKING:
-    from pg_qwen_embed.postgres.names import Names
+    from pg_qwen_embed.postgres.key_names import KeyNames
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -38,7 +38,7 @@ class StatementFile:
     statements: tuple[Statement, ...]
 
 
-def statement(name: str, names: "Names | None" = None, /, **pieces: sql.Composable) -> sql.Composed:
+def statement(name: str, names: "KeyNames | None" = None, /, **pieces: sql.Composable) -> sql.Composed:
     """The statement of that name, rendered; to be executed with values (if only `{}`).
 
     names: an object whose attributes are its placeholders. pieces: placeholders that `names` lacks, or that replace its own.

@@ -27,25 +27,33 @@ WITH ours AS (
     JOIN pg_class c ON c.oid = r.ev_class
     WHERE i.kind = 'table' AND c.relnamespace = to_regnamespace('qwen_embed')
 ), found AS (
-    SELECT 1 AS step, 'search function' AS kind, v.generation, 'qwen_embed' AS schema, p.proname AS name, p.proowner AS owner,
-           NULL::oid AS source
-    FROM views v JOIN pg_proc p ON p.prorettype = v.type AND p.pronamespace = to_regnamespace('qwen_embed')
+    SELECT 1 AS step, 'search function' AS kind, f.generation, 'qwen_embed' AS schema, p.proname AS name, p.proowner AS owner,
+           NULL::oid AS source, pg_get_function_identity_arguments(p.oid) AS arguments
+    FROM pg_proc p
+    CROSS JOIN LATERAL (SELECT v.generation FROM views v WHERE v.type = p.prorettype
+                        UNION
+                        SELECT i.generation FROM internal i
+                        WHERE i.generation = substring(obj_description(p.oid, 'pg_proc')
+                                                       FROM '^pg_qwen_embed .* [(]generation ([0-9]+)[)]: ')) f
+    WHERE p.pronamespace = to_regnamespace('qwen_embed') AND p.proname <> 'distance_' || f.generation
     UNION ALL
-    SELECT 2, 'distance function', generation, 'qwen_embed', p.proname, p.proowner, NULL
+    SELECT 2, 'distance function', generation, 'qwen_embed', p.proname, p.proowner, NULL,
+           pg_get_function_identity_arguments(p.oid)
     FROM (SELECT DISTINCT generation FROM internal) i
     JOIN pg_proc p ON p.proname = 'distance_' || i.generation AND p.pronamespace = to_regnamespace('qwen_embed')
     UNION ALL
-    SELECT 2, 'view', generation, 'qwen_embed', name, owner, NULL FROM views
+    SELECT 3, 'view', generation, 'qwen_embed', name, owner, NULL, NULL FROM views
     UNION ALL
-    SELECT 3, 'trigger', i.generation, NULL, t.tgname, c.relowner, c.oid
+    SELECT 4, 'trigger', i.generation, NULL, t.tgname, c.relowner, c.oid, NULL
     FROM internal i JOIN pg_trigger t ON t.tgfoid = i.oid JOIN pg_class c ON c.oid = t.tgrelid
     WHERE i.kind = 'function' AND t.tgparentid = 0
     UNION ALL
-    SELECT 4, kind, generation, '_qwen_embed', name, owner, NULL FROM internal WHERE kind = 'function'
+    SELECT 5, kind, generation, '_qwen_embed', name, owner, NULL, pg_get_function_identity_arguments(oid)
+    FROM internal WHERE kind = 'function'
     UNION ALL
-    SELECT 5, kind, generation, '_qwen_embed', name, owner, NULL FROM internal WHERE kind = 'table'
+    SELECT 6, kind, generation, '_qwen_embed', name, owner, NULL, NULL FROM internal WHERE kind = 'table'
     UNION ALL
-    SELECT 6, 'column', o.generation, NULL, a.attname, c.relowner, c.oid
+    SELECT 7, 'column', o.generation, NULL, a.attname, c.relowner, c.oid, NULL
     FROM pg_attribute a
     JOIN pg_class c ON c.oid = a.attrelid
     CROSS JOIN LATERAL (SELECT substring(col_description(c.oid, a.attnum)
@@ -53,10 +61,10 @@ WITH ours AS (
     WHERE a.attnum > 0 AND NOT a.attisdropped AND o.generation IN (SELECT generation FROM internal)
 )
 SELECT f.generation::bigint AS generation, f.kind, coalesce(f.schema, n.nspname) AS schema, f.name, c.relname AS source,
-       pg_get_userbyid(f.owner) AS owner, pg_has_role(f.owner, 'USAGE') AS may_drop
+       pg_get_userbyid(f.owner) AS owner, pg_has_role(f.owner, 'USAGE') AS may_drop, f.arguments
 FROM found f LEFT JOIN pg_class c ON c.oid = f.source LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY f.generation::bigint, f.step, f.name, c.relname;
 
 -- name: drop_leftover_function
--- Drops a function by its name alone: no other function there has that name.
-DROP FUNCTION IF EXISTS {function};
+-- Drops a function by its name and its parameters.
+DROP FUNCTION IF EXISTS {function}({parameters});

@@ -76,38 +76,61 @@ UPDATE _qwen_embed.generation SET partitions = %(partitions)s::oid[] WHERE id = 
 VACUUM (TRUNCATE off) {outbox};
 
 -- name: note_grants
--- Records the rights that others have to the view and the store of these generations, where they have changed. A role
--- is named; an empty name is PUBLIC.
+-- Records the rights that others have to the view, the store and the functions of these generations, where they have
+-- changed. A role is named; an empty name is PUBLIC. A function is known by the end of its comment: the types that it takes
+-- may change.
 UPDATE _qwen_embed.generation g SET grants = n.grants
 FROM (SELECT o.id, jsonb_object_agg(o.kind, (
                  SELECT coalesce(jsonb_agg(jsonb_build_array(coalesce(r.rolname, ''), a.privilege_type, a.is_grantable)
                                            ORDER BY r.rolname, a.privilege_type), '[]')
-                 FROM aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-                 WHERE a.grantee <> c.relowner)) AS grants
-      FROM (SELECT g.id, 'store' AS kind, to_regclass(format('_qwen_embed.store_%%s', g.id)) AS oid
-            FROM _qwen_embed.generation g
+                 FROM aclexplode(o.acl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+                 WHERE a.grantee <> o.owner)) AS grants
+      FROM (SELECT g.id, 'store' AS kind, c.relacl AS acl, c.relowner AS owner
+            FROM _qwen_embed.generation g JOIN pg_class c ON c.oid = to_regclass(format('_qwen_embed.store_%%s', g.id))
             UNION ALL
-            SELECT g.id, 'view', to_regclass(format('qwen_embed.%%I', e.name))
-            FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id AND g.state = 'live') o
-      JOIN pg_class c ON c.oid = o.oid
+            SELECT g.id, 'view', c.relacl, c.relowner
+            FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id AND g.state = 'live'
+            JOIN pg_class c ON c.oid = to_regclass(format('qwen_embed.%%I', e.name))
+            UNION ALL
+            SELECT g.id, 'function: ' || f.purpose, coalesce(f.proacl, acldefault('f', f.proowner)), f.proowner
+            FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id AND g.state = 'live'
+            JOIN (SELECT p.proacl, p.proowner, substring(d.description FROM '^(.*) [(]generation [0-9]+[)]: ') AS owned_by,
+                         substring(d.description FROM '[(]generation [0-9]+[)]: (.*)$') AS purpose
+                  FROM pg_proc p JOIN pg_description d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
+                  WHERE p.pronamespace = to_regnamespace('qwen_embed') AND p.proname !~ '^distance_[0-9]+$') f
+                 ON f.owned_by = format('pg_qwen_embed %%s', e.name)) o
       WHERE o.id = ANY (%(ids)s::int[])
       GROUP BY o.id) n
 WHERE g.id = n.id AND g.grants IS DISTINCT FROM coalesce(g.grants, '{{}}') || n.grants;
 
 -- name: recorded_grants
--- The recorded rights to view and store of an embedding, as GRANT statements, for roles that are still there.
-SELECT format('GRANT %%s ON %%s TO %%s%%s', x.privilege, o.oid,
-              CASE WHEN x.role = '' THEN 'PUBLIC' ELSE quote_ident(x.role) END,
-              CASE WHEN x.grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-FROM _qwen_embed.embedding e
-JOIN _qwen_embed.generation g ON g.embedding_id = e.id
-CROSS JOIN LATERAL jsonb_each(g.grants) AS k(kind, rights)
-CROSS JOIN LATERAL (SELECT r->>0 AS role, r->>1 AS privilege, (r->>2)::boolean AS grantable
-                    FROM jsonb_array_elements(k.rights) AS r) x
-CROSS JOIN LATERAL (SELECT to_regclass(CASE k.kind WHEN 'view' THEN format('qwen_embed.%%I', e.name)
-                                       ELSE format('_qwen_embed.store_%%s', g.id) END) AS oid) o
-WHERE e.name = %(name)s AND o.oid IS NOT NULL
-  AND (x.role = '' OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = x.role));
+-- The recorded rights to view, store and functions of an embedding, as GRANT statements, for roles that are still there. Every
+-- role may call a new function; a REVOKE comes first where PUBLIC had no right to it.
+WITH recorded AS (
+    SELECT o.oid, k.kind LIKE 'function: %%' AS is_function, k.rights, o.name
+    FROM _qwen_embed.embedding e
+    JOIN _qwen_embed.generation g ON g.embedding_id = e.id
+    CROSS JOIN LATERAL jsonb_each(g.grants) AS k(kind, rights)
+    CROSS JOIN LATERAL (
+        SELECT to_regclass(CASE k.kind WHEN 'view' THEN format('qwen_embed.%%I', e.name)
+                           ELSE format('_qwen_embed.store_%%s', g.id) END)::oid AS oid,
+               to_regclass(CASE k.kind WHEN 'view' THEN format('qwen_embed.%%I', e.name)
+                           ELSE format('_qwen_embed.store_%%s', g.id) END)::text AS name
+        WHERE k.kind IN ('view', 'store')
+        UNION ALL
+        SELECT p.oid, 'FUNCTION ' || p.oid::regprocedure
+        FROM pg_proc p JOIN pg_description d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
+        WHERE k.kind LIKE 'function: %%' AND p.pronamespace = to_regnamespace('qwen_embed')
+          AND d.description = format('pg_qwen_embed %%s (generation %%s): %%s', e.name, g.id, substring(k.kind FROM 11))) o
+    WHERE e.name = %(name)s AND o.oid IS NOT NULL
+)
+SELECT format('REVOKE ALL ON %%s FROM PUBLIC', c.name) AS sql
+FROM recorded c WHERE c.is_function AND NOT EXISTS (SELECT FROM jsonb_array_elements(c.rights) AS r WHERE r->>0 = '')
+UNION ALL
+SELECT format('GRANT %%s ON %%s TO %%s%%s', r->>1, c.name, CASE WHEN r->>0 = '' THEN 'PUBLIC' ELSE quote_ident(r->>0) END,
+              CASE WHEN (r->>2)::boolean THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM recorded c CROSS JOIN LATERAL jsonb_array_elements(c.rights) AS r
+WHERE CASE WHEN r->>0 = '' THEN NOT c.is_function ELSE EXISTS (SELECT FROM pg_roles o WHERE o.rolname = r->>0) END;
 
 -- name: request_drift_check
 -- Asks the worker to compare all rows of an embedding with their vectors.

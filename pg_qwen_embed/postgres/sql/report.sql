@@ -67,8 +67,8 @@ AND NOT EXISTS (SELECT FROM pg_depend x
 
 -- name: look_at_interface
 -- The public interface as it is: the view's columns, whether it has the reader's rights, whether it still calls a
--- function that takes a whole row, whether the document function calls text_of(), whether the search and distance
--- functions are there, and whether the view or the document function calls what is somebody else's.
+-- function that takes a whole row, whether the document function calls text_of(), which functions are not as created,
+-- whether there are others of the embedding, and whether the view or the document function calls what is somebody else's.
 SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
         WHERE a.attrelid = v.view AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        coalesce((SELECT c.reloptions @> ARRAY['security_invoker=true'] FROM pg_class c WHERE c.oid = v.view), false)
@@ -79,8 +79,13 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
        EXISTS (SELECT FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
                JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid AND f.proname = 'text_of'
                WHERE p.pronamespace = '_qwen_embed'::regnamespace AND p.proname = 'document_{id}') AS calls_text_of,
-       (SELECT p.prosrc FROM pg_proc p
-        WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = %(name)s AND p.prorettype = v.type) AS search_body,
+       ARRAY(SELECT f.signature FROM unnest(%(functions)s::text[], %(bodies)s::text[]) AS f(signature, body)
+             LEFT JOIN pg_proc p ON p.oid = to_regprocedure(f.signature)
+             WHERE p.oid IS NULL OR p.prosrc <> f.body OR p.prosecdef OR p.provolatile <> 's' OR NOT p.proretset
+                   OR NOT starts_with(coalesce(obj_description(p.oid, 'pg_proc'), ''), {comment_start})) AS functions,
+       EXISTS (SELECT FROM pg_proc p WHERE {is_function} AND p.oid <> ALL (ARRAY(
+                   SELECT coalesce(to_regprocedure(f.signature)::oid, 0) FROM unnest(%(functions)s::text[]) AS f(signature))))
+           AS other_functions,
        EXISTS (SELECT FROM pg_proc p
                WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = 'distance_{id}') AS distance_function,
        EXISTS (SELECT FROM pg_depend d
@@ -206,8 +211,9 @@ LIMIT %(limit)s;
 
 -- name: search_chunks
 -- The nearest rows, each with its distance and its nearest chunk, by the embedding's own function.
-SELECT e.{column} {distance} %(query)s::{halfvec}, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
-FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e JOIN {source} t ON {same_key:source_key:t=view_key:e};
+SELECT e.distance, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
+FROM {view}(%(query)s::{halfvec}, %(limit)s::integer) e({keys}, distance, {own:chunk}, {own:span}, {own:chunk_text})
+JOIN {source} t ON {same_key:source_key:t=key:e};
 
 -- name: begin_search
 -- Settings of a search, until its transaction ends; and whether the client still knows the embedding as it is: its live
