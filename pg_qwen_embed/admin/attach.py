@@ -19,9 +19,9 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
-from pg_qwen_embed.domain.source import RESERVED_NAMES, Source, check_name
+from pg_qwen_embed.domain.source import MAX_NAME_BYTES, RESERVED_NAMES, Source, check_name
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
-from pg_qwen_embed.postgres import catalog, ddl, grants, leftovers, trust
+from pg_qwen_embed.postgres import call_names, catalog, ddl, grants, leftovers, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
@@ -67,7 +67,7 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
 def declared(declaration: Declaration, source: Source, generation_id: int, vector_schema: str) -> Embedding:
     """The embedding that a declaration describes on this source. Pure. Raises UsageError."""
     spec, name = declaration.spec, declaration.name or source.table.name
-    check_name(name, "a view", "; add --name")
+    check_embedding_name(name)
     check_name(declaration.column, "a column", "; add --column")
     for _, shown in declaration.view_names:
         check_name(shown, "a column", "; give --view-name another")
@@ -226,7 +226,8 @@ def _check_chunking(chunking: Chunking, spec: Spec) -> None:
 
 
 def _check_name_is_free(connection: Connection, name: str) -> None:
-    check_name(name, "a view", "; add --name")
+    """Raises UsageError for a name of which the view or a function could not be created."""
+    check_embedding_name(name)
     if name in RESERVED_NAMES:
         raise UsageError(
             f'the name "{name}" belongs to pg_qwen_embed itself: qwen_embed.{name}; add --name with another'
@@ -235,6 +236,28 @@ def _check_name_is_free(connection: Connection, name: str) -> None:
     if taken:
         remains = (left for left in leftovers.remains(connection) if name in left.views)
         raise UsageError(next((_in_the_way(left.where) for left in remains), _taken(name)))
+    names = [name, *(name + suffix for suffix in call_names.SUFFIXES)]
+    row = connection.execute(statement("functions_in_the_way"), {"names": names}).fetchone()
+    if row:
+        raise UsageError(_function_in_the_way(name, *row))
+
+
+def _function_in_the_way(name: str, function: str, called: str, embedding: str | None) -> str:
+    if embedding is None:
+        return f"there is a function {function} already; add --name with another, or drop the function"
+    if called == name:
+        return f'the name "{name}" is that of a function of the embedding {embedding}; add --name with another'
+    return f'{name} would have a function {called}, and there is an embedding {embedding}; add --name with another'
+
+
+def check_embedding_name(name: str) -> None:
+    """Raises UsageError for a name that is none in PostgreSQL, or to which no suffix can be added."""
+    check_name(name, "a view", "; add --name")
+    if not call_names.fits(name):
+        longest = max(call_names.SUFFIXES, key=len)
+        most = MAX_NAME_BYTES - len(longest)
+        raise UsageError(f'the name "{name}" is too long: with it the function {name}{longest} would have more than '
+                         f"{MAX_NAME_BYTES} bytes; add --name with at most {most}")  # fmt: skip
 
 
 def _in_the_way(what: str) -> str:

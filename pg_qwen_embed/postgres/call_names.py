@@ -126,8 +126,10 @@ class CallNames(KeyNames):
         (first, *others) = [f"${n + 2}" for n, _ in self._numbered]
         if not others:
             return sql.SQL("false")
-        given = sql.SQL("pg_catalog.num_nonnulls({}) OPERATOR(pg_catalog.<>) {}").format(
-            self.among_arrays, sql.Literal(len(self._columns))
+        some = "pg_catalog.num_nonnulls({arrays}) OPERATOR(pg_catalog.{than}) {count}"
+        given = sql.SQL(" AND ").join(
+            sql.SQL(some).format(arrays=self.among_arrays, than=sql.SQL(than), count=sql.Literal(count))
+            for than, count in ((">", 0), ("<", len(self._columns)))
         )
         lengths = (
             sql.SQL(f"pg_catalog.cardinality({first}) OPERATOR(pg_catalog.<>) pg_catalog.cardinality({other})")

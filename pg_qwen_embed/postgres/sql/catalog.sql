@@ -221,6 +221,15 @@ ORDER BY e.name, g.id;
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE n.nspname = 'qwen_embed' AND c.relname = %(name)s);
 
+-- name: functions_in_the_way
+-- Functions that have one of these names in qwen_embed, each with the embedding that it belongs to. NULL: to none.
+SELECT p.oid::regprocedure::text AS function, p.proname AS name, e.name AS embedding
+FROM pg_proc p
+LEFT JOIN _qwen_embed.embedding e
+       ON starts_with(obj_description(p.oid, 'pg_proc'), format('pg_qwen_embed %%s (generation ', e.name))
+WHERE p.pronamespace = to_regnamespace('qwen_embed') AND p.proname = ANY (%(names)s::text[])
+ORDER BY e.name, p.proname, 1;
+
 -- name: vector_columns
 -- Columns of a source in which other embeddings keep their vectors: a view does not show those.
 SELECT e.column_name FROM _qwen_embed.embedding e

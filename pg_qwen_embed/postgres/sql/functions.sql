@@ -154,8 +154,8 @@ SELECT {key:b}, b.distance, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
 
 -- name: is_among
 -- Whether a row of the view is one of the given keys. NULL is none, and a key that is there twice counts once. Part of the
--- bodies.
-EXISTS (SELECT FROM ROWS FROM ({among_rows}) a({keys}) WHERE {equal_key:view_key:e=among_key:a})
+-- bodies. In FROM, unnest() would divide a composite value.
+EXISTS (SELECT FROM (SELECT {among_rows}) a({keys}) WHERE {equal_key:view_key:e=among_key:a})
 
 -- name: is_other
 -- Whether a row has not been returned yet. Part of search_chunks_body.

@@ -1,0 +1,354 @@
+"""The functions qwen_embed.NAME, NAME_like and NAME_duplicates: what they return, with which rights, and how they are kept."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+import pytest
+from harness import LAYOUTS, Harness, both_versions, quoted, versions_and_layouts
+
+ROWS = 60
+# Answers with the vector of a row, found by its text: what the worker does in its place.
+EMBED_QUERY = """
+CREATE FUNCTION qwen_embed.embed_query(embedding text, query text) RETURNS {halfvec} LANGUAGE plpgsql STABLE AS $$
+DECLARE found {halfvec};
+BEGIN
+    SELECT vector INTO found FROM public.answers WHERE answers.query = embed_query.query;
+    RETURN found;
+END $$
+"""
+
+
+def fill(harness: Harness, *options: str, rows: int = ROWS) -> None:
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, views int NOT NULL DEFAULT 0)")
+    harness.execute("INSERT INTO articles SELECT n, 'text ' || n, n %% 3 FROM generate_series(1, %s) n", rows)
+    harness.ok("attach", "articles", "--text", "body", *options)
+    harness.once()
+
+
+def vector(harness: Harness, text: str) -> str:
+    return str(harness.server.vector(text).tolist())
+
+
+def exact(harness: Harness, text: str, where: str = "true") -> list[tuple[int, float]]:
+    """Each row with the distance of its nearest vector, found by comparing all."""
+    return harness.rows(
+        "SELECT id, min(embedding <=> %s::halfvec) AS distance FROM qwen_embed.articles"
+        f" WHERE {where} GROUP BY id ORDER BY distance, id",
+        vector(harness, text),
+    )
+
+
+def found(harness: Harness, call: str, *values: Any) -> list[tuple[int, float]]:
+    return harness.rows(f"SELECT id, distance FROM {call}", *values)
+
+
+def assert_same(rows: Sequence[tuple[int, float]], others: Sequence[tuple[int, float]]) -> None:
+    assert [key for key, _ in rows] == [key for key, _ in others]
+    assert [distance for _, distance in rows] == pytest.approx([distance for _, distance in others], abs=1e-6)
+
+
+@versions_and_layouts
+def test_search_function_returns_the_k_nearest_rows_nearest_first(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout])
+    wanted = exact(harness, "text 7")
+    query = vector(harness, "text 7")
+    for setting in ("on", "off"):  # without and with the index
+        harness.execute(f"SET enable_seqscan = {setting}")
+        assert_same(found(harness, "qwen_embed.articles(%s::halfvec)", query), wanted[:10])
+        assert_same(found(harness, "qwen_embed.articles(query => %s::halfvec, k => 3)", query), wanted[:3])
+        assert_same(found(harness, "qwen_embed.articles(%s::halfvec, 1000)", query), wanted)
+        assert_same(found(harness, "qwen_embed.articles(%s::halfvec, 2147483647)", query), wanted)
+    assert wanted[0] == (7, pytest.approx(0, abs=1e-3))
+
+
+@versions_and_layouts
+def test_columns_are_the_key_the_distance_and_of_a_chunked_embedding_the_chunk(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout], rows=2)
+    description = harness.connection.execute("SELECT * FROM qwen_embed.articles_like(1)").description or ()
+    chunk = ["chunk", "span", "chunk_text"] if layout == "chunked" else []
+    assert [column.name for column in description] == ["id", "distance", *chunk]
+    assert [column.type_code for column in description[:2]] == [20, 701]
+    description = harness.connection.execute("SELECT * FROM qwen_embed.articles_duplicates(2)").description or ()
+    chunks = ["a_chunk", "b_chunk"] if layout == "chunked" else []
+    assert [column.name for column in description] == ["a_id", "b_id", "distance", *chunks]
+    if layout == "chunked":
+        (row,) = harness.rows("SELECT chunk, span::text, chunk_text FROM qwen_embed.articles_like(1)")
+        assert row == (1, "[0,6)", "text 2")
+
+
+@versions_and_layouts
+def test_among_returns_given_keys_only_by_their_exact_distance(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout])
+    query = vector(harness, "text 7")
+    for setting in ("on", "off"):
+        harness.execute(f"SET enable_seqscan = {setting}")
+        given = [7, 9, 9, None, 30, 31, 100000]
+        wanted = exact(harness, "text 7", "id IN (7, 9, 30, 31)")
+        assert_same(found(harness, "qwen_embed.articles(%s::halfvec, 10, %s)", query, given), wanted)
+        assert_same(found(harness, "qwen_embed.articles(%s::halfvec, 2, among => %s)", query, given), wanted[:2])
+        assert found(harness, "qwen_embed.articles(%s::halfvec, 10, '{}')", query) == []
+        assert len(found(harness, "qwen_embed.articles(%s::halfvec, 100, NULL)", query)) == ROWS
+        chosen = "ARRAY(SELECT id FROM articles WHERE views = 1)"
+        wanted = exact(harness, "text 7", "id IN (SELECT id FROM articles WHERE views = 1)")
+        assert_same(found(harness, f"qwen_embed.articles(%s::halfvec, 100, {chosen})", query), wanted)
+
+
+@versions_and_layouts
+def test_more_like_this_leaves_the_row_itself_out(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout])
+    harness.execute("UPDATE articles SET body = 'text 7' WHERE id IN (20, 21, 22)")
+    harness.once()
+    wanted = [row for row in exact(harness, "text 7") if row[0] != 7]
+    assert {key for key, _ in found(harness, "qwen_embed.articles_like(7, 3)")} == {20, 21, 22}
+    assert_same(found(harness, "qwen_embed.articles_like(key => 7, k => 15)")[3:], wanted[3:15])
+    assert len(found(harness, "qwen_embed.articles_like(7, 2147483647)")) == ROWS - 1
+    assert found(harness, "qwen_embed.articles_like(100000)") == []
+    assert found(harness, "qwen_embed.articles_like(NULL)") == []
+
+
+@versions_and_layouts
+def test_duplicates_are_pairs_each_of_them_once(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout])
+    harness.execute("UPDATE articles SET body = 'the same' WHERE id IN (3, 20, 41)")
+    harness.execute("UPDATE articles SET body = 'the other' WHERE id IN (4, 50)")
+    harness.once()
+    for call in ("(0.001)", "(0.001, 2)", "(0.001, exact => true)", "(threshold => 0.001, k => 5)"):
+        pairs = harness.rows(f"SELECT a_id, b_id, distance FROM qwen_embed.articles_duplicates{call}")
+        assert {row[:2] for row in pairs} == {(3, 20), (3, 41), (20, 41), (4, 50)}, call
+        assert len(pairs) == 4
+        assert all(row[2] <= 0.001 for row in pairs)
+    every = harness.rows("SELECT distance FROM qwen_embed.articles_duplicates(3, exact => true)")
+    assert len(every) == ROWS * (ROWS - 1) // 2
+    assert every == sorted(every)
+    assert len(harness.rows("SELECT FROM qwen_embed.articles_duplicates(3, 1000)")) == len(every)
+
+
+@versions_and_layouts
+def test_functions_say_in_a_sentence_what_is_wrong(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout], rows=3)
+    query = f"'{vector(harness, 'x')}'::halfvec"
+    for call, words in {
+        f"articles({query}, 0)": "articles: k is 0; it must be 1 or more",
+        f"articles({query}, -1)": "articles: k is -1; it must be 1 or more",
+        f"articles({query}, NULL)": "articles: k is <NULL>; it must be 1 or more",
+        "articles('text', 0)": "articles: k is 0; it must be 1 or more",
+        "articles_like(1, 0)": "articles: k is 0; it must be 1 or more",
+        "articles_duplicates(0.1, 0)": "articles: k is 0; it must be 1 or more",
+        "articles_duplicates(NULL)": "articles: the threshold is NULL; it must be a distance",
+        "articles('[1,2,3]'::halfvec)": "the query has 3 dimensions and the vectors of this embedding have 16",
+    }.items():
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
+            harness.rows(f"SELECT * FROM qwen_embed.{call}")
+        assert words in (error.value.diag.message_primary or ""), call
+    assert harness.rows("SELECT * FROM qwen_embed.articles(NULL::halfvec)") == []
+    assert harness.rows("SELECT * FROM qwen_embed.articles(NULL::text)") == []
+
+
+@versions_and_layouts
+def test_text_is_embedded_once_and_searched_for(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout])
+    harness.execute("CREATE TABLE answers (query text, vector halfvec)")
+    harness.execute("INSERT INTO answers VALUES ('how?', %s)", vector(harness, "text 7"))
+    harness.execute(EMBED_QUERY.format(halfvec="halfvec"))
+    wanted = exact(harness, "text 7")
+    assert_same(found(harness, "qwen_embed.articles('how?')"), wanted[:10])
+    assert_same(found(harness, "qwen_embed.articles(%s, 4)", "how?"), wanted[:4])
+    assert_same(found(harness, "qwen_embed.articles('how?', among => '{9, 7, 8}')"), exact(harness, "text 7", "id IN (7, 8, 9)"))
+    joined = "articles a JOIN qwen_embed.articles('how?', 5) h USING (id) WHERE a.views < 9 ORDER BY h.distance"
+    assert_same(found(harness, joined), wanted[:5])
+
+
+# Keys and names
+
+KEYS = {  # the columns of the key, and two keys as SQL writes them
+    "uuid": ("id uuid PRIMARY KEY", ["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", "'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"]),
+    "text": ('"Odd ""Name%" text COLLATE "C" PRIMARY KEY', ["'a,b'", "'a''b\\'"]),
+    "length": ("code character varying(5) PRIMARY KEY", ["'abcde'", "'b'"]),
+    "character": ("code character(3) PRIMARY KEY", ["'abc'", "'b'"]),
+    "instant": ("moment timestamp(3) with time zone PRIMARY KEY", ["'2024-05-01 12:00Z'", "'infinity'"]),
+    "array": ("path int[] PRIMARY KEY", ["'{1,2}'", "'{1,NULL}'"]),
+    "domain": ("code short PRIMARY KEY", ["'x'", "'y'"]),
+    "domain over an array": ("path steps PRIMARY KEY", ["'{1,2}'", "'{3}'"]),
+    "enum": ("mood mood PRIMARY KEY", ["'calm'", "'glad'"]),
+    "row": ("place place PRIMARY KEY", ["'(1,x)'", "'(1,y)'"]),
+    "names of the functions": ("distance int, query text, PRIMARY KEY (distance, query)", ["1, 'x'", "1, 'y'"]),
+    "names of the bodies": ("e int, k1 int, done int, own int, PRIMARY KEY (e, k1, done, own)", ["1, 2, 3, 4", "1, 2, 3, 5"]),
+    "composite": ("among text, k uuid, key date, PRIMARY KEY (key, among, k)",
+                  ["'2024-05-01', 'x', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'",
+                   "'2024-05-01', 'y', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"]),
+    "long names": (", ".join(f"{'n' * 60}_{n} int" for n in "ab") + f", PRIMARY KEY ({'n' * 60}_a, {'n' * 60}_b)", ["1, 2", "2, 1"]),
+}  # fmt: skip
+TYPES = """CREATE DOMAIN short AS varchar(9); CREATE DOMAIN steps AS int[]; CREATE TYPE mood AS ENUM ('calm', 'glad');
+CREATE TYPE place AS (a int, b text)"""
+KEY_COLUMNS = """SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_index i
+CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(n, position)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
+WHERE i.indrelid = 'articles'::regclass ORDER BY k.position"""
+
+
+@pytest.mark.parametrize("layout", ["table", "chunked"])
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.long
+def test_functions_take_keys_of_every_type_and_name(harness: Harness, key: str, layout: str) -> None:
+    columns, (one, two) = KEYS[key]
+    name = 'o"d %s\\d'
+
+    def rows(text: str) -> list[tuple[Any, ...]]:
+        return harness.connection.execute(text.encode()).fetchall()
+
+    rows_of = "SELECT ROW({})::text FROM {} h"
+    harness.execute(TYPES)
+    harness.connection.execute(f"CREATE TABLE articles (body text, {columns})".encode())
+    described = harness.rows(KEY_COLUMNS)
+    listed = ", ".join(quoted(column) for column, _ in described)
+    harness.connection.execute(
+        f"INSERT INTO articles (body, {listed}) VALUES ('one', {one}), ('two', {two})".encode()
+    )
+    harness.ok("attach", "articles", "--text", "body", "--name", name, *LAYOUTS[layout])
+    harness.once()
+    view, like, pairs = (f"qwen_embed.{quoted(name + suffix)}" for suffix in ("", "_like", "_duplicates"))
+    query = f"'{vector(harness, 'one')}'::halfvec"
+    shown = ", ".join(f"h.{quoted(column)}" for column, _ in described)
+    values = one.split(", ") if len(described) > 1 else [one]
+
+    both = rows(rows_of.format(shown, f"{view}({query}, 10)"))
+    nearest = rows(rows_of.format(shown, f"{view}({query}, 1)"))
+    assert len(both) == 2
+    assert nearest == rows(f"SELECT ROW({shown})::text FROM articles h WHERE body = 'one'")
+    arrays = [
+        f"ARRAY[{value}]::{'text' if key in ('array', 'domain over an array') else kind}[]"
+        for value, (_, kind) in zip(values, described, strict=True)
+    ]
+    assert rows(rows_of.format(shown, f"{view}({query}, 10, {', '.join(arrays)})")) == nearest
+    typed = ", ".join(f"{value}::{kind}" for value, (_, kind) in zip(values, described, strict=True))
+    assert [*nearest, *rows(rows_of.format(shown, f"{like}({typed})"))] == both
+    for exactly in ("false", "true"):
+        assert rows(f"SELECT count(*) FROM {pairs}(3, exact => {exactly})") == [(1,)]
+    harness.ok("detach", name, "--yes")
+    assert rows("SELECT FROM pg_proc WHERE pronamespace = 'qwen_embed'::regnamespace AND proname LIKE 'o%'") == []
+
+
+def test_arrays_of_a_composite_key_belong_together(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (lang text, id int, body text, PRIMARY KEY (lang, id))")
+    harness.execute("INSERT INTO articles SELECT lang, n, lang || n FROM unnest('{de,en}'::text[]) lang, generate_series(1, 9) n")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    query = vector(harness, "de3")
+    call = "SELECT lang, id FROM qwen_embed.articles(%s::halfvec, 10, among_lang => %s, among_id => %s)"
+    assert set(harness.rows(call, query, ["de", "en", "en", None], [3, 4, 4, 5])) == {("de", 3), ("en", 4)}
+    assert harness.rows(call, query, [], []) == []
+    assert len(harness.rows(call, query, None, None)) == 10
+    for languages, numbers in ((["de"], [1, 2]), (["de"], None), (None, [1]), ([], [1])):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="must all be given and be of one length"):
+            harness.rows(call, query, languages, numbers)
+    assert ("de", 3) not in harness.rows("SELECT lang, id FROM qwen_embed.articles_like('de', 3, 20)")
+
+
+@pytest.mark.parametrize("distance", ["ip", "l2"])
+def test_distance_is_that_of_the_embedding(harness: Harness, distance: str) -> None:
+    fill(harness, "--distance", distance)
+    operator = {"ip": "<#>", "l2": "<->"}[distance]
+    query = vector(harness, "text 7")
+    wanted = harness.rows(
+        f"SELECT id, embedding {operator} %s::halfvec AS distance FROM qwen_embed.articles ORDER BY distance", query
+    )
+    for setting in ("on", "off"):
+        harness.execute(f"SET enable_seqscan = {setting}")
+        assert_same(found(harness, "qwen_embed.articles(%s::halfvec, 5)", query), wanted[:5])
+
+
+# Plans and settings
+
+
+@pytest.fixture
+def many(harness: Harness) -> Harness:
+    """3,000 rows with vectors and an index."""
+    fill(harness, rows=3)
+    harness.bypass("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(4, 3000) n")
+    index = harness.value("SELECT indexdef FROM pg_indexes WHERE indexname ~ '_hnsw$'")
+    harness.execute("DROP INDEX _qwen_embed.store_1_hnsw")
+    harness.execute(
+        f"INSERT INTO {harness.internal('store')} (k1, version, fingerprint, embedding)"
+        " SELECT n, 1, 'x', ARRAY(SELECT random() - 0.5 + 0 * n FROM generate_series(1, 16))::real[]::halfvec"
+        " FROM generate_series(4, 3000) n"
+    )
+    harness.execute(index)
+    harness.execute(f"ANALYZE articles, {harness.internal('store')}")
+    return harness
+
+
+def read_by_index(harness: Harness) -> int:
+    """How many vectors the index has returned so far."""
+    harness.execute("SELECT pg_stat_force_next_flush()")
+    count: int = harness.value("SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE indexrelname ~ '_hnsw$'")
+    return count
+
+
+@both_versions
+def test_functions_use_the_index_unless_keys_are_given(many: Harness) -> None:
+    query = vector(many, "text 2")
+    for repeated in range(8):  # a plan is kept from the sixth on
+        before = read_by_index(many)
+        assert len(found(many, "qwen_embed.articles(%s::halfvec, 10)", query)) == 10
+        assert 10 <= read_by_index(many) - before < 200, repeated
+    before = read_by_index(many)
+    assert len(found(many, "qwen_embed.articles_like(2, 10)")) == 10
+    assert 10 <= read_by_index(many) - before < 200
+    before = read_by_index(many)
+    assert len(found(many, "qwen_embed.articles(%s::halfvec, 10, ARRAY(SELECT generate_series(1, 500)))", query)) == 10
+    assert read_by_index(many) == before
+    many.rows("SELECT * FROM qwen_embed.articles_duplicates(0.01, 2)")
+    assert 6000 <= read_by_index(many) - before < 600_000
+
+
+@both_versions
+def test_search_function_returns_k_rows_where_the_index_ends_early(many: Harness) -> None:
+    query = vector(many, "text 2")
+    many.execute("SET hnsw.max_scan_tuples = 20; SET hnsw.scan_mem_multiplier = 1; SET work_mem = '64kB'")
+    for k in (50, 1000, 2999, 3000, 5000):
+        rows = found(many, "qwen_embed.articles(%s::halfvec, %s)", query, k)
+        assert len({key for key, _ in rows}) == min(k, 3000)
+        assert rows == sorted(rows, key=lambda row: row[1])
+
+
+@versions_and_layouts
+def test_settings_of_the_session_are_as_before(harness: Harness, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout], rows=3)
+    names = ("hnsw.iterative_scan", "hnsw.ef_search", "hnsw.max_scan_tuples", "plan_cache_mode")
+    shown = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
+    query = vector(harness, "x")
+    calls = (
+        f"articles('{query}'::halfvec)",
+        "articles_like(1)",
+        "articles_duplicates(1)",
+        f"articles('{query}'::halfvec, 1, '{{1}}')",
+    )
+
+    def call_all() -> None:
+        for call in calls:
+            harness.rows(f"SELECT * FROM qwen_embed.{call}")
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            harness.rows("SELECT * FROM qwen_embed.articles_like(1, 0)")
+
+    call_all()
+    assert harness.rows(shown) == [("off", "40", "20000", "auto")]
+    harness.execute("SET hnsw.iterative_scan = relaxed_order; SET hnsw.ef_search = 77; SET hnsw.max_scan_tuples = 9")
+    call_all()
+    with harness.connection.transaction():
+        harness.execute("SET LOCAL hnsw.ef_search = 88")
+        for call in calls:
+            harness.rows(f"SELECT * FROM qwen_embed.{call}")
+        assert harness.rows(shown) == [("relaxed_order", "88", "9", "auto")]
+    assert harness.rows(shown) == [("relaxed_order", "77", "9", "auto")]
+
+
+@both_versions
+def test_functions_work_in_a_session_that_has_not_used_pgvector(harness: Harness) -> None:
+    fill(harness, rows=5)
+    for call in ("articles((SELECT embedding FROM qwen_embed.articles WHERE id = 1), 3)", "articles_like(1, 3)"):
+        with psycopg.connect(harness.url) as fresh:
+            rows = fresh.execute(f"SELECT * FROM qwen_embed.{call}".encode()).fetchall()
+            assert len(rows) == 3
+            (after,) = fresh.execute("SELECT current_setting('hnsw.iterative_scan')").fetchone() or ("",)
+            assert after == "off"
