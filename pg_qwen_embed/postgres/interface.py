@@ -51,7 +51,9 @@ def create(embedding: Embedding) -> Iterator[sql.Composed]:
 def drop(embedding: Embedding) -> Iterator[sql.Composed]:
     """Drops the functions, then the view."""
     names = names_of(embedding)
-    yield statement("drop_functions", names, body=sql.Literal(as_text(statement("drop_functions_body", names))))
+    known = functions(embedding) if all(column.type for column in embedding.source.key) else []
+    body = as_text(statement("drop_functions_body", names, present=_signatures(known)))
+    yield statement("drop_functions", names, body=sql.Literal(body))
     yield statement("drop_distance_function", names)
     yield statement("drop_view", names)
 
@@ -71,6 +73,10 @@ def functions(embedding: Embedding) -> list[Function]:
     names = names_of(embedding)
     found = [_search(names), _text_search(names)]
     return [*found, _like(names), _duplicates(names)] if fits(embedding.name) else found
+
+
+def _signatures(known: list[Function]) -> sql.Composed:
+    return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.Literal(one.signature) for one in known))
 
 
 def _search(names: Names) -> Function:

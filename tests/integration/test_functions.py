@@ -1,11 +1,13 @@
 """The functions qwen_embed.NAME, NAME_like and NAME_duplicates: what they return, with which rights, and how they are kept."""
 
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from harness import LAYOUTS, Harness, both_versions, quoted, versions_and_layouts
+from harness import LAYOUTS, Harness, as_role, both_versions, quoted, versions_and_layouts
 
 ROWS = 60
 # Answers with the vector of a row, found by its text: what the worker does in its place.
@@ -352,3 +354,206 @@ def test_functions_work_in_a_session_that_has_not_used_pgvector(harness: Harness
             assert len(rows) == 3
             (after,) = fresh.execute("SELECT current_setting('hnsw.iterative_scan')").fetchone() or ("",)
             assert after == "off"
+
+
+# Rights, schemas and names that are taken
+
+
+@versions_and_layouts
+def test_functions_have_the_rights_of_who_calls_them_and_trust_no_search_path(harness: Harness, layout: str) -> None:
+    harness.execute("CREATE SCHEMA extensions; ALTER EXTENSION vector SET SCHEMA extensions")
+    harness.execute("SET search_path = public, extensions")
+    fill(harness, *LAYOUTS[layout], rows=30)
+    query = vector(harness, "text 7")
+    harness.execute("CREATE TABLE answers (query text, vector halfvec); GRANT SELECT ON answers TO PUBLIC")
+    harness.execute("INSERT INTO answers VALUES ('how?', %s)", query)
+    harness.execute(EMBED_QUERY.format(halfvec="extensions.halfvec").replace("SELECT vector", "SELECT a.vector").replace(
+        "public.answers WHERE answers.query", "public.answers a WHERE a.query"))  # fmt: skip
+    role = f"reader_{harness.value('SELECT current_database()')}"
+    harness.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        harness.execute(f"GRANT USAGE ON SCHEMA qwen_embed, extensions TO {role}; GRANT SELECT ON qwen_embed.articles TO {role}")
+        harness.execute("ALTER EXTENSION vector SET SCHEMA public; ALTER EXTENSION vector SET SCHEMA extensions")
+        plant(harness)
+        calls = {
+            f"articles('{query}'::extensions.halfvec, 5)": 5,
+            "articles('how?', 5)": 5,
+            f"articles('{query}'::extensions.halfvec, 5, '{{1,2,20}}')": 3,
+            "articles_like(7, 5)": 5,
+            "articles_duplicates(3, 2)": None,
+            "articles_duplicates(3, exact => true)": 30 * 29 // 2,
+        }
+        with psycopg.connect(harness.url, autocommit=True, user=role) as reader:
+            for path in ("''", "public, pg_catalog", "pg_temp, public, extensions, pg_catalog"):
+                reader.execute(f"SET search_path = {path}".encode())
+                for call, rows in calls.items():
+                    statement = f"SELECT * FROM qwen_embed.{call}".encode()
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        reader.execute(statement)
+                    harness.execute(f"GRANT SELECT ON articles TO {role}")
+                    assert rows in (None, len(reader.execute(statement).fetchall())), call
+                    harness.execute(f"REVOKE SELECT ON articles FROM {role}")
+            harness.execute(f"GRANT SELECT ON articles TO {role}; ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
+            harness.execute("CREATE POLICY few ON articles USING (id <= 4)")
+            for call, rows in zip(calls, (4, 4, 2, 0, None, 6), strict=True):
+                seen = reader.execute(f"SELECT * FROM qwen_embed.{call}".encode()).fetchall()
+                assert rows in (None, len(seen)), call
+                assert all(row[0] <= 4 for row in seen)
+            assert len(reader.execute("SELECT FROM qwen_embed.articles_like(2, 9)").fetchall()) == 3
+    finally:
+        harness.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def plant(harness: Harness) -> None:
+    """Functions and operators that a search_path could find in place of PostgreSQL's."""
+    for name in ("cardinality(real[])", "num_nonnulls(bigint[])", "array_append(text[], text)", "count(bigint)"):
+        harness.execute(f"CREATE FUNCTION {name} RETURNS int LANGUAGE sql AS 'SELECT 1 / 0'")
+    harness.execute("CREATE FUNCTION set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT (1 / 0)::text'")
+    for kind, operators in {"int": "=<>-+", "bigint": "=<>", "double precision": "<"}.items():
+        harness.execute(f"CREATE FUNCTION wrong({kind}, {kind}) RETURNS boolean LANGUAGE sql AS 'SELECT 1 / 0 = 1'")
+        for operator in [*operators, "<=", ">="]:
+            harness.execute(f"CREATE OPERATOR {operator} (leftarg = {kind}, rightarg = {kind}, function = wrong)")
+    harness.execute("CREATE DOMAIN text AS varchar(1)")
+
+
+@pytest.mark.parametrize(
+    ("taken", "name", "words"),
+    [
+        ("articles", "articles_like", 'the name "articles_like" is that of a function of the embedding articles'),
+        ("articles_like", "articles", "articles would have a function articles_like, and there is an embedding articles_like"),
+        ("articles_duplicates", "articles", "there is an embedding articles_duplicates"),
+        (None, "n" * 53, "add --name with at most 52"),
+        (None, "é" * 27, "add --name with at most 52"),
+    ],
+)
+def test_attach_rejects_a_name_of_which_a_function_is_there(
+    harness: Harness, taken: str | None, name: str, words: str
+) -> None:
+    harness.articles("one")
+    if taken:
+        harness.ok("attach", "articles", "--text", "body", "--name", taken)
+    before = harness.catalog()
+    assert words in harness.refused("attach", "articles", "--text", "body", "--name", name)
+    assert harness.catalog() == before
+
+
+@pytest.mark.parametrize("function", ["articles(text)", "articles_like(bigint, integer)", "articles_duplicates(real)"])
+def test_attach_leaves_functions_of_others_alone(harness: Harness, function: str) -> None:
+    harness.articles("one")
+    harness.execute(f"CREATE FUNCTION qwen_embed.{function} RETURNS int LANGUAGE sql AS 'SELECT 7'")
+    before = harness.catalog()
+    said = harness.refused("attach", "articles", "--text", "body")
+    assert f"there is a function qwen_embed.{function.replace(', ', ',')} already; add --name" in said
+    assert harness.catalog() == before
+    harness.ok("attach", "articles", "--text", "body", "--name", "others")
+    harness.ok("detach", "others", "--yes")
+    assert harness.catalog() == before
+
+
+# How they are kept
+
+
+HARM = {
+    "dropped": "DROP FUNCTION qwen_embed.articles_like(bigint, integer)",
+    "search dropped": "DROP FUNCTION qwen_embed.articles(halfvec, integer, bigint[])",
+    "altered": "CREATE OR REPLACE FUNCTION qwen_embed.articles_duplicates(threshold double precision, k integer DEFAULT 10,"
+    " exact boolean DEFAULT false) RETURNS TABLE (a_id bigint, b_id bigint, distance double precision) LANGUAGE sql STABLE"
+    " AS 'SELECT 1::bigint, 2::bigint, 0::float8'",
+    "with others' rights": "ALTER FUNCTION qwen_embed.articles(text, integer, bigint[]) SECURITY DEFINER",
+    "volatile": "ALTER FUNCTION qwen_embed.articles(text, integer, bigint[]) VOLATILE",
+    "other columns": "DROP FUNCTION qwen_embed.articles_like(bigint, integer); CREATE FUNCTION"
+    " qwen_embed.articles_like(bigint, integer) RETURNS TABLE (x int) LANGUAGE sql STABLE AS 'SELECT 1'",
+    "without comment": "COMMENT ON FUNCTION qwen_embed.articles_like(bigint, integer) IS NULL",
+    "of an earlier release": "CREATE FUNCTION qwen_embed.articles(halfvec, rows integer DEFAULT 10) RETURNS int LANGUAGE sql"
+    " AS 'SELECT 1'; COMMENT ON FUNCTION qwen_embed.articles(halfvec, integer) IS 'pg_qwen_embed articles (generation 1): x'",
+    "all": "DROP FUNCTION qwen_embed.articles(halfvec, integer, bigint[]), qwen_embed.articles(text, integer, bigint[]),"
+    " qwen_embed.articles_like, qwen_embed.articles_duplicates, qwen_embed.distance_1; DROP VIEW qwen_embed.articles",
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_function_that_is_not_as_created_is_reported_and_created_again(harness: Harness, harm: str) -> None:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    before = harness.catalog()
+    assert "not as created" not in harness.cli("doctor").stdout
+    harness.execute(HARM[harm])
+    assert "qwen_embed.articles" in harness.ok("status")
+    assert "missing or not as created" in harness.cli("doctor").stdout
+    assert "restored: " in harness.ok("verify", "articles", "--repair")
+    assert harness.catalog() == before
+    assert "restored: " not in harness.ok("verify", "articles", "--repair")
+    assert len(harness.rows("SELECT FROM qwen_embed.articles_like(1)")) == 1
+
+
+def test_grants_on_functions_are_kept_by_a_repair_and_while_the_table_is_altered(harness: Harness) -> None:
+    role = f"app_{harness.value('SELECT current_database()')}"
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    harness.execute(f"CREATE ROLE {role}")
+    acl = "SELECT p.oid::regprocedure::text, proacl::text FROM pg_proc p WHERE proname LIKE 'articles%' ORDER BY 1"
+    try:
+        harness.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA qwen_embed FROM PUBLIC")
+        harness.execute(f"GRANT EXECUTE ON FUNCTION qwen_embed.articles_like TO {role} WITH GRANT OPTION")
+        harness.execute(f"GRANT EXECUTE ON FUNCTION qwen_embed.articles(text, integer, bigint[]) TO {role}, PUBLIC")
+        before = harness.rows(acl.replace("%", "%%"))
+        harness.execute("ALTER FUNCTION qwen_embed.articles_like VOLATILE")
+        harness.ok("verify", "articles", "--repair")
+        assert harness.rows(acl.replace("%", "%%")) == before
+        harness.ok("alter", "articles", "--sql", "ALTER TABLE articles ALTER body TYPE varchar(90), ALTER id TYPE int")
+        after = harness.rows(acl.replace("%", "%%"))
+        assert [row[0].replace("bigint", "integer") for row in before] == sorted(row[0] for row in after)
+        rights = {name.replace("bigint", "integer"): sorted((rights or "").strip("{}").split(",")) for name, rights in before}
+        assert {name: sorted((rights or "").strip("{}").split(",")) for name, rights in after} == rights
+        assert harness.value("SELECT id FROM qwen_embed.articles_like(1::int)") == 2
+    finally:
+        harness.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@both_versions
+def test_functions_follow_another_key_and_another_table(harness: Harness) -> None:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.once()
+    harness.execute("ALTER TABLE articles ADD slug text NOT NULL DEFAULT ''")
+    harness.execute("UPDATE articles SET slug = body")
+    harness.execute("ALTER TABLE articles DROP CONSTRAINT articles_pkey CASCADE; ALTER TABLE articles ADD PRIMARY KEY (slug)")
+    harness.ok("alter", "articles", "--rekey")
+    harness.once()
+    assert harness.rows("SELECT slug FROM qwen_embed.articles_like('one')") == [("two",)]
+    harness.execute("CREATE TABLE texts (slug text PRIMARY KEY, body text, id int); INSERT INTO texts VALUES ('x', 'one'), ('y', 'z')")
+    harness.ok("alter", "articles", "--table", "texts")
+    harness.once()
+    assert harness.rows("SELECT slug FROM qwen_embed.articles_like('x')") == [("y",)]
+    signatures = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'qwen_embed'::regnamespace AND proname ~ '^articles'"
+    assert harness.value(signatures) == 4
+    harness.execute("DROP TABLE texts CASCADE")
+    harness.ok("detach", "articles", "--yes")
+    assert harness.value(signatures) == 0
+
+
+@both_versions
+def test_functions_survive_a_dump_that_is_restored_by_its_owner(harness: Harness, bare: Harness) -> None:
+    """Not a superuser: he may not give a function settings of a library that the session has not loaded."""
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.ok("attach", "articles", "--text", "body", "--name", "long", "--chunk-tokens", "64", "--column", "v")
+    harness.once()
+    role = f"owner_{harness.value('SELECT current_database()')}"
+    bare.execute(f"CREATE ROLE {role} LOGIN; CREATE EXTENSION vector; GRANT CREATE ON SCHEMA public TO {role}")
+    bare.execute(f"GRANT CREATE ON DATABASE {bare.value('SELECT current_database()')} TO {role}")
+    try:
+        tools = Path(harness.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
+        dump = subprocess.run(
+            [tools / "pg_dump", "--no-owner", harness.url], capture_output=True, check=True, text=True
+        ).stdout
+        lines = [line for line in dump.splitlines() if not line.startswith(("CREATE EXTENSION", "COMMENT ON EXTENSION"))]
+        psql = [tools / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", as_role(bare.url, role)]
+        made = subprocess.run(psql, input="\n".join(lines), capture_output=True, check=False, text=True)
+        assert made.returncode == 0, made.stderr
+        assert len(bare.rows("SELECT FROM qwen_embed.articles_like(1)")) == 1
+        assert len(bare.rows("SELECT chunk_text FROM qwen_embed.long_like(2)")) == 1
+    finally:
+        bare.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")

@@ -34,14 +34,18 @@ WHERE s.embedding IS NOT NULL;
 
 -- name: drop_functions
 -- Drops the functions of an embedding, which are known by their comments: the key that they take may have another type now,
--- or be gone with the source, and an earlier release had others.
+-- or be gone with the source, and an earlier release had others. One that was replaced by hand is known by its parameters.
 DO {body};
 
 -- name: drop_functions_body
 -- The body of drop_functions.
 DECLARE one pg_catalog.regprocedure;
 BEGIN
-    FOR one IN SELECT p.oid::pg_catalog.regprocedure FROM pg_catalog.pg_proc p WHERE {is_function} LOOP
+    FOR one IN SELECT p.oid::pg_catalog.regprocedure FROM pg_catalog.pg_proc p
+               WHERE {is_function}
+                     OR pg_catalog.to_regtype({literal:halfvec}) IS NOT NULL
+                        AND p.oid = ANY (ARRAY(SELECT pg_catalog.to_regprocedure(f)::pg_catalog.oid
+                                               FROM pg_catalog.unnest({present}::pg_catalog.text[]) f)) LOOP
         EXECUTE pg_catalog.format('DROP FUNCTION %%s', one);
     END LOOP;
 END
