@@ -247,7 +247,7 @@ def _function_in_the_way(name: str, function: str, called: str, embedding: str |
         return f"there is a function {function} already; add --name with another, or drop the function"
     if called == name:
         return f'the name "{name}" is that of a function of the embedding {embedding}; add --name with another'
-    return f'{name} would have a function {called}, and there is an embedding {embedding}; add --name with another'
+    return f"{name} would have a function {called}, and there is an embedding {embedding}; add --name with another"
 
 
 def check_embedding_name(name: str) -> None:

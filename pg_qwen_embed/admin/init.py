@@ -3,24 +3,44 @@
 It removes what a dump of the schema alone has left of embeddings that are not registered."""
 
 import psycopg
+from psycopg import sql
 
 from pg_qwen_embed.admin import restore
 from pg_qwen_embed.admin.transaction import in_short_transaction, run
-from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.errors import SetupError, UsageError
 from pg_qwen_embed.postgres import catalog, leftovers, migrate
-from pg_qwen_embed.postgres.connection import Connection, connect, first_line
+from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line
 from pg_qwen_embed.postgres.leftovers import Remains
+from pg_qwen_embed.postgres.sql import statement
 
 
-def init(database_url: str) -> list[str]:
-    """Bring the database up to date; idempotent. Returns lines for a person to read. Raises SetupError."""
+def init(database_url: str, *, database_defaults: bool = False) -> list[str]:
+    """Bring the database up to date; idempotent. Returns lines for a person to read. Raises SetupError.
+
+    database_defaults: set what sessions of applications need so that a filter leaves them LIMIT rows."""
     said = migrate.init(database_url)
     with connect(database_url, "pg_qwen_embed init") as connection:
+        said += [_set_defaults(connection)] if database_defaults else []
         said += [_remove(connection, left) for left in leftovers.remains(connection)]
         for one in catalog.registered(connection):
             if one.problem is None:
                 said += _restored(database_url, one.embedding.name)
     return said
+
+
+def _set_defaults(connection: Connection) -> str:
+    extension = catalog.vector_extension(connection)
+    schema = (extension and extension.schema) or "public"
+    connection.execute(statement("load_pgvector", halfvec=sql.Identifier(schema, "halfvec")))
+    command = statement("set_database_default", database=sql.Identifier(connection.info.dbname))
+    try:
+        connection.execute(command, {})
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SetupError(
+            f"the defaults of the database {connection.info.dbname} were not set ({first_line(error)}); the rest is done: "
+            f"let its owner run in it: {as_text(command)}"
+        ) from None
+    return f"new sessions of the database {connection.info.dbname} have hnsw.iterative_scan = strict_order"
 
 
 def _restored(database_url: str, name: str) -> list[str]:

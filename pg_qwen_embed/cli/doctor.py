@@ -12,15 +12,19 @@ from pg_qwen_embed.settings import Settings
 
 
 @click.command()
+@click.option("--query", metavar="SQL", help="Say whether this SELECT uses the index of an embedding, and if not, why.")
 @json_option
 @with_settings("database_url", "server_url", "ca_file")
-def doctor(settings: Settings, as_json: bool) -> None:
+def doctor(settings: Settings, query: str | None, as_json: bool) -> None:
     """Check settings, database, embeddings and servers, and say what to do about each fault.
 
     The exit status is 1 if something is wrong, and 0 if there are only warnings. Nothing is changed. Each server gets
     about 270 short texts, and two more for each embedding.
+
+    With --query nothing else is checked. The query is planned as the settings of this role and database are, and not run.
+    Parameters may be written $1, $2.
     """
-    found = examining.diagnose(settings)
+    found = examining.diagnose(settings) if query is None else examining.diagnose_query(settings.database_url, query)
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in found])
     for finding in () if as_json else found:

@@ -156,13 +156,16 @@ def test_text_is_embedded_once_and_searched_for(harness: Harness, layout: str) -
     wanted = exact(harness, "text 7")
     assert_same(found(harness, "qwen_embed.articles('how?')"), wanted[:10])
     assert_same(found(harness, "qwen_embed.articles(%s, 4)", "how?"), wanted[:4])
-    assert_same(found(harness, "qwen_embed.articles('how?', among => '{9, 7, 8}')"), exact(harness, "text 7", "id IN (7, 8, 9)"))
+    assert_same(
+        found(harness, "qwen_embed.articles('how?', among => '{9, 7, 8}')"), exact(harness, "text 7", "id IN (7, 8, 9)")
+    )
     joined = "articles a JOIN qwen_embed.articles('how?', 5) h USING (id) WHERE a.views < 9 ORDER BY h.distance"
     assert_same(found(harness, joined), wanted[:5])
 
 
 # Keys and names
 
+LONG = "n" * 60
 KEYS = {  # the columns of the key, and two keys as SQL writes them
     "uuid": ("id uuid PRIMARY KEY", ["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", "'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"]),
     "text": ('"Odd ""Name%" text COLLATE "C" PRIMARY KEY', ["'a,b'", "'a''b\\'"]),
@@ -179,7 +182,7 @@ KEYS = {  # the columns of the key, and two keys as SQL writes them
     "composite": ("among text, k uuid, key date, PRIMARY KEY (key, among, k)",
                   ["'2024-05-01', 'x', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'",
                    "'2024-05-01', 'y', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"]),
-    "long names": (", ".join(f"{'n' * 60}_{n} int" for n in "ab") + f", PRIMARY KEY ({'n' * 60}_a, {'n' * 60}_b)", ["1, 2", "2, 1"]),
+    "long names": (f"{LONG}_a int, {LONG}_b int, PRIMARY KEY ({LONG}_a, {LONG}_b)", ["1, 2", "2, 1"]),
 }  # fmt: skip
 TYPES = """CREATE DOMAIN short AS varchar(9); CREATE DOMAIN steps AS int[]; CREATE TYPE mood AS ENUM ('calm', 'glad');
 CREATE TYPE place AS (a int, b text)"""
@@ -204,9 +207,7 @@ def test_functions_take_keys_of_every_type_and_name(harness: Harness, key: str, 
     harness.connection.execute(f"CREATE TABLE articles (body text, {columns})".encode())
     described = harness.rows(KEY_COLUMNS)
     listed = ", ".join(quoted(column) for column, _ in described)
-    harness.connection.execute(
-        f"INSERT INTO articles (body, {listed}) VALUES ('one', {one}), ('two', {two})".encode()
-    )
+    harness.connection.execute(f"INSERT INTO articles (body, {listed}) VALUES ('one', {one}), ('two', {two})".encode())
     harness.ok("attach", "articles", "--text", "body", "--name", name, *LAYOUTS[layout])
     harness.once()
     view, like, pairs = (f"qwen_embed.{quoted(name + suffix)}" for suffix in ("", "_like", "_duplicates"))
@@ -233,7 +234,9 @@ def test_functions_take_keys_of_every_type_and_name(harness: Harness, key: str, 
 
 def test_arrays_of_a_composite_key_belong_together(harness: Harness) -> None:
     harness.execute("CREATE TABLE articles (lang text, id int, body text, PRIMARY KEY (lang, id))")
-    harness.execute("INSERT INTO articles SELECT lang, n, lang || n FROM unnest('{de,en}'::text[]) lang, generate_series(1, 9) n")
+    harness.execute(
+        "INSERT INTO articles SELECT lang, n, lang || n FROM unnest('{de,en}'::text[]) lang, generate_series(1, 9) n"
+    )
     harness.ok("attach", "articles", "--text", "body")
     harness.once()
     query = vector(harness, "de3")
@@ -372,7 +375,9 @@ def test_functions_have_the_rights_of_who_calls_them_and_trust_no_search_path(ha
     role = f"reader_{harness.value('SELECT current_database()')}"
     harness.execute(f"CREATE ROLE {role} LOGIN")
     try:
-        harness.execute(f"GRANT USAGE ON SCHEMA qwen_embed, extensions TO {role}; GRANT SELECT ON qwen_embed.articles TO {role}")
+        harness.execute(
+            f"GRANT USAGE ON SCHEMA qwen_embed, extensions TO {role}; GRANT SELECT ON qwen_embed.articles TO {role}"
+        )
         harness.execute("ALTER EXTENSION vector SET SCHEMA public; ALTER EXTENSION vector SET SCHEMA extensions")
         plant(harness)
         calls = {
@@ -408,7 +413,9 @@ def plant(harness: Harness) -> None:
     """Functions and operators that a search_path could find in place of PostgreSQL's."""
     for name in ("cardinality(real[])", "num_nonnulls(bigint[])", "array_append(text[], text)", "count(bigint)"):
         harness.execute(f"CREATE FUNCTION {name} RETURNS int LANGUAGE sql AS 'SELECT 1 / 0'")
-    harness.execute("CREATE FUNCTION set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT (1 / 0)::text'")
+    harness.execute(
+        "CREATE FUNCTION set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT (1 / 0)::text'"
+    )
     for kind, operators in {"int": "=<>-+", "bigint": "=<>", "double precision": "<"}.items():
         harness.execute(f"CREATE FUNCTION wrong({kind}, {kind}) RETURNS boolean LANGUAGE sql AS 'SELECT 1 / 0 = 1'")
         for operator in [*operators, "<=", ">="]:
@@ -420,7 +427,11 @@ def plant(harness: Harness) -> None:
     ("taken", "name", "words"),
     [
         ("articles", "articles_like", 'the name "articles_like" is that of a function of the embedding articles'),
-        ("articles_like", "articles", "articles would have a function articles_like, and there is an embedding articles_like"),
+        (
+            "articles_like",
+            "articles",
+            "articles would have a function articles_like, and there is an embedding articles_like",
+        ),
         ("articles_duplicates", "articles", "there is an embedding articles_duplicates"),
         (None, "n" * 53, "add --name with at most 52"),
         (None, "é" * 27, "add --name with at most 52"),
@@ -505,7 +516,9 @@ def test_grants_on_functions_are_kept_by_a_repair_and_while_the_table_is_altered
         harness.ok("alter", "articles", "--sql", "ALTER TABLE articles ALTER body TYPE varchar(90), ALTER id TYPE int")
         after = harness.rows(acl.replace("%", "%%"))
         assert [row[0].replace("bigint", "integer") for row in before] == sorted(row[0] for row in after)
-        rights = {name.replace("bigint", "integer"): sorted((rights or "").strip("{}").split(",")) for name, rights in before}
+        rights = {
+            name.replace("bigint", "integer"): sorted((rights or "").strip("{}").split(",")) for name, rights in before
+        }
         assert {name: sorted((rights or "").strip("{}").split(",")) for name, rights in after} == rights
         assert harness.value("SELECT id FROM qwen_embed.articles_like(1::int)") == 2
     finally:
@@ -519,15 +532,21 @@ def test_functions_follow_another_key_and_another_table(harness: Harness) -> Non
     harness.once()
     harness.execute("ALTER TABLE articles ADD slug text NOT NULL DEFAULT ''")
     harness.execute("UPDATE articles SET slug = body")
-    harness.execute("ALTER TABLE articles DROP CONSTRAINT articles_pkey CASCADE; ALTER TABLE articles ADD PRIMARY KEY (slug)")
+    harness.execute(
+        "ALTER TABLE articles DROP CONSTRAINT articles_pkey CASCADE; ALTER TABLE articles ADD PRIMARY KEY (slug)"
+    )
     harness.ok("alter", "articles", "--rekey")
     harness.once()
     assert harness.rows("SELECT slug FROM qwen_embed.articles_like('one')") == [("two",)]
-    harness.execute("CREATE TABLE texts (slug text PRIMARY KEY, body text, id int); INSERT INTO texts VALUES ('x', 'one'), ('y', 'z')")
+    harness.execute(
+        "CREATE TABLE texts (slug text PRIMARY KEY, body text, id int); INSERT INTO texts VALUES ('x', 'one'), ('y', 'z')"
+    )
     harness.ok("alter", "articles", "--table", "texts")
     harness.once()
     assert harness.rows("SELECT slug FROM qwen_embed.articles_like('x')") == [("y",)]
-    signatures = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'qwen_embed'::regnamespace AND proname ~ '^articles'"
+    signatures = (
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = 'qwen_embed'::regnamespace AND proname ~ '^articles'"
+    )
     assert harness.value(signatures) == 4
     harness.execute("DROP TABLE texts CASCADE")
     harness.ok("detach", "articles", "--yes")
@@ -549,7 +568,9 @@ def test_functions_survive_a_dump_that_is_restored_by_its_owner(harness: Harness
         dump = subprocess.run(
             [tools / "pg_dump", "--no-owner", harness.url], capture_output=True, check=True, text=True
         ).stdout
-        lines = [line for line in dump.splitlines() if not line.startswith(("CREATE EXTENSION", "COMMENT ON EXTENSION"))]
+        lines = [
+            line for line in dump.splitlines() if not line.startswith(("CREATE EXTENSION", "COMMENT ON EXTENSION"))
+        ]
         psql = [tools / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", as_role(bare.url, role)]
         made = subprocess.run(psql, input="\n".join(lines), capture_output=True, check=False, text=True)
         assert made.returncode == 0, made.stderr

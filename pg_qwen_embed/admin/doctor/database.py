@@ -40,6 +40,7 @@ def look_at_database(url: str) -> tuple[list[Finding], list[Embedding]]:
                 found += _guarded(boundaries.AREA, partial(look, connection))
             registered = _registered(connection, found)
             found += _guarded(AREA, lambda: _look_at_leftovers(connection))
+            found += _guarded(AREA, lambda: _look_at_defaults(connection, registered))
             embeddings = [one.embedding for one in registered]
             for one in registered:
                 found += _guarded(one.embedding.name, partial(_look_at_embedding, connection, one))
@@ -142,6 +143,17 @@ def _look_at_leftovers(connection: Connection) -> Iterator[Finding]:
     """Triggers without an embedding cost the application's statements something, and fill an outbox that nobody reads."""
     for left in leftovers.remains(connection):
         yield Finding(AREA, State.WRONG, f"there are {left.where}", "to remove them run: pg-qwen-embed init")
+
+
+def _look_at_defaults(connection: Connection, registered: list[catalog.Registered]) -> Iterator[Finding]:
+    """What a SELECT on a view returns is up to the session; without this setting a filter leaves it fewer rows."""
+    (iterative, _) = connection.execute(statement("search_settings")).fetchone() or ("off", 40)
+    if registered and iterative == "off":
+        yield Finding(AREA, State.OK, "hnsw.iterative_scan is off for this role in this database: a SELECT on a view with a "
+                      "filter may return fewer rows than its LIMIT",
+                      "to set it for all, run: pg-qwen-embed init --database-defaults")  # fmt: skip
+    elif registered:
+        yield Finding(AREA, State.OK, f"hnsw.iterative_scan is {shown(iterative)}")
 
 
 def _look_at_embedding(connection: Connection, one: catalog.Registered) -> Iterator[Finding]:

@@ -133,3 +133,23 @@ SELECT o.kind, o.name, r.rolname AS owner, me.rolname AS role
 FROM owned o JOIN pg_roles r ON r.oid = o.owner CROSS JOIN me
 WHERE NOT r.rolsuper AND r.oid <> me.oid AND (me.rolsuper OR NOT pg_has_role(r.oid, 'MEMBER'))
 ORDER BY r.rolname, o.kind, o.name;
+
+-- name: explain_query
+-- Plans a query that a person has written, and does not run it. The planner may call functions in it that are immutable or
+-- stable.
+EXPLAIN (VERBOSE, FORMAT JSON{generic}) {query};
+
+-- name: limit_plan
+-- Lets the transaction change nothing, and bounds how long it takes to plan.
+SELECT set_config('transaction_read_only', 'on', true), set_config('statement_timeout', %(timeout)s, true);
+
+-- name: force_index
+-- Leaves the planner an index, where one can be used: it reads and sorts whole tables only if it must.
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
+       set_config('enable_bitmapscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true);
+
+-- name: search_settings
+-- The settings of pgvector for an index scan, as this role has them in this database.
+SELECT coalesce(current_setting('hnsw.iterative_scan', true), 'off'),
+       coalesce(current_setting('hnsw.ef_search', true), '40')::int;

@@ -140,3 +140,11 @@ SELECT (SELECT t.oid FROM pg_type t JOIN pg_extension e ON e.extnamespace = t.ty
 -- is no error. Such a row would look deleted.
 SELECT g.id FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id
 WHERE current_setting('row_security') = 'on' AND row_security_active(e.source::oid);
+
+-- name: load_pgvector
+-- Loads the library of pgvector into this session. Before, only a superuser may set a parameter of its for others.
+SELECT ARRAY[1]::real[]::{halfvec};
+
+-- name: set_database_default
+-- Lets index scans of new sessions continue until LIMIT rows are found, also behind a filter.
+ALTER DATABASE {database} SET hnsw.iterative_scan = 'strict_order';
