@@ -8,8 +8,10 @@ import click
 
 from pg_qwen_embed.admin import attach as attaching
 from pg_qwen_embed.admin import locks as taken
+from pg_qwen_embed.admin import query_form
 from pg_qwen_embed.admin import sql as printing
 from pg_qwen_embed.admin.description import Description
+from pg_qwen_embed.admin.query_form import Driver
 from pg_qwen_embed.cli._declaration import DeclarationOptions, declaration_options
 from pg_qwen_embed.cli._options import valid_name, with_settings
 from pg_qwen_embed.domain.errors import UsageError
@@ -53,7 +55,7 @@ def description_options(command: Callable[..., R]) -> Callable[..., R]:
 
 @click.group()
 def sql() -> None:
-    """Print the SQL of attach, the rights of each role, or the locks of each command.
+    """Print the SQL of attach, the rights of each role, the locks of each command, or a query.
 
     Nothing is created. A described table needs no connection: write its columns as in SQL, 'id bigint', '"Odd Name" text',
     'lang text COLLATE "C"', 'code shop.code AS text' (a domain over text); or give a TOML file with
@@ -135,6 +137,27 @@ def grants(
             subject = printing.subject(connection, embedding)
             database = database or connection.info.dbname
     click.echo(printing.grants(roles, subject, database, settings.database_url, create=create_roles))
+
+
+@sql.command()
+@click.argument("name")
+@click.option("--where", metavar="CONDITION", help="A condition on the rows of the table, as in SQL; the table is t.")
+@click.option(
+    "--for",
+    "driver",
+    type=click.Choice([one.value for one in Driver]),
+    default=Driver.PSQL.value,
+    show_default=True,
+    help="How the application talks to PostgreSQL.",
+)
+@with_settings("database_url")
+def query(settings: Settings, name: str, where: str | None, driver: str) -> None:
+    """Print a SELECT that searches the embedding NAME by text.
+
+    It is planned and not run. For psql set the text first: \\set query 'how do I reset my password'.
+    """
+    with connect(settings.database_url, PURPOSE) as connection:
+        click.echo(query_form.query(connection, name, where, Driver(driver)), nl=False)
 
 
 @sql.command()

@@ -90,6 +90,11 @@ class CallNames(KeyNames):
         return _columns(self._found_columns)
 
     @property
+    def distance_column(self) -> str:
+        """What the functions call the distance."""
+        return self._found_columns[len(self._columns)][0]
+
+    @property
     def pair_columns(self) -> sql.Composed:
         """`a_id bigint, b_id bigint, distance double precision`, and of a chunked embedding a_chunk and b_chunk."""
         return _columns(self._pair_columns)

@@ -48,6 +48,12 @@ def diagnose_query(url: str, query: str) -> list[Finding]:
     return found
 
 
+def require_planned(connection: Connection, query: str) -> None:
+    """Raises UsageError for a query that PostgreSQL does not plan."""
+    _require_select(query)
+    _plan(connection, query, forced=False)
+
+
 def _require_select(query: str) -> None:
     begin = _COMMENT.match(query + "\n")
     word = _FIRST_WORD.match(query, min(begin.end(), len(query)) if begin else 0)
