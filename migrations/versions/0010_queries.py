@@ -30,6 +30,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP VIEW IF EXISTS qwen_embed.embeddings")
+    op.execute("DROP FUNCTION IF EXISTS _qwen_embed.progress(integer, oid, boolean)")
+    op.execute("DROP FUNCTION IF EXISTS _qwen_embed.about_rows(oid, text)")
     op.execute("DROP FUNCTION IF EXISTS qwen_embed.embed_query(text, text)")  # without pgvector it is gone
     op.execute("DROP FUNCTION IF EXISTS _qwen_embed.query_vector(text, text, name)")
     op.execute("DROP FUNCTION _qwen_embed.ask_worker(text, integer, bytea, bytea, text)")

@@ -14,7 +14,7 @@ from pg_qwen_embed.postgres.sql import statement
 
 
 def create(vector_schema: str) -> Iterator[sql.Composed]:
-    """The tables, then the functions."""
+    """The tables, then the functions and the view."""
     yield statement("create_query_secret")
     yield statement("create_query_cache")
     yield statement("set_query_cache_storage")
@@ -22,22 +22,37 @@ def create(vector_schema: str) -> Iterator[sql.Composed]:
     yield statement("index_query_cache")
     yield statement("index_query_cache_by_age")
     yield statement("create_query_error")
-    yield statement("create_ask_worker", body=sql.Literal(as_text(statement("ask_worker_body"))))
+    yield statement("create_ask_worker", body=_literal(statement("ask_worker_body")))
     yield statement("protect_ask_worker")
-    yield statement("create_await_queries", body=sql.Literal(as_text(statement("await_queries_body"))))
+    yield statement("create_await_queries", body=_literal(statement("await_queries_body")))
     yield statement("protect_await_queries")
-    yield from create_for_pgvector(vector_schema)
+    yield from create_embed_query(vector_schema)
+    yield from create_embeddings()
 
 
-def create_for_pgvector(vector_schema: str) -> Iterator[sql.Composed]:
+def create_embed_query(vector_schema: str) -> Iterator[sql.Composed]:
     """The functions that return a type of pgvector's: they go with the extension, and come again with it."""
     halfvec = sql.Identifier(vector_schema, "halfvec")
-    body = sql.Literal(as_text(statement("query_vector_body")))
-    yield statement("create_query_vector", halfvec=halfvec, body=body)
+    yield statement("create_query_vector", halfvec=halfvec, body=_literal(statement("query_vector_body")))
     yield statement("let_query_vector_be_called")
     yield statement("create_embed_query", halfvec=halfvec)
     yield statement("let_embed_query_be_called")
     yield statement("comment_embed_query")
+
+
+def create_embeddings() -> Iterator[sql.Composed]:
+    """The view of all embeddings, and what it calls."""
+    yield statement("create_about_rows", body=_literal(statement("about_rows_body")))
+    yield statement("protect_about_rows")
+    yield statement("create_progress", body=_literal(statement("progress_body")))
+    yield statement("let_progress_be_seen")
+    yield statement("create_embeddings")
+    yield statement("let_embeddings_be_read")
+    yield statement("comment_embeddings")
+
+
+def _literal(body: sql.Composed) -> sql.Literal:
+    return sql.Literal(as_text(body))
 
 
 def vector_schema(connection: Connection) -> str:
@@ -47,14 +62,22 @@ def vector_schema(connection: Connection) -> str:
 
 
 def restore(connection: Connection) -> list[str]:
-    """Create what went with the extension. Returns lines for a person to read."""
-    (missing,) = connection.execute(statement("embed_query_is_missing")).fetchone() or (False,)
-    if not missing:
-        return []
+    """Create what is missing of the public schema itself. Returns lines for a person to read."""
+    function, view = connection.execute(statement("missing_for_queries")).fetchone() or (False, False)
+    restored = []
     with connection.transaction():
-        for command in create_for_pgvector(vector_schema(connection)):
-            connection.execute(as_text(command).encode())
-    return ["restored: the function qwen_embed.embed_query"]
+        if function:
+            _run(connection, create_embed_query(vector_schema(connection)))
+            restored.append("restored: the function qwen_embed.embed_query")
+        if view:
+            _run(connection, create_embeddings())
+            restored.append("restored: the view qwen_embed.embeddings")
+    return restored
+
+
+def _run(connection: Connection, commands: Iterable[sql.Composed]) -> None:
+    for command in commands:
+        connection.execute(as_text(command).encode())
 
 
 async def read_secret(connection: AsyncConnection) -> bytes:

@@ -20,7 +20,16 @@ from pg_qwen_embed.postgres.sql import statement
 
 LONGEST_NAME = 80  # characters of a name that a stranger has chosen
 _REGISTRY = {"embedding", "generation", "backfill", "alembic_version"}
-_QUERIES = {"query_secret", "query_cache", "query_error", "query_vector", "ask_worker", "await_queries"}
+_QUERIES = {
+    "query_secret",
+    "query_cache",
+    "query_error",
+    "query_vector",
+    "ask_worker",
+    "await_queries",
+    "progress",
+    "about_rows",
+}
 _SHARED = _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now"}  # by all embeddings
 _HARM = {
     Lock.LEADER: "the leader lock: no worker can lead",

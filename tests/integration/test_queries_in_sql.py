@@ -342,3 +342,42 @@ def test_names_that_the_public_schema_uses_itself_are_refused(harness: Harness, 
     said = harness.refused("attach", "articles", "--text", "body", "--name", name)
     assert f'"{name}" belongs to pg_qwen_embed itself' in said
     assert "--name" in said
+
+
+@versions_and_layouts
+def test_the_catalogue_shows_an_application_what_it_may_read(harness: Harness, layout: str) -> None:
+    columns = "name, source, view, operator, dimensions, instruction, generation, index, backfill, coverage, lag"
+    attach(harness, *LAYOUT_OPTIONS[layout], "--distance", "l2", "--instruction", "Find it")
+    harness.execute("CREATE TABLE secrets (id bigint PRIMARY KEY, body text)")
+    harness.ok("attach", "secrets", "--text", "body", "--name", "Sécrets %")
+    with application(harness) as connection:
+
+        def seen() -> list[Any]:
+            rows = connection.execute(f"SELECT {columns} FROM qwen_embed.embeddings").fetchall()
+            return [*rows[0][:-1], rows[0][-1].total_seconds() if rows[0][-1] else 0] if len(rows) == 1 else []
+
+        first = ["articles", "public.articles", "qwen_embed.articles", "<->", 16, "Find it", 1]
+        assert seen() == [*first, "none", "pending", 0, 0]
+        harness.once()
+        assert seen() == [*first, "valid", "done", 1, 0]
+        harness.execute("INSERT INTO articles VALUES (1000, 't', 'new', 1)")
+        *_, coverage, lag = seen()
+        assert coverage == pytest.approx(30 / 31, abs=1e-4)
+        assert lag > 0
+        leak = (
+            "CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.1 AS "
+            "$$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$"
+        )
+        connection.execute(leak)
+        notices: list[str] = []
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+        connection.execute("SELECT name FROM qwen_embed.embeddings WHERE pg_temp.leak(name)")
+        assert notices == ["articles"]
+    names = {name for (name,) in harness.rows("SELECT name FROM qwen_embed.embeddings")}
+    assert names == {"articles", "Sécrets %"}
+    harness.execute("DROP VIEW qwen_embed.embeddings")
+    assert "restored: the view qwen_embed.embeddings" in harness.ok("init")
+    harness.execute("DROP TABLE secrets CASCADE")
+    assert harness.rows("SELECT name, source FROM qwen_embed.embeddings WHERE coverage IS NOT NULL") == [
+        ("articles", "public.articles")
+    ]

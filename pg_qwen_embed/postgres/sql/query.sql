@@ -249,10 +249,123 @@ GRANT EXECUTE ON FUNCTION qwen_embed.embed_query(text, text) TO PUBLIC;
 COMMENT ON FUNCTION qwen_embed.embed_query(text, text) IS
     'pg_qwen_embed: the vector of a query, for ORDER BY e.embedding <=> qwen_embed.embed_query(..) LIMIT n';
 
--- name: embed_query_is_missing
--- Whether the functions that return pgvector's type are gone: they go with the extension.
+-- name: create_progress
+-- How far a generation is: the share of rows that have a vector, and how long the oldest change waits. Tables above 8 MB are
+-- estimated from PostgreSQL's statistics, smaller ones counted. It has the rights of its owner: the view embeddings shows
+-- its result to roles that may read the embedding's view or source. NULL: a table is missing, or was never analysed.
+CREATE OR REPLACE FUNCTION _qwen_embed.progress(generation integer, source oid, chunked boolean,
+                                                OUT coverage double precision, OUT lag interval)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS {body};
+
+-- name: progress_body
+-- The body of that function.
+#variable_conflict use_variable
+DECLARE
+    store constant regclass := to_regclass(format('_qwen_embed.store_%%s', generation));
+    outbox constant regclass := to_regclass(format('_qwen_embed.outbox_%%s', generation));
+    total double precision;
+    embedded double precision;
+BEGIN
+    total := _qwen_embed.about_rows(source, '');
+    embedded := _qwen_embed.about_rows(store, CASE WHEN chunked THEN 'fingerprint IS NOT NULL AND chunk = 1'
+                                                   ELSE 'fingerprint IS NOT NULL' END);
+    coverage := CASE WHEN total = 0 THEN 1 ELSE round(least(1, embedded / total)::numeric, 4) END;
+    IF outbox IS NOT NULL THEN
+        EXECUTE format('SELECT clock_timestamp() - o.changed_at FROM %%s o ORDER BY o.seq LIMIT 1', outbox) INTO lag;
+        lag := coalesce(greatest(lag, interval '0'), interval '0');
+    END IF;
+END
+
+-- name: create_about_rows
+-- How many rows of a table meet a condition: counted up to 8 MB, beyond that estimated from PostgreSQL's statistics, with
+-- its partitions. The condition is one of progress(). A table whose policies hold for the owner is not counted: their
+-- functions would run with its rights.
+CREATE OR REPLACE FUNCTION _qwen_embed.about_rows(relation oid, condition text) RETURNS double precision
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS {body};
+
+-- name: about_rows_body
+-- The body of that function. The share of first chunks is that of the most common value.
+#variable_conflict use_variable
+DECLARE
+    size bigint;
+    estimate double precision;
+    may_count boolean;
+    counted bigint;
+BEGIN
+    WITH RECURSIVE part (oid) AS (
+        SELECT relation UNION ALL SELECT h.inhrelid FROM part p JOIN pg_inherits h ON h.inhparent = p.oid
+    )
+    SELECT sum(CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) END), sum(nullif(c.reltuples, -1)),
+           bool_and(c.relkind IN ('r', 'p') AND NOT row_security_active(c.oid)) INTO size, estimate, may_count
+    FROM part p JOIN pg_class c ON c.oid = p.oid;
+    IF may_count AND size <= 8 * 1024 * 1024 THEN
+        EXECUTE format('SELECT count(*) FROM %%s WHERE %%s', relation::regclass, coalesce(nullif(condition, ''), 'true'))
+        INTO counted;
+        RETURN counted;
+    ELSIF condition LIKE '%%chunk = 1' THEN
+        RETURN estimate * coalesce((SELECT s.most_common_freqs[array_position(s.most_common_vals::text::integer[], 1)]
+                                    FROM pg_stats s JOIN pg_class c ON c.oid = relation AND c.relname = s.tablename
+                                    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = s.schemaname
+                                    WHERE s.attname = 'chunk'), 1);
+    END IF;
+    RETURN estimate;
+END
+
+-- name: protect_about_rows
+-- Nobody but the owner counts a table that it names.
+REVOKE ALL ON FUNCTION _qwen_embed.about_rows(oid, text) FROM PUBLIC;
+
+-- name: let_progress_be_seen
+-- Lets every role execute it through the view.
+GRANT EXECUTE ON FUNCTION _qwen_embed.progress(integer, oid, boolean) TO PUBLIC;
+
+-- name: create_embeddings
+-- The catalogue of embeddings for applications: one row for each whose view or source the role may read. A security
+-- barrier: a function of the reader's never sees the other rows. The reader may not use the internal schema, so no name in it
+-- is looked up.
+CREATE OR REPLACE VIEW qwen_embed.embeddings WITH (security_barrier = true) AS
+SELECT e.name, format('%%I.%%I', n.nspname, c.relname) AS source, format('qwen_embed.%%I', e.name) AS view,
+       e.column_name AS column, CASE g.spec->>'distance' WHEN 'ip' THEN '<#>' WHEN 'l2' THEN '<->' ELSE '<=>' END AS operator,
+       g.spec->>'model' AS model, (g.spec->>'dimensions')::integer AS dimensions, e.instruction, g.id AS generation,
+       coalesce(i.state, 'none') AS index, b.state AS backfill, p.coverage, p.lag
+FROM _qwen_embed.embedding e
+JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+JOIN _qwen_embed.backfill b ON b.generation_id = g.id
+LEFT JOIN pg_catalog.pg_class c ON c.oid = e.source::oid
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN LATERAL (
+    SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index r WHERE r.relid = x.indrelid) THEN 'building'
+                WHEN x.indisvalid THEN 'valid' ELSE 'invalid' END AS state
+    FROM pg_catalog.pg_index x
+    JOIN pg_catalog.pg_class k ON k.oid = x.indexrelid
+    JOIN pg_catalog.pg_am m ON m.oid = k.relam AND m.amname NOT IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
+    WHERE x.indrelid = (SELECT s.oid FROM pg_catalog.pg_class s WHERE s.relname = format('store_%%s', g.id)
+                        AND s.relnamespace = (SELECT o.oid FROM pg_catalog.pg_namespace o WHERE o.nspname = '_qwen_embed'))
+       OR x.indrelid = e.source::oid AND g.spec->>'store' = 'column'
+          AND EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = x.indrelid AND a.attname = e.column_name
+                      AND a.attnum = ANY (x.indkey::smallint[]))
+    ORDER BY x.indisvalid DESC LIMIT 1) i ON true
+CROSS JOIN LATERAL _qwen_embed.progress(g.id, e.source::oid, g.spec->>'chunking' IS NOT NULL) p
+WHERE has_any_column_privilege(to_regclass(format('qwen_embed.%%I', e.name))::oid, 'SELECT')
+   OR has_any_column_privilege(e.source::oid, 'SELECT');
+
+-- name: let_embeddings_be_read
+-- Lets every role that may use the schema read it.
+GRANT SELECT ON qwen_embed.embeddings TO PUBLIC;
+
+-- name: comment_embeddings
+-- Describes the view in the database.
+COMMENT ON VIEW qwen_embed.embeddings IS 'pg_qwen_embed: the embeddings that the role may read, and how far each one is';
+
+-- name: missing_for_queries
+-- Which parts of the public schema itself are gone. The function goes with the extension, whose type it returns.
 SELECT to_regprocedure('qwen_embed.embed_query(text, text)') IS NULL
-       OR to_regprocedure('_qwen_embed.query_vector(text, text, name)') IS NULL;
+       OR to_regprocedure('_qwen_embed.query_vector(text, text, name)') IS NULL,
+       to_regclass('qwen_embed.embeddings') IS NULL;
 
 -- name: create_await_queries
 -- Waits for requests and returns those that are there, if one of them is not in `seen`; nothing after `seconds`. Requests in
