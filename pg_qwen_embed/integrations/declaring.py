@@ -120,4 +120,5 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-OPTIONS = (*(name for name in inspect.signature(declaration).parameters if name != "properties"), *_PROPERTIES)
+_GIVEN = inspect.signature(declaration).parameters
+OPTIONS = tuple(sorted({*_GIVEN, *_PROPERTIES} - {"table", "properties"}))

@@ -47,7 +47,9 @@ def borrowed(theirs: psycopg.Connection[Any], *, pinned: bool = True) -> Iterato
 def require_transaction(theirs: psycopg.Connection[Any]) -> None:
     """Raises UsageError if what is done on this connection would be committed at once."""
     if theirs.autocommit and theirs.info.transaction_status is not TransactionStatus.INTRANS:
-        raise UsageError("an embedding is created or altered in a transaction, and this connection commits each statement")
+        raise UsageError(
+            "an embedding is created or altered in a transaction, and this connection commits each statement"
+        )
     if theirs.info.transaction_status is TransactionStatus.IDLE:
         theirs.execute(statement("lock_timeout"))  # psycopg begins the transaction
 
