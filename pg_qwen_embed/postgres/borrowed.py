@@ -4,8 +4,8 @@ That library may have adapters of its own (Django reads jsonb as text), cursors 
 that it has prepared. So a second psycopg connection is put around the same libpq connection; the library's own goes on
 working. Inside, the session is as our own sessions are: search_path is pinned. Afterwards it is as before."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -26,13 +26,26 @@ from pg_qwen_embed.postgres.sql import statement
 C = TypeVar("C", Connection, AsyncConnection)
 
 
+class Borrowed(psycopg.Connection[Any]):
+    """The transaction belongs to others: its end is theirs, whoever is handed this connection."""
+
+    def commit(self) -> None:
+        """Nothing."""
+
+    def rollback(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def borrowed(theirs: psycopg.Connection[Any], *, pinned: bool = True) -> Iterator[Connection]:
     """A connection of ours in the transaction of theirs. Theirs may be used meanwhile, from the same thread.
 
     pinned: whether names are looked up as in our sessions. Raises UsageError if there is no transaction."""
     require_transaction(theirs)
-    ours: Connection = _around(psycopg.Connection, theirs)
+    ours: Connection = _around(Borrowed, theirs)
     try:
         _, path = search_paths(ours)
         (timeout,) = ours.execute(statement("lock_timeout")).fetchone() or ("0",)
@@ -42,6 +55,21 @@ def borrowed(theirs: psycopg.Connection[Any], *, pinned: bool = True) -> Iterato
         ours.execute(statement("limit_lock_wait"), {"timeout": timeout})
     finally:
         del ours.pgconn  # it is not ours to be closed
+
+
+@asynccontextmanager
+async def borrowed_async(theirs: psycopg.Connection[Any]) -> AsyncIterator[AsyncConnection]:
+    """The same for an event loop; theirs is not used meanwhile."""
+    require_transaction(theirs)
+    ours: AsyncConnection = _around(psycopg.AsyncConnection, theirs)
+    try:
+        cursor = await ours.execute(statement("search_paths"))
+        _, path = await cursor.fetchone() or ("", "")
+        await ours.execute(statement("use_search_path"), {"path": SEARCH_PATH})
+        yield ours
+        await ours.execute(statement("use_search_path"), {"path": path})
+    finally:
+        del ours.pgconn
 
 
 def require_transaction(theirs: psycopg.Connection[Any]) -> None:

@@ -1,0 +1,16 @@
+-- Expressions for the queries of other libraries, which make the rest of the statement themselves.
+
+-- name: prepared_query
+-- The vector of a query, in a subquery that PostgreSQL evaluates once, before it reads the index. It sets what the index
+-- shall do until the transaction ends: a filter leaves no rows out, and enough candidates are kept.
+-- set_config is not safe for parallel plans, so a comparison of all vectors uses one process.
+(SELECT CASE WHEN pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true) IS NOT NULL
+              AND pg_catalog.set_config('hnsw.ef_search', {ef_search}, true) IS NOT NULL THEN {vector} END);
+
+-- name: vector_of_text
+-- The vector of a text, as a worker answers it.
+qwen_embed.embed_query({name}, %s::pg_catalog.text);
+
+-- name: nearest_chunk
+-- The chunk of the same row that is nearest to the query.
+(SELECT b.chunk FROM {view} b WHERE {same_row} ORDER BY b.{column} {operator} {query}, b.chunk LIMIT 1);
