@@ -82,7 +82,9 @@ class Embedded(Generic[T]):
 
         The embedding must have been attached with words. Raises UsageError for a blank text."""
         names = [name for name, _ in self._key]
-        columns = [sa.column(name) for name in [*names, "score", "vector_rank", "text_rank", "distance"]]
+        columns: list[sa.ColumnClause[Any]] = [
+            sa.column(name) for name in [*names, "score", "vector_rank", "text_rank", "distance"]
+        ]
         function: Any = sa.func
         for part in (PUBLIC_SCHEMA, quoted_name(f"{self.name}_hybrid", True)):
             function = getattr(function, part)

@@ -84,7 +84,7 @@ class DetachEmbedding(_Embedding):
 
     def __init__(self, model_name: str, **options: Any) -> None:
         self.model_name, self.options = model_name, options
-        self.reversible = "model" in options  # type: ignore[misc]  # as RunSQL does
+        self.reversible = "model" in options
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         _detach(app_label, schema_editor, from_state, self.model_name, self.options.get("name"))

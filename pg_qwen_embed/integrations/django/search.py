@@ -202,9 +202,9 @@ class _IsNearestChunk(_OfView):
             column=sql.Identifier(self.search.column),
             operator=sql.SQL(self.search.operator),
             query=self.query,
-        ).as_string(None)
-        # In a CASE, PostgreSQL expects half of the rows to pass, and reads the index (see integrations/sqlalchemy.py).
-        return f"(CASE WHEN {own}.chunk = {nearest} THEN true ELSE false END)", [self.parameter]
+        )
+        found = statement("is_nearest_chunk", chunk=sql.SQL(f"{own}.chunk"), nearest=nearest)
+        return found.as_string(None), [self.parameter]
 
 
 def _key(search: EmbeddingSearch, model: type[models.Model]) -> list[str]:

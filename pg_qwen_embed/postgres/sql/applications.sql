@@ -14,3 +14,20 @@ qwen_embed.embed_query({name}, %s::pg_catalog.text);
 -- name: nearest_chunk
 -- The chunk of the same row that is nearest to the query.
 (SELECT b.chunk FROM {view} b WHERE {same_row} ORDER BY b.{column} {operator} {query}, b.chunk LIMIT 1);
+
+-- name: is_nearest_chunk
+-- Whether a chunk is the nearest one of its row. In a CASE, PostgreSQL expects half of the chunks to pass, and reads the
+-- index; with `=` alone it expects so few that it compares all chunks of all rows.
+(CASE WHEN {chunk} = {nearest} THEN true ELSE false END);
+
+-- name: search_for_tool
+-- The nearest rows that pass the filters of a tool, each value as JSON. {condition} has the filters, with bound values.
+SELECT e.{column} {distance} %(query)s::{halfvec}, {shown}
+FROM {source} t JOIN {view} e ON {same_key:source_key:t=view_key:e}
+WHERE {condition}
+ORDER BY e.{column} {distance} %(query)s::{halfvec}
+LIMIT %(limit)s;
+
+-- name: read_for_tool
+-- Rows of the source by their keys, each value as JSON.
+SELECT {shown} FROM {source} t WHERE {condition} LIMIT %(limit)s;
