@@ -17,7 +17,7 @@ from pg_qwen_embed.settings import Settings
     "columns",
     multiple=True,
     metavar="NAME=COLS",
-    help="Columns of the table of NAME that results show beside the key and the text, and by which an agent may filter: "
+    help="Columns of the table of NAME that results show in addition to the key and the text, and by which an agent may filter: "
     "articles=lang,likes.",
 )
 @click.option("--max-rows", default=20, show_default=True, type=click.IntRange(1, 1000), help="Rows of an answer.")

@@ -42,7 +42,7 @@ class Found:
 
 
 class Reading:
-    """Reads for tools. columns: by embedding, those that results show beside the key, and that filters may use."""
+    """Reads for tools. columns: by embedding, those that results show in addition to the key, and that filters may use."""
 
     def __init__(self, url: str, columns: Mapping[str, Sequence[str]], only: Sequence[str], limits: Limits) -> None:
         """only: the embeddings that can be read; none: all."""

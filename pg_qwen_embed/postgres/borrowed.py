@@ -1,7 +1,7 @@
 """A connection of another library, used in its own transaction: nothing is committed or rolled back here.
 
-That library may have adapters of its own (Django reads jsonb as text), cursors that bind in the client, and statements
-that it has prepared. So a second psycopg connection is put around the same libpq connection; the library's own goes on
+That library may have adapters of its own (Django reads jsonb as text), bind values in the client, and have prepared
+statements. So a second psycopg connection is put around the same libpq connection; the library's own goes on
 working. Inside, the session is as our own sessions are: search_path is pinned. Afterwards it is as before."""
 
 from collections.abc import AsyncIterator, Iterator

@@ -55,7 +55,7 @@ class EmbeddingSearch:
         if isinstance(query, str):
             if not query.strip():
                 raise UsageError("the query is blank: there is nothing to search for")
-            vector: sql.Composable = statement("vector_of_text", name=sql.Literal(self.view(model)))
+            vector: sql.Composable = statement("vector_of_text", embedding=sql.Literal(self.view(model)))
             parameter = query
         else:
             halfvec = sql.Identifier(*([self.vector_schema] if self.vector_schema else []), "halfvec")

@@ -9,7 +9,7 @@
 
 -- name: vector_of_text
 -- The vector of a text, as a worker answers it.
-qwen_embed.embed_query({name}, %s::pg_catalog.text);
+qwen_embed.embed_query({embedding}, %s::pg_catalog.text);
 
 -- name: nearest_chunk
 -- The chunk of the same row that is nearest to the query.
