@@ -56,10 +56,16 @@ def server(reading: Reading, client: Client, secrets: Secrets) -> MCPServer:
         text: Annotated[str, Field(description="what to search for, in any language the model knows")],
         limit: Annotated[int, Field(description=f"number of rows, at most {reading.limits.rows}")] = 10,
         filters: Annotated[list[Filter] | None, Field(description="conditions that all rows must meet")] = None,
+        mode: Annotated[
+            Literal["vector", "words", "hybrid"], Field(description="by meaning, by the words themselves, or by both")
+        ] = "vector",
     ) -> dict[str, Any]:
-        """The rows nearest in meaning to a text, nearest first. A smaller distance is nearer."""
-        vector = as_literal(client.embed_query(embedding, text))
-        return _answer(reading.search(embedding, vector, limit, [one.model_dump() for one in filters or ()]))
+        """Rows that fit a text, best first: by meaning a smaller distance is better, by words a higher score."""
+        vector = as_literal(client.embed_query(embedding, text)) if mode != "words" else None
+        conditions = [one.model_dump() for one in filters or ()]
+        if mode == "vector" and vector is not None:
+            return _answer(reading.search(embedding, vector, limit, conditions))
+        return _answer(reading.search_by_words(embedding, text, vector, limit, conditions))
 
     @tool
     def read_rows(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
@@ -16,11 +17,13 @@ from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection, connect
 from pg_qwen_embed.postgres.expressions import TRUE
+from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
 
 OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-VALUE_CHARACTERS = 2000  # of a text in a result; the rest is cut off
+CANDIDATES = 1000  # rows by words that filters choose from
+VALUE_CHARACTERS = 2000  # of a text in a result; the rest is left out
 Row = dict[str, Any]
 
 
@@ -73,6 +76,31 @@ class Reading:
             connection.execute(statement("configure_search"))
             rows = connection.execute(query, values | {"query": vector, "limit": self._limit(limit)}).fetchall()
         return self._within_size([{"distance": row[0]} | dict(zip(shown, row[1:], strict=True)) for row in rows])
+
+    def search_by_words(
+        self, name: str, text: str, vector: str | None, limit: int, filters: Sequence[Mapping[str, Any]] = ()
+    ) -> Found:
+        """The rows with the words of a text, best first; with a vector, by both together. Raises UsageError."""
+        with self._connected() as connection:
+            embedding = self._embedding(connection, name)
+            conditions, values = self._conditions(embedding, filters)
+            names, shown = names_of(embedding), self._shown(embedding)
+            arguments = "%(text)s::text, %(most)s::integer"
+            if vector is not None:
+                arguments = arguments.replace(",", f", %(vector)s::{names.halfvec.as_string(None)},")
+            query = statement(
+                "search_by_words_for_tool", names, shown=sql.SQL(", ").join(_as_json("t", column) for column in shown),
+                function=sql.Identifier(PUBLIC_SCHEMA, f"{name}_{'words' if vector is None else 'hybrid'}"),
+                arguments=sql.SQL(arguments), condition=_all(conditions), **_by_key(embedding),
+            )  # fmt: skip
+            limit = self._limit(limit)
+            values |= {"text": text, "vector": vector, "limit": limit, "most": CANDIDATES if filters else limit}
+            self._begin(connection)
+            try:
+                rows = connection.execute(query, values).fetchall()
+            except psycopg.errors.UndefinedFunction:
+                raise UsageError(f"{name} was attached without words; search it with mode vector") from None
+        return self._within_size([{"score": row[0]} | dict(zip(shown, row[1:], strict=True)) for row in rows])
 
     def rows(self, name: str, keys: Sequence[Any]) -> Found:
         """Rows by their keys: a value each, or an object with a value for each column of the key. Raises UsageError."""
@@ -193,6 +221,13 @@ def _key_condition(embedding: Embedding, key: Any, n: int, values: dict[str, Any
         raise UsageError(f"the key of {embedding.name} is ({', '.join(names)}); give a value for each, as an object")
     parts = [_condition(c, "=", given[c.name], f"key{n}_{m}", values) for m, c in enumerate(columns)]
     return sql.SQL("({})").format(sql.SQL(" AND ").join(parts))
+
+
+def _by_key(embedding: Embedding) -> dict[str, sql.Composable]:
+    """The key of what a function returns, by position, and how it is joined with the source."""
+    names = [(sql.Identifier(f"k{n}"), sql.Identifier(c.name)) for n, c in enumerate(embedding.source.key, 1)]
+    same = [sql.SQL("e.{} = t.{}").format(one, own) for one, own in names]
+    return {"key": sql.SQL(", ").join([one for one, _ in names]), "same_row": sql.SQL(" AND ").join(same)}
 
 
 def _is_nearest_chunk(names: Names) -> sql.Composable:

@@ -98,6 +98,27 @@ async def test_what_an_agent_may_not_or_cannot_is_a_sentence(articles: Harness) 
         assert len((await call(client, "read_rows", embedding="articles", keys=[1]))["rows"]) == 1
 
 
+HYBRID = """
+CREATE FUNCTION qwen_embed.articles_{kind}(query text, {vector} k integer DEFAULT 10)
+RETURNS TABLE (id bigint, score float8) LANGUAGE sql STABLE AS
+$$SELECT a.id, 1.0 / a.id FROM public.articles a WHERE a.title LIKE '%' || query || '%' ORDER BY a.id LIMIT k$$
+"""
+
+
+async def test_words_are_searched_where_the_embedding_has_them(articles: Harness) -> None:
+    async with agent(articles, *COLUMNS) as client:
+        wanted: dict[str, Any] = {"embedding": "articles", "text": "article", "limit": 2}
+        assert "articles was attached without words" in await error(client, "search", **wanted, mode="hybrid")
+        articles.execute(HYBRID.format(kind="words", vector=""))
+        articles.execute(HYBRID.format(kind="hybrid", vector="vector halfvec,"))
+        for mode in ("words", "hybrid"):
+            found = await call(client, "search", **wanted, mode=mode)
+            assert [(row["id"], row["score"]) for row in found["rows"]] == [(1, 1.0), (2, 0.5)]
+            filters = [{"column": "likes", "op": ">", "value": 48}]
+            found = await call(client, "search", **wanted, mode=mode, filters=filters)
+            assert [row["id"] for row in found["rows"]] == [49, 50]
+
+
 async def test_an_answer_has_limits(articles: Harness) -> None:
     articles.execute("UPDATE articles SET lang = repeat('x', 5000)")
     async with agent(articles, *COLUMNS, "--max-rows", "4", "--max-bytes", "5000") as client:

@@ -273,6 +273,24 @@ def test_index_is_used_and_a_filter_leaves_no_row_out(harness: Harness, app: Any
         np.testing.assert_allclose([d for _, d in found[:10]], [d for _, d in exact], atol=1e-3)
 
 
+HYBRID = """
+CREATE FUNCTION qwen_embed.{name}(query text, k integer DEFAULT 10)
+RETURNS TABLE (id integer, score float8, vector_rank bigint, text_rank bigint, distance float8) LANGUAGE sql STABLE AS
+$$SELECT r.id, 1.0 / r.id, r.id, r.id, 0.5 FROM public.recipes r WHERE r.title LIKE '%' || query || '%' ORDER BY r.id LIMIT k$$
+"""
+
+
+def test_words_and_vector_together_are_a_select_too(harness: Harness, config: Config, app: Any) -> None:
+    command.upgrade(config, "head")
+    fill(harness)
+    if not harness.value("SELECT to_regproc('qwen_embed.recipes_hybrid') IS NOT NULL"):
+        harness.execute(HYBRID.format(name="recipes_hybrid"))
+    recipe = app.models.Recipe
+    with Session(harness.engine()) as session:
+        found = session.execute(app.models.recipes.hybrid("soup", k=5).where(recipe.likes > 0)).all()
+        assert [(one.title, score) for one, score in found] == [("gazpacho, a cold soup", 1.0), ("onion soup", 0.5)]
+
+
 def test_a_composite_key_in_another_schema_is_joined_by_its_columns(harness: Harness, config: Config, app: Any) -> None:
     command.upgrade(config, "head")
     harness.many("INSERT INTO kitchen.cooks VALUES (%s, %s, %s)", [(1, 1, "bakes"), (1, 2, "grills"), (2, 1, "boils")])

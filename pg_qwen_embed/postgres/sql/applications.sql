@@ -21,11 +21,20 @@ qwen_embed.embed_query({embedding}, %s::pg_catalog.text);
 (CASE WHEN {chunk} = {nearest} THEN true ELSE false END);
 
 -- name: search_for_tool
--- The nearest rows that pass the filters of a tool, each value as JSON. {condition} has the filters, with bound values.
+-- The nearest rows that pass the filters of a tool, each value as JSON. The values of filters are bound.
 SELECT e.{column} {distance} %(query)s::{halfvec}, {shown}
 FROM {source} t JOIN {view} e ON {same_key:source_key:t=view_key:e}
 WHERE {condition}
 ORDER BY e.{column} {distance} %(query)s::{halfvec}
+LIMIT %(limit)s;
+
+-- name: search_by_words_for_tool
+-- The same by a function of the embedding that ranks rows by words, or by words and vector. The filters see the rows that
+-- it returns.
+SELECT e.score, {shown}
+FROM {function}({arguments}) e ({key}, score) JOIN {source} t ON {same_row}
+WHERE {condition}
+ORDER BY e.score DESC
 LIMIT %(limit)s;
 
 -- name: read_for_tool
