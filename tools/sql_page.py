@@ -175,6 +175,7 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "operator": names.distance,
         "chunk": sql.Identifier("e", "chunk"),
         "nearest": sql.SQL("(SELECT ...)"),
+        "found_key": sql.SQL("k1"),
         "arguments": sql.SQL("%(text)s::text, %(most)s::integer"),
         "shown": sql.SQL("to_json(t.id), to_json(t.body)"),
         "condition": sql.SQL("t.id > %(filter0)s::text::bigint"),

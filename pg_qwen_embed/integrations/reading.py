@@ -227,7 +227,7 @@ def _by_key(embedding: Embedding) -> dict[str, sql.Composable]:
     """The key of what a function returns, by position, and how it is joined with the source."""
     names = [(sql.Identifier(f"k{n}"), sql.Identifier(c.name)) for n, c in enumerate(embedding.source.key, 1)]
     same = [sql.SQL("e.{} = t.{}").format(one, own) for one, own in names]
-    return {"key": sql.SQL(", ").join([one for one, _ in names]), "same_row": sql.SQL(" AND ").join(same)}
+    return {"found_key": sql.SQL(", ").join([one for one, _ in names]), "same_row": sql.SQL(" AND ").join(same)}
 
 
 def _is_nearest_chunk(names: Names) -> sql.Composable:

@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import examples
 import pytest
 from harness import Harness, both_versions, eventually
 from psycopg.conninfo import conninfo_to_dict
@@ -20,15 +22,17 @@ def _model(bare: Harness) -> None:
     bare.server.model, bare.server.dimensions = "Qwen/Qwen3-Embedding-0.6B", 128
 
 
-def manage(harness: Harness, *arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+def manage(
+    harness: Harness, *arguments: str, code: str | None = None, project: Path = PROJECT, app: str = "recipes"
+) -> subprocess.CompletedProcess[str]:
     """A command of the project, in a process of its own; code: for `manage.py shell`."""
     parts = conninfo_to_dict(harness.url)
     names = {"dbname": "PGDATABASE", "host": "PGHOST", "user": "PGUSER", "port": "PGPORT"}
     variables = {names[k]: str(v) for k, v in parts.items() if k in names} | {"PYTHONWARNINGS": "error"}
-    variables["PG_QWEN_EMBED_SERVER_URL"] = harness.server.url
+    variables |= {"PG_QWEN_EMBED_SERVER_URL": harness.server.url, "APP": app}
     given = ["shell", "--no-imports", "-c", code] if code else [*arguments]
     return subprocess.run(
-        [sys.executable, "manage.py", *given], cwd=PROJECT, env=os.environ | variables, capture_output=True, text=True,
+        [sys.executable, "manage.py", *given], cwd=project, env=os.environ | variables, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
 
@@ -119,3 +123,30 @@ def test_index_is_used_and_a_filter_leaves_no_row_out(bare: Harness, model: str)
     said = ok(bare, code=PLAN % model)
     assert re.search(r"Index Scan using store_\d+_hnsw .*\n.* Order By: ", said), said
     assert said.splitlines()[-1] == "150 9 150"
+
+
+def test_the_examples_of_the_page_on_django_run(bare: Harness, tmp_path: Path) -> None:
+    bare.server.dimensions = 1024
+    files = examples.written("django.md", tmp_path)
+    assert files == ["shop/migrations/0002_embedding.py", "shop/models.py", "shop/views.py", "shop/tests.py"]
+    for name in ("manage.py", "site_settings.py"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    for folder in ("shop", "shop/migrations"):
+        (tmp_path / folder / "__init__.py").touch()
+
+    def run(*arguments: str, code: str | None = None) -> str:
+        done = manage(bare, *arguments, code=code, project=tmp_path, app="shop")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    embedding = (tmp_path / "shop/migrations/0002_embedding.py").rename(tmp_path / "0002_embedding.py")
+    run("makemigrations", "shop")  # 0001_initial, of the models
+    embedding.rename(tmp_path / "shop/migrations/0002_embedding.py")
+    run("makemigrations", "--check")
+    assert "Ran 1 test" in run("test", "--noinput")
+    run("migrate")
+    bare.execute("INSERT INTO shop_article (title, body, likes) VALUES ('one', '', 99), ('two', '', 1)")
+    bare.once()
+    can_be_asked(bare, "shop_article", "one?")
+    assert "['one']" in run(code="from shop.views import answers\nprint([title for title, _ in answers('one?')])")
+    run("migrate", "shop", "zero")

@@ -1,11 +1,14 @@
 """The MCP server, by the SDK's own client over stdio, as a role that may only read."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import examples
 import psycopg
 import pytest
 from harness import READER, Harness, as_role, eventually
@@ -45,9 +48,8 @@ def articles(of_roles: Harness) -> Harness:
     """An attached table, which the reader may read."""
     harness = of_roles
     harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, title text, likes int, lang text, secret text)")
-    harness.execute(
-        "INSERT INTO articles SELECT n, 'article ' || n, n, CASE WHEN n % 2 = 0 THEN 'en' END, 'hidden' FROM generate_series(1, 50) n"
-    )
+    values = "n, 'article ' || n, n, CASE WHEN n % 2 = 0 THEN 'en' END, 'hidden'"
+    harness.execute(f"INSERT INTO articles SELECT {values} FROM generate_series(1, 50) n")
     harness.ok("attach", "articles", "--text", "title")
     with psycopg.connect(harness.url, autocommit=True) as connection:
         subject = printing.subject(harness.connection, "articles")
@@ -160,3 +162,15 @@ async def test_a_chunked_embedding_and_a_composite_key_are_searched(odd: Harness
 def test_what_is_wrong_is_said_at_the_start(articles: Harness) -> None:
     assert articles.refused("mcp", "--columns", "likes") == "--columns likes: write it like articles=lang,likes"
     assert 'has no column "no"' in articles.refused("mcp", "--columns", "articles=no")
+
+
+async def test_the_configuration_of_the_page_on_mcp_starts_the_server(articles: Harness) -> None:
+    page = (examples.DOCS / "mcp.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (given,) = json.loads(block)["mcpServers"].values()
+    assert given["command"] == "pg-qwen-embed"
+    assert set(given["env"]) <= set(articles.variables)
+    assert given["args"].pop(0) == "mcp"
+    async with agent(articles, *given["args"]) as client:
+        (one,) = (await call(client, "list_embeddings"))["result"]
+        assert one["filters"] == {"lang": "text", "likes": "integer"}

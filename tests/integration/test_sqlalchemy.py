@@ -1,5 +1,7 @@
 """The SQLAlchemy application: its migrations make its embeddings, and its models are searched, in threads and in a loop."""
 
+import asyncio
+import importlib
 import os
 import re
 import subprocess
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import examples
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -327,6 +330,39 @@ def test_pgvector_in_another_schema_is_named(bare: Harness, app: Any) -> None:
 def test_a_query_that_cannot_be_is_one_sentence(app: Any, query: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         app.models.recipes.nearest(query)
+
+
+def test_the_examples_of_the_page_on_sqlalchemy_run(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.server.dimensions = 1024
+    files = examples.written("sqlalchemy.md", tmp_path)
+    assert files == ["versions/0001.py", "versions/0002.py", "env.py", "models.py", "search.py", "search_async.py"]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = Config()
+    config.set_main_option("script_location", str(tmp_path))
+    config.set_main_option("path_separator", "os")
+    config.attributes["engine"] = harness.engine()
+    command.upgrade(config, "head")
+    command.downgrade(config, "0001")
+    command.upgrade(config, "head")
+    harness.many("INSERT INTO articles (id, title, likes) VALUES (%s, %s, %s)", [(1, "one", 9), (2, "two", 99)])
+    harness.once()
+    can_be_asked(harness, "articles", "two?")
+    search, search_async = (importlib.import_module(name) for name in ("search", "search_async"))
+    with Session(harness.engine()) as session:
+        assert [title for title, _ in search.answers(session, "two?")] == ["two"]
+
+    async def titles() -> list[str]:
+        engine = async_engine(harness, "asyncpg")
+        async with AsyncSession(engine) as session:
+            found: list[str] = await search_async.titles(session, "two?")
+        await engine.dispose()
+        return found
+
+    assert sorted(asyncio.run(titles())) == ["one", "two"]
+    for name in ("models", "search", "search_async"):
+        sys.modules.pop(name)
 
 
 @pytest.mark.long

@@ -32,7 +32,7 @@ LIMIT %(limit)s;
 -- The same by a function of the embedding that ranks rows by words, or by words and vector. The filters see the rows that
 -- it returns.
 SELECT e.score, {shown}
-FROM {function}({arguments}) e ({key}, score) JOIN {source} t ON {same_row}
+FROM {function}({arguments}) e ({found_key}, score) JOIN {source} t ON {same_row}
 WHERE {condition}
 ORDER BY e.score DESC
 LIMIT %(limit)s;

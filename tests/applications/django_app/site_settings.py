@@ -3,7 +3,7 @@
 import os
 
 SECRET_KEY = "not a secret"  # noqa: S105
-INSTALLED_APPS = ["recipes"]
+INSTALLED_APPS = [os.environ.get("APP", "recipes")]
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
