@@ -13,6 +13,7 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
 from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection, connect
@@ -70,10 +71,10 @@ class Reading:
                 expressions.append(_as_json("e", embedding.view.name("chunk_text")))
                 shown = [*shown, "chunk_text"]
             query = statement(
-                "search_for_tool", names, shown=sql.SQL(", ").join(expressions), condition=_all(conditions)
-            )
+                "search_for_tool", names, shown=sql.SQL(", ").join(expressions), condition=_all(conditions),
+                query=_prepared(names),
+            )  # fmt: skip
             self._begin(connection)
-            connection.execute(statement("configure_search"))
             rows = connection.execute(query, values | {"query": vector, "limit": self._limit(limit)}).fetchall()
         return self._within_size([{"distance": row[0]} | dict(zip(shown, row[1:], strict=True)) for row in rows])
 
@@ -234,9 +235,14 @@ def _is_nearest_chunk(names: Names) -> sql.Composable:
     view = names.target.embedding.view
     nearest = statement(
         "nearest_chunk", names, same_row=names.same_key("view_key:b=view_key:e"), operator=names.distance,
-        query=sql.SQL("%(query)s::{}").format(names.halfvec),
+        query=_prepared(names),
     )  # fmt: skip
     return statement("is_nearest_chunk", chunk=sql.Identifier("e", view.name("chunk")), nearest=nearest)
+
+
+def _prepared(names: Names) -> sql.Composable:
+    vector = sql.SQL("%(query)s::{}").format(names.halfvec)
+    return statement("prepared_query", ef_search=sql.Literal(str(DEFAULT_EF_SEARCH)), vector=vector)
 
 
 def _all(conditions: Sequence[sql.Composable]) -> sql.Composable:

@@ -18,13 +18,13 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import quoted_name
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
 from pg_qwen_embed.domain.spec import Distance
 from pg_qwen_embed.domain.vectors import as_literal
 from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 
 T = TypeVar("T")
 Query = str | Sequence[float] | NDArray[Any]
-EF_SEARCH = 100
 
 
 class HalfVec(sa.types.UserDefinedType[Any]):
@@ -58,7 +58,7 @@ class Embedded(Generic[T]):
     key: tuple[str, ...] = ()
     chunked: bool = False
     vector_schema: str | None = None
-    ef_search: int = EF_SEARCH
+    ef_search: int = DEFAULT_EF_SEARCH
 
     @cached_property
     def view(self) -> sa.TableClause:

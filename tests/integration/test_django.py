@@ -65,7 +65,7 @@ def test_migrations_make_the_embeddings_and_a_worker_fills_them(bare: Harness) -
         eventually(lambda name=name: bare.settled(name))
     bare.assert_in_step("title", "recipes_recipe")
     assert bare.embedding("recipes_recipe").instruction == "Find a dish that fits"
-    can_be_asked(bare, "recipes_recipe", "a dish")
+    can_be_asked(bare, "recipes_recipe")
     query = bare.server.vector("Instruct: Find a dish that fits\nQuery:a dish")
     order = sorted(range(2, 5), key=lambda n: -float(bare.server.vector(f"dish {n}") @ query))
     expected = [f"dish {n} {1 - float(bare.server.vector(f'dish {n}') @ query):.2f}" for n in order[:2]]
@@ -147,6 +147,6 @@ def test_the_examples_of_the_page_on_django_run(bare: Harness, tmp_path: Path) -
     run("migrate")
     bare.execute("INSERT INTO shop_article (title, body, likes) VALUES ('one', '', 99), ('two', '', 1)")
     bare.once()
-    can_be_asked(bare, "shop_article", "one?")
+    can_be_asked(bare, "shop_article")
     assert "['one']" in run(code="from shop.views import answers\nprint([title for title, _ in answers('one?')])")
     run("migrate", "shop", "zero")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
 from pg_qwen_embed.domain.spec import Distance
 from pg_qwen_embed.domain.vectors import Vectors, as_literal
 from pg_qwen_embed.integrations import synchronous
@@ -28,7 +29,6 @@ from pg_qwen_embed.postgres.sql import statement
 
 M = TypeVar("M", bound=models.Model)
 Query = str | Sequence[float] | NDArray[Any]
-EF_SEARCH = 100
 
 
 class EmbeddingSearch:
@@ -38,7 +38,7 @@ class EmbeddingSearch:
 
     def __init__(
         self, name: str | None = None, *, distance: str = "cosine", column: str = "embedding", key: Sequence[str] = (),
-        chunked: bool = False, vector_schema: str | None = None, ef_search: int = EF_SEARCH,
+        chunked: bool = False, vector_schema: str | None = None, ef_search: int = DEFAULT_EF_SEARCH,
     ) -> None:  # fmt: skip
         self.name, self.column, self.key, self.chunked, self.ef_search = name, column, tuple(key), chunked, ef_search
         self.operator = _operator(distance, vector_schema)

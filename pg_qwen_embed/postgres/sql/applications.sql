@@ -22,10 +22,10 @@ qwen_embed.embed_query({embedding}, %s::pg_catalog.text);
 
 -- name: search_for_tool
 -- The nearest rows that pass the filters of a tool, each value as JSON. The values of filters are bound.
-SELECT e.{column} {distance} %(query)s::{halfvec}, {shown}
+SELECT e.{column} {distance} {query} AS distance, {shown}
 FROM {source} t JOIN {view} e ON {same_key:source_key:t=view_key:e}
 WHERE {condition}
-ORDER BY e.{column} {distance} %(query)s::{halfvec}
+ORDER BY distance
 LIMIT %(limit)s;
 
 -- name: search_by_words_for_tool
