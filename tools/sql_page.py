@@ -168,6 +168,17 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "right": sql.SQL("INSERT"),
         "relation": names.store,
         "role": sql.Identifier("qwen_embed_worker"),
+        "ef_search": sql.Literal("100"),
+        "embedding": sql.Literal("articles"),
+        "vector": sql.SQL("%(query)s::text::{}").format(names.halfvec),
+        "query": sql.SQL("%(query)s::{}").format(names.halfvec),
+        "operator": names.distance,
+        "chunk": sql.Identifier("e", "chunk"),
+        "nearest": sql.SQL("(SELECT ...)"),
+        "found_key": sql.SQL("k1"),
+        "arguments": sql.SQL("%(text)s::text, %(most)s::integer"),
+        "shown": sql.SQL("to_json(t.id), to_json(t.body)"),
+        "condition": sql.SQL("t.id > %(filter0)s::text::bigint"),
     }
 
 

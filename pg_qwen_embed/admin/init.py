@@ -2,6 +2,8 @@
 
 It removes what a dump of the schema alone has left of embeddings that are not registered."""
 
+from typing import Any
+
 import psycopg
 from psycopg import sql
 
@@ -9,6 +11,7 @@ from pg_qwen_embed.admin import restore
 from pg_qwen_embed.admin.transaction import in_short_transaction, run
 from pg_qwen_embed.domain.errors import SetupError, UsageError
 from pg_qwen_embed.postgres import catalog, leftovers, migrate
+from pg_qwen_embed.postgres.borrowed import borrowed
 from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line
 from pg_qwen_embed.postgres.leftovers import Remains
 from pg_qwen_embed.postgres.sql import statement
@@ -41,6 +44,17 @@ def _set_defaults(connection: Connection) -> str:
             f"let its owner run in it: {as_text(command)}"
         ) from None
     return f"new sessions of the database {connection.info.dbname} have hnsw.iterative_scan = strict_order"
+
+
+def initialise(theirs: psycopg.Connection[Any]) -> list[str]:
+    """The same in the transaction of a connection that is not ours: nothing is committed here. Raises SetupError, UsageError."""
+    said = migrate.init_within(theirs)
+    with borrowed(theirs) as connection:
+        said += [_remove(connection, left) for left in leftovers.remains(connection)]
+        for one in catalog.registered(connection):
+            parts = restore.restore(connection, one.embedding.name) if one.problem is None else []
+            said += [f"{one.embedding.name}: created again: {', '.join(parts)}"] if parts else []
+    return said
 
 
 def _restored(database_url: str, name: str) -> list[str]:

@@ -47,7 +47,7 @@ LOCKS = (
     TakenLock("worker, vacuum", "SHARE UPDATE EXCLUSIVE", "outbox", STATEMENT, WORKER),
     TakenLock("worker, exchanging triggers", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", WORKER),
     TakenLock("backfill", "ROW EXCLUSIVE", "_qwen_embed.backfill", MOMENT, NONE),
-    TakenLock("status, doctor, search, Client", "ACCESS SHARE", "what they read", STATEMENT, NONE),
+    TakenLock("status, doctor, search, mcp, Client", "ACCESS SHARE", "what they read", STATEMENT, NONE),
     TakenLock("verify", "ACCESS SHARE", "your table, store", "one statement over all rows", NONE),
     TakenLock("verify --repair, worker --verify-every", "ROW SHARE", "your table and rows, not locked ones",
               f"a page of {PAGE} rows", WORKER),

@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": "Check settings, database, embeddings and servers.",
     "sql": "Print the SQL, the grants or the locks of a command.",
     "serve": "Serve embeddings on this machine, without a GPU.",
+    "mcp": "Serve searches to an agent (Model Context Protocol).",
     "sglang-command": "Print the command that starts SGLang.",
     "demo": "See it work, with a PostgreSQL and a server of its own.",
 }

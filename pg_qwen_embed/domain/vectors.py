@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pg_qwen_embed.domain.errors import ServerFault
+from pg_qwen_embed.domain.errors import ServerFault, UsageError
 
 Vectors = NDArray[np.float32]
 
@@ -60,3 +60,17 @@ def _checked(vectors: Vectors, rows: int, dimensions: int) -> Vectors:
     if rows and float(squares.min()) < _MIN_NORM**2:
         raise ServerFault("the server answered a zero vector")
     return squares
+
+
+def as_literal(vector: object) -> str:
+    """One vector as PostgreSQL writes it: of a sequence, an array, or pgvector's Vector and HalfVector. Raises UsageError."""
+    for method in ("tolist", "to_list"):
+        if hasattr(vector, method):
+            vector = getattr(vector, method)()
+    try:
+        numbers = [float(number) for number in vector]  # type: ignore[attr-defined]  # an error says so
+    except (TypeError, ValueError):
+        raise UsageError("a query is a text or a vector: one number for each dimension") from None
+    if not numbers or not np.isfinite(numbers).all():
+        raise UsageError("a vector has at least one number, and each is finite")
+    return f"[{','.join(map(repr, numbers))}]"

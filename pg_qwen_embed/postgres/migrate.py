@@ -1,6 +1,7 @@
 """`init`: creates or upgrades the fixed part of the database with Alembic, after checks of PostgreSQL and pgvector."""
 
 import re
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.postgres import catalog, queries, revision, trust
+from pg_qwen_embed.postgres.borrowed import borrowed
 from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line, own_search_path
 from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
@@ -34,6 +36,24 @@ def init(database_url: str) -> list[str]:
         said += queries.restore(connection)
     said.append(f"already at version {after}" if before == after else f"installed version {after}")
     return said
+
+
+def init_within(theirs: psycopg.Connection[Any]) -> list[str]:
+    """The same in the transaction of a connection that is not ours. Returns and raises as `init`."""
+    with borrowed(theirs) as connection:
+        check_server(connection)
+        trust.require_none(connection)
+        revision.check(connection)
+        extension = catalog.vector_extension(connection)
+    if extension is not None and extension.version is None:
+        with borrowed(theirs, pinned=False) as connection:  # it is created in a schema of their path
+            _create_extension(connection)
+    with borrowed(theirs) as connection:
+        said = judge_extension(catalog.vector_extension(connection))
+        engine = sa.create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=sa.StaticPool)
+        with engine.connect() as own:
+            command.upgrade(_config(own), "head")
+        return said + queries.restore(connection)
 
 
 def check_server(connection: Connection) -> None:

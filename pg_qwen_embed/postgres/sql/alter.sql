@@ -4,6 +4,10 @@
 -- Lets one command at a time create or drop the objects of an embedding.
 SELECT pg_advisory_xact_lock(%(lock)s, hashtext(%(name)s));
 
+-- name: change_instruction
+-- Puts another instruction in front of queries. Vectors are those of documents, so they stay.
+UPDATE _qwen_embed.embedding SET instruction = %(instruction)s WHERE name = %(name)s;
+
 -- name: lock_source
 -- Keeps everyone from the source until the transaction ends: nothing is missed while no trigger follows it.
 LOCK TABLE {source} IN ACCESS EXCLUSIVE MODE;

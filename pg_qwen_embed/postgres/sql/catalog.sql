@@ -62,6 +62,13 @@ SELECT set_config('search_path', coalesce(current_setting('pg_qwen_embed.search_
        set_config('search_path', p.pinned, true)
 FROM (SELECT current_setting('search_path') AS pinned OFFSET 0) p;
 
+-- name: qualify_table
+-- Schema and name of a table as it is written in SQL, on a connection that is not ours. Its search_path is not pinned yet,
+-- so every schema is named.
+SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%(table)s)::pg_catalog.oid;
+
 -- name: describe_sources
 -- Tables as attach and the worker need to know them. Key columns come in the order of the primary key.
 -- The base of a domain is no domain itself. The leaf of a type is what its arrays and domains consist of.

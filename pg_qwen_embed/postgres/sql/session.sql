@@ -43,6 +43,10 @@ SELECT coalesce(pg_catalog.current_setting('pg_qwen_embed.search_path', true), p
 -- Looks names up in these schemas until the transaction ends, or until it is called again.
 SELECT pg_catalog.set_config('search_path', %(path)s, true);
 
+-- name: lock_timeout
+-- The lock_timeout of this session, to be set again when a connection is given back.
+SELECT pg_catalog.current_setting('lock_timeout');
+
 -- name: configure_worker_session
 -- Settings of the worker's sessions. Its statements reach rows by key, so plans that scan or hash are off: a plan
 -- made for a small or never-analysed table would stay when the table has grown.

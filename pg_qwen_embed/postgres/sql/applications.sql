@@ -1,0 +1,42 @@
+-- Expressions for the queries of other libraries, which make the rest of the statement themselves.
+
+-- name: prepared_query
+-- The vector of a query, in a subquery that PostgreSQL evaluates once, before it reads the index. It sets what the index
+-- shall do until the transaction ends: a filter leaves no rows out, and enough candidates are kept.
+-- set_config is not safe for parallel plans, so a comparison of all vectors uses one process.
+(SELECT CASE WHEN pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true) IS NOT NULL
+              AND pg_catalog.set_config('hnsw.ef_search', {ef_search}, true) IS NOT NULL THEN {vector} END);
+
+-- name: vector_of_text
+-- The vector of a text, as a worker answers it.
+qwen_embed.embed_query({embedding}, %s::pg_catalog.text);
+
+-- name: nearest_chunk
+-- The chunk of the same row that is nearest to the query.
+(SELECT b.chunk FROM {view} b WHERE {same_row} ORDER BY b.{column} {operator} {query}, b.chunk LIMIT 1);
+
+-- name: is_nearest_chunk
+-- Whether a chunk is the nearest one of its row. In a CASE, PostgreSQL expects half of the chunks to pass, and reads the
+-- index; with `=` alone it expects so few that it compares all chunks of all rows.
+(CASE WHEN {chunk} = {nearest} THEN true ELSE false END);
+
+-- name: search_for_tool
+-- The nearest rows that pass the filters of a tool, each value as JSON. The values of filters are bound.
+SELECT e.{column} {distance} {query} AS distance, {shown}
+FROM {source} t JOIN {view} e ON {same_key:source_key:t=view_key:e}
+WHERE {condition}
+ORDER BY distance
+LIMIT %(limit)s;
+
+-- name: search_by_words_for_tool
+-- The same by a function of the embedding that ranks rows by words, or by words and vector. The filters see the rows that
+-- it returns.
+SELECT e.score, {shown}
+FROM {function}({arguments}) e ({found_key}, score) JOIN {source} t ON {same_row}
+WHERE {condition}
+ORDER BY e.score DESC
+LIMIT %(limit)s;
+
+-- name: read_for_tool
+-- Rows of the source by their keys, each value as JSON.
+SELECT {shown} FROM {source} t WHERE {condition} LIMIT %(limit)s;
