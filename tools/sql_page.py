@@ -43,6 +43,7 @@ COLUMNS = tuple(Column(name, type_) for name, type_ in (("id", "bigint"), ("titl
 SOURCE = Source(QualifiedName("public", "articles"), COLUMNS[:1], COLUMNS)
 SPEC = Spec("Qwen/Qwen3-Embedding-0.6B", 1024, template.from_columns(("title", "body")))
 NAME = re.compile(r"/\* pg_qwen_embed:(\w+) \*/ ")
+APPLICATIONS = {one.name for file in files() if file.name == "applications.sql" for one in file.statements}
 RESERVED = {"column", "table", "user"}
 
 
@@ -171,6 +172,12 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "ef_search": sql.Literal("100"),
         "embedding": sql.Literal("articles"),
         "vector": sql.SQL("%(query)s::text::{}").format(names.halfvec),
+    } | (of_an_application(names) if name in APPLICATIONS else {})
+
+
+def of_an_application(names: Names) -> dict[str, sql.Composable]:
+    """The placeholders of the statements in applications.sql."""
+    return {
         "query": sql.SQL("%(query)s::{}").format(names.halfvec),
         "operator": names.distance,
         "chunk": sql.Identifier("e", "chunk"),
