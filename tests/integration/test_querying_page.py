@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 from fake_sglang import FakeSGLang
 from harness import Cluster, Harness, eventually
@@ -56,13 +57,12 @@ def read_by_index(harness: Harness) -> int:
 @pytest.mark.parametrize("form", FORMS, ids=range(len(FORMS)))
 def test_sql_of_the_page_is_planned_as_it_says(large: Harness, form: str) -> None:
     """By the index, in the plan or inside of a function; a filter that comes first is not."""
-    eventually(lambda: not large.cli("doctor", "--query", "SELECT 1").exception)
-    large.execute("DEALLOCATE ALL")
-    large.execute(f"PREPARE form AS {form.rstrip().rstrip(';')}")
+    name = f"form_{FORMS.index(form)}"
+    large.execute(f"PREPARE {name} AS {form.rstrip().rstrip(';')}")
     values = f"('{VECTOR}')" if "$1" in form else ""
-    plan = "\n".join(line for (line,) in large.rows(f"EXPLAIN EXECUTE form {values}"))
+    plan = "\n".join(line for (line,) in large.rows(f"EXPLAIN EXECUTE {name} {values}"))
     before = read_by_index(large)
-    rows = eventually_rows(large, f"EXECUTE form {values}")
+    rows = eventually_rows(large, f"EXECUTE {name} {values}")
     by_function = re.search(r"Function Scan on \w*(articles|manuals)\w*", plan)
     assert rows or "duplicates" in form
     if "ARRAY(SELECT" in form:
@@ -75,7 +75,6 @@ def test_sql_of_the_page_is_planned_as_it_says(large: Harness, form: str) -> Non
 
 def eventually_rows(harness: Harness, query: str) -> list[tuple[object, ...]]:
     """The rows, once a worker is there that embeds queries."""
-    import psycopg
 
     def rows() -> tuple[list[tuple[object, ...]]] | None:
         try:
