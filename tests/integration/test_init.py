@@ -7,7 +7,8 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from harness import Cluster, Harness, both_versions, eventually
+from harness import OWNER, Cluster, Harness, both_versions, eventually
+from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed.postgres import migrate, schema
 from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA
@@ -155,3 +156,37 @@ def test_init_of_a_database_that_is_newer_than_the_package_is_one_sentence(harne
     said = harness.refused("init")
     assert said.startswith(f"the database {harness.connection.info.dbname} was set up by a newer pg_qwen_embed (")
     assert said.endswith("; upgrade this package")
+
+
+@both_versions
+def test_database_defaults_let_a_filter_leave_as_many_rows_as_are_wanted(bare: Harness) -> None:
+    name = bare.value("SELECT current_database()")
+    assert "iterative_scan" not in bare.ok("init")
+    assert f"new sessions of the database {name} have hnsw.iterative_scan = strict_order" in bare.ok(
+        "init", "--database-defaults"
+    )
+    assert "strict_order" in bare.ok("init", "--database-defaults")  # again
+    bare.articles("one")
+    bare.ok("attach", "articles", "--text", "body")
+    with psycopg.connect(bare.url) as fresh:
+        (setting,) = fresh.execute("SELECT current_setting('hnsw.iterative_scan')").fetchone() or ("",)
+    assert setting == "strict_order"
+    assert "hnsw.iterative_scan is strict_order" in bare.cli("doctor").stdout
+    bare.execute(f"ALTER DATABASE {name} RESET hnsw.iterative_scan")
+    said = bare.cli("doctor").stdout
+    assert "hnsw.iterative_scan is off" in said
+    assert "run: pg-qwen-embed init --database-defaults" in said
+
+
+def test_database_defaults_need_the_owner_of_the_database(of_roles: Harness) -> None:
+    """The owner of our objects need not own the database."""
+    name = of_roles.value("SELECT current_database()")
+    said = of_roles.refused("init", "--database-defaults")
+    assert f"the defaults of the database {name} were not set" in said
+    assert f"ALTER DATABASE \"{name}\" SET hnsw.iterative_scan = 'strict_order'" in said
+    with psycopg.connect(make_conninfo(of_roles.url, user="postgres"), autocommit=True) as superuser:
+        superuser.execute(f"ALTER DATABASE {name} OWNER TO {OWNER}".encode())
+        try:
+            assert "strict_order" in of_roles.ok("init", "--database-defaults")
+        finally:
+            superuser.execute(f"ALTER DATABASE {name} OWNER TO postgres".encode())
