@@ -318,7 +318,13 @@ def test_search_function_returns_k_rows_where_the_index_ends_early(many: Harness
 @versions_and_layouts
 def test_settings_of_the_session_are_as_before(harness: Harness, layout: str) -> None:
     fill(harness, *LAYOUTS[layout], rows=3)
-    names = ("hnsw.iterative_scan", "hnsw.ef_search", "hnsw.max_scan_tuples", "plan_cache_mode")
+    names = (
+        "hnsw.iterative_scan",
+        "hnsw.ef_search",
+        "hnsw.max_scan_tuples",
+        "plan_cache_mode",
+        "cursor_tuple_fraction",
+    )
     shown = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
     query = vector(harness, "x")
     calls = (
@@ -335,15 +341,15 @@ def test_settings_of_the_session_are_as_before(harness: Harness, layout: str) ->
             harness.rows("SELECT * FROM qwen_embed.articles_like(1, 0)")
 
     call_all()
-    assert harness.rows(shown) == [("off", "40", "20000", "auto")]
+    assert harness.rows(shown) == [("off", "40", "20000", "auto", "0.1")]
     harness.execute("SET hnsw.iterative_scan = relaxed_order; SET hnsw.ef_search = 77; SET hnsw.max_scan_tuples = 9")
     call_all()
     with harness.connection.transaction():
         harness.execute("SET LOCAL hnsw.ef_search = 88")
         for call in calls:
             harness.rows(f"SELECT * FROM qwen_embed.{call}")
-        assert harness.rows(shown) == [("relaxed_order", "88", "9", "auto")]
-    assert harness.rows(shown) == [("relaxed_order", "77", "9", "auto")]
+        assert harness.rows(shown) == [("relaxed_order", "88", "9", "auto", "0.1")]
+    assert harness.rows(shown) == [("relaxed_order", "77", "9", "auto", "0.1")]
 
 
 @both_versions

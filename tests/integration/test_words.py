@@ -24,11 +24,11 @@ COMMENTED = files("pg_qwen_embed", "migrations", "tools", "benchmarks", "tests")
 NAMED = {
     "cursor": "psycopg's object that returns rows",
     "AsyncCursor": "likewise, its type",
-    "cursor_tuple_fraction": "a setting of PostgreSQL's planner",
     "member": "a parameter in demo/corpus.py: the word of Python's module inspect",
 }
 # What stays in a file: words, as the reports say them, with their reason.
 STAYS = {
+    ("pg_qwen_embed/admin/query_form.py", "cursor"): "Django's object that runs a statement",
     ("pg_qwen_embed/postgres/schema.py", "cursor"): "a column of the registry, in the databases of users",
     ("pg_qwen_embed/postgres/store.py", "cursor"): "likewise",
     ("pg_qwen_embed/postgres/sql/outbox.sql", "cursor"): "likewise",

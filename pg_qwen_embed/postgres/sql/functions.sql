@@ -108,6 +108,7 @@ DECLARE
     scan pg_catalog.text := pg_catalog.current_setting('hnsw.iterative_scan', true);
     tuples pg_catalog.text := pg_catalog.current_setting('hnsw.max_scan_tuples', true);
     candidates pg_catalog.text := pg_catalog.current_setting('hnsw.ef_search', true);
+    fraction pg_catalog.text := pg_catalog.current_setting('cursor_tuple_fraction');
     nearest CURSOR FOR
         SELECT {view_key_as:e}, {distance_function}(e.{column}, $1) AS distance, e.{own:chunk} AS chunk, e.{own:span} AS span,
                e.{own:chunk_text} AS chunk_text, ROW({view_key:e})::pg_catalog.text AS whole
@@ -122,7 +123,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM {use_index}, pg_catalog.set_config('hnsw.iterative_scan', 'off', true),
-            pg_catalog.set_config('hnsw.max_scan_tuples', '2147483647', true);
+            pg_catalog.set_config('hnsw.max_scan_tuples', '2147483647', true),
+            pg_catalog.set_config('cursor_tuple_fraction', '0', true);
     FOR attempt IN 1 .. 2 LOOP
         FOR c IN nearest LOOP
             EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) $2;
@@ -134,7 +136,8 @@ BEGIN
         PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true);
     END LOOP;
     PERFORM pg_catalog.set_config('hnsw.iterative_scan', scan, true), pg_catalog.set_config('hnsw.ef_search', candidates, true),
-            pg_catalog.set_config('hnsw.max_scan_tuples', tuples, true);
+            pg_catalog.set_config('hnsw.max_scan_tuples', tuples, true),
+            pg_catalog.set_config('cursor_tuple_fraction', fraction, true);
     IF pg_catalog.cardinality(done) OPERATOR(pg_catalog.<) $2 THEN
         RETURN QUERY {best_of_others};
     END IF;
