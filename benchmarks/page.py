@@ -139,6 +139,10 @@ class Lines(Plot):
         axes.grid(alpha=0.3)
 
 
+GPU = (
+    Table("SGLang alone, and the worker", ("embeddings/s", "share of the best of SGLang alone", "tokens/s")),
+    Table("A changed row and a query", ("change to vector, ms", "query, ms")),
+)
 PARTS: dict[str, tuple[Part, ...]] = {
     "backfill": (
         Table("Worker, baseline, COPY and peer"),
@@ -173,6 +177,8 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Lines("Rows a second of four embeddings together, by the number of workers", ("rows/s together",), "workers"),
         Lines("Rows a second of one worker, by the number of embeddings", ("rows/s together",), "embeddings"),
     ),
+    "gpu_4B": GPU,
+    "gpu_06B": GPU,
 }  # fmt: skip
 
 

@@ -105,14 +105,20 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
 def report(benchmark: str, wanted: argparse.Namespace, url: str, figures: Sequence[Figure], **versions: str) -> None:
     """Print the line and a row for each figure; with --record keep the line. versions: those of further software."""
     settings = {name: value for name, value in vars(wanted).items() if name != "record"} | {"seed": SEED}
-    record = Record(benchmark, _command(), settings, _machine(), _versions(url) | versions, list(figures))
-    line = json.dumps({**asdict(record), "figures": [_as_json(figure) for figure in figures]})
+    show(Record(benchmark, _command(), settings, machine(), _versions(url) | versions, list(figures)), wanted.record)
+
+
+def show(record: Record, keep: bool) -> None:
+    """Print the line and a row for each figure. keep: also write the line into benchmarks/results/."""
+    line = json.dumps({**asdict(record), "figures": [_as_json(figure) for figure in record.figures]})
     print(line)
-    for figure in figures:
+    for figure in record.figures:
         print(row(figure))
-    if wanted.record:
+    if keep:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{benchmark}.json").write_text(json.dumps(json.loads(line), indent=1) + "\n", encoding="utf-8")
+        (RESULTS / f"{record.benchmark}.json").write_text(
+            json.dumps(json.loads(line), indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def read(benchmark: str) -> Record:
@@ -157,7 +163,7 @@ def _command() -> str:
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": _processor(),

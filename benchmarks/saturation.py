@@ -76,7 +76,7 @@ def main() -> None:
         for command in (["init"], ["attach", "live", "--text", "body"]):
             assert harness.run(command, environment).status == 0
         with (
-            harness.started(["worker"], environment, "index_ready"),
+            harness.started(["worker"], environment, "index_not_needed"),  # its one row is embedded
             psycopg.connect(url, autocommit=True) as connection,
             Client(url, server_url=server_url) as client,
         ):

@@ -3,9 +3,11 @@
     PYTHON-OF-SGLANG benchmarks/gpu/make_model.py FOLDER --shape 0.6B --device cuda --seed 0
 
 The shapes are those of each model's config.json. The tokenizer is a small one trained here: a text has somewhat more
-tokens than with Qwen's."""
+tokens than with Qwen's. reference.json in the folder has some texts and their vectors, computed by transformers in
+32-bit floats; `run.py` compares the server's with them."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ SHAPES = {
     "0.6B": {"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 3072},
     "4B": {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 9728},
 }
+REFERENCE = ("one", "A changed row gets a new vector.", " ".join(f"The sentence of number {n}." for n in range(40)))
 
 
 def make(folder: str, shape: str, device: str, seed: int) -> None:
@@ -37,6 +40,20 @@ def make(folder: str, shape: str, device: str, seed: int) -> None:
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.02)
     model.save_pretrained(folder)
+    torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        reference = [_vector(model.float(), tokens, text) for text in REFERENCE]
+    found = json.dumps({"texts": REFERENCE, "vectors": reference})
+    (Path(folder) / "reference.json").write_text(found, encoding="utf-8")
+
+
+def _vector(model, tokens, text: str) -> list[float]:
+    """As a Qwen3-Embedding does: the last token's hidden state, of length 1."""
+    import torch
+
+    given = torch.tensor([tokens(text)["input_ids"]], device=model.device)
+    last = model.model(given).last_hidden_state[0, -1]
+    return (last / last.norm()).tolist()
 
 
 def main() -> None:

@@ -2,20 +2,22 @@
 
     python benchmarks/gpu/run.py --sglang-python PYTHON --shape 0.6B [--rounds 3] [-- FURTHER FLAGS OF SGLANG]
 
-In one run, in turns: (a) a plain load generator over all documents, with several fixed numbers in flight, of which the
-best counts; (b) `attach` and the worker's backfill of the same documents with default settings, from its start until
-every vector is written, without the index. Then one more backfill, during which a row is changed and a query is sent
-again and again. Prints one line of JSON; see README.md in this folder."""
+First a backfill, before and during which a row is changed and a query is sent again and again. Then, in turns: (a) a
+plain load generator over all documents, with several fixed numbers in flight, of which the best counts; (b) `attach`
+and the worker's backfill of the same documents with default settings, from its start until every vector is written,
+without the index. Prints one line of JSON and a row for each figure; see README.md in this folder."""
 
 import argparse
+import json
+import platform
 import shlex
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,14 +25,15 @@ from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import load
+import numpy as np
 import psycopg
 import server
 
 sys.path.insert(1, str(Path(__file__).parents[1]))
 import harness
+import record
 import saturation
 import texts
 
@@ -38,6 +41,11 @@ from pg_qwen_embed import Client
 from pg_qwen_embed.postgres import embedded
 
 ROWS = {"tiny": 768, "0.6B": 20_000, "4B": 6_000}
+RECORDS = {"tiny": "gpu_none", "0.6B": "gpu_06B", "4B": "gpu_4B"}  # in benchmarks/results
+PASSES = count(100)
+SOFTWARE = ("sglang", "sglang-kernel", "torch", "transformers")
+RATE = "embeddings/s"
+PROBE = 1000  # documents of the passes that find how many --seconds are
 LONGEST = {"tiny": 400}  # characters of a document, where the context is short
 SCAN = """SELECT b.state, extract(epoch FROM clock_timestamp() - b.started_at)::float
 FROM _qwen_embed.backfill b ORDER BY b.generation_id DESC LIMIT 1"""
@@ -51,15 +59,14 @@ class Bench:
     url: str
     model: str
     documents: list[str]
-    tokens: int  # of all documents, as the server counts
 
     def __post_init__(self) -> None:
         self.environment = harness.environment(self.database, self.url)
-        self._passes = count(100)
+        self.tokens = load.tokens(self.url, self.documents)  # of all together, as the server counts
 
     def unseen(self) -> list[str]:
         """The documents with a new number in front of each: SGLang caches the beginnings of texts."""
-        number = next(self._passes)
+        number = next(PASSES)
         return [f"{number} {text}" for text in self.documents]
 
     def generated(self, in_flight: int) -> float:
@@ -77,21 +84,31 @@ class Bench:
             assert found == (len(self.documents),), f"{found} vectors of {len(self.documents)} documents"
         return len(self.documents) / taken
 
-    def freshness(self) -> dict[str, Any]:
-        """Milliseconds of a change and of a query, idle and during a backfill."""
+    def freshness(self, found: record.Findings) -> None:
+        """Milliseconds of a change and of a query, idle and during a backfill: medians."""
         with (
             self.attached("live", ["the live row"]),
-            harness.started(["worker"], self.environment, "index_ready"),
+            harness.started(["worker"], self.environment, "index_not_needed"),  # its one row is embedded
             self.connected() as connection,
             Client(self.database, server_url=self.url) as client,
         ):
+            saturation.medians(connection, client, 0.1)  # to warm up
             idle = saturation.medians(connection, client, 0.1)
             with self.attached("documents", self.unseen()):
                 while not walking(connection):
                     time.sleep(0.01)
                 busy = saturation.medians(connection, client, 0.1, lambda: walking(connection))
-        names = ("change_idle_ms", "query_idle_ms", "change_busy_ms", "query_busy_ms")
-        return {name: round(value, 1) for name, value in zip(names, (*idle, *busy), strict=True)}
+        for during, medians in (("nothing else", idle), ("a backfill", busy)):
+            for what, milliseconds in zip(("change to vector, ms", "query, ms"), medians, strict=True):
+                found.add(what, milliseconds, {"during": during})
+
+    def lowest_cosine(self, texts: list[str], vectors: list[list[float]]) -> float:
+        """Between the server's vectors of the texts, and these."""
+        body = json.dumps({"model": self.model, "input": texts}).encode()
+        request = urllib.request.Request(f"{self.url}/embeddings", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            found = [one["embedding"] for one in json.load(answer)["data"]]
+        return float(min(np.sum(np.array(found) * np.array(vectors), axis=1)))
 
     def connected(self) -> psycopg.Connection:
         return psycopg.connect(self.database, autocommit=True)
@@ -125,31 +142,25 @@ def walking(connection: psycopg.Connection) -> bool:
     return row is not None and bool(row[0] == "running")
 
 
-def in_turns(bench: Bench, levels: list[int], rounds: int) -> tuple[dict[int, list[float]], list[float]]:
+def in_turns(bench: Bench, levels: list[int], rounds: int, found: record.Findings) -> None:
     """Embeddings per second of (a) for each number in flight, and of (b); one value per round."""
-    generated: dict[int, list[float]] = {level: [] for level in levels}
-    backfilled = []
     for turn in range(rounds):
-        for level, found in generated.items():
-            found.append(bench.generated(level))
-        backfilled.append(bench.backfilled())
-        print(f"round {turn + 1}: {generated}, worker {backfilled}", file=sys.stderr)
-    return generated, backfilled
+        for level in levels:
+            found.add(RATE, bench.generated(level), {"of": "SGLang alone", "in_flight": level})
+        found.add(RATE, bench.backfilled(), {"of": "the worker"})
+        for figure in found.figures():
+            print(f"round {turn + 1}: {figure.labels}: {figure.rounds[-1]:.1f}", file=sys.stderr, flush=True)
 
 
-def compared(generated: dict[int, list[float]], backfilled: list[float], tokens: float) -> dict[str, Any]:
-    """share: the worker's share of the best of SGLang, round by round."""
-    best = max(generated, key=lambda level: statistics.median(generated[level]))
-    shares = [ours / ceiling for ours, ceiling in zip(backfilled, generated[best], strict=True)]
-    return {
-        "share": round(statistics.median(shares), 3),
-        "share_spread": [round(min(shares), 3), round(max(shares), 3)],
-        "sglang": {level: [round(value, 1) for value in found] for level, found in generated.items()},
-        "best_in_flight": best,
-        "worker": [round(value, 1) for value in backfilled],
-        "sglang_tokens_per_second": round(tokens * statistics.median(generated[best])),
-        "worker_tokens_per_second": round(tokens * statistics.median(backfilled)),
-    }
+def compared(found: record.Findings, tokens: float) -> None:
+    """The worker's share of the best of SGLang, round by round, and both in tokens. tokens: of a document."""
+    *alone, worker = found.figures()
+    best = max(alone, key=lambda figure: figure.median)
+    for share in record.ratios(worker.rounds, best.rounds):
+        found.add("share of the best of SGLang alone", share, {"of": "the worker"})
+    for figure in (best, worker):
+        for rate in figure.rounds:
+            found.add("tokens/s", rate * tokens, figure.labels)
 
 
 def card() -> tuple[str, float | None]:
@@ -164,12 +175,15 @@ def card() -> tuple[str, float | None]:
 
 
 def versions(bench: Bench, python: str) -> dict[str, str]:
-    code = "from importlib.metadata import version as v; print(v('sglang'), v('torch'), v('transformers'))"
-    found = subprocess.run([python, "-c", code], capture_output=True, check=True, text=True).stdout.split()
+    code = f"""if True:
+        import importlib.metadata, json
+        known = {{one.name.lower(): one.version for one in importlib.metadata.distributions()}}
+        print(json.dumps({{name: known[name] for name in {SOFTWARE} if name in known}}))"""
+    found = subprocess.run([python, "-c", code], capture_output=True, check=True, text=True).stdout
     with bench.connected() as connection:
         (postgres,) = connection.execute("SHOW server_version").fetchone() or ("",)
-    ours = {"postgresql": postgres, "pg_qwen_embed": version("pg-qwen-embed")}
-    return dict(zip(("sglang", "torch", "transformers"), found, strict=True)) | ours
+    ours = {"pg_qwen_embed": version("pg-qwen-embed"), "PostgreSQL": str(postgres), "Python": platform.python_version()}
+    return ours | dict(json.loads(found))
 
 
 def arguments() -> argparse.Namespace:
@@ -178,12 +192,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=ROWS, default="0.6B", help="of the model that is made with random weights")
     parser.add_argument("--model-path", help="a model to serve instead of that")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--rows", type=int, help=f"documents of a round (default {ROWS})")
+    parser.add_argument("--rows", type=int, help=f"documents of a pass (default {ROWS})")
+    parser.add_argument("--seconds", type=float, help="of a pass at SGLang's best; it gets fewer rows where they take longer")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--start-timeout", type=float, default=600, help="seconds until SGLang must be ready")
-    parser.add_argument("--minutes", type=float, default=45, help="seconds after which it gives up")
+    parser.add_argument("--log", type=Path, help="keep SGLang's log there")
+    parser.add_argument("--minutes", type=float, default=45, help="after which it gives up")
+    parser.add_argument("--record", action="store_true", help="keep the result for docs/benchmarks.md")
     parser.add_argument("more", nargs="*", metavar="FLAG", help="flags of SGLang, after --")
     wanted = parser.parse_args()
     has_sglang = "import importlib.util, sys; sys.exit(importlib.util.find_spec('sglang') is None)"
@@ -201,24 +218,50 @@ def give_up(_: int, __: FrameType | None) -> None:
 
 def measure(wanted: argparse.Namespace, folder: Path) -> None:
     name, memory = card()
-    rows = wanted.rows or ROWS[wanted.shape]
     longest = None if wanted.model_path else LONGEST.get(wanted.shape)
-    documents = [text[:longest] for text in texts.documents(rows)]
+    documents = [text[:longest] for text in texts.documents(wanted.rows or ROWS[wanted.shape])]
     path = server.model(wanted, folder / "model")
     with (
-        server.sglang(wanted, path, memory, folder / "sglang.log") as (url, flags),
+        server.sglang(wanted, path, memory, (wanted.log or folder / "sglang.log").absolute()) as (url, flags),
         embedded.postgres() as database,
     ):
-        bench = Bench(database, url, path, documents, load.tokens(url, documents))
-        bench.run("init")
-        bench.generated(max(wanted.in_flight))  # to warm up
-        figures = compared(*in_turns(bench, wanted.in_flight, wanted.rounds), bench.tokens / rows)
-        harness.report(
-            "gpu", card=name if wanted.device == "cuda" else "none", shape=wanted.model_path or wanted.shape,
-            seed=wanted.seed, rows=rows, tokens_per_document=round(bench.tokens / rows, 1), rounds=wanted.rounds, **figures,
-            **bench.freshness(), versions=versions(bench, wanted.sglang_python), flags=shlex.join(flags),
-            command=shlex.join(sys.argv),
-        )  # fmt: skip
+        probe = Bench(database, url, path, documents[:PROBE])
+        probe.run("init")
+        found = record.Findings()
+        compare_with_reference(probe, Path(path) / "reference.json", found)
+        probe.generated(max(wanted.in_flight))  # to warm up
+        if wanted.seconds:
+            documents = documents[: max(PROBE, round(wanted.seconds * probe.generated(max(wanted.in_flight))))]
+        bench = Bench(database, url, path, documents)
+        bench.generated(max(wanted.in_flight))
+        bench.freshness(found)
+        rates = record.Findings()
+        in_turns(bench, wanted.in_flight, wanted.rounds, rates)
+        compared(rates, bench.tokens / len(documents))
+        flags = ["MODEL" if word == path else word for word in flags]
+        record.show(recorded(wanted, bench, name, flags, [*rates.figures(), *found.figures()]), wanted.record)
+
+
+def compare_with_reference(bench: Bench, file: Path, found: record.Findings) -> None:
+    """The lowest cosine; nothing where the model has no reference."""
+    if file.exists():
+        reference = json.loads(file.read_text(encoding="utf-8"))
+        lowest = bench.lowest_cosine(reference["texts"], reference["vectors"])
+        assert lowest > 0.99, f"the server computes something else: a cosine of {lowest}"
+        found.add("cosine with transformers' vector, lowest", lowest, {})
+
+
+def recorded(
+    wanted: argparse.Namespace, bench: Bench, card: str, flags: list[str], figures: list[record.Figure]
+) -> record.Record:
+    rows = len(bench.documents)
+    settings = {"rounds": wanted.rounds, "rows": rows, "tokens_a_document": round(bench.tokens / rows, 1),
+                "seed": wanted.seed, "flags": shlex.join(flags)}  # fmt: skip
+    machine = record.machine() | ({"card": card} if wanted.device == "cuda" else {})
+    name = "gpu_real" if wanted.model_path else RECORDS[wanted.shape]
+    given = [word for word in sys.argv[1:] if word not in ("--record", "--log", str(wanted.log))]
+    command = shlex.join(["python", "benchmarks/gpu/run.py", *given])
+    return record.Record(name, command, settings, machine, versions(bench, wanted.sglang_python), figures)
 
 
 def main() -> None:
