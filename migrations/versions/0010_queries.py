@@ -37,5 +37,6 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION IF EXISTS _qwen_embed.query_vector(text, text, name)")
     op.execute("DROP FUNCTION _qwen_embed.ask_worker(text, integer, bytea, bytea, text)")
     op.execute("DROP FUNCTION _qwen_embed.await_queries(bigint[], double precision, double precision)")
+    op.execute("DROP PROCEDURE _qwen_embed.answer_queries(integer, integer, bytea[], real[], integer[])")
     for table in ("query_error", "query_cache", "query_secret"):
         op.drop_table(table, schema="_qwen_embed")

@@ -12,6 +12,7 @@ from hashlib import sha256
 BEFORE_PAYLOAD = 4  # words
 BEFORE_TEXT = 12  # bytes
 LONGEST = 1000  # bytes of a text
+DOORS = 8  # of a generation
 BLOCK = 32  # bytes of key stream from one hash
 
 
@@ -32,8 +33,9 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class QueryRequest:
-    """nonce: with which an error is answered. instruction: the beginning of its hash."""
+    """pid: of the session. nonce: with which an error is answered. instruction: the beginning of its hash."""
 
+    pid: int
     nonce: bytes
     generation: int
     instruction: bytes
@@ -42,6 +44,11 @@ class QueryRequest:
     def key(self, instruction: str) -> bytes:
         """Under which the vector is kept, made with this instruction."""
         return sha256(struct.pack(">i", self.generation) + digest(instruction) + self.text.encode()).digest()
+
+    @property
+    def door(self) -> int:
+        """The number of the lock at which the session waits."""
+        return self.generation * DOORS + self.pid % DOORS
 
     def is_made_for(self, instruction: str) -> bool:
         return digest(instruction).startswith(self.instruction)
@@ -65,7 +72,7 @@ def read(placed: Placed, secret: bytes) -> QueryRequest | None:
         return None
     generation, instruction = struct.unpack(">i8s", payload[:BEFORE_TEXT])
     try:
-        return QueryRequest(nonce, generation, instruction, payload[BEFORE_TEXT:].decode())
+        return QueryRequest(placed.pid, nonce, generation, instruction, payload[BEFORE_TEXT:].decode())
     except UnicodeDecodeError:
         return None
 

@@ -10,6 +10,7 @@ from pg_qwen_embed.domain.query_request import Placed
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary, catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue, Connection, as_text
+from pg_qwen_embed.postgres.locks import DOOR
 from pg_qwen_embed.postgres.sql import statement
 
 
@@ -26,6 +27,8 @@ def create(vector_schema: str) -> Iterator[sql.Composed]:
     yield statement("protect_ask_worker")
     yield statement("create_await_queries", body=_literal(statement("await_queries_body")))
     yield statement("protect_await_queries")
+    yield statement("create_answer_queries", body=_literal(statement("answer_queries_body")))
+    yield statement("protect_answer_queries")
     yield from create_embed_query(vector_schema)
     yield from create_embeddings()
 
@@ -101,22 +104,38 @@ async def read_instructions(connection: AsyncConnection, generations: Iterable[i
     return dict(await cursor.fetchall())
 
 
-async def write_vectors(connection: AsyncConnection, generation: int, keys: Sequence[bytes], vectors: Vectors) -> None:
-    """Answer requests. vectors: of shape (len(keys), dimensions)."""
-    await connection.execute(
-        statement("write_query_vectors"),
+async def answer(
+    connection: AsyncConnection, generation: int, keys: Sequence[bytes], vectors: Vectors, doors: Iterable[int]
+) -> set[int]:
+    """Answer requests, and open these doors. vectors: of shape (len(keys), dimensions). Returns the doors still held."""
+    cursor = await connection.execute(
+        statement("answer_queries"),
         {
             "generation": generation,
             "dimensions": vectors.shape[1],
             "keys": BinaryValue(binary.bytea_array(keys)),
             "vectors": BinaryValue(binary.real_array(vectors.ravel())),
+            "doors": list(doors),
         },
     )
+    (held,) = await cursor.fetchone() or ([],)
+    return set(held)
 
 
 async def write_errors(connection: AsyncConnection, nonces: Sequence[bytes], sentence: str) -> None:
     """Answer requests with a reason."""
     await connection.execute(statement("write_query_errors"), {"nonces": list(nonces), "sentence": sentence})
+
+
+async def close_doors(connection: AsyncConnection, doors: Iterable[int]) -> set[int]:
+    """Take these locks, at which sessions wait. Returns those that this session holds now."""
+    cursor = await connection.execute(statement("take_locks"), {"lock": DOOR, "ids": list(doors)})
+    return {door for (door,) in await cursor.fetchall()}
+
+
+async def open_doors(connection: AsyncConnection, doors: Iterable[int]) -> None:
+    """Release them: every session that waits there looks for its answer."""
+    await connection.execute(statement("open_gates"), {"lock": DOOR, "ids": list(doors)})
 
 
 async def sweep(connection: AsyncConnection, *, rows: int) -> int:

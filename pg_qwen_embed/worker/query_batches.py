@@ -21,7 +21,8 @@ from pg_qwen_embed.postgres import queries
 from pg_qwen_embed.postgres.connection import AsyncConnection
 
 MOST_QUERIES = 32  # in one request
-MOST_BATCHES = 4  # in flight for one generation
+MOST_BATCHES = 2  # in flight for one generation
+MOST_DOORS = 256
 LONGEST = 10.0  # seconds that a batch may take
 TELL_AGAIN = 10.0  # seconds until the same failure is reported again
 
@@ -32,12 +33,13 @@ SLOW = f"the embedding server has not answered for {LONGEST:.0f} s"
 
 @dataclass(slots=True)
 class Query:
-    """A query that is to be embedded. nonces: of the requests that wait for it."""
+    """A query that is to be embedded. nonces, doors: of the requests that wait for it."""
 
     target: Target
     instruction: str
     text: str
     nonces: list[bytes] = field(default_factory=list)
+    doors: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -49,6 +51,29 @@ class Line:
     batches: int = 0
 
 
+class Doors:
+    """The locks at which sessions wait for their answers. It holds those of sessions that have asked, MOST_DOORS at most."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._held: set[int] = set()
+
+    async def close(self, doors: set[int]) -> None:
+        """Hold these, as far as no session that has just got its answer still does."""
+        missing = doors - self._held
+        if missing and len(self._held) + len(missing) <= MOST_DOORS:
+            self._held |= await queries.close_doors(self._connection, missing)
+
+    def taken_for(self, answered: Sequence[Query]) -> set[int]:
+        """Those at which sessions wait for these queries. Whoever calls this opens them, and says what is still held."""
+        doors = set().union(*(query.doors for query in answered)) & self._held
+        self._held -= doors
+        return doors
+
+    def still_held(self, doors: set[int]) -> None:
+        self._held |= doors
+
+
 class QueryBatches:
     """`start` it in a task group, then `add` requests. answered: how many queries it has answered."""
 
@@ -58,6 +83,7 @@ class QueryBatches:
         self._runtime = runtime
         self._lines: dict[int, Line] = {}
         self._instructions: dict[int, str] = {}
+        self._doors = Doors(connection)
         self._told: dict[str, tuple[str, float]] = {}  # by embedding: the last failure, and when it was reported
         self.answered = 0
 
@@ -79,6 +105,7 @@ class QueryBatches:
                 self._queue(target, request)
         for line in list(self._lines.values()):
             self._dispatch(line)
+        await self._doors.close({request.door for _, request in requests})
 
     def _knows(self, request: QueryRequest) -> bool:
         """Whether the instruction is known that the request was made for."""
@@ -91,6 +118,7 @@ class QueryBatches:
         key = request.key(instruction)
         query = line.in_flight.get(key) or line.waiting.setdefault(key, Query(target, instruction, request.text))
         query.nonces.append(request.nonce)
+        query.doors.add(request.door)
 
     def _dispatch(self, line: Line) -> None:
         while line.waiting and line.batches < MOST_BATCHES:
@@ -131,7 +159,8 @@ class QueryBatches:
         except TimeoutError:
             await self._reject(line, batch, self._reason(target) or SLOW)
         else:
-            await queries.write_vectors(self._connection, target.id, list(batch), vectors)
+            doors = self._doors.taken_for(found)
+            self._doors.still_held(await queries.answer(self._connection, target.id, list(batch), vectors, doors))
             waiting, seconds = sum(len(query.nonces) for query in found), self._runtime.clock() - began
             self._runtime.events.emit(query_events.QueriesAnswered(target.name, len(batch), waiting, seconds))
         self.answered += len(batch)
@@ -161,6 +190,7 @@ class QueryBatches:
         _take_out(line, batch)  # a request that comes from now on is none of those that get the reason
         found, reason = list(batch.values()), shown(reason)
         await queries.write_errors(self._connection, [nonce for query in found for nonce in query.nonces], reason)
+        await queries.open_doors(self._connection, self._doors.taken_for(found))
         name, now = found[0].target.name, self._runtime.clock()
         said, when = self._told.get(name, ("", 0.0))
         if said != reason or now - when >= TELL_AGAIN:

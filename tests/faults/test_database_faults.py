@@ -104,6 +104,22 @@ def test_worker_follows_its_connection_string_to_the_standby_that_is_promoted(
         assert worker.end() == 0, worker.said
 
 
+def test_a_standby_answers_queries_in_sql_from_the_cache_alone(own_cluster: tuple[Cluster, Harness]) -> None:
+    _, harness = own_cluster
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    with standby_of(harness.url) as standby, harness.worker_here():
+        query = "SELECT qwen_embed.embed_query('articles', %s)::text"
+        eventually(harness.settled)
+        harness.execute("SET pg_qwen_embed.query_timeout = '20s'")
+        expected = harness.value(query, "known")
+        with psycopg.connect(standby, autocommit=True) as connection:
+            eventually(lambda: connection.execute("SELECT count(*) FROM _qwen_embed.query_cache").fetchone() == (1,))
+            assert connection.execute(query, ["known"]).fetchone() == (expected,)
+            with pytest.raises(psycopg.Error, match=r"this server is a standby.*Client\.embed_query"):
+                connection.execute(query, ["new"])
+
+
 def test_what_a_worker_has_written_when_it_ends_survives_a_crash(own_cluster: tuple[Cluster, Harness]) -> None:
     _, harness = own_cluster
     for lazy in ("wal_writer_delay = '10s'", "wal_writer_flush_after = '1GB'"):

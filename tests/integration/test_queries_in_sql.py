@@ -173,7 +173,7 @@ def test_a_query_that_cannot_be_embedded_gets_one_sentence_with_the_way_out(harn
 @contextmanager
 def answering_again(harness: Harness) -> Iterator[Connection]:
     with harness.worker_here(), application(harness) as connection:
-        eventually(lambda: harness.settled() and answers(harness))
+        eventually(lambda: answers(harness))
         yield connection
 
 
@@ -208,6 +208,29 @@ def test_identical_queries_in_flight_are_embedded_once_and_those_found_together_
         for n, one in enumerate(asked):
             np.testing.assert_allclose(one.result(), harness.server.vector(prompt(f"text {n % 2}"), 16), atol=2e-3)
         assert sum(text.startswith("Instruct") for text in harness.server.texts) == 2
+
+
+def test_a_query_is_answered_while_a_backfill_keeps_the_server_busy(harness: Harness) -> None:
+    attach(harness, rows=3000)
+    with harness.server.hold(lambda texts: texts[0].startswith("body")), answering_again(harness) as connection:
+        eventually(lambda: harness.server.waiting)
+        assert vector(connection, "meanwhile") is not None
+        assert harness.server.waiting
+
+
+def test_long_queries_of_many_sessions_take_a_share_of_the_lock_table_and_are_all_answered(harness: Harness) -> None:
+    with answering(harness), ThreadPoolExecutor(10) as pool:
+        sessions = [harness.connect() for _ in range(10)]
+        placed = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint BETWEEN %s AND %s"
+        with harness.server.hold(lambda texts: any("long" in text for text in texts)):
+            for session in sessions:
+                session.execute("SET pg_qwen_embed.query_timeout = '20s'")
+            asked = [
+                pool.submit(vector, session, f"long {n} " + n * "x" + 900 * "y") for n, session in enumerate(sessions)
+            ]
+            eventually(lambda: harness.server.waiting)
+            assert harness.value(placed, WORDS, HEADER + 2000) <= 104 * 16
+        assert all(one.result(DEADLINE) is not None for one in asked)
 
 
 def test_another_instruction_makes_another_vector_at_once(harness: Harness) -> None:

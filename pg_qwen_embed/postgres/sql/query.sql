@@ -51,6 +51,8 @@ CREATE UNLOGGED TABLE _qwen_embed.query_error (
 -- tells their length, and the bell. The function is VOLATILE, so each of its statements sees what was committed since.
 -- The locks belong to the inner block. Its end by an exception, of ours or of PostgreSQL's, releases them.
 -- Slots bound how much of PostgreSQL's lock table all requests together may take.
+-- The session then waits at a door: a lock that the worker holds, and opens for a moment when it has answered. A session
+-- that comes a moment too late waits 10 ms at first, for its lock_timeout. Where no door is held it sleeps between looks.
 CREATE OR REPLACE FUNCTION _qwen_embed.ask_worker(name text, generation integer, instruction bytea, key bytea, query text)
 RETURNS real[] LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -80,6 +82,8 @@ DECLARE
     taken integer;
     placed boolean := false;
     rung boolean;
+    door constant integer := generation * 8 + pg_backend_pid() %% 8;
+    arrived timestamptz;
     looked double precision := 0;
     misses integer := 0;
     answer real[];
@@ -162,7 +166,19 @@ BEGIN
                     misses := CASE WHEN FOUND THEN 0 ELSE misses + 1 END;
                     EXIT WHEN misses > 3;
                 END IF;
-                PERFORM pg_sleep(least(greatest(0.0005, elapsed / 16), 0.02));
+                arrived := clock_timestamp();
+                IF rung THEN
+                    BEGIN
+                        PERFORM set_config('lock_timeout', format('%%sms', trunc(10 + 250 * least(elapsed, 1))), true);
+                        PERFORM pg_advisory_xact_lock_shared(1363476489, door);
+                        RAISE EXCEPTION USING ERRCODE = 'QE000';
+                    EXCEPTION
+                        WHEN SQLSTATE 'QE000' OR lock_not_available THEN NULL;
+                    END;
+                END IF;
+                IF clock_timestamp() - arrived < interval '0.3 ms' THEN
+                    PERFORM pg_sleep(least(greatest(0.0005, elapsed / 8), 0.02));
+                END IF;
             END LOOP;
             RAISE EXCEPTION USING ERRCODE = 'QE000';
         EXCEPTION
@@ -371,7 +387,8 @@ SELECT to_regprocedure('qwen_embed.embed_query(text, text)') IS NULL
 -- Waits for requests and returns those that are there, if one of them is not in `seen`; nothing after `seconds`. Requests in
 -- `seen` come without their words.
 -- While nobody asks, a look is an attempt to take the bell, which costs less than a microsecond. While somebody does,
--- pg_locks is read, for a twentieth of the time at most, however many locks there are.
+-- pg_locks is read, for a twentieth of the time at most, however many locks there are. What a look costs is estimated over
+-- several: one that took long alone waited for a processor.
 CREATE OR REPLACE FUNCTION _qwen_embed.await_queries(seen bigint[], seconds double precision, pause double precision)
 RETURNS TABLE (pid integer, nonce bigint, length integer, words bigint[])
 LANGUAGE plpgsql VOLATILE
@@ -384,13 +401,14 @@ AS {body};
 DECLARE
     ends constant timestamptz := clock_timestamp() + make_interval(secs => seconds);
     own_database constant oid := (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+    cost double precision := coalesce(nullif(current_setting('pg_qwen_embed.look', true), '')::double precision, 0.00005);
     began timestamptz;
 BEGIN
     LOOP
-        began := clock_timestamp();
         IF pg_try_advisory_lock(1363476487, 0) THEN
             PERFORM pg_advisory_unlock(1363476487, 0);
         ELSE
+            began := clock_timestamp();
             RETURN QUERY
             WITH l AS MATERIALIZED (
                 SELECT k.pid, k.classid::bigint AS class, k.objid::bigint AS number
@@ -407,11 +425,13 @@ BEGIN
                    CASE WHEN NOT h.known THEN (SELECT array_agg(w.number ORDER BY w.class) FROM l w
                                                WHERE w.pid = h.pid AND w.class < 1363607552) END
             FROM head h WHERE EXISTS (SELECT FROM head n WHERE NOT n.known);
+            cost := least(1.25 * cost, greatest(0.00002, extract(epoch FROM clock_timestamp() - began)));
             EXIT WHEN FOUND;
         END IF;
         EXIT WHEN clock_timestamp() >= ends;
-        PERFORM pg_sleep(greatest(pause, 19 * extract(epoch FROM clock_timestamp() - began)));
+        PERFORM pg_sleep(greatest(pause, 19 * cost));
     END LOOP;
+    PERFORM set_config('pg_qwen_embed.look', cost::text, false);
 END
 
 -- name: protect_await_queries
@@ -432,13 +452,37 @@ SELECT secret FROM _qwen_embed.query_secret;
 SELECT g.id, e.instruction FROM _qwen_embed.generation g JOIN _qwen_embed.embedding e ON e.id = g.embedding_id
 WHERE g.id = ANY (%(ids)s::integer[]);
 
--- name: write_query_vectors
--- Answers requests with their vectors, which come as one array. All are visible at once, at the commit.
-INSERT INTO _qwen_embed.query_cache (key, generation, vector)
-SELECT k.key, %(generation)s, v.all[(k.position - 1) * %(dimensions)s + 1 : k.position * %(dimensions)s]
-FROM (SELECT %(vectors)s::real[] AS all) v
-CROSS JOIN unnest(%(keys)s::bytea[]) WITH ORDINALITY AS k(key, position)
-WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_cache c WHERE c.key = k.key);
+-- name: create_answer_queries
+-- Answers requests with their vectors, which come as one array, and then opens the doors at which their sessions wait: a
+-- session that looks before the commit would find nothing. Returns the doors that it could close again at once.
+-- A procedure that commits can have no search_path of its own, so every name has its schema.
+CREATE OR REPLACE PROCEDURE _qwen_embed.answer_queries(
+    generation integer, dimensions integer, keys bytea[], vectors real[], INOUT doors integer[])
+LANGUAGE plpgsql
+AS {body};
+
+-- name: answer_queries_body
+-- The body of that procedure.
+#variable_conflict use_variable
+BEGIN
+    INSERT INTO _qwen_embed.query_cache (key, generation, vector)
+    SELECT k.key, generation, vectors[(k.position OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog.*) dimensions
+                                      OPERATOR(pg_catalog.+) 1 : k.position OPERATOR(pg_catalog.*) dimensions]
+    FROM pg_catalog.unnest(keys) WITH ORDINALITY AS k(key, position)
+    WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_cache c WHERE c.key OPERATOR(pg_catalog.=) k.key);
+    COMMIT;
+    PERFORM pg_catalog.pg_advisory_unlock(1363476489, d) FROM pg_catalog.unnest(doors) AS d;
+    doors := ARRAY(SELECT d FROM pg_catalog.unnest(doors) AS d WHERE pg_catalog.pg_try_advisory_lock(1363476489, d));
+END
+
+-- name: protect_answer_queries
+-- Nobody but the owner and the worker answers.
+REVOKE ALL ON PROCEDURE _qwen_embed.answer_queries(integer, integer, bytea[], real[], integer[]) FROM PUBLIC;
+
+-- name: answer_queries
+-- Answers requests with their vectors. It may not run in a transaction. See create_answer_queries.
+CALL _qwen_embed.answer_queries(%(generation)s::integer, %(dimensions)s::integer, %(keys)s::bytea[], %(vectors)s::real[],
+                                %(doors)s::integer[]);
 
 -- name: write_query_errors
 -- Answers requests with the reason why they have no vector.
