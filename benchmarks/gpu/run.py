@@ -238,8 +238,8 @@ def measure(wanted: argparse.Namespace, folder: Path) -> None:
         rates = record.Findings()
         in_turns(bench, wanted.in_flight, wanted.rounds, rates)
         compared(rates, bench.tokens / len(documents))
-        flags = ["MODEL" if word == path else word for word in flags]
-        record.show(recorded(wanted, bench, name, flags, [*rates.figures(), *found.figures()]), wanted.record)
+        shown = ["MODEL" if word == path else word for word in flags]
+        record.show(recorded(wanted, bench, name, shown, [*rates.figures(), *found.figures()]), wanted.record)
 
 
 def compare_with_reference(bench: Bench, file: Path, found: record.Findings) -> None:
