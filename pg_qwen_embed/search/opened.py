@@ -55,7 +55,7 @@ class Lives:
 
     def leave(self) -> None:
         """The client is gone, in whichever thread. A loop that ends before it gets to its task ends the generator itself."""
-        _left.difference_update([life for life in _left if life.ag_frame is None])  # ended
+        _left.difference_update([life for life in _left if _has_ended(life)])
         for loop, (_, life) in self._by_loop.items():
             if not loop.is_closed():
                 _left.add(life)
@@ -77,6 +77,10 @@ async def _live(opened: Opened) -> Life:
     finally:
         opened.database.close()
         await opened.servers.close()
+
+
+def _has_ended(life: Life) -> bool:
+    return getattr(life, "ag_frame", None) is None
 
 
 def _begin_to_end(loop: asyncio.AbstractEventLoop, life: Life) -> None:

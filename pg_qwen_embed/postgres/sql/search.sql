@@ -1,0 +1,102 @@
+-- Searching among the rows that meet a condition, and without an index.
+
+-- name: rows_to_filter
+-- The source's rows, each with whether it meets the condition. The condition sees the columns of the source alone.
+SELECT {own_name}.*, ({condition}
+) AS {chosen} FROM {source} AS {own_name}
+
+-- name: rows_filtered
+-- The source's rows that meet the condition. The planner may use an index of the application's for it.
+SELECT {own_name}.*, true AS {chosen} FROM {source} AS {own_name} WHERE ({condition}
+)
+
+-- name: candidates_in_store
+-- What can be found, for layouts whose vectors are in the store: key, chunk, vector, and whether the row is chosen.
+SELECT {key:s}, {chunk_number} AS chunk, s.embedding AS vector, t.{chosen} AS chosen
+FROM ({rows}) t JOIN {store} s ON {same_key:source_key:t=key:s}
+WHERE s.embedding IS NOT NULL
+
+-- name: candidates_in_source
+-- The same for layout `column`.
+SELECT {source_key_as:t}, 1 AS chunk, t.{column} AS vector, t.{chosen} AS chosen
+FROM ({rows}) t
+WHERE t.{column} IS NOT NULL
+
+-- name: exact_rows
+-- Compares every vector of the chosen rows. OFFSET 0 keeps the planner from the index.
+SELECT * FROM (SELECT {key:c}, c.chunk, c.vector {distance} %(query)s::{halfvec} AS distance
+               FROM ({candidates}) c WHERE c.chosen OFFSET 0) m
+ORDER BY m.distance LIMIT %(limit)s
+
+-- name: exact_chunks
+-- The same for documents in chunks: each row with its nearest chunk.
+SELECT * FROM (SELECT DISTINCT ON ({key:c}) {key:c}, c.chunk, c.vector {distance} %(query)s::{halfvec} AS distance
+               FROM ({candidates}) c WHERE c.chosen
+               ORDER BY {key:c}, c.vector {distance} %(query)s::{halfvec}) m
+ORDER BY m.distance LIMIT %(limit)s
+
+-- name: found_rows
+-- The rows of what was found, nearest first.
+SELECT f.distance, {source_columns:t}
+FROM found f JOIN {source} t ON {same_key:source_key:t=key:f}
+ORDER BY f.distance
+
+-- name: found_chunks
+-- The same for documents in chunks, each with its chunk.
+SELECT f.distance, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
+FROM found f
+JOIN {source} t ON {same_key:source_key:t=key:f}
+JOIN {view} e ON {same_key:view_key:e=key:f} AND e.{own:chunk} = f.chunk
+ORDER BY f.distance
+
+-- name: search_exact
+-- Finds the nearest rows without the index.
+WITH found AS MATERIALIZED ({exact})
+{found};
+
+-- name: search_filtered
+-- Finds the nearest rows that meet a condition: by the index, or by comparing all that meet it, whichever takes less time.
+-- `sampled`: how many of about a thousand rows meet it; the sample is the same each time. `decided`: the index looks at
+-- about `limit` divided by that share, and at hnsw.ef_search at least; to compare a vector without it takes a fraction of
+-- that time. `nearest`: the index may take as long as comparing all would take, so both together take twice as long at
+-- most. Where it finds fewer rows than `limit`, there may be more: then all are compared. CASE hides from the planner
+-- how many rows meet the condition: it would leave the index where it expects few.
+WITH sampled AS MATERIALIZED (
+    SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({condition}
+           ))::float8 AS chosen
+    FROM {source} AS {own_name}
+    TABLESAMPLE SYSTEM ((SELECT least(100, 100.0 * %(sample)s / greatest(c.reltuples, 1))
+                         FROM pg_class c WHERE c.oid = {literal:store}::regclass)) REPEATABLE (0)
+), expected AS MATERIALIZED (
+    SELECT s.looked / greatest(s.chosen, 0.5) AS looked_for_each,
+           greatest(c.reltuples, 0) * s.chosen / greatest(s.looked, 1) AS chosen,
+           current_setting('hnsw.ef_search')::float8 AS ef_search
+    FROM sampled s, pg_class c WHERE c.oid = {literal:store}::regclass
+), decided AS MATERIALIZED (
+    SELECT x.chosen > %(costs)s * greatest(x.ef_search, %(limit)s * x.looked_for_each)
+               AND EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({index_text}) AND i.indisvalid) AS by_index,
+           set_config('hnsw.max_scan_tuples',
+                      least(2147483647, ceil(greatest(x.ef_search, x.chosen / %(costs)s)))::int8::text, true) AS most
+    FROM expected x
+), nearest AS MATERIALIZED (
+    SELECT {key:c}, c.chunk, c.vector {distance} %(query)s::{halfvec} AS distance
+    FROM ({candidates_to_filter}) c
+    WHERE (SELECT d.by_index FROM decided d) AND CASE WHEN c.vector IS NOT NULL THEN c.chosen END
+    ORDER BY c.vector {distance} %(query)s::{halfvec}
+    LIMIT %(candidates)s
+), best AS MATERIALIZED (
+    SELECT m.* FROM (SELECT DISTINCT ON ({key:n}) n.* FROM nearest n ORDER BY {key:n}, n.distance) m
+    ORDER BY m.distance LIMIT %(limit)s
+), found AS MATERIALIZED (
+    SELECT b.* FROM best b WHERE (SELECT count(*) FROM best) >= %(limit)s
+    UNION ALL
+    (SELECT a.* FROM ({exact}) a WHERE (SELECT count(*) FROM best) < %(limit)s)
+)
+{found};
+
+-- name: look_up_names
+-- Settings of a search with a condition, which is written as for a session of this role: names are looked up in PostgreSQL's
+-- own schema, and then in those of the role. Its plan depends on its values.
+SELECT set_config('search_path', concat_ws(', ', 'pg_catalog',
+           nullif(coalesce(current_setting('pg_qwen_embed.search_path', true), current_setting('search_path')), '')), true),
+       set_config('plan_cache_mode', 'force_custom_plan', true);
