@@ -50,13 +50,20 @@ def exact(names: Names, where: str | None) -> sql.Composed:
     return statement("search_exact", names, exact=_exact(names, sql.SQL(where) if where else ALL), found=found)
 
 
+def decide(names: Names, where: str) -> sql.Composed:
+    """Goes before `filtered`."""
+    return statement("decide_filtered", names, condition=sql.SQL(where))
+
+
 def filtered(names: Names, where: str) -> sql.Composed:
     """By the index, or without it."""
-    own = sql.SQL(where)
-    rows = statement("rows_to_filter", names, condition=own, chosen=CHOSEN)
+    rows = statement("rows_to_filter", names, condition=sql.SQL(where), chosen=CHOSEN)
     return statement(
-        "search_filtered", names, condition=own, exact=_exact(names, own), found=statement(names.layout.search_found, names),
+        "search_filtered", names,
         candidates_to_filter=statement(names.layout.search_candidates, names, rows=rows, chosen=CHOSEN),
+        best=statement(names.layout.search_best, names),
+        exact=_exact(names, sql.SQL(where)),
+        found=statement(names.layout.search_found, names),
     )  # fmt: skip
 
 

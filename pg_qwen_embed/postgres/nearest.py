@@ -1,12 +1,13 @@
 """The search of one embedding: its statements, rendered once, and their values."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
-from pg_qwen_embed.domain.query import COSTS, DEFAULT_EF_SEARCH, SAMPLE, Wanted
+from pg_qwen_embed.domain.query import COSTS, DEFAULT_EF_SEARCH, MOST_EF_SEARCH, READING, SAMPLE, TIMES, Wanted
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary, conditions, values
@@ -15,7 +16,6 @@ from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
 
-LOOK_UP_NAMES = statement("look_up_names").as_bytes(None)
 CHUNKS_FOR_EACH, MORE_CHUNKS = 4, 40  # chunks that an index finds for each row of a search with a condition
 MOST_RENDERED = 200  # statements
 
@@ -26,7 +26,7 @@ class Nearest:
     def __init__(self, embedding: Embedding) -> None:
         self.embedding = embedding
         self._names = names_of(embedding)
-        self._rendered: dict[tuple[bool, str | None], bytes] = {}
+        self._rendered: dict[tuple[bool, str | None], tuple[bytes, ...]] = {}
 
     async def is_known(self, connection: AsyncConnection) -> bool:
         """Whether the registry still says so."""
@@ -42,15 +42,15 @@ class Nearest:
         """The rows nearest to a vector, nearest first; None if the registry does not say so any more.
 
         The statements travel together and are answered together, in one transaction. Raises psycopg.Error."""
-        search = self._statement(wanted, condition)
-        given = {**self._values(query, wanted), **(condition.values if condition else {})}
+        steps = self._steps(wanted, condition)
+        settings, given = self._settings(wanted), self._values(query, wanted, condition)
         async with connection.pipeline():
-            begun = await connection.execute(self._begin, self._settings(wanted))
-            if condition is not None:
-                await connection.execute(LOOK_UP_NAMES)
+            begun = await connection.execute(self._begin, settings)
+            for step in steps[:-1]:
+                await connection.execute(step, given)
             found = connection.cursor()
             values.take_every_value(found)
-            await found.execute(search, given)
+            await found.execute(steps[-1], given)
         known, *_ = await begun.fetchone() or (False,)
         if not known:
             return None
@@ -61,39 +61,44 @@ class Nearest:
 
     def _settings(self, wanted: Wanted) -> dict[str, Any]:
         own = self.embedding
-        ef_search = None if wanted.ef_search is None else str(wanted.ef_search)
+        ef_search = wanted.ef_search or min(MOST_EF_SEARCH, max(DEFAULT_EF_SEARCH, int(TIMES * wanted.limit)))
         return {
-            "name": own.name, "instruction": own.instruction, "ef_search": ef_search,
-            "default_ef_search": DEFAULT_EF_SEARCH,
+            "name": own.name, "instruction": own.instruction, "given": wanted.ef_search is not None,
+            "ef_search": ef_search,
         }  # fmt: skip
 
-    def _values(self, query: Vectors, wanted: Wanted) -> dict[str, Any]:
+    def _values(self, query: Vectors, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
         limit = wanted.limit
         candidates = CHUNKS_FOR_EACH * limit + MORE_CHUNKS if self._names.layout.has_chunks else limit
         return {
-            "query": BinaryValue(binary.halfvec(query)), "limit": limit, "candidates": candidates, "sample": SAMPLE,
-            "costs": COSTS,
+            "query": BinaryValue(binary.halfvec(query)), "limit": limit, "candidates": candidates,
+            "ef_search": wanted.ef_search, "sample": SAMPLE, "times": TIMES, "costs": COSTS, "reading": READING,
+            **(condition.values if condition else {}),
         }  # fmt: skip
 
     @cached_property
     def _begin(self) -> bytes:
         return statement("begin_search", self._names).as_bytes(None)
 
-    def _statement(self, wanted: Wanted, condition: Condition | None) -> bytes:
-        """Rendered once for each condition, of which an application has few."""
+    def _steps(self, wanted: Wanted, condition: Condition | None) -> tuple[bytes, ...]:
+        """The statements, the search as the last. They are rendered once for each condition, of which there are few."""
         key = (wanted.exact, condition.text if condition else None)
         if key not in self._rendered:
             if len(self._rendered) >= MOST_RENDERED:
                 self._rendered.clear()
-            self._rendered[key] = self._search(*key).as_bytes(None)
+            self._rendered[key] = tuple(step.as_bytes(None) for step in self._composed(*key))
         return self._rendered[key]
 
-    def _search(self, is_exact: bool, where: str | None) -> sql.Composed:
-        if is_exact:
-            return conditions.exact(self._names, where)
+    def _composed(self, is_exact: bool, where: str | None) -> Iterator[sql.Composed]:
         if where is not None:
-            return conditions.filtered(self._names, where)
-        return statement(self._names.layout.search, self._names)
+            yield statement("look_up_names")
+        if is_exact:
+            yield conditions.exact(self._names, where)
+        elif where is not None:
+            yield conditions.decide(self._names, where)
+            yield conditions.filtered(self._names, where)
+        else:
+            yield statement(self._names.layout.search, self._names)
 
 
 def _row(columns: list[str], row: list[object]) -> dict[str, object]:

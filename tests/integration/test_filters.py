@@ -1,19 +1,11 @@
 """Searching among the rows that meet a condition: as many rows as there are, the nearest ones, in every layout."""
 
-import asyncio
-import json
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
-import psycopg
 import pytest
-from harness import LAYOUTS, READER, Harness, as_role, both_versions
-from psycopg import sql
+from harness import LAYOUTS, Harness
 
-from pg_qwen_embed import Client, Hit, UsageError
-from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
-from pg_qwen_embed.postgres import nearest
+from pg_qwen_embed import Client
 
 ROWS = 3000
 
@@ -24,9 +16,13 @@ def client(harness: Harness) -> Client:
 
 def fill(harness: Harness, layout: str, table: str = "articles") -> None:
     """likes: a permutation of 0 .. ROWS - 1; every third title is NULL."""
-    harness.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text, likes int NOT NULL, title text, \"Odd % name\" int)")
-    harness.execute(f"""INSERT INTO {table} SELECT n, 'text ' || n, n * 7 %% {ROWS}, CASE WHEN n %% 3 > 0 THEN 'a%%b' END, n
-                        FROM generate_series(1, {ROWS}) n""".replace("%%", "%"))
+    harness.execute(
+        f'CREATE TABLE {table} (id bigint PRIMARY KEY, body text, likes int NOT NULL, title text, "Odd % name" int)'
+    )
+    harness.execute(
+        f"""INSERT INTO {table} SELECT n, 'text ' || n, n * 7 %% {ROWS}, CASE WHEN n %% 3 > 0 THEN 'a%%b' END, n
+                        FROM generate_series(1, {ROWS}) n""".replace("%%", "%")
+    )
     harness.ok("attach", table, "--name", "articles", "--text", "body", *LAYOUTS[layout])
     harness.once()
 
@@ -49,12 +45,16 @@ def test_every_selectivity_gets_as_many_rows_as_there_are_and_the_nearest(harnes
     fill(harness, layout)
     with client(harness) as asking:
         for most in (ROWS, ROWS // 2, ROWS // 10, ROWS // 100, 5, 0):
+
             def chosen(n: int, most: int = most) -> bool:
                 return n * 7 % ROWS < most
+
             for limit in (10, 100):
                 wanted = expected(harness, "text 5", chosen, limit)
                 for options in ({}, {"exact": True}, {"ef_search": 400}):
-                    hits = asking.search("articles", "text 5", limit, where="likes < %(most)s", params={"most": most}, **options)
+                    hits = asking.search(
+                        "articles", "text 5", limit, where="likes < %(most)s", params={"most": most}, **options
+                    )
                     assert len(hits) == min(limit, most), (most, limit, options)
                     assert all(hit.row["likes"] < most for hit in hits)
                     ids = [hit.row["id"] for hit in hits]

@@ -225,5 +225,5 @@ SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
                WHERE e.name = %(name)s AND g.id = {id} AND e.instruction = %(instruction)s
                      AND e.source::oid = to_regclass({literal:source})::oid),
        set_config('hnsw.iterative_scan', 'strict_order', true),
-       set_config('hnsw.ef_search', coalesce(%(ef_search)s::text, greatest(
-           nullif(current_setting('hnsw.ef_search', true), '')::int, %(default_ef_search)s::int)::text), true);
+       set_config('hnsw.ef_search', greatest(%(ef_search)s::int4, CASE WHEN NOT %(given)s::boolean THEN
+           nullif(current_setting('hnsw.ef_search', true), '')::int4 END)::text, true);

@@ -54,39 +54,48 @@ ORDER BY f.distance
 WITH found AS MATERIALIZED ({exact})
 {found};
 
+-- name: decide_filtered
+-- Decides how the search that follows finds rows that meet a condition: by the index, or by comparing all that meet it.
+-- A sample of the source tells how many do; it is the same sample each time. The index has to look at `limit` divided by
+-- their share; at twice as many, and at hnsw.ef_search at least, so that it misses few of the nearest. What it
+-- does for one of them takes as long as several comparisons; to look at all rows for those that meet the condition takes
+-- time too. The index may look at as many as would be worth it if it found nothing, so that
+-- together with what follows then it takes twice as long at most.
+SELECT set_config('pg_qwen_embed.by_index', (d.worth > d.looks AND EXISTS (
+           SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({index_text}) AND i.indisvalid))::text, true),
+       set_config('hnsw.max_scan_tuples', least(2147483647, ceil(greatest(d.worth, 1)))::int8::text, true),
+       set_config('hnsw.ef_search', coalesce(%(ef_search)s::int4, least(1000, ceil(d.looks))::int4)::text, true)
+FROM (SELECT greatest(current_setting('hnsw.ef_search')::float8,
+                      %(times)s * %(limit)s * s.looked / greatest(s.chosen, 0.5)) AS looks,
+             r.count * (s.chosen / greatest(s.looked, 1) + %(reading)s) / %(costs)s AS worth
+      FROM (SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({condition}
+                   ))::float8 AS chosen
+            FROM {source} AS {own_name}
+            TABLESAMPLE SYSTEM ((SELECT least(100, 100.0 * %(sample)s / greatest(c.reltuples, 1))
+                                 FROM pg_class c WHERE c.oid = {literal:store}::regclass)) REPEATABLE (0)) s,
+           (SELECT greatest(c.reltuples, 0)::float8 AS count FROM pg_class c WHERE c.oid = {literal:store}::regclass) r) d;
+
+-- name: best_rows
+-- What the index found, for layouts with one vector a row.
+SELECT n.* FROM nearest n
+
+-- name: best_chunks
+-- The same for documents in chunks: each row with its nearest chunk.
+SELECT m.* FROM (SELECT DISTINCT ON ({key:n}) n.* FROM nearest n ORDER BY {key:n}, n.distance) m
+ORDER BY m.distance LIMIT %(limit)s
+
 -- name: search_filtered
--- Finds the nearest rows that meet a condition: by the index, or by comparing all that meet it, whichever takes less time.
--- `sampled`: how many of about a thousand rows meet it; the sample is the same each time. `decided`: the index looks at
--- about `limit` divided by that share, and at hnsw.ef_search at least; to compare a vector without it takes a fraction of
--- that time. `nearest`: the index may take as long as comparing all would take, so both together take twice as long at
--- most. Where it finds fewer rows than `limit`, there may be more: then all are compared. CASE hides from the planner
--- how many rows meet the condition: it would leave the index where it expects few.
-WITH sampled AS MATERIALIZED (
-    SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({condition}
-           ))::float8 AS chosen
-    FROM {source} AS {own_name}
-    TABLESAMPLE SYSTEM ((SELECT least(100, 100.0 * %(sample)s / greatest(c.reltuples, 1))
-                         FROM pg_class c WHERE c.oid = {literal:store}::regclass)) REPEATABLE (0)
-), expected AS MATERIALIZED (
-    SELECT s.looked / greatest(s.chosen, 0.5) AS looked_for_each,
-           greatest(c.reltuples, 0) * s.chosen / greatest(s.looked, 1) AS chosen,
-           current_setting('hnsw.ef_search')::float8 AS ef_search
-    FROM sampled s, pg_class c WHERE c.oid = {literal:store}::regclass
-), decided AS MATERIALIZED (
-    SELECT x.chosen > %(costs)s * greatest(x.ef_search, %(limit)s * x.looked_for_each)
-               AND EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({index_text}) AND i.indisvalid) AS by_index,
-           set_config('hnsw.max_scan_tuples',
-                      least(2147483647, ceil(greatest(x.ef_search, x.chosen / %(costs)s)))::int8::text, true) AS most
-    FROM expected x
-), nearest AS MATERIALIZED (
+-- Finds the nearest rows that meet a condition, as was decided before. Where the index finds fewer rows than `limit`, there
+-- may be more: then all are compared. CASE hides from the planner how many rows meet the condition: it would leave the
+-- index where it expects few.
+WITH nearest AS MATERIALIZED (
     SELECT {key:c}, c.chunk, c.vector {distance} %(query)s::{halfvec} AS distance
     FROM ({candidates_to_filter}) c
-    WHERE (SELECT d.by_index FROM decided d) AND CASE WHEN c.vector IS NOT NULL THEN c.chosen END
+    WHERE current_setting('pg_qwen_embed.by_index') = 'true' AND CASE WHEN c.vector IS NOT NULL THEN c.chosen END
     ORDER BY c.vector {distance} %(query)s::{halfvec}
     LIMIT %(candidates)s
 ), best AS MATERIALIZED (
-    SELECT m.* FROM (SELECT DISTINCT ON ({key:n}) n.* FROM nearest n ORDER BY {key:n}, n.distance) m
-    ORDER BY m.distance LIMIT %(limit)s
+    {best}
 ), found AS MATERIALIZED (
     SELECT b.* FROM best b WHERE (SELECT count(*) FROM best) >= %(limit)s
     UNION ALL
