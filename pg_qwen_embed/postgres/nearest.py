@@ -7,7 +7,16 @@ from typing import Any
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
-from pg_qwen_embed.domain.query import COSTS, DEFAULT_EF_SEARCH, MOST_EF_SEARCH, READING, SAMPLE, TIMES, Wanted
+from pg_qwen_embed.domain.query import (
+    COSTS,
+    DEFAULT_EF_SEARCH,
+    LOOKS,
+    LOOKS_FILTERED,
+    MOST_EF_SEARCH,
+    READING,
+    SAMPLE,
+    Wanted,
+)
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary, conditions, values
@@ -61,7 +70,7 @@ class Nearest:
 
     def _settings(self, wanted: Wanted) -> dict[str, Any]:
         own = self.embedding
-        ef_search = wanted.ef_search or min(MOST_EF_SEARCH, max(DEFAULT_EF_SEARCH, int(TIMES * wanted.limit)))
+        ef_search = wanted.ef_search or min(MOST_EF_SEARCH, max(DEFAULT_EF_SEARCH, int(LOOKS * wanted.limit)))
         return {
             "name": own.name, "instruction": own.instruction, "given": wanted.ef_search is not None,
             "ef_search": ef_search,
@@ -72,7 +81,7 @@ class Nearest:
         candidates = CHUNKS_FOR_EACH * limit + MORE_CHUNKS if self._names.layout.has_chunks else limit
         return {
             "query": BinaryValue(binary.halfvec(query)), "limit": limit, "candidates": candidates,
-            "ef_search": wanted.ef_search, "sample": SAMPLE, "times": TIMES, "costs": COSTS, "reading": READING,
+            "ef_search": wanted.ef_search, "sample": SAMPLE, "looks": LOOKS_FILTERED, "costs": COSTS, "reading": READING,
             **(condition.values if condition else {}),
         }  # fmt: skip
 

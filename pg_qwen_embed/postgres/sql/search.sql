@@ -57,7 +57,7 @@ WITH found AS MATERIALIZED ({exact})
 -- name: decide_filtered
 -- Decides how the search that follows finds rows that meet a condition: by the index, or by comparing all that meet it.
 -- A sample of the source tells how many do; it is the same sample each time. The index has to look at `limit` divided by
--- their share; at twice as many, and at hnsw.ef_search at least, so that it misses few of the nearest. What it
+-- their share; at several times as many, and at hnsw.ef_search at least, so that it misses few of the nearest. What it
 -- does for one of them takes as long as several comparisons; to look at all rows for those that meet the condition takes
 -- time too. The index may look at as many as would be worth it if it found nothing, so that
 -- together with what follows then it takes twice as long at most.
@@ -66,14 +66,14 @@ SELECT set_config('pg_qwen_embed.by_index', (d.worth > d.looks AND EXISTS (
        set_config('hnsw.max_scan_tuples', least(2147483647, ceil(greatest(d.worth, 1)))::int8::text, true),
        set_config('hnsw.ef_search', coalesce(%(ef_search)s::int4, least(1000, ceil(d.looks))::int4)::text, true)
 FROM (SELECT greatest(current_setting('hnsw.ef_search')::float8,
-                      %(times)s * %(limit)s * s.looked / greatest(s.chosen, 0.5)) AS looks,
+                      %(looks)s * %(limit)s * s.looked / greatest(s.chosen, 0.5)) AS looks,
              r.count * (s.chosen / greatest(s.looked, 1) + %(reading)s) / %(costs)s AS worth
       FROM (SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({condition}
                    ))::float8 AS chosen
             FROM {source} AS {own_name}
             TABLESAMPLE SYSTEM ((SELECT least(100, 100.0 * %(sample)s / greatest(c.reltuples, 1))
-                                 FROM pg_class c WHERE c.oid = {literal:store}::regclass)) REPEATABLE (0)) s,
-           (SELECT greatest(c.reltuples, 0)::float8 AS count FROM pg_class c WHERE c.oid = {literal:store}::regclass) r) d;
+                                 FROM pg_class c WHERE c.oid = {literal:indexed}::regclass)) REPEATABLE (0)) s,
+           (SELECT greatest(c.reltuples, 0)::float8 AS count FROM pg_class c WHERE c.oid = {literal:indexed}::regclass) r) d;
 
 -- name: best_rows
 -- What the index found, for layouts with one vector a row.
