@@ -1,5 +1,6 @@
 """Searching among the rows that meet a condition: as many rows as there are, the nearest ones, in every layout."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -270,3 +271,25 @@ def test_a_search_with_a_condition_is_answered_by_the_database_once(harness: Har
                 before = proxy.answers
                 assert asking.search("articles", "text", 5, **options)  # type: ignore[arg-type]
                 assert proxy.answers - before == 1
+
+
+def test_on_the_command_line_rows_are_filtered_and_columns_are_aligned(small: Harness) -> None:
+    lines = small.ok("search", "articles", "text 3", "--where", "likes >= 18", "--columns", "likes, id").splitlines()
+    assert lines[0].split() == ["distance", "likes", "id"]
+    assert sorted(line.split()[1] for line in lines[1:]) == ["18", "19"]
+    assert [line.index("likes") for line in lines[:1]] == [line.index(line.split()[1], 8) for line in lines[1:2]]
+    (hit,) = json.loads(
+        small.ok(
+            "search", "articles", "text 3", "--where", "body LIKE '%t 3'", "--exact", "--columns", "body", "--json"
+        )
+    )
+    assert hit["row"] == {"body": "text 3"}
+    assert len(small.ok("search", "articles", "text 3", "--limit", "3", "--ef-search", "10").splitlines()) == 3
+    none = small.cli("search", "articles", "text 3", "--where", "false")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert none.stderr == "articles holds no vector of a row that meets the condition\n"
+    assert 'there is no column "x"; there are: id, body' in small.refused(
+        "search", "articles", "x", "--columns", "id,x"
+    )
+    assert "syntax error" in small.refused("search", "articles", "x", "--where", "likes >")
+    assert small.cli("search", "articles", "x", "--ef-search", "1001").exit_code == 2
