@@ -32,6 +32,8 @@ MOST_RENDERED = 200  # statements
 class Nearest:
     """Searches an embedding as it was when it was read from the registry."""
 
+    costs = COSTS
+
     def __init__(self, embedding: Embedding) -> None:
         self.embedding = embedding
         self._names = names_of(embedding)
@@ -81,7 +83,7 @@ class Nearest:
         candidates = CHUNKS_FOR_EACH * limit + MORE_CHUNKS if self._names.layout.has_chunks else limit
         return {
             "query": BinaryValue(binary.halfvec(query)), "limit": limit, "candidates": candidates,
-            "ef_search": wanted.ef_search, "sample": SAMPLE, "looks": LOOKS_FILTERED, "costs": COSTS, "reading": READING,
+            "ef_search": wanted.ef_search, "sample": SAMPLE, "looks": LOOKS_FILTERED, "costs": self.costs, "reading": READING,
             **(condition.values if condition else {}),
         }  # fmt: skip
 
