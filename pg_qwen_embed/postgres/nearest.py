@@ -54,7 +54,7 @@ class Nearest:
 
         The statements travel together and are answered together, in one transaction. Raises psycopg.Error."""
         steps = self._steps(wanted, condition)
-        settings, given = self._settings(wanted), self._values(query, wanted, condition)
+        settings, given = self._settings(wanted, condition), self._values(query, wanted, condition)
         async with connection.pipeline():
             begun = await connection.execute(self._begin, settings)
             for step in steps[:-1]:
@@ -70,12 +70,12 @@ class Nearest:
         hits = [Hit(distance, _row(columns, row)) for distance, *row in rows]
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
 
-    def _settings(self, wanted: Wanted) -> dict[str, Any]:
+    def _settings(self, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
         own = self.embedding
         ef_search = wanted.ef_search or min(MOST_EF_SEARCH, max(DEFAULT_EF_SEARCH, int(LOOKS * wanted.limit)))
         return {
             "name": own.name, "instruction": own.instruction, "given": wanted.ef_search is not None,
-            "ef_search": ef_search,
+            "ef_search": ef_search, "has_condition": condition is not None,
         }  # fmt: skip
 
     def _values(self, query: Vectors, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
@@ -101,8 +101,6 @@ class Nearest:
         return self._rendered[key]
 
     def _composed(self, is_exact: bool, where: str | None) -> Iterator[sql.Composed]:
-        if where is not None:
-            yield statement("look_up_names")
         if is_exact:
             yield conditions.exact(self._names, where)
         elif where is not None:

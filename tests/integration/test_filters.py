@@ -236,7 +236,7 @@ def test_the_index_is_used_where_many_rows_meet_the_condition_and_not_where_few_
         given = searching._values(query, wanted, condition)
         with harness.connection.transaction():
             take_binary_values(harness.connection)
-            harness.connection.execute(searching._begin, searching._settings(wanted))
+            harness.connection.execute(searching._begin, searching._settings(wanted, condition))
             harness.connection.execute("SET LOCAL enable_seqscan = off")  # the table is small
             harness.connection.execute("SET LOCAL enable_sort = off")
             *steps, search = searching._steps(wanted, condition)

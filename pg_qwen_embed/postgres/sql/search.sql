@@ -102,10 +102,3 @@ WITH nearest AS MATERIALIZED (
     (SELECT a.* FROM ({exact}) a WHERE (SELECT count(*) FROM best) < %(limit)s)
 )
 {found};
-
--- name: look_up_names
--- Settings of a search with a condition, which is written as for a session of this role: names are looked up in PostgreSQL's
--- own schema, and then in those of the role. Its plan depends on its values.
-SELECT set_config('search_path', concat_ws(', ', 'pg_catalog',
-           nullif(coalesce(current_setting('pg_qwen_embed.search_path', true), current_setting('search_path')), '')), true),
-       set_config('plan_cache_mode', 'force_custom_plan', true);
