@@ -47,29 +47,31 @@ def condition_of(where: Where | None, params: Mapping[str, Any] | None) -> Condi
 def exact(names: Names, where: str | None) -> sql.Composed:
     """Compares every vector, or those of the rows that meet a condition."""
     found = statement(names.layout.search_found, names)
-    return statement("search_exact", names, exact=_exact(names, sql.SQL(where) if where else ALL), found=found)
+    return statement(
+        "search_exact", names, exact_search=_exact(names, sql.SQL(where) if where else ALL), found_hits=found
+    )
 
 
 def decide(names: Names, where: str) -> sql.Composed:
     """Goes before `filtered`."""
-    return statement("decide_filtered", names, condition=sql.SQL(where))
+    return statement("decide_filtered", names, own_condition=sql.SQL(where))
 
 
 def filtered(names: Names, where: str) -> sql.Composed:
     """By the index, or without it."""
-    rows = statement("rows_to_filter", names, condition=sql.SQL(where), chosen=CHOSEN)
+    rows = statement("rows_to_filter", names, own_condition=sql.SQL(where), chosen_column=CHOSEN)
     return statement(
         "search_filtered", names,
-        candidates_to_filter=statement(names.layout.search_candidates, names, rows=rows, chosen=CHOSEN),
-        best=statement(names.layout.search_best, names),
-        exact=_exact(names, sql.SQL(where)),
-        found=statement(names.layout.search_found, names),
+        candidates_to_filter=statement(names.layout.search_candidates, names, filtered_rows=rows, chosen_column=CHOSEN),
+        best_hits=statement(names.layout.search_best, names),
+        exact_search=_exact(names, sql.SQL(where)),
+        found_hits=statement(names.layout.search_found, names),
     )  # fmt: skip
 
 
 def _exact(names: Names, where: sql.Composable) -> sql.Composed:
-    rows = statement("rows_filtered", names, condition=where, chosen=CHOSEN)
-    candidates = statement(names.layout.search_candidates, names, rows=rows, chosen=CHOSEN)
+    rows = statement("rows_filtered", names, own_condition=where, chosen_column=CHOSEN)
+    candidates = statement(names.layout.search_candidates, names, filtered_rows=rows, chosen_column=CHOSEN)
     return statement(names.layout.search_exactly, names, candidates=candidates)
 
 

@@ -31,7 +31,7 @@ class TableLayout:
     duplicates_body = "duplicates_body"
     search_candidates = "candidates_in_store"  # of a search with a condition
     search_exactly = "exact_rows"
-    search_best = "best_rows"
+    search_best = "take_rows"
     search_found = "found_rows"
     stored = "stored_plain"  # a count of the vectors
     stored_by_row = "stored_by_row_plain"  # the store, one row for each row of the source
@@ -109,7 +109,7 @@ class ChunkedLayout(TableLayout):
     like_body = "like_chunks_body"
     duplicates_body = "duplicate_chunks_body"
     search_exactly = "exact_chunks"
-    search_best = "best_chunks"
+    search_best = "take_chunks"
     search_found = "found_chunks"
     stored = "stored_chunked"
     stored_by_row = "stored_by_row_chunked"

@@ -2,24 +2,24 @@
 
 -- name: rows_to_filter
 -- The source's rows, each with whether it meets the condition. The condition sees the columns of the source alone.
-SELECT {own_name}.*, ({condition}
-) AS {chosen} FROM {source} AS {own_name}
+SELECT {own_name}.*, ({own_condition}
+) AS {chosen_column} FROM {source} AS {own_name}
 
 -- name: rows_filtered
 -- The source's rows that meet the condition. The planner may use an index of the application's for it.
-SELECT {own_name}.*, true AS {chosen} FROM {source} AS {own_name} WHERE ({condition}
+SELECT {own_name}.*, true AS {chosen_column} FROM {source} AS {own_name} WHERE ({own_condition}
 )
 
 -- name: candidates_in_store
 -- What can be found, for layouts whose vectors are in the store: key, chunk, vector, and whether the row is chosen.
-SELECT {key:s}, {chunk_number} AS chunk, s.embedding AS vector, t.{chosen} AS chosen
-FROM ({rows}) t JOIN {store} s ON {same_key:source_key:t=key:s}
+SELECT {key:s}, {chunk_number} AS chunk, s.embedding AS vector, t.{chosen_column} AS chosen
+FROM ({filtered_rows}) t JOIN {store} s ON {same_key:source_key:t=key:s}
 WHERE s.embedding IS NOT NULL
 
 -- name: candidates_in_source
 -- The same for layout `column`.
-SELECT {source_key_as:t}, 1 AS chunk, t.{column} AS vector, t.{chosen} AS chosen
-FROM ({rows}) t
+SELECT {source_key_as:t}, 1 AS chunk, t.{column} AS vector, t.{chosen_column} AS chosen
+FROM ({filtered_rows}) t
 WHERE t.{column} IS NOT NULL
 
 -- name: exact_rows
@@ -51,8 +51,8 @@ ORDER BY f.distance
 
 -- name: search_exact
 -- Finds the nearest rows without the index.
-WITH found AS MATERIALIZED ({exact})
-{found};
+WITH found AS MATERIALIZED ({exact_search})
+{found_hits};
 
 -- name: decide_filtered
 -- Decides how the search that follows finds rows that meet a condition: by the index, or by comparing all that meet it.
@@ -68,18 +68,18 @@ SELECT set_config('pg_qwen_embed.by_index', (d.worth > d.looks AND EXISTS (
 FROM (SELECT greatest(current_setting('hnsw.ef_search')::float8,
                       %(looks)s * %(limit)s * s.looked / greatest(s.chosen, 0.5)) AS looks,
              r.count * (s.chosen / greatest(s.looked, 1) + %(reading)s) / %(costs)s AS worth
-      FROM (SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({condition}
+      FROM (SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({own_condition}
                    ))::float8 AS chosen
             FROM {source} AS {own_name}
             TABLESAMPLE SYSTEM ((SELECT least(100, 100.0 * %(sample)s / greatest(c.reltuples, 1))
                                  FROM pg_class c WHERE c.oid = {literal:indexed}::regclass)) REPEATABLE (0)) s,
            (SELECT greatest(c.reltuples, 0)::float8 AS count FROM pg_class c WHERE c.oid = {literal:indexed}::regclass) r) d;
 
--- name: best_rows
+-- name: take_rows
 -- What the index found, for layouts with one vector a row.
 SELECT n.* FROM nearest n
 
--- name: best_chunks
+-- name: take_chunks
 -- The same for documents in chunks: each row with its nearest chunk.
 SELECT m.* FROM (SELECT DISTINCT ON ({key:n}) n.* FROM nearest n ORDER BY {key:n}, n.distance) m
 ORDER BY m.distance LIMIT %(limit)s
@@ -95,10 +95,10 @@ WITH nearest AS MATERIALIZED (
     ORDER BY c.vector {distance} %(query)s::{halfvec}
     LIMIT %(candidates)s
 ), best AS MATERIALIZED (
-    {best}
+    {best_hits}
 ), found AS MATERIALIZED (
     SELECT b.* FROM best b WHERE (SELECT count(*) FROM best) >= %(limit)s
     UNION ALL
-    (SELECT a.* FROM ({exact}) a WHERE (SELECT count(*) FROM best) < %(limit)s)
+    (SELECT a.* FROM ({exact_search}) a WHERE (SELECT count(*) FROM best) < %(limit)s)
 )
-{found};
+{found_hits};
