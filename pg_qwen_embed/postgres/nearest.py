@@ -23,6 +23,7 @@ from pg_qwen_embed.postgres import binary, conditions, values
 from pg_qwen_embed.postgres.conditions import Condition
 from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue
 from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.one_request import one_request
 from pg_qwen_embed.postgres.sql import statement
 
 CHUNKS_FOR_EACH, MORE_CHUNKS = 4, 40  # chunks that an index finds for each row of a search with a condition
@@ -55,7 +56,7 @@ class Nearest:
         The statements travel together and are answered together, in one transaction. Raises psycopg.Error."""
         steps = self._steps(wanted, condition)
         settings, given = self._settings(wanted, condition), self._values(query, wanted, condition)
-        async with connection.pipeline():
+        async with one_request(connection):
             begun = await connection.execute(self._begin, settings)
             for step in steps[:-1]:
                 await connection.execute(step, given)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import psycopg
 import pytest
 from harness import Harness, eventually
+from pooler import Pooler
 from proxy import Proxy
 from psycopg.conninfo import make_conninfo
 
@@ -296,3 +298,19 @@ def test_a_loop_that_ends_closes_the_connections_of_the_client_in_it(filled: Har
 
     assert [asyncio.run(search()) for _ in range(3)] == [4, 4, 4]
     eventually(lambda: not connections(filled))
+
+
+async def test_clients_search_through_a_pooler_in_transaction_mode(filled: Harness) -> None:
+    """Settings of a search reach no other client, and no statement is prepared in a session of others."""
+    info = filled.connection.info
+    with Pooler(f"{info.host}/.s.PGSQL.{info.port}").running() as pooler:
+        url = make_conninfo(filled.url, host="127.0.0.1", port=pooler.port, sslmode="disable", gssencmode="disable")
+        async with asking(filled, url) as one, asking(filled, url) as other:
+            for number in range(12):
+                for client in (one, other):
+                    assert len(await client.search("articles", f"text {number}", ef_search=77)) == 4
+                    assert len(await client.search("articles", "text", where="id <= %(n)s", params={"n": 3})) == 3
+            with psycopg.connect(url, autocommit=True) as connection:
+                for name in ("hnsw.ef_search", "hnsw.iterative_scan", "plan_cache_mode"):
+                    (value,) = connection.execute("SELECT current_setting(%s)", [name]).fetchone() or ("",)
+                    assert value in ("40", "off", "auto")
