@@ -15,7 +15,9 @@ prepared (psycopg's default: after five executions), except those that are plann
 
 Filter: one row in a hundred, with hnsw.iterative_scan = strict_order. Chunks: a tenth of the rows, in two chunks each. The
 hand-written SQL takes the best chunk of each row among the nearest 40 chunks, and of these the first ten, with their texts
-and whether they are stale. The function returns the same, and always ten."""
+and whether they are stale. The function returns the same, and always ten.
+
+Then filters.py measures searches with a condition."""
 
 import random
 import statistics
@@ -25,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import LiteralString
 
+import filters
 import harness
 import numpy as np
 import psycopg
@@ -40,6 +43,7 @@ from pg_qwen_embed.postgres.connection import BinaryValue, Connection, connect
 
 LIMIT = 10
 CATEGORIES = 100
+LIKES = 7919  # a prime, so that each row has another number of likes
 PARAGRAPH, CHUNK_TOKENS = 600, 256  # characters; the worker counts three as a token, so two paragraphs do not fit
 CHECKED = 3  # queries
 INDEX = "hnsw"
@@ -136,10 +140,12 @@ def _as_stored(vectors: Vectors) -> Vectors:
 def load(url: str, rows: int, articles: int) -> None:
     """Documents begin with the number of their vector, and so does each paragraph of an article."""
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE documents (id bigint PRIMARY KEY, body text NOT NULL, category int NOT NULL)")
+        cursor.execute(
+            "CREATE TABLE documents (id bigint PRIMARY KEY, body text NOT NULL, category int NOT NULL, likes int NOT NULL)"
+        )
         with cursor.copy("COPY documents FROM STDIN") as copy:
             for number, text in enumerate(texts.documents(rows)):
-                copy.write_row((number, f"{number} {text}", number % CATEGORIES))
+                copy.write_row((number, f"{number} {text}", number % CATEGORIES, number * LIKES % rows))
         cursor.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text NOT NULL)")
         with cursor.copy("COPY articles FROM STDIN") as copy:
             paragraphs = [
@@ -236,6 +242,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--filtered", type=int, default=32, help="queries of each selectivity (filters.py)")
     wanted = parser.parse_args()
     articles = wanted.rows // 10
     vectors = clustered(wanted.rows + wanted.queries, wanted.dimensions)
@@ -249,15 +256,17 @@ def main() -> None:
         environment = harness.environment(url, server_url)
         load(url, wanted.rows, articles)
         assert harness.run(["init"], environment).status == 0
-        common = ("--text", "body", "--dimensions", str(wanted.dimensions))
+        common = ("--text", "body", "--dimensions", str(wanted.dimensions), "--view-columns", "all")
         seconds = fill(environment, "documents", *common)
         fill(environment, "articles", *common, "--chunk-tokens", str(CHUNK_TOKENS))
         with connect(url, "benchmark") as connection:
+            connection.execute("SET search_path = public")  # for SQL as an application writes it
             _index(connection, seconds, wanted.rows, found)
             assert connection.execute("SELECT count(*) FROM _qwen_embed.store_2").fetchone() == (2 * articles,)
             bench = Bench(connection, queries, exact_answers(rows, queries, articles), found)
             bench.check()
             bench.measure(variants(), wanted.rounds)
+        filters.measure(url, server_url, queries[: wanted.filtered], wanted.rows, found)
         record.report("queries", wanted, url, found.figures())
 
 

@@ -17,6 +17,7 @@ from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
 from pg_qwen_embed.domain.source import Column, QualifiedName, Source
 from pg_qwen_embed.domain.spec import Chunking, Spec, StoreKind
 from pg_qwen_embed.postgres import ddl, interface, queries
+from pg_qwen_embed.postgres.conditions import CHOSEN
 from pg_qwen_embed.postgres.connection import as_text
 from pg_qwen_embed.postgres.grants import groups, subject_of
 from pg_qwen_embed.postgres.key_names import identifier
@@ -128,6 +129,19 @@ def first_of_each(commands: Iterable[sql.Composed]) -> dict[str, str]:
     return texts
 
 
+# The pieces of a search with a condition, by the names of the statements that they come from.
+SEARCHING: dict[str, sql.Composable] = {
+    "own_condition": sql.SQL("likes > 10"),
+    "chosen_column": CHOSEN,
+    "filtered_rows": sql.SQL("... rows_filtered"),
+    "candidates": sql.SQL("... candidates_in_store"),
+    "candidates_to_filter": sql.SQL("... candidates_in_store, with rows_to_filter"),
+    "exact_search": sql.SQL("... exact_rows"),
+    "best_hits": sql.SQL("... take_rows"),
+    "found_hits": sql.SQL("... found_rows"),
+}
+
+
 def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
     """The placeholders that a statement gets where it is used."""
     index, partition = names.index, sql.Identifier("public", "articles_2026")
@@ -186,6 +200,7 @@ def of_an_application(names: Names) -> dict[str, sql.Composable]:
         "arguments": sql.SQL("%(text)s::text, %(most)s::integer"),
         "shown": sql.SQL("to_json(t.id), to_json(t.body)"),
         "condition": sql.SQL("t.id > %(filter0)s::text::bigint"),
+        **SEARCHING,
     }
 
 

@@ -1,9 +1,13 @@
 """`search`: prints the hits; search/client.py embeds the query and runs the search."""
 
+from collections.abc import Iterator, Sequence
+
 import click
 
 from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.foreign import shown
+from pg_qwen_embed.domain.query import MOST_EF_SEARCH
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.search.client import Client
 from pg_qwen_embed.settings import Settings
@@ -15,21 +19,59 @@ SNIPPET = 100  # characters of a value shown in a terminal
 @click.argument("name")
 @click.argument("text")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1), help="Number of rows.")
+@click.option("--where", metavar="CONDITION", help="Only rows that meet this SQL condition, like 'likes > 10'.")
+@click.option("--columns", metavar="NAMES", help="Show these columns, aligned; separate them by commas.")
+@click.option("--exact", is_flag=True, help="Compare every vector, without the index.")
+@click.option(
+    "--ef-search", metavar="N", type=click.IntRange(1, MOST_EF_SEARCH),
+    help="How many candidates a search of the index keeps.  [default: 100, more for a large limit]",
+)  # fmt: skip
 @json_option
 @with_settings("database_url", "server_url", "ca_file")
-def search(settings: Settings, name: str, text: str, limit: int, as_json: bool) -> None:
+def search(
+    settings: Settings, name: str, text: str, limit: int, where: str | None, columns: str | None, exact: bool,
+    ef_search: int | None, as_json: bool,
+) -> None:  # fmt: skip
     """Find the rows of NAME nearest to TEXT, nearest first."""
     with Client(settings.database_url, server_url=settings.server_list, ca_file=settings.ca_file) as client:
-        hits = client.search(name, text, limit)
+        hits = client.search(name, text, limit, where=where, exact=exact, ef_search=ef_search)
+    chosen = _chosen(hits, columns)
     if as_json:
-        print_json([{"distance": hit.distance, "row": hit.row} for hit in hits])
+        print_json([{"distance": hit.distance, "row": {one: hit.row[one] for one in chosen}} for hit in hits])
         return
-    for hit in hits:
-        say(_line(hit))
+    for line in map(_line, hits) if columns is None else _aligned(hits, chosen):
+        say(line)
     if not hits:
-        say(f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}", err=True)
+        say(_nothing(name, where), err=True)
+
+
+def _nothing(name: str, where: str | None) -> str:
+    if where is None:
+        return f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}"
+    return f"{name} holds no vector of a row that meets the condition"
+
+
+def _chosen(hits: Sequence[Hit], columns: str | None) -> list[str]:
+    """The columns to show. Raises UsageError for one that the rows do not have."""
+    there = list(hits[0].row) if hits else []
+    if columns is None or not hits:
+        return there
+    wanted = [one if one in there else one.strip() for one in columns.split(",")]
+    for one in wanted:
+        if one not in there:
+            raise UsageError(f'there is no column "{one}"; there are: {", ".join(there)}')
+    return wanted
 
 
 def _line(hit: Hit) -> str:
     values = "  ".join(f"{shown(name)}={shown(value, SNIPPET)}" for name, value in hit.row.items())
     return f"{hit.distance:.4f}  {values}"
+
+
+def _aligned(hits: Sequence[Hit], columns: Sequence[str]) -> Iterator[str]:
+    """A line of names, and one for each hit."""
+    lines = [["distance", *map(shown, columns)]]
+    lines += [[f"{hit.distance:.4f}", *(shown(hit.row[one], SNIPPET) for one in columns)] for hit in hits]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if hits else []
+    for line in lines if hits else []:
+        yield "  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip()

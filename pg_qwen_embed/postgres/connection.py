@@ -139,9 +139,13 @@ async def connect_async(url: str, purpose: str, configure: Configure | None = No
 
 
 async def configure_client(connection: AsyncConnection) -> None:
-    """For a client of an application."""
+    """For a client of an application. Behind a pooler, which is known by its made-up process id, nothing is prepared: the
+    next transaction may be another session's."""
     take_binary_values(connection)
-    await connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
+    cursor = await connection.execute(statement("configure_session"), {"pid": connection.info.backend_pid})
+    (own_path, *_) = await cursor.fetchone() or (None,)
+    if own_path is None:
+        connection.prepare_threshold = None
 
 
 def pool(url: str, purpose: str, *, least: int, most: int) -> Pool:

@@ -81,6 +81,16 @@ class ObjectNames:
             return QualifiedName(self.target.source.table.schema, f"qwen_embed_{name}")
         return QualifiedName(INTERNAL_SCHEMA, name)
 
+    @property
+    def index_text(self) -> sql.Literal:
+        """The index as text, for to_regclass()."""
+        return sql.Literal(identifier(self.index).as_string(None))
+
+    @property
+    def own_name(self) -> sql.Identifier:
+        """What a condition on the source's rows may call it."""
+        return sql.Identifier(self.target.source.table.name)
+
     def literal(self, kind: str) -> sql.Literal:
         """`{literal:store}`: the name of an object as text, for ::regclass."""
         return sql.Literal(getattr(self, kind).as_string(None))

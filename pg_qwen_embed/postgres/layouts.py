@@ -29,6 +29,10 @@ class TableLayout:
     search_body = "search_body"
     like_body = "like_body"
     duplicates_body = "duplicates_body"
+    search_candidates = "candidates_in_store"  # of a search with a condition
+    search_exactly = "exact_rows"
+    search_best = "take_rows"
+    search_found = "found_rows"
     stored = "stored_plain"  # a count of the vectors
     stored_by_row = "stored_by_row_plain"  # the store, one row for each row of the source
     stored_of_page = "stored_of_page_plain"  # the same, joined to a page of keys
@@ -77,6 +81,7 @@ class ColumnLayout(TableLayout):
     write = "write_column"
     clear = "clear_column"
     search = "search_column"
+    search_candidates = "candidates_in_source"
     in_source = True
 
     def has_vector(self, column: sql.Identifier) -> sql.Composable:
@@ -103,6 +108,9 @@ class ChunkedLayout(TableLayout):
     search_body = "search_chunks_body"
     like_body = "like_chunks_body"
     duplicates_body = "duplicate_chunks_body"
+    search_exactly = "exact_chunks"
+    search_best = "take_chunks"
+    search_found = "found_chunks"
     stored = "stored_chunked"
     stored_by_row = "stored_by_row_chunked"
     stored_of_page = "stored_of_page_chunked"

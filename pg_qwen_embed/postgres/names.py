@@ -167,6 +167,10 @@ class Names(CallNames):
         return self.layout.first_chunk
 
     @property
+    def chunk_number(self) -> sql.Composable:
+        return sql.SQL("s.chunk" if self.layout.has_chunks else "1")
+
+    @property
     def whole(self) -> sql.Composable:
         return self.layout.whole
 

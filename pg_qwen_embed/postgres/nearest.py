@@ -1,26 +1,44 @@
 """The search of one embedding: its statements, rendered once, and their values."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
-from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH, Wanted
+from pg_qwen_embed.domain.query import (
+    COSTS,
+    DEFAULT_EF_SEARCH,
+    LOOKS,
+    LOOKS_FILTERED,
+    MOST_EF_SEARCH,
+    READING,
+    SAMPLE,
+    Wanted,
+)
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.vectors import Vectors
-from pg_qwen_embed.postgres import binary, values
+from pg_qwen_embed.postgres import binary, conditions, values
+from pg_qwen_embed.postgres.conditions import Condition
 from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue
 from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.one_request import one_request
 from pg_qwen_embed.postgres.sql import statement
+
+CHUNKS_FOR_EACH, MORE_CHUNKS = 4, 40  # chunks that an index finds for each row of a search with a condition
+MOST_RENDERED = 200  # statements
 
 
 class Nearest:
     """Searches an embedding as it was when it was read from the registry."""
 
+    costs = COSTS
+
     def __init__(self, embedding: Embedding) -> None:
         self.embedding = embedding
         self._names = names_of(embedding)
+        self._rendered: dict[tuple[bool, str | None], tuple[bytes, ...]] = {}
 
     async def is_known(self, connection: AsyncConnection) -> bool:
         """Whether the registry still says so."""
@@ -30,16 +48,21 @@ class Nearest:
         )
         return (await cursor.fetchone()) == (True,)
 
-    async def search(self, connection: AsyncConnection, query: Vectors, wanted: Wanted) -> list[Hit] | None:
+    async def search(
+        self, connection: AsyncConnection, query: Vectors, wanted: Wanted, condition: Condition | None
+    ) -> list[Hit] | None:
         """The rows nearest to a vector, nearest first; None if the registry does not say so any more.
 
         The statements travel together and are answered together, in one transaction. Raises psycopg.Error."""
-        async with connection.pipeline():
-            begun = await connection.execute(self._begin, self._settings(wanted))
+        steps = self._steps(wanted, condition)
+        settings, given = self._settings(wanted, condition), self._values(query, wanted, condition)
+        async with one_request(connection):
+            begun = await connection.execute(self._begin, settings)
+            for step in steps[:-1]:
+                await connection.execute(step, given)
             found = connection.cursor()
             values.take_every_value(found)
-            given = {"query": BinaryValue(binary.halfvec(query)), "limit": wanted.limit}
-            await found.execute(self._search, given)
+            await found.execute(steps[-1], given)
         known, *_ = await begun.fetchone() or (False,)
         if not known:
             return None
@@ -48,21 +71,44 @@ class Nearest:
         hits = [Hit(distance, _row(columns, row)) for distance, *row in rows]
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
 
-    def _settings(self, wanted: Wanted) -> dict[str, Any]:
+    def _settings(self, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
         own = self.embedding
-        ef_search = None if wanted.ef_search is None else str(wanted.ef_search)
+        ef_search = wanted.ef_search or min(MOST_EF_SEARCH, max(DEFAULT_EF_SEARCH, int(LOOKS * wanted.limit)))
         return {
-            "name": own.name, "instruction": own.instruction, "ef_search": ef_search,
-            "default_ef_search": DEFAULT_EF_SEARCH,
+            "name": own.name, "instruction": own.instruction, "given": wanted.ef_search is not None,
+            "ef_search": ef_search, "has_condition": condition is not None,
+        }  # fmt: skip
+
+    def _values(self, query: Vectors, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
+        limit = wanted.limit
+        candidates = CHUNKS_FOR_EACH * limit + MORE_CHUNKS if self._names.layout.has_chunks else limit
+        return {
+            "query": BinaryValue(binary.halfvec(query)), "limit": limit, "candidates": candidates,
+            "ef_search": wanted.ef_search, "sample": SAMPLE, "looks": LOOKS_FILTERED, "costs": self.costs, "reading": READING,
+            **(condition.values if condition else {}),
         }  # fmt: skip
 
     @cached_property
-    def _begin(self) -> sql.Composed:
-        return statement("begin_search", self._names)
+    def _begin(self) -> bytes:
+        return statement("begin_search", self._names).as_bytes(None)
 
-    @cached_property
-    def _search(self) -> sql.Composed:
-        return statement(self._names.layout.search, self._names)
+    def _steps(self, wanted: Wanted, condition: Condition | None) -> tuple[bytes, ...]:
+        """The statements, the search as the last. They are rendered once for each condition, of which there are few."""
+        key = (wanted.exact, condition.text if condition else None)
+        if key not in self._rendered:
+            if len(self._rendered) >= MOST_RENDERED:
+                self._rendered.clear()
+            self._rendered[key] = tuple(step.as_bytes(None) for step in self._composed(*key))
+        return self._rendered[key]
+
+    def _composed(self, is_exact: bool, where: str | None) -> Iterator[sql.Composed]:
+        if is_exact:
+            yield conditions.exact(self._names, where)
+        elif where is not None:
+            yield conditions.decide(self._names, where)
+            yield conditions.filtered(self._names, where)
+        else:
+            yield statement(self._names.layout.search, self._names)
 
 
 def _row(columns: list[str], row: list[object]) -> dict[str, object]:

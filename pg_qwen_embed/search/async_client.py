@@ -14,17 +14,18 @@ from typing import Any, TypeVar
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DatabaseUnavailable, Error, UsageError
+from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.query import BLANK, Wanted, query_texts, query_vector
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.texts import is_storable
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.client_pool import PURPOSE
-from pg_qwen_embed.postgres.connection import AsyncConnection, connect, lost
+from pg_qwen_embed.postgres.conditions import Condition, Where, condition_of
+from pg_qwen_embed.postgres.connection import AsyncConnection, connect, first_line, lost
 from pg_qwen_embed.postgres.nearest import Nearest
 from pg_qwen_embed.search.opened import Lives, Opened
 from pg_qwen_embed.search.servers import Servers
@@ -98,7 +99,7 @@ class AsyncClient:
         query: str | Sequence[float] | NDArray[Any],
         limit: int = 10,
         *,
-        where: str | sql.Composable | None = None,
+        where: Where | None = None,
         params: Mapping[str, Any] | None = None,
         mode: str = "vector",
         exact: bool = False,
@@ -106,11 +107,11 @@ class AsyncClient:
     ) -> list[Hit]:
         """The `limit` rows nearest to a query, nearest first: each row's columns and its distance.
 
-        query: a text, or a vector. exact: compare every vector, without the index. ef_search: how many candidates a search
-        of the index keeps. Raises as `embed_query`, and UsageError for what cannot be searched."""
-        wanted = Wanted(limit, mode, exact, ef_search)
-        if where is not None or params is not None or exact:
-            raise UsageError("search has no filters yet")
+        query: a text, or a vector. where: an SQL condition on the source's columns; it is code of the application, never of
+        its users, whose values go into `params` (`where="likes > %(least)s", params={"least": 10}`). exact: compare every
+        vector, without the index. ef_search: how many candidates a search of the index keeps. Raises as `embed_query`, and
+        UsageError for what cannot be searched."""
+        wanted, condition = Wanted(limit, mode, exact, ef_search), condition_of(where, params)
         if isinstance(query, str):
             _check_text(query)
         opened = await self._open()
@@ -120,19 +121,24 @@ class AsyncClient:
                 vector = await self._unless_changed(opened, known, opened.servers.query(known.embedding.target, query))
             else:
                 vector = query_vector(name, known.embedding.live.spec, query)
-            hits = None if vector is None else await self._search(opened, known, vector, wanted)
+            hits = None if vector is None else await self._search(opened, known, vector, wanted, condition)
             if hits is not None:
                 return hits
             self._forget(known)
 
-    async def _search(self, opened: Opened, known: Nearest, vector: Vectors, wanted: Wanted) -> list[Hit] | None:
+    async def _search(
+        self, opened: Opened, known: Nearest, vector: Vectors, wanted: Wanted, condition: Condition | None
+    ) -> list[Hit] | None:
         """None: it has changed since it was read, attached again, say, or pgvector moved to another schema."""
         try:
-            return await self._ask(opened, lambda connection: known.search(connection, vector, wanted))
-        except psycopg.ProgrammingError:
-            if await self._look_up(known.embedding.name) == known.embedding:
+            return await self._ask(opened, lambda connection: known.search(connection, vector, wanted, condition))
+        except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+            if await self._look_up(known.embedding.name) != known.embedding:
+                return None
+            if condition is None:
                 raise
-            return None
+            raise UsageError(f"{known.embedding.name} cannot be searched with the condition {shown(condition.written, 100)!r}: "
+                             f"{first_line(error)}") from None  # fmt: skip
 
     async def _confirmed(self, opened: Opened, name: str, embed: Callable[[Nearest], Awaitable[Vectors]]) -> Vectors:
         """Vectors of the embedding as it is now: that is confirmed while the server works."""

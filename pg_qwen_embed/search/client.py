@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from psycopg import sql
 
 from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.postgres.conditions import Where
 from pg_qwen_embed.search.async_client import AsyncClient
 from pg_qwen_embed.search.background import Background
 from pg_qwen_embed.search.opened import leave_to_parent
@@ -82,7 +82,7 @@ class Client:
         query: str | Sequence[float] | NDArray[Any],
         limit: int = 10,
         *,
-        where: str | sql.Composable | None = None,
+        where: Where | None = None,
         params: Mapping[str, Any] | None = None,
         mode: str = "vector",
         exact: bool = False,
@@ -90,8 +90,10 @@ class Client:
     ) -> list[Hit]:
         """The `limit` rows nearest to a query, nearest first: each row's columns and its distance.
 
-        query: a text, or a vector. exact: compare every vector, without the index. ef_search: how many candidates a search
-        of the index keeps. Raises as `embed_query`, and UsageError for what cannot be searched."""
+        query: a text, or a vector. where: an SQL condition on the source's columns; it is code of the application, never of
+        its users, whose values go into `params` (`where="likes > %(least)s", params={"least": 10}`). exact: compare every
+        vector, without the index. ef_search: how many candidates a search of the index keeps. Raises as `embed_query`, and
+        UsageError for what cannot be searched."""
         return self._background.run(
             self._asking.search(
                 name, query, limit, where=where, params=params, mode=mode, exact=exact, ef_search=ef_search

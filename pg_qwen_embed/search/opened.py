@@ -1,7 +1,7 @@
 """What a client has open in one event loop, and for how long.
 
-It is open for the life of an asynchronous generator. Python ends such a generator when its event loop ends and when
-nobody holds it any more, always in its own loop. So a client that was never closed leaves nothing open there."""
+It is open for the life of an asynchronous generator, which asyncio ends when its event loop ends. So a client that was
+never closed leaves nothing open there."""
 
 import asyncio
 import ctypes
@@ -18,11 +18,17 @@ class Opened:
         self.reading = asyncio.Lock()  # the registry is read by one task
 
 
+Life = AsyncGenerator[None, None]
+
+_left: set[Life] = set()  # of clients that are gone; held here until their loops have ended them
+_ending: set[asyncio.Task[None]] = set()  # the loop itself holds no task
+
+
 class Lives:
-    """What a client has open in each event loop. It must not be part of a cycle: see `leave`."""
+    """What a client has open in each event loop. It holds no client."""
 
     def __init__(self) -> None:
-        self._by_loop: dict[asyncio.AbstractEventLoop, tuple[Opened, AsyncGenerator[None, None]]] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, tuple[Opened, Life]] = {}
 
     def here(self) -> Opened | None:
         """What is open in the running loop."""
@@ -48,7 +54,12 @@ class Lives:
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_end(life), loop))
 
     def leave(self) -> None:
-        """Nobody holds the client any more: each loop ends its generator, now that nobody holds it either."""
+        """The client is gone, in whichever thread. A loop that ends before it gets to its task ends the generator itself."""
+        _left.difference_update([life for life in _left if _has_ended(life)])
+        for loop, (_, life) in self._by_loop.items():
+            if not loop.is_closed():
+                _left.add(life)
+                loop.call_soon_threadsafe(_begin_to_end, loop, life)
         self._by_loop.clear()
 
     def leave_to_parent(self) -> None:
@@ -59,7 +70,7 @@ class Lives:
         self._by_loop.clear()
 
 
-async def _live(opened: Opened) -> AsyncGenerator[None, None]:
+async def _live(opened: Opened) -> Life:
     await opened.servers.open()
     try:
         yield
@@ -68,8 +79,18 @@ async def _live(opened: Opened) -> AsyncGenerator[None, None]:
         await opened.servers.close()
 
 
-async def _end(life: AsyncGenerator[None, None]) -> None:
+def _has_ended(life: Life) -> bool:
+    return getattr(life, "ag_frame", None) is None
+
+
+def _begin_to_end(loop: asyncio.AbstractEventLoop, life: Life) -> None:
+    _ending.add(task := loop.create_task(_end(life)))
+    task.add_done_callback(_ending.discard)
+
+
+async def _end(life: Life) -> None:
     await life.aclose()
+    _left.discard(life)
 
 
 def leave_to_parent(inherited: object) -> None:

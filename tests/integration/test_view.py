@@ -67,7 +67,13 @@ def test_search_is_planned_with_the_index(large: Harness) -> None:
     vector = json.dumps(large.server.vector("text 5").tolist())
     with large.connection.transaction():
         names = names_of(large.embedding())
-        settings = {"name": "articles", "instruction": "", "ef_search": None, "default_ef_search": DEFAULT_EF_SEARCH}
+        settings = {
+            "name": "articles",
+            "instruction": "",
+            "ef_search": DEFAULT_EF_SEARCH,
+            "given": False,
+            "has_condition": False,
+        }
         large.connection.execute(statement("begin_search", names), settings)
         query = b"EXPLAIN " + statement(names.layout.search, names).as_bytes(large.connection)
         plan = "\n".join(line for (line,) in large.connection.execute(query, {"query": vector, "limit": 10}))

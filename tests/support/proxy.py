@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 SO_ATTACH_FILTER = 26  # Linux; Python has no name for it
 DROP = struct.pack("HBBI", 6, 0, 0, 0)  # one instruction of BPF: keep nothing of the packet
 
+READY = b"Z\0\0\0\5"  # ReadyForQuery, the last message of an answer; one byte follows
+
 
 @dataclass
 class Proxy:
@@ -20,6 +22,7 @@ class Proxy:
     target: str | tuple[str, int]  # the path of a Unix socket, or an address
     mode: str = "pass"
     port: int = 0
+    answers: int = 0  # how often PostgreSQL said that it is ready for the next request, on connections without TLS
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -71,7 +74,7 @@ class Proxy:
         pair = {writer, downstream}
         self._writers |= pair
         try:
-            await asyncio.gather(self._pump(reader, downstream), self._pump(upstream, writer))
+            await asyncio.gather(self._pump(reader, downstream), self._pump(upstream, writer, count=True))
         finally:
             self._writers -= pair
             for end in pair:
@@ -89,9 +92,10 @@ class Proxy:
             return await asyncio.open_unix_connection(self.target)
         return await asyncio.open_connection(*self.target)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool = False) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                self.answers += count and data[-6:-1] == READY
                 if self.mode == "delay":
                     await asyncio.sleep(0.3)
                 if self.mode == "swallow":

@@ -220,10 +220,15 @@ JOIN {source} t ON {same_key:source_key:t=key:e};
 -- generation, its instruction, and its table. They are one statement, so that a search needs one answer of the database.
 -- The iterative scan lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later). Without it a limit
 -- above hnsw.ef_search, or a filter, returns fewer rows than there are. A larger ef_search of the session's own counts.
+-- A condition is written as for a session of this role: names are looked up in PostgreSQL's own schema, and then in those
+-- of the role. The plan depends on its values.
 SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
                JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
                WHERE e.name = %(name)s AND g.id = {id} AND e.instruction = %(instruction)s
                      AND e.source::oid = to_regclass({literal:source})::oid),
        set_config('hnsw.iterative_scan', 'strict_order', true),
-       set_config('hnsw.ef_search', coalesce(%(ef_search)s::text, greatest(
-           nullif(current_setting('hnsw.ef_search', true), '')::int, %(default_ef_search)s::int)::text), true);
+       set_config('hnsw.ef_search', greatest(%(ef_search)s::int4, CASE WHEN NOT %(given)s::boolean THEN
+           nullif(current_setting('hnsw.ef_search', true), '')::int4 END)::text, true),
+       CASE WHEN %(has_condition)s::boolean THEN set_config('search_path', concat_ws(', ', 'pg_catalog',
+           nullif(coalesce(current_setting('pg_qwen_embed.search_path', true), current_setting('search_path')), '')), true) END,
+       CASE WHEN %(has_condition)s::boolean THEN set_config('plan_cache_mode', 'force_custom_plan', true) END;
