@@ -45,21 +45,28 @@ WORDS = rf"""
     END $$
 """
 
+# A query of plain words wants any of them: documents with more of them rank higher. With a quote or a minus it is taken as
+# websearch_to_tsquery() takes it, and wants all of its parts.
+ANY = "regexp_replace(("
+ANY_END = ")::text, CASE WHEN any_word THEN ' (&|<->|<[0-9]+>) ' ELSE '$.' END, ' | ', 'g')::tsquery"
+
 # The pairs AB BC of a run ABC; of a single character, every word that begins with it. \x01 and \x02 enclose a run, so that
 # the characters at its ends can be told. Outside of quotes a run after a minus is excluded as a whole.
 WORDS_QUERY = rf"""
-    CREATE FUNCTION _qwen_embed.words_query(configuration text, query text) RETURNS tsquery
+    CREATE FUNCTION qwen_embed.words_query(configuration text, query text) RETURNS tsquery
     LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     DECLARE
         pieces text[];
         piece text;
+        any_word boolean;
     BEGIN
         IF query !~ '\S' THEN
             RAISE EXCEPTION 'the query is blank: there is nothing to search for' USING ERRCODE = 'invalid_parameter_value';
         END IF;
         query := left(query, 10000);
+        any_word := query !~ '"|(^|\s)-\S';
         IF configuration <> 'cjk' THEN
-            RETURN websearch_to_tsquery(configuration::regconfig, query);
+            RETURN {ANY}websearch_to_tsquery(configuration::regconfig, query){ANY_END};
         END IF;
         pieces := string_to_array(translate(normalize(query, NFKC), E'\x01\x02', '  '), '"');
         FOR n IN 1 .. cardinality(pieces) LOOP
@@ -72,13 +79,13 @@ WORDS_QUERY = rf"""
             END IF;
             pieces[n] := translate(piece, E'\x01\x02', '  ');
         END LOOP;
-        RETURN regexp_replace(websearch_to_tsquery('pg_catalog.simple', array_to_string(pieces, '"'))::text,
-                              '''([{SCRIPTS}])''', '''\1'':*', 'g')::tsquery;
+        RETURN {ANY}regexp_replace(websearch_to_tsquery('pg_catalog.simple', array_to_string(pieces, '"'))::text,
+                              '''([{SCRIPTS}])''', '''\1'':*', 'g'){ANY_END};
     END $$
 """
 COMMENTS = {
-    "words(text, text)": "The words of a document; empty where PostgreSQL cannot tell them, NULL without the configuration",
-    "words_query(text, text)": "The words that a query in the syntax of websearch_to_tsquery() wants",
+    "_qwen_embed.words(text, text)": "The words of a document; empty where PostgreSQL cannot tell them, NULL without the configuration",
+    "qwen_embed.words_query(text, text)": "The words that a query in the syntax of websearch_to_tsquery() wants",
 }
 
 
@@ -86,9 +93,9 @@ def upgrade() -> None:
     op.execute(WORDS)
     op.execute(WORDS_QUERY)
     for function, purpose in COMMENTS.items():
-        op.execute(f"COMMENT ON FUNCTION _qwen_embed.{function} IS '{purpose}'")
+        op.execute(f"COMMENT ON FUNCTION {function} IS '{purpose}'")
 
 
 def downgrade() -> None:
     for function in COMMENTS:
-        op.execute(f"DROP FUNCTION _qwen_embed.{function}")
+        op.execute(f"DROP FUNCTION {function}")

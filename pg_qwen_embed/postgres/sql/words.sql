@@ -26,3 +26,146 @@ ALTER TABLE {store} ADD COLUMN words tsvector;
 SELECT n.nspname, g.cfgname, format('%I.%I', n.nspname, g.cfgname)
 FROM pg_ts_config g JOIN pg_namespace n ON n.oid = g.cfgnamespace
 ORDER BY n.nspname <> 'pg_catalog', n.nspname, g.cfgname;
+
+-- name: create_words_view
+-- The words of all rows, for a role that may read every row of the source: for others it has no rows. It reads the store with
+-- the rights of its owner. The policy of the store would keep a role from the index of words, because a policy comes before
+-- every operator that is not leakproof. The condition names no column, so PostgreSQL looks at it before it reads a row.
+CREATE OR REPLACE VIEW {words_view} AS
+SELECT {key:s}, s.words FROM {store} s
+WHERE s.words IS NOT NULL AND (SELECT pg_catalog.has_table_privilege({literal:source}::pg_catalog.regclass, 'SELECT')
+                                      AND NOT pg_catalog.row_security_active({literal:source}::pg_catalog.regclass));
+
+-- name: comment_words_view
+-- Describes that view in the database.
+COMMENT ON VIEW {words_view} IS {comment};
+
+-- name: grant_words_view
+-- Lets every role read that view: it shows rows to those only that may read them all.
+GRANT SELECT ON {words_view} TO PUBLIC;
+
+-- name: drop_words_view
+-- Drops that view.
+DROP VIEW IF EXISTS {words_view};
+
+-- name: create_ranked_function
+-- The rows with wanted words, the best first: by how often a row has them, and how long it is. Roles that may not read every
+-- row get those that the policy of the store shows them; no index is used then. The best of 50,000 rows are found, so that a
+-- word which most rows have does not cost more and more. A row that has gone is left out.
+-- BEGIN ATOMIC is parsed now: no search_path changes it, and callers need no right to the internal schema.
+CREATE OR REPLACE FUNCTION {ranked_function}(wanted tsquery, most integer) RETURNS TABLE ({ranked_columns})
+LANGUAGE sql STABLE ROWS 100 BEGIN ATOMIC
+SELECT {key:m}, m.rank
+FROM (SELECT {key:s}, pg_catalog.ts_rank(s.words, $1, 1) AS rank
+      FROM (SELECT {key:w}, w.words FROM {words_view} w WHERE w.words @@ $1
+            UNION ALL
+            SELECT {key:w}, w.words FROM {store} w
+            WHERE w.words @@ $1
+              AND (SELECT NOT pg_catalog.has_table_privilege({literal:source}::pg_catalog.regclass, 'SELECT')
+                          OR pg_catalog.row_security_active({literal:source}::pg_catalog.regclass))
+            LIMIT 50000) s
+      ORDER BY rank DESC, {key:s} OFFSET 0) m
+WHERE EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:m})
+ORDER BY m.rank DESC, {key:m} LIMIT $2;
+END;
+
+-- name: comment_ranked_function
+-- Describes that function in the database.
+COMMENT ON FUNCTION {ranked_function}(tsquery, integer) IS {comment};
+
+-- name: drop_ranked_function
+-- Drops that function.
+DROP FUNCTION IF EXISTS {ranked_function}(tsquery, integer);
+
+-- name: create_words_function
+-- The rows with the words of a query, best first.
+CREATE OR REPLACE FUNCTION {words_function}({words_parameters}) RETURNS TABLE ({words_columns})
+LANGUAGE plpgsql STABLE ROWS 10 AS {body};
+
+-- name: comment_words_function
+-- Describes that function in the database.
+COMMENT ON FUNCTION {words_function}({words_types}) IS {comment};
+
+-- name: words_body
+-- The body of that function.
+#variable_conflict use_column
+BEGIN
+    {check_k};
+    {check_words_query};
+    RETURN QUERY
+        SELECT {typed_key}, f.rank FROM {ranked_function}(qwen_embed.words_query({configuration}, $1), $2) f
+        ORDER BY f.rank DESC, {key:f};
+END
+
+-- name: check_words_query
+-- No query finds no rows. Part of the bodies.
+IF $1 IS NULL THEN
+        RETURN;
+    END IF;
+
+-- name: create_hybrid_function
+-- The rows that vectors and words find together, for a text and its vector.
+CREATE OR REPLACE FUNCTION {hybrid_function}({hybrid_parameters}) RETURNS TABLE ({hybrid_columns})
+LANGUAGE plpgsql STABLE ROWS 10 AS {body};
+
+-- name: comment_hybrid_function
+-- Describes that function in the database.
+COMMENT ON FUNCTION {hybrid_function}({hybrid_types}) IS {comment};
+
+-- name: hybrid_body
+-- The body of that function: reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009) of the $4 best rows of each
+-- side. Without a vector the words alone count. A query of stop words alone has no words: then the vector alone counts.
+#variable_conflict use_column
+<<own>>
+DECLARE
+    wanted pg_catalog.tsquery;
+    most pg_catalog.int4 := GREATEST($3, $4);
+BEGIN
+    {check_k};
+    {check_words_query};
+    IF pg_catalog.num_nulls($4, $5, $6, $7) OPERATOR(pg_catalog.>) 0 OR $4 OPERATOR(pg_catalog.<) 1
+       OR $5 OPERATOR(pg_catalog.<) 0 OR $6 OPERATOR(pg_catalog.<) 0 OR $7 OPERATOR(pg_catalog.<) 0 THEN
+        RAISE EXCEPTION {sentence:candidates must be 1 or more, and rrf_k and the weights 0 or more}
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    wanted := qwen_embed.words_query({configuration}, $1);
+    RETURN QUERY
+        WITH found AS (
+            SELECT {key:h}, pg_catalog.row_number() OVER (ORDER BY h.distance, {key:h}) AS by_vector,
+                   NULL::pg_catalog.int8 AS by_words, h.distance{chunk_found}
+            FROM {view}($2, own.most) h({found_by_vector})
+            UNION ALL
+            SELECT {key:h}, NULL, pg_catalog.row_number() OVER (ORDER BY h.rank DESC, {key:h}), NULL{no_chunk}
+            FROM {ranked_function}(own.wanted, own.most) h
+        ), row_of AS (
+            SELECT {key:r}, pg_catalog.max(r.by_vector) AS by_vector, pg_catalog.max(r.by_words) AS by_words,
+                   pg_catalog.max(r.distance) AS distance{best_chunk}
+            FROM found r GROUP BY {key:r}
+        ), best AS (
+            SELECT f.*, COALESCE($6 OPERATOR(pg_catalog./) ($5 OPERATOR(pg_catalog.+) f.by_vector), 0)
+                        OPERATOR(pg_catalog.+) COALESCE($7 OPERATOR(pg_catalog./) ($5 OPERATOR(pg_catalog.+) f.by_words), 0) AS score
+            FROM row_of f ORDER BY score DESC, LEAST(f.by_vector, f.by_words), {key:f} LIMIT $3
+        )
+        SELECT {typed_key}, f.score, f.by_vector, f.by_words,
+               COALESCE(f.distance, (SELECT pg_catalog.min({distance_function}(e.{column}, $2)) FROM {view} e
+                                     WHERE {equal_key:view_key:e=key:f})){chunk_of_row}
+        FROM best f ORDER BY f.score DESC, LEAST(f.by_vector, f.by_words), {key:f};
+END
+
+-- name: create_text_hybrid_function
+-- The same for a text, which embed_query() embeds.
+CREATE OR REPLACE FUNCTION {hybrid_function}({text_hybrid_parameters}) RETURNS TABLE ({hybrid_columns})
+LANGUAGE plpgsql STABLE ROWS 10 AS {body};
+
+-- name: comment_text_hybrid_function
+-- Describes that function in the database.
+COMMENT ON FUNCTION {hybrid_function}({text_hybrid_types}) IS {comment};
+
+-- name: text_hybrid_body
+-- The body of that function. embed_query() is called once; its error is the caller's, who may go on with the words alone.
+#variable_conflict use_column
+BEGIN
+    {check_words_query};
+    PERFORM qwen_embed.words_query({configuration}, $1);
+    RETURN QUERY SELECT f.* FROM {hybrid_function}($1, qwen_embed.embed_query({embedding_name}, $1), $2, $3, $4, $5, $6) f;
+END
