@@ -129,6 +129,18 @@ class WordNames(CallNames):
         return self._chunk(", f.chunk")
 
     @property
+    def wanted(self) -> sql.Composable:
+        return statement("wanted")
+
+    @property
+    def want(self) -> sql.Composable:
+        return statement("want", self)
+
+    @property
+    def want_no_more(self) -> sql.Composable:
+        return statement("want_no_more")
+
+    @property
     def check_words_query(self) -> sql.Composable:
         return statement("check_words_query", self)
 
@@ -222,6 +234,10 @@ class WordNames(CallNames):
     @property
     def configuration_exists(self) -> sql.Composable:
         return statement("configuration_exists", self)
+
+    @property
+    def index_state(self) -> sql.Composable:
+        return statement("index_state")
 
     @property
     def no_words_missing(self) -> sql.Composable:

@@ -28,13 +28,22 @@ FROM pg_ts_config g JOIN pg_namespace n ON n.oid = g.cfgnamespace
 ORDER BY n.nspname <> 'pg_catalog', n.nspname, g.cfgname;
 
 -- name: create_words_view
--- The words of all rows, for a role that may read every row of the source: for others it has no rows. It reads the store with
--- the rights of its owner. The policy of the store would keep a role from the index of words, because a policy comes before
--- every operator that is not leakproof. The condition names no column, so PostgreSQL looks at it before it reads a row.
-CREATE OR REPLACE VIEW {words_view} AS
-SELECT {key:s}, s.words FROM {store} s
-WHERE s.words IS NOT NULL AND (SELECT pg_catalog.has_table_privilege({literal:source}::pg_catalog.regclass, 'SELECT')
-                                      AND NOT pg_catalog.row_security_active({literal:source}::pg_catalog.regclass));
+-- The rows with the wanted words, for a role that may read every row of the source: for others it has no rows. It reads the
+-- store with the rights of its owner. The policy of the store would keep a role from the index of words, because a policy
+-- comes before every operator that is not leakproof.
+-- security_barrier: nothing that a role writes runs on a row before the condition on its rights. That is why the wanted words
+-- come in a setting and not in the query. The best of 50,000 rows are found, so that a word that most rows have costs no more.
+CREATE OR REPLACE VIEW {words_view} WITH (security_barrier = true) AS
+SELECT {key:s}, pg_catalog.ts_rank(s.words, {wanted}, 1) AS rank
+FROM (SELECT {key:w}, w.words FROM {store} w
+      WHERE w.words @@ {wanted}
+        AND (SELECT pg_catalog.has_table_privilege({literal:source}::pg_catalog.regclass, 'SELECT')
+                    AND NOT pg_catalog.row_security_active({literal:source}::pg_catalog.regclass))
+      LIMIT 50000) s;
+
+-- name: wanted
+-- The words that a search wants, as the functions set them. Part of the statements that find them; evaluated once.
+(SELECT NULLIF(pg_catalog.current_setting('pg_qwen_embed.wanted', true), '')::pg_catalog.tsquery)
 
 -- name: comment_words_view
 -- Describes that view in the database.
@@ -49,33 +58,31 @@ GRANT SELECT ON {words_view} TO PUBLIC;
 DROP VIEW IF EXISTS {words_view};
 
 -- name: create_ranked_function
--- The rows with wanted words, the best first: by how often a row has them, and how long it is. Roles that may not read every
--- row get those that the policy of the store shows them; no index is used then. The best of 50,000 rows are found, so that a
--- word which most rows have does not cost more and more. A row that has gone is left out.
+-- The rows with the wanted words, the best first: by how often a row has them, and how long it is. Roles that may not read every
+-- row get those that the policy of the store shows them; no index is used then. A row that has gone is left out.
 -- BEGIN ATOMIC is parsed now: no search_path changes it, and callers need no right to the internal schema.
-CREATE OR REPLACE FUNCTION {ranked_function}(wanted tsquery, most integer) RETURNS TABLE ({ranked_columns})
+CREATE OR REPLACE FUNCTION {ranked_function}(most integer) RETURNS TABLE ({ranked_columns})
 LANGUAGE sql STABLE ROWS 100 BEGIN ATOMIC
 SELECT {key:m}, m.rank
-FROM (SELECT {key:s}, pg_catalog.ts_rank(s.words, $1, 1) AS rank
-      FROM (SELECT {key:w}, w.words FROM {words_view} w WHERE w.words @@ $1
+FROM (SELECT s.*
+      FROM (SELECT {key:w}, w.rank FROM {words_view} w
             UNION ALL
-            SELECT {key:w}, w.words FROM {store} w
-            WHERE w.words @@ $1
-              AND (SELECT NOT pg_catalog.has_table_privilege({literal:source}::pg_catalog.regclass, 'SELECT')
+            SELECT {key:w}, pg_catalog.ts_rank(w.words, {wanted}, 1) FROM {store} w
+            WHERE (SELECT NOT pg_catalog.has_table_privilege({literal:source}::pg_catalog.regclass, 'SELECT')
                           OR pg_catalog.row_security_active({literal:source}::pg_catalog.regclass))
-            LIMIT 50000) s
-      ORDER BY rank DESC, {key:s} OFFSET 0) m
+              AND w.words @@ {wanted}) s
+      ORDER BY s.rank DESC, {key:s} OFFSET 0) m
 WHERE EXISTS (SELECT FROM {source} t WHERE {same_key:source_key:t=key:m})
-ORDER BY m.rank DESC, {key:m} LIMIT $2;
+ORDER BY m.rank DESC, {key:m} LIMIT $1;
 END;
 
 -- name: comment_ranked_function
 -- Describes that function in the database.
-COMMENT ON FUNCTION {ranked_function}(tsquery, integer) IS {comment};
+COMMENT ON FUNCTION {ranked_function}(integer) IS {comment};
 
 -- name: drop_ranked_function
 -- Drops that function.
-DROP FUNCTION IF EXISTS {ranked_function}(tsquery, integer);
+DROP FUNCTION IF EXISTS {ranked_function}(integer);
 
 -- name: create_words_function
 -- The rows with the words of a query, best first.
@@ -89,13 +96,24 @@ COMMENT ON FUNCTION {words_function}({words_types}) IS {comment};
 -- name: words_body
 -- The body of that function.
 #variable_conflict use_column
+<<own>>
+DECLARE
+    before pg_catalog.text := pg_catalog.current_setting('pg_qwen_embed.wanted', true);
 BEGIN
     {check_k};
     {check_words_query};
-    RETURN QUERY
-        SELECT {typed_key}, f.rank FROM {ranked_function}(qwen_embed.words_query({configuration}, $1), $2) f
-        ORDER BY f.rank DESC, {key:f};
+    PERFORM {want};
+    RETURN QUERY SELECT {typed_key}, f.rank FROM {ranked_function}($2) f ORDER BY f.rank DESC, {key:f};
+    PERFORM {want_no_more};
 END
+
+-- name: want
+-- Sets the words that a search wants. An error sets the words of before again. Part of the bodies.
+pg_catalog.set_config('pg_qwen_embed.wanted', qwen_embed.words_query({configuration}, $1)::pg_catalog.text, true)
+
+-- name: want_no_more
+-- Sets the words of before again. Part of the bodies.
+pg_catalog.set_config('pg_qwen_embed.wanted', COALESCE(before, ''), true)
 
 -- name: check_words_query
 -- No query finds no rows. Part of the bodies.
@@ -118,7 +136,7 @@ COMMENT ON FUNCTION {hybrid_function}({hybrid_types}) IS {comment};
 #variable_conflict use_column
 <<own>>
 DECLARE
-    wanted pg_catalog.tsquery;
+    before pg_catalog.text := pg_catalog.current_setting('pg_qwen_embed.wanted', true);
     most pg_catalog.int4 := GREATEST($3, $4);
 BEGIN
     {check_k};
@@ -128,7 +146,7 @@ BEGIN
         RAISE EXCEPTION {sentence:candidates must be 1 or more, and rrf_k and the weights 0 or more}
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    wanted := qwen_embed.words_query({configuration}, $1);
+    PERFORM {want};
     RETURN QUERY
         WITH found AS (
             SELECT {key:h}, pg_catalog.row_number() OVER (ORDER BY h.distance, {key:h}) AS by_vector,
@@ -136,7 +154,7 @@ BEGIN
             FROM {view}($2, own.most) h({found_by_vector})
             UNION ALL
             SELECT {key:h}, NULL, pg_catalog.row_number() OVER (ORDER BY h.rank DESC, {key:h}), NULL{no_chunk}
-            FROM {ranked_function}(own.wanted, own.most) h
+            FROM {ranked_function}(own.most) h
         ), row_of AS (
             SELECT {key:r}, pg_catalog.max(r.by_vector) AS by_vector, pg_catalog.max(r.by_words) AS by_words,
                    pg_catalog.max(r.distance) AS distance{best_chunk}
@@ -150,6 +168,7 @@ BEGIN
                COALESCE(f.distance, (SELECT pg_catalog.min({distance_function}(e.{column}, $2)) FROM {view} e
                                      WHERE {equal_key:view_key:e=key:f})){chunk_of_row}
         FROM best f ORDER BY f.score DESC, LEAST(f.by_vector, f.by_words), {key:f};
+    PERFORM {want_no_more};
 END
 
 -- name: create_text_hybrid_function
@@ -169,3 +188,17 @@ BEGIN
     PERFORM qwen_embed.words_query({configuration}, $1);
     RETURN QUERY SELECT f.* FROM {hybrid_function}($1, qwen_embed.embed_query({embedding_name}, $1), $2, $3, $4, $5, $6) f;
 END
+
+-- name: create_words_index
+-- Builds the index of the words. CONCURRENTLY: the worker keeps writing.
+-- It may not run in a transaction, and an interrupted build leaves an invalid index, as for the ANN index.
+CREATE INDEX CONCURRENTLY {index} ON {store} USING gin (words);
+
+-- name: look_at_words
+-- Whether the text search configuration of an embedding is there, and the state of the index of its words.
+SELECT {configuration_exists}, s.state FROM ({index_state}) s;
+
+-- name: look_at_words_interface
+-- Whether the view of the words and the function that ranks them are there, and every role may read the view.
+SELECT to_regprocedure({literal:ranked_function} || '(integer)') IS NOT NULL
+       AND coalesce(has_table_privilege('public', to_regclass({literal:words_view}), 'SELECT'), false);
