@@ -16,7 +16,7 @@ MOST_ROWS = 2**31 - 1  # PostgreSQL's integer, which is what the functions take
 LARGEST = 65504.0  # of a halfvec's numbers
 
 BLANK = "the query is blank: there is nothing to search for"
-MODES = ("vector",)
+MODES = ("vector", "words", "hybrid")
 
 
 @dataclass(frozen=True, slots=True)

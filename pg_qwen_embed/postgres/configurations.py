@@ -42,7 +42,36 @@ def _for_cjk(connection: Connection) -> str:
 
 
 _OF_POSTGRESQL = frozenset(
-    "arabic armenian basque catalan danish dutch english estonian finnish french german greek hindi hungarian indonesian irish"
-    " italian lithuanian nepali norwegian portuguese romanian russian serbian simple spanish swedish tamil turkish"
-    " yiddish".split()
+    [
+        "arabic",
+        "armenian",
+        "basque",
+        "catalan",
+        "danish",
+        "dutch",
+        "english",
+        "estonian",
+        "finnish",
+        "french",
+        "german",
+        "greek",
+        "hindi",
+        "hungarian",
+        "indonesian",
+        "irish",
+        "italian",
+        "lithuanian",
+        "nepali",
+        "norwegian",
+        "portuguese",
+        "romanian",
+        "russian",
+        "serbian",
+        "simple",
+        "spanish",
+        "swedish",
+        "tamil",
+        "turkish",
+        "yiddish",
+    ]
 )

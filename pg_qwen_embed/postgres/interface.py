@@ -3,6 +3,7 @@
 Each function yields its statements in order."""
 
 from collections.abc import Iterator
+
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding

@@ -41,7 +41,9 @@ def functions(names: Names) -> list[Function]:
 def _words(names: Names) -> Function:
     body = as_text(statement("words_body", names))
     create = statement("create_words_function", names, body=sql.Literal(body))
-    comment = statement("comment_words_function", names, comment=names.comment("the rows with the words of a query, best first"))
+    comment = statement(
+        "comment_words_function", names, comment=names.comment("the rows with the words of a query, best first")
+    )
     return Function(create, comment, body, names.words_function, names.words_types)
 
 

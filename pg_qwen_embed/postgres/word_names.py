@@ -106,7 +106,9 @@ class WordNames(CallNames):
     @property
     def found_by_vector(self) -> sql.Composable:
         """The columns of the search function, as the alias of its result has them."""
-        return sql.SQL("{}, distance, chunk, span, chunk_text" if self.layout.has_chunks else "{}, distance").format(self.keys)
+        return sql.SQL("{}, distance, chunk, span, chunk_text" if self.layout.has_chunks else "{}, distance").format(
+            self.keys
+        )
 
     @property
     def chunk_found(self) -> sql.Composable:

@@ -1,11 +1,16 @@
 """The words of documents: kept beside the vectors by the worker, of the same version, in every layout."""
 
+import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from harness import LAYOUTS, Harness, both_versions, quoted, versions_and_layouts
+from harness import LAYOUTS, Harness, both_versions, eventually, quoted, versions_and_layouts
+
+from pg_qwen_embed import Client
+from pg_qwen_embed.domain.errors import UsageError
 
 
 def words_of(harness: Harness) -> dict[int, str]:
@@ -32,21 +37,26 @@ def test_the_words_of_a_document_are_written_with_its_vector_and_follow_it(harne
     assert harness.drift() == (0, {"missing": 0, "stale": 0, "orphaned": 0})
 
 
-EMBED_QUERY = """CREATE FUNCTION qwen_embed.embed_query(embedding text, query text) RETURNS {type} LANGUAGE sql STABLE
-    AS $$ SELECT vector::{type} FROM embedded WHERE embedded.query = $2 $$"""
+EMBED_QUERY = """CREATE OR REPLACE FUNCTION qwen_embed.embed_query(embedding text, query text) RETURNS public.halfvec LANGUAGE sql STABLE
+    AS $$ SELECT e.vector::public.halfvec FROM public.embedded e WHERE e.query = $2 $$"""
 
 
-def answer_queries(harness: Harness, *queries: str, type_: str = "public.halfvec") -> None:
-    """Let embed_query() answer these queries as a worker would."""
+def answer_queries(harness: Harness, *queries: str) -> None:
+    """Let embed_query() answer these queries as a worker would: at once."""
     harness.execute("CREATE TABLE IF NOT EXISTS public.embedded (query text, vector text)")
     harness.execute("GRANT SELECT ON public.embedded TO PUBLIC")
     vectors = [(query, str(harness.server.vector(query).tolist())) for query in queries]
     harness.many("INSERT INTO public.embedded VALUES (%s, %s)", vectors)
-    if not harness.value("SELECT to_regprocedure('qwen_embed.embed_query(text, text)')"):
-        harness.execute(EMBED_QUERY.format(type=type_).replace("FROM embedded", "FROM public.embedded"))
+    harness.execute(EMBED_QUERY)
 
 
-SOUPS = ("Cold soups for summer", "A soup of beans", "Bread and butter", "How to reset a password", "Summer in the Alps")
+SOUPS = (
+    "Cold soups for summer",
+    "A soup of beans",
+    "Bread and butter",
+    "How to reset a password",
+    "Summer in the Alps",
+)
 
 
 @versions_and_layouts
@@ -55,12 +65,18 @@ def test_hybrid_finds_rows_by_their_words_and_by_their_vectors(harness: Harness,
     harness.ok("attach", "articles", "--text", "body", "--words", "english", *LAYOUTS[layout])
     harness.once()
     answer_queries(harness, "soup for the summer", "Bread and butter", "the")
-    found = harness.rows("SELECT id, score, vector_rank, text_rank, distance FROM qwen_embed.articles_hybrid('soup for the summer')")
+    found = harness.rows(
+        "SELECT id, score, vector_rank, text_rank, distance FROM qwen_embed.articles_hybrid('soup for the summer')"
+    )
     assert {row[0] for row in found} == {1, 2, 3, 4, 5}, "every row has a vector"
     assert [row[0] for row in found[:1]] == [1], "it has both words"
     assert {row[0]: row[3] for row in found if row[3]} == {1: 1, 2: 2, 5: 3}
     assert sorted(row[2] for row in found) == [1, 2, 3, 4, 5]
-    exact = dict(harness.rows("SELECT id, embedding <=> (SELECT vector::halfvec FROM embedded WHERE query LIKE 'soup%%') FROM qwen_embed.articles"))
+    exact = dict(
+        harness.rows(
+            "SELECT id, embedding <=> (SELECT vector::halfvec FROM embedded WHERE query LIKE 'soup%%') FROM qwen_embed.articles"
+        )
+    )
     assert {row[0]: row[4] for row in found} == pytest.approx(exact)
     for key, score, by_vector, by_words, _ in found:
         expected = 1 / (5 + by_vector) + (1.5 / (5 + by_words) if by_words else 0)
@@ -69,8 +85,15 @@ def test_hybrid_finds_rows_by_their_words_and_by_their_vectors(harness: Harness,
     assert first == [(3, 1, 1)]
     only_vector = harness.rows("SELECT text_rank FROM qwen_embed.articles_hybrid('the')")
     assert only_vector == [(None,)] * 5, "a query of stop words has no words"
-    only_words = harness.rows("SELECT id, vector_rank, text_rank, distance FROM qwen_embed.articles_hybrid('soups', NULL::halfvec)")
-    assert sorted(only_words) == sorted([(1, None, only_words[[r[0] for r in only_words].index(1)][2], None), (2, None, only_words[[r[0] for r in only_words].index(2)][2], None)])
+    only_words = harness.rows(
+        "SELECT id, vector_rank, text_rank, distance FROM qwen_embed.articles_hybrid('soups', NULL::halfvec)"
+    )
+    assert sorted(only_words) == sorted(
+        [
+            (1, None, only_words[[r[0] for r in only_words].index(1)][2], None),
+            (2, None, only_words[[r[0] for r in only_words].index(2)][2], None),
+        ]
+    )
     assert [row[0] for row in harness.rows("SELECT * FROM qwen_embed.articles_words('bread butter -alps')")] == [3]
 
 
@@ -95,6 +118,60 @@ def test_the_worker_builds_the_index_of_the_words_and_builds_it_again(harness: H
     assert harness.drift() == (0, {"missing": 0, "stale": 0, "orphaned": 0})
     harness.ok("detach", "articles", "--yes")
     assert harness.rows("SELECT 1 FROM pg_class WHERE relname ~ '_words$|^words_'") == []
+
+
+@versions_and_layouts
+def test_client_and_command_search_by_words_and_by_both(harness: Harness, layout: str) -> None:
+    harness.articles(*SOUPS)
+    harness.ok("attach", "articles", "--text", "body", "--words", "english", *LAYOUTS[layout])
+    harness.once()
+    with Client(harness.url, server_url=harness.server.url) as client:
+        both = client.search("articles", "A soup of beans", 3, mode="hybrid")
+        words = client.search("articles", "soup", mode="words")
+        with pytest.raises(UsageError, match="mode words searches for the words of a text; a vector has none"):
+            client.search("articles", [1.0] * 8, mode="words")
+        with pytest.raises(UsageError, match="mode hybrid takes no condition, and neither exact nor ef_search"):
+            client.search("articles", "soup", mode="hybrid", exact=True)
+        with pytest.raises(UsageError, match="the query is blank"):
+            client.search("articles", " ", mode="words")
+    assert (both[0].row["id"], both[0].vector_rank, both[0].text_rank) == (2, 1, 1)
+    assert both[0].score == pytest.approx(1 / 6 + 1.5 / 6)
+    assert both[0].distance == pytest.approx(0, abs=1e-3)
+    assert sorted(hit.row["id"] for hit in words) == [1, 2]
+    assert [hit.text_rank for hit in words] == [1, 2]
+    assert all(math.isnan(hit.distance) and hit.vector_rank is None and hit.score for hit in words)
+    if layout == "chunked":
+        assert (both[0].row["chunk"], both[0].row["chunk_text"]) == (1, "A soup of beans")
+    (first, *_) = json.loads(harness.ok("search", "articles", "A soup of beans", "--hybrid", "--json"))
+    assert (first["row"]["id"], first["vector_rank"], first["text_rank"]) == (2, 1, 1)
+    (one,) = json.loads(harness.ok("search", "articles", "butter", "--mode", "words", "--json"))
+    assert (one["distance"], one["text_rank"]) == (None, 1)
+    assert "another; leave one of them out" in harness.refused("search", "articles", "x", "--hybrid", "--mode", "words")
+    assert "has no row with these words" in harness.cli("search", "articles", "nothing", "--mode", "words").output
+
+
+@both_versions
+def test_an_embedding_without_words_says_how_to_get_them(harness: Harness) -> None:
+    harness.articles("soup")
+    harness.ok("attach", "articles", "--text", "body")
+    said = harness.refused("search", "articles", "soup", "--hybrid")
+    assert said == "articles keeps no words: detach it, and attach it again with --words english, for instance"
+    assert (
+        harness.rows(
+            "SELECT 1 FROM pg_attribute WHERE attname = 'words' AND attrelid = %s::regclass", harness.internal("store")
+        )
+        == []
+    )
+
+
+@both_versions
+def test_hybrid_embeds_its_query_by_the_worker(harness: Harness) -> None:
+    harness.articles(*SOUPS)
+    harness.ok("attach", "articles", "--text", "body", "--words", "english")
+    harness.worker()
+    eventually(harness.settled)
+    found = harness.rows("SELECT id, vector_rank, text_rank FROM qwen_embed.articles_hybrid('A soup of beans', 1)")
+    assert found == [(2, 1, 1)]
 
 
 # Rights
@@ -146,7 +223,9 @@ def test_row_level_security_holds_for_words(harness: Harness, reader: str, layou
     harness.ok("attach", "articles", "--text", "body", "--words", "english", *LAYOUTS[layout])
     harness.once()
     answer_queries(harness, "soup")
-    harness.execute(f"GRANT SELECT ON articles, qwen_embed.articles TO {reader}; GRANT USAGE ON SCHEMA _qwen_embed TO {reader}")
+    harness.execute(
+        f"GRANT SELECT ON articles, qwen_embed.articles TO {reader}; GRANT USAGE ON SCHEMA _qwen_embed TO {reader}"
+    )
     connection = as_reader(harness, reader)
     connection.execute("CREATE TEMPORARY TABLE heard (what text)")
     connection.execute(LEAK)
@@ -223,7 +302,15 @@ def test_quotes_and_a_minus_are_taken_at_their_word_and_plain_words_are_alternat
 
 @both_versions
 def test_words_of_chinese_japanese_korean_and_thai_are_pairs_of_characters(harness: Harness) -> None:
-    harness.articles("关系数据库系统与 PostgreSQL", "图书馆的数据", "データベースの索引", "데이터베이스 색인", "ฐานข้อมูลเชิงสัมพันธ์", "小猫", "猫头鹰")
+    harness.articles(
+        "关系数据库系统与 PostgreSQL",
+        "图书馆的数据",
+        "データベースの索引",
+        "데이터베이스 색인",
+        "ฐานข้อมูลเชิงสัมพันธ์",
+        "小猫",
+        "猫头鹰",
+    )
     harness.ok("attach", "articles", "--text", "body", "--words", "cjk")
     harness.once()
 
@@ -262,7 +349,9 @@ def test_no_document_fails_for_its_words(harness: Harness) -> None:
 
 @both_versions
 def test_vectors_are_written_without_a_configuration_that_was_dropped(harness: Harness) -> None:
-    harness.execute('CREATE SCHEMA "Odd %s"; CREATE TEXT SEARCH CONFIGURATION "Odd %%s"."Own %%" (COPY = simple)'.replace("%%", "%"))
+    harness.execute(
+        'CREATE SCHEMA "Odd %s"; CREATE TEXT SEARCH CONFIGURATION "Odd %%s"."Own %%" (COPY = simple)'.replace("%%", "%")
+    )
     harness.articles("cold soup")
     said = harness.refused("attach", "articles", "--text", "body", "--words", "englisch")
     assert said.startswith('there is no text search configuration "englisch"; there are: arabic')
@@ -292,16 +381,22 @@ KEYS = 'score int, "query" text, "k" uuid, distance varchar(9), "Text_Rank %s" d
 
 @versions_and_layouts
 def test_key_columns_may_have_any_name_and_type(harness: Harness, layout: str) -> None:
-    name = "O'dd \"%s\" Ü" + "x" * 30
-    harness.execute(f'CREATE TABLE {quoted(name)} (body text, {KEYS})')
-    harness.execute(f"INSERT INTO {quoted(name)} VALUES ('cold soup', 1, 'a''%%', gen_random_uuid(), 'x', '2024-01-01'), ('hot tea', 1, 'b', gen_random_uuid(), 'x', '2024-01-01')".replace("%%", "%"))
+    name = 'O\'dd "%s" Ü' + "x" * 30
+    harness.execute(f"CREATE TABLE {quoted(name)} (body text, {KEYS})")
+    harness.execute(
+        f"INSERT INTO {quoted(name)} VALUES ('cold soup', 1, 'a''%%', gen_random_uuid(), 'x', '2024-01-01'), ('hot tea', 1, 'b', gen_random_uuid(), 'x', '2024-01-01')".replace(
+            "%%", "%"
+        )
+    )
     harness.ok("attach", quoted(name), "--text", "body", "--words", "english", *LAYOUTS[layout])
     harness.once()
     answer_queries(harness, "soup")
     for call in ("'soup'", "'soup', NULL::public.halfvec", "'soup', 5"):
-        rows = harness.connection.execute(f'SELECT * FROM qwen_embed.{quoted(name + "_hybrid")}({call})').fetchall()
+        rows = harness.connection.execute(f"SELECT * FROM qwen_embed.{quoted(name + '_hybrid')}({call})").fetchall()
         assert rows[0][1] == "a'%"
-    assert harness.connection.execute(f'SELECT score, "query" FROM qwen_embed.{quoted(name + "_words")}(\'soup\')').fetchall() == [(1, "a'%")]
+    assert harness.connection.execute(
+        f"SELECT score, \"query\" FROM qwen_embed.{quoted(name + '_words')}('soup')"
+    ).fetchall() == [(1, "a'%")]
     harness.ok("detach", name, "--yes")
 
 
@@ -312,7 +407,9 @@ def test_words_stay_with_vectors_through_alter_and_repair(harness: Harness, layo
     harness.once()
     before = words_of(harness)
     harness.ok("alter", "articles", "--sql", "ALTER TABLE articles ALTER COLUMN body TYPE varchar(100)")
-    harness.execute("ALTER TABLE articles ADD COLUMN other text; UPDATE articles SET other = 'o' || id; ALTER TABLE articles ALTER other SET NOT NULL")
+    harness.execute(
+        "ALTER TABLE articles ADD COLUMN other text; UPDATE articles SET other = 'o' || id; ALTER TABLE articles ALTER other SET NOT NULL"
+    )
     harness.execute("CREATE UNIQUE INDEX ON articles (other)")
     harness.ok("alter", "articles", "--rekey", "--key", "other")
     assert list(words_of(harness).values()) == list(before.values())
@@ -320,7 +417,9 @@ def test_words_stay_with_vectors_through_alter_and_repair(harness: Harness, layo
     assert harness.rows("SELECT other FROM qwen_embed.articles_words('soup')") == [("o1",)]
     assert index_is_valid(harness)
     number = harness.embedding().live.id
-    harness.execute(f"DROP FUNCTION qwen_embed.articles_hybrid(text, integer, integer, integer, float8, float8); DROP VIEW _qwen_embed.words_{number} CASCADE")
+    harness.execute(
+        f"DROP FUNCTION qwen_embed.articles_hybrid(text, integer, integer, integer, float8, float8); DROP VIEW _qwen_embed.words_{number} CASCADE"
+    )
     assert "articles_hybrid(text,integer" in harness.cli("doctor").output.replace(", ", ",")
     harness.ok("verify", "articles", "--repair")
     assert harness.rows("SELECT other FROM qwen_embed.articles_words('soup')") == [("o1",)]

@@ -190,7 +190,9 @@ def _look_at_words(connection: Connection, embedding: Embedding) -> Iterator[Fin
     names = names_of(embedding)
     if not names.has_words:
         return
-    row = connection.execute(statement("look_at_words", names), {"index": as_text(identifier(names.words_index))}).fetchone()
+    row = connection.execute(
+        statement("look_at_words", names), {"index": as_text(identifier(names.words_index))}
+    ).fetchone()
     there, index = row or (False, "none")
     text = f"its text search configuration {embedding.live.spec.words} is {'there' if there else 'gone'}"
     yield judge(embedding.name, bool(there), text,

@@ -202,3 +202,24 @@ SELECT {configuration_exists}, s.state FROM ({index_state}) s;
 -- Whether the view of the words and the function that ranks them are there, and every role may read the view.
 SELECT to_regprocedure({literal:ranked_function} || '(integer)') IS NOT NULL
        AND coalesce(has_table_privilege('public', to_regclass({literal:words_view}), 'SELECT'), false);
+
+-- name: search_words
+-- The rows with the words of a query, best first, for Client and `search`.
+SELECT h.rank, NULL::bigint, h.position, NULL::float8, {source_columns:t}
+FROM {words_function}(%(text)s::text, %(limit)s::integer) WITH ORDINALITY h({keys}, rank, position)
+JOIN {source} t ON {same_key:source_key:t=key:h} ORDER BY h.position;
+
+-- name: search_hybrid
+-- The rows that vectors and words find together, best first, likewise.
+SELECT h.score, h.by_vector, h.by_words, h.distance, {source_columns:t}
+FROM {hybrid_function}(%(text)s::text, %(query)s::{halfvec}, %(limit)s::integer) WITH ORDINALITY
+     h({keys}, score, by_vector, by_words, distance, position)
+JOIN {source} t ON {same_key:source_key:t=key:h} ORDER BY h.position;
+
+-- name: search_hybrid_chunks
+-- The same for documents in chunks, each with its nearest chunk; without one where the words alone have found it.
+SELECT h.score, h.by_vector, h.by_words, h.distance, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
+FROM {hybrid_function}(%(text)s::text, %(query)s::{halfvec}, %(limit)s::integer) WITH ORDINALITY
+     h({keys}, score, by_vector, by_words, distance, chunk, position)
+JOIN {source} t ON {same_key:source_key:t=key:h}
+LEFT JOIN {view} e ON {same_key:view_key:e=key:h} AND e.{own:chunk} = h.chunk ORDER BY h.position;
