@@ -18,7 +18,7 @@ MINUTES ?= 10
 VERSION ?= 18
 SEED ?=
 
-BENCHMARKS := backfill freshness writes queries scale
+BENCHMARKS := backfill freshness writes queries hybrid scale
 RECORD ?=
 ARGS ?=
 

@@ -84,7 +84,7 @@ WORDS_QUERY = rf"""
     END $$
 """
 COMMENTS = {
-    "_qwen_embed.words(text, text)": "The words of a document; empty where PostgreSQL cannot tell them, NULL without the configuration",
+    "_qwen_embed.words(text, text)": "The words of a document; NULL where the configuration was dropped",
     "qwen_embed.words_query(text, text)": "The words that a query in the syntax of websearch_to_tsquery() wants",
 }
 

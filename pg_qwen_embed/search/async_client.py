@@ -109,7 +109,8 @@ class AsyncClient:
         """The `limit` rows nearest to a query, nearest first: each row's columns and its distance.
 
         query: a text, or a vector. exact: compare every vector, without the index. ef_search: how many candidates a search
-        of the index keeps. mode: `vector`; `words` finds the words of a text, `hybrid` both, for an embedding with words. Raises as `embed_query`, and UsageError for what cannot be searched."""
+        of the index keeps. mode: `vector`; or `words` for those of a text, `hybrid` for both, where the embedding keeps words.
+        Raises as `embed_query`, and UsageError for what cannot be searched."""
         wanted = Wanted(limit, mode, exact, ef_search)
         if mode != "vector" and (where is not None or params is not None or exact or ef_search is not None):
             raise UsageError(f"mode {mode} takes no condition, and neither exact nor ef_search")
