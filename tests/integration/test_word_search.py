@@ -1,4 +1,4 @@
-"""The words of documents: kept beside the vectors by the worker, of the same version, in every layout."""
+"""The words of documents: kept next to the vectors by the worker, of the same version, in every layout."""
 
 import json
 import math

@@ -27,7 +27,7 @@ SELECT set_config('lock_timeout', '50s', true), pg_advisory_xact_lock(%(lock)s, 
 -- that was deleted meanwhile gets no vector. It compares versions, so a slow worker cannot overwrite a newer vector.
 -- A key may come twice: the newest counts.
 -- `v` is used once: what is used twice is materialized, vectors included. With `--words` the words of the same document
--- are written beside the vector.
+-- are written next to the vector.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
                          %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]{documents_bound})

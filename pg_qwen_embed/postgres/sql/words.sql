@@ -54,7 +54,7 @@ COMMENT ON VIEW {words_view} IS {comment};
 GRANT SELECT ON {words_view} TO PUBLIC;
 
 -- name: drop_words_view
--- Drops that view.
+-- Drops the view of the words.
 DROP VIEW IF EXISTS {words_view};
 
 -- name: create_ranked_function
@@ -81,7 +81,7 @@ END;
 COMMENT ON FUNCTION {ranked_function}(integer) IS {comment};
 
 -- name: drop_ranked_function
--- Drops that function.
+-- Drops the function that ranks rows by their words.
 DROP FUNCTION IF EXISTS {ranked_function}(integer);
 
 -- name: create_words_function
