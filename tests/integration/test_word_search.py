@@ -414,3 +414,14 @@ def test_words_stay_with_vectors_through_alter_and_repair(harness: Harness, layo
     assert harness.rows("SELECT other FROM qwen_embed.articles_words('soup')") == [("o1",)]
     assert index_is_valid(harness)
     assert harness.ok("verify", "articles") is not None
+
+
+@both_versions
+def test_init_removes_what_a_dump_of_the_schema_alone_has_of_words(harness: Harness) -> None:
+    harness.articles("soup")
+    harness.ok("attach", "articles", "--text", "body", "--words", "english")
+    harness.execute("DELETE FROM _qwen_embed.embedding")
+    harness.ok("init")
+    left = "SELECT relname FROM pg_class WHERE relnamespace IN ('_qwen_embed'::regnamespace, 'qwen_embed'::regnamespace)"
+    assert [name for (name,) in harness.rows(left) if name.endswith("_1") or "words" in name] == []
+    harness.ok("attach", "articles", "--text", "body", "--words", "english")
