@@ -169,6 +169,13 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Lines("Recall of the first ten", ("recall@10",), "ef_search"),
         Bars("Milliseconds of a query, ef_search 40", ("ms, median", "ms, p95"), where={"ef_search": 40}),
     ),
+    "hybrid": (
+        Table("nDCG@10 of searches by vectors, by words and by both", ("nDCG@10",), "search"),
+        Table("Hybrid less the better of the two",
+              ("hybrid less the better", "hybrid less the better, low", "hybrid less the better, high")),
+        Table("Documents that their own Chinese characters find", ("found",)),
+        Table("A backfill with words", ("rows/s with words / without",)),
+    ),
     "scale": (
         Table("More rows", across="rows"),
         Table("More workers", across="workers"),

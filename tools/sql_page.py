@@ -146,6 +146,7 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
     """The placeholders that a statement gets where it is used."""
     index, partition = names.index, sql.Identifier("public", "articles_2026")
     return {
+        **SEARCHING,
         "append": statement("append_changed_rows", names),
         "probe": statement("probe_changed_rows", names),
         "append_renamed": statement("append_renamed_changed_rows", names),
@@ -200,7 +201,6 @@ def of_an_application(names: Names) -> dict[str, sql.Composable]:
         "arguments": sql.SQL("%(text)s::text, %(most)s::integer"),
         "shown": sql.SQL("to_json(t.id), to_json(t.body)"),
         "condition": sql.SQL("t.id > %(filter0)s::text::bigint"),
-        **SEARCHING,
     }
 
 

@@ -193,7 +193,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model-path", help="a model to serve instead of that")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--rows", type=int, help=f"documents of a pass (default {ROWS})")
-    parser.add_argument("--seconds", type=float, help="of a pass at SGLang's best; it gets fewer rows where they take longer")
+    parser.add_argument(
+        "--seconds", type=float, help="of a pass at SGLang's best; it gets fewer rows where they take longer"
+    )
     parser.add_argument("--in-flight", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the weights")

@@ -21,7 +21,7 @@ from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.source import MAX_NAME_BYTES, RESERVED_NAMES, Source, check_name
 from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
-from pg_qwen_embed.postgres import call_names, catalog, ddl, grants, leftovers, trust
+from pg_qwen_embed.postgres import call_names, catalog, configurations, ddl, grants, leftovers, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
@@ -53,6 +53,9 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
     catalog.require_initialised(connection)
     spec = declaration.spec
     check_spec(spec)
+    if spec.words is not None:
+        spec = replace(spec, words=configurations.configuration(connection, spec.words))
+        declaration = replace(declaration, spec=spec)
     oid, source = catalog.find_source(connection, declaration.table, declaration.key)
     catalog.check_text_columns(connection, oid, spec.template.columns)
     _check_name_is_free(connection, declaration.name or source.table.name)

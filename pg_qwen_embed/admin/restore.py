@@ -47,6 +47,9 @@ def look_at_interface(connection: Connection, embedding: Embedding) -> Interface
         broken += [f"functions of {public} as an earlier release made them"] if row["other_functions"] else []
         if not row["distance_function"]:
             broken.append(f"the function {PUBLIC_SCHEMA}.distance_{embedding.live.id}")
+    if names.has_words:
+        whole = connection.execute(statement("look_at_words_interface", names), {}).fetchone()
+        broken += [] if whole and whole[0] else ["what its functions read words by"]
     by_function = any(column.form is TextForm.BY_FUNCTION for column in names.embedded)
     if row["calls_others"]:
         broken.append("the document function (it calls functions that are not PostgreSQL's)")

@@ -3,7 +3,7 @@
 A described table needs no connection, to the database or to the server."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
@@ -13,6 +13,7 @@ from pg_qwen_embed.admin.description import Description, check_text_columns
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.spec import StoreKind
 from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.configurations import unconfirmed
 from pg_qwen_embed.postgres.connection import Connection, as_text, conninfo
 from pg_qwen_embed.postgres.grants import Group, Roles, Subject, groups, subject_of
 from pg_qwen_embed.postgres.names import names_of
@@ -26,6 +27,8 @@ def attach(description: Description, declaration: attaching.Declaration) -> str:
     """The output of `attach --dry-run`, for the described table. Raises UsageError."""
     source, spec = description.source(), declaration.spec
     attaching.check_spec(spec)
+    if spec.words is not None:
+        declaration = replace(declaration, spec=replace(spec, words=unconfirmed(spec.words)))
     check_text_columns(source, spec.template.columns)
     number, schema = description.number, description.extension_schema
     return attaching.described(attaching.declared(declaration, source, number, schema))

@@ -63,13 +63,16 @@ _OPTIONS = (
                  help="Divide documents into chunks of at most N tokens, each with its own vector."),
     click.option("--chunk-overlap", type=int, metavar="M",
                  help="About how many tokens of the previous chunk a chunk repeats.  [default: 0]"),
+    click.option("--words", metavar="CONFIG",
+                 help="Keep the words of documents too, for searches by words: a text search configuration (english, simple, "
+                 "german ...), or cjk for Chinese, Japanese, Korean and Thai."),
     click.option("--no-notify", "notify", flag_value=False, default=True,
                  help="Let the triggers send no NOTIFY, for PREPARE TRANSACTION; the worker polls once a second."),
     click.option("--comment", default="", metavar="TEXT", help="A note for administrators; `status --json` shows it."),
 )  # fmt: skip
 _NAMES = (
     "columns", "template_text", "name", "dimensions", "model", "instruction", "prompt_style", "distance", "store", "column",
-    "view_columns", "view_names", "too_long", "chunk_tokens", "chunk_overlap", "notify", "comment",
+    "view_columns", "view_names", "too_long", "chunk_tokens", "chunk_overlap", "words", "notify", "comment",
 )  # fmt: skip
 
 
@@ -137,8 +140,8 @@ def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
 
 def _options(
     *, columns: tuple[str, ...], template_text: str | None, prompt_style: str | None, distance: str, store: str,
-    too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, notify: bool, comment: str, view_columns: str,
-    view_names: tuple[str, ...], **others: Any,
+    too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, words: str | None, notify: bool, comment: str,
+    view_columns: str, view_names: tuple[str, ...], **others: Any,
 ) -> DeclarationOptions:  # fmt: skip
     properties = {
         "prompt_style": PromptStyle(prompt_style) if prompt_style else None,
@@ -146,6 +149,7 @@ def _options(
         "store": StoreKind(store),
         "too_long": TooLong(too_long),
         "chunking": _chunking(chunk_tokens, chunk_overlap),
+        "words": words,
         "notify": notify,
         "comment": comment,
     }

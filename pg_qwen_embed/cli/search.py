@@ -1,13 +1,14 @@
 """`search`: prints the hits; search/client.py embeds the query and runs the search."""
 
 from collections.abc import Iterator, Sequence
+from math import isnan
 
 import click
 
 from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.foreign import shown
-from pg_qwen_embed.domain.query import MOST_EF_SEARCH
+from pg_qwen_embed.domain.query import MODES, MOST_EF_SEARCH
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.search.client import Client
 from pg_qwen_embed.settings import Settings
@@ -26,28 +27,36 @@ SNIPPET = 100  # characters of a value shown in a terminal
     "--ef-search", metavar="N", type=click.IntRange(1, MOST_EF_SEARCH),
     help="How many candidates a search of the index keeps.  [default: 100, more for a large limit]",
 )  # fmt: skip
+@click.option(
+    "--mode", type=click.Choice(MODES), help="By vectors, by words, or by both; see attach --words.  [default: vector]"
+)
+@click.option("--hybrid", is_flag=True, help="The same as --mode hybrid.")
 @json_option
 @with_settings("database_url", "server_url", "ca_file")
 def search(
     settings: Settings, name: str, text: str, limit: int, where: str | None, columns: str | None, exact: bool,
-    ef_search: int | None, as_json: bool,
+    ef_search: int | None, mode: str | None, hybrid: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Find the rows of NAME nearest to TEXT, nearest first."""
+    if hybrid and mode not in (None, "hybrid"):
+        raise UsageError(f"--hybrid is --mode hybrid, and --mode {mode} is another; leave one of them out")
+    how = "hybrid" if hybrid else mode or "vector"
     with Client(settings.database_url, server_url=settings.server_list, ca_file=settings.ca_file) as client:
-        hits = client.search(name, text, limit, where=where, exact=exact, ef_search=ef_search)
+        hits = client.search(name, text, limit, where=where, mode=how, exact=exact, ef_search=ef_search)
     chosen = _chosen(hits, columns)
     if as_json:
-        print_json([{"distance": hit.distance, "row": {one: hit.row[one] for one in chosen}} for hit in hits])
+        print_json([_json(hit, chosen) for hit in hits])
         return
     for line in map(_line, hits) if columns is None else _aligned(hits, chosen):
         say(line)
     if not hits:
-        say(_nothing(name, where), err=True)
+        say(_nothing(name, where, how), err=True)
 
 
-def _nothing(name: str, where: str | None) -> str:
+def _nothing(name: str, where: str | None, mode: str) -> str:
     if where is None:
-        return f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}"
+        nothing = "has no row with these words" if mode == "words" else "holds no vectors yet; is a worker running"
+        return f"{name} {nothing}? See: pg-qwen-embed status {name}"
     return f"{name} holds no vector of a row that meets the condition"
 
 
@@ -63,15 +72,27 @@ def _chosen(hits: Sequence[Hit], columns: str | None) -> list[str]:
     return wanted
 
 
+def _json(hit: Hit, columns: Sequence[str]) -> dict[str, object]:
+    row = {one: hit.row[one] for one in columns}
+    found: dict[str, object] = {"distance": None if isnan(hit.distance) else hit.distance, "row": row}
+    ranks = {"score": hit.score, "vector_rank": hit.vector_rank, "text_rank": hit.text_rank}
+    return found if hit.score is None else found | ranks
+
+
 def _line(hit: Hit) -> str:
     values = "  ".join(f"{shown(name)}={shown(value, SNIPPET)}" for name, value in hit.row.items())
-    return f"{hit.distance:.4f}  {values}"
+    return f"{_measure(hit):.4f}  {values}"
 
 
 def _aligned(hits: Sequence[Hit], columns: Sequence[str]) -> Iterator[str]:
     """A line of names, and one for each hit."""
-    lines = [["distance", *map(shown, columns)]]
-    lines += [[f"{hit.distance:.4f}", *(shown(hit.row[one], SNIPPET) for one in columns)] for hit in hits]
+    measure = "distance" if all(hit.score is None for hit in hits) else "score"
+    lines = [[measure, *map(shown, columns)]]
+    lines += [[f"{_measure(hit):.4f}", *(shown(hit.row[one], SNIPPET) for one in columns)] for hit in hits]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)] if hits else []
     for line in lines if hits else []:
         yield "  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip()
+
+
+def _measure(hit: Hit) -> float:
+    return hit.distance if hit.score is None else hit.score

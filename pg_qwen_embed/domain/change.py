@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 LONGEST_DOCUMENT = 500_000  # characters; 32,768 tokens of any natural text have fewer
+LONGEST_FOR_WORDS = 200_000  # characters of a document whose words are kept; a tsvector has 1 MB at most
 Key = tuple[Any, ...]
 Span = tuple[int, int]  # character offsets in a document, from 0: the first, and the one after the last
 

@@ -22,7 +22,7 @@ READING = 0.02  # what it takes to look at a row for whether it meets a conditio
 LARGEST = 65504.0  # of a halfvec's numbers
 
 BLANK = "the query is blank: there is nothing to search for"
-MODES = ("vector",)
+MODES = ("vector", "words", "hybrid")
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,5 +132,8 @@ class Hit:
 
     For documents in chunks, `row` has the nearest chunk too: `chunk`, `span` and `chunk_text`."""
 
-    distance: float
+    distance: float  # nan in a search by words alone
     row: dict[str, object] = field(default_factory=dict)
+    score: float | None = None  # of a hybrid search, or one by words: the higher the better
+    vector_rank: int | None = None  # of a hybrid search: from 1; None: not among the candidates of that side
+    text_rank: int | None = None  # of a hybrid search, or one by words, likewise

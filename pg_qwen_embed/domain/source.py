@@ -12,7 +12,7 @@ BUILT_IN = "pg_catalog"  # the schema of PostgreSQL's own types and operators
 MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; PostgreSQL would shorten a longer name
 
 
-RESERVED_NAMES = frozenset({"embed_query", "embeddings", "ef_search"})  # of the schema qwen_embed itself
+RESERVED_NAMES = frozenset({"embed_query", "embeddings", "ef_search", "words_query"})  # of the schema qwen_embed itself
 
 
 def check_name(name: str, what: str, advice: str = "") -> None:

@@ -14,6 +14,7 @@ from pg_qwen_embed.domain.template import Template
 MAX_DIMENSIONS = 4000  # the most an HNSW index on halfvec holds (pgvector README, "Half-Precision Indexing")
 MIN_DIMENSIONS = 1
 DEFAULT_EF_SEARCH = 100  # candidates of an index scan, until the index was measured
+CJK = "cjk"  # words of Chinese, Japanese, Korean and Thai: pairs of neighbouring characters
 SHORTEST_CHUNK = 16  # tokens; one character has at most 14, after composition and with special tokens
 
 
@@ -76,6 +77,7 @@ class Spec:
     full_dimensions: int | None = None  # of the server's vectors before they are shortened; None likewise
     prompt_style: PromptStyle = PromptStyle.PLAIN
     comment: str = ""  # the note that an administrator leaves
+    words: str | None = None  # the text search configuration, or CJK; None: no words are kept
     notify: bool = True  # the triggers signal the worker; without, it polls, and PREPARE TRANSACTION works
 
     @property

@@ -15,6 +15,7 @@ from pg_qwen_embed.domain.vectors import Vectors
 BOOL_OID = 16
 INT8_OID = 20
 BYTEA_OID = 17
+TEXT_OID = 25
 REAL_OID = 700
 _HEADER = struct.Struct(">iiIii")
 
@@ -50,6 +51,15 @@ def real_array(values: NDArray[np.float32]) -> bytes:
     elements["length"] = 4
     elements["value"] = values
     return _array(REAL_OID, elements)
+
+
+def text_array(values: Sequence[str]) -> bytes:
+    """text[] in binary."""
+    if not values:
+        return struct.pack(">iiI", 0, 0, TEXT_OID)
+    encoded = [value.encode() for value in values]
+    elements = [piece for one in encoded for piece in (len(one).to_bytes(4, "big"), one)]
+    return b"".join((_HEADER.pack(1, 0, TEXT_OID, len(encoded), 1), *elements))
 
 
 def halfvec_array(parts: Sequence[Vectors], halfvec_oid: int) -> bytes:

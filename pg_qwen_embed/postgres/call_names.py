@@ -16,7 +16,8 @@ from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA, KeyNames
 from pg_qwen_embed.postgres.sql import statement
 
 LIKE, DUPLICATES = "_like", "_duplicates"
-SUFFIXES = (LIKE, DUPLICATES)
+WORDS, HYBRID = "_words", "_hybrid"
+SUFFIXES = (LIKE, DUPLICATES, WORDS, HYBRID)
 FEW = 100  # rows; up to here one plan serves every k
 
 Parameter = tuple[str, sql.Composable, str]  # name, type, default or nothing
@@ -54,7 +55,7 @@ class CallNames(KeyNames):
 
     @property
     def search_parameters(self) -> sql.Composed:
-        return _declared(self._search_parameters(self.halfvec))
+        return declared(self._search_parameters(self.halfvec))
 
     @property
     def search_types(self) -> sql.Composed:
@@ -62,7 +63,7 @@ class CallNames(KeyNames):
 
     @property
     def text_search_parameters(self) -> sql.Composed:
-        return _declared(self._search_parameters(sql.SQL("text")))
+        return declared(self._search_parameters(sql.SQL("text")))
 
     @property
     def text_search_types(self) -> sql.Composed:
@@ -70,7 +71,7 @@ class CallNames(KeyNames):
 
     @property
     def like_parameters(self) -> sql.Composed:
-        return _declared(self._like_parameters())
+        return declared(self._like_parameters())
 
     @property
     def like_types(self) -> sql.Composed:
@@ -78,7 +79,7 @@ class CallNames(KeyNames):
 
     @property
     def duplicates_parameters(self) -> sql.Composed:
-        return _declared(self._duplicates_parameters())
+        return declared(self._duplicates_parameters())
 
     @property
     def duplicates_types(self) -> sql.Composed:
@@ -87,7 +88,7 @@ class CallNames(KeyNames):
     @property
     def found_columns(self) -> sql.Composed:
         """`id bigint, distance double precision`, and of a chunked embedding chunk, span and chunk_text."""
-        return _columns(self._found_columns)
+        return columns(self._found_columns)
 
     @property
     def distance_column(self) -> str:
@@ -97,7 +98,7 @@ class CallNames(KeyNames):
     @property
     def pair_columns(self) -> sql.Composed:
         """`a_id bigint, b_id bigint, distance double precision`, and of a chunked embedding a_chunk and b_chunk."""
-        return _columns(self._pair_columns)
+        return columns(self._pair_columns)
 
     # The key: `e.id`, `$1`, `unnest($3)`.
 
@@ -241,12 +242,12 @@ class CallNames(KeyNames):
     def _search_parameters(self, query: sql.Composable) -> list[Parameter]:
         taken = {name for name, _ in self._found_columns}
         parameters: list[Parameter] = [
-            (_free("query", taken), query, ""),
-            (_free("k", taken), sql.SQL("integer"), "10"),
+            (free("query", taken), query, ""),
+            (free("k", taken), sql.SQL("integer"), "10"),
         ]
         single = len(self._columns) == 1
         for column, name in zip(self._columns, self._view_key, strict=True):
-            parameter = _free("among" if single else f"among_{name}", taken)
+            parameter = free("among" if single else f"among_{name}", taken)
             parameters.append((parameter, _array(column), "NULL"))
         return parameters
 
@@ -254,17 +255,17 @@ class CallNames(KeyNames):
         taken = {name for name, _ in self._found_columns}
         single = len(self._columns) == 1
         keys: list[Parameter] = [
-            (_free("key" if single else f"key_{name}", taken), sql.SQL(column.type), "")
+            (free("key" if single else f"key_{name}", taken), sql.SQL(column.type), "")
             for column, name in zip(self._columns, self._view_key, strict=True)
         ]
-        return [*keys, (_free("k", taken), sql.SQL("integer"), "10")]
+        return [*keys, (free("k", taken), sql.SQL("integer"), "10")]
 
     def _duplicates_parameters(self) -> list[Parameter]:
         taken = {name for name, _ in self._pair_columns}
         return [
-            (_free("threshold", taken), sql.SQL("double precision"), ""),
-            (_free("k", taken), sql.SQL("integer"), "10"),
-            (_free("exact", taken), sql.SQL("boolean"), "false"),
+            (free("threshold", taken), sql.SQL("double precision"), ""),
+            (free("k", taken), sql.SQL("integer"), "10"),
+            (free("exact", taken), sql.SQL("boolean"), "false"),
         ]
 
     @property
@@ -272,22 +273,22 @@ class CallNames(KeyNames):
         columns = [(name, sql.SQL(c.type)) for name, c in zip(self._view_key, self._columns, strict=True)]
         view = self.target.embedding.view
         chunk = [(view.name(name), sql.SQL(type_)) for name, type_ in _CHUNK] if self.layout.has_chunks else []
-        distance = _free("distance", {name for name, _ in (*columns, *chunk)})
+        distance = free("distance", {name for name, _ in (*columns, *chunk)})
         return [*columns, (distance, sql.SQL("double precision")), *chunk]
 
     @property
     def _pair_columns(self) -> list[tuple[str, sql.Composable]]:
         taken: set[str] = set()
         keys = [
-            (_free(f"{side}_{name}", taken), sql.SQL(column.type))
+            (free(f"{side}_{name}", taken), sql.SQL(column.type))
             for side in "ab"
             for name, column in zip(self._view_key, self._columns, strict=True)
         ]
         chunk = self.target.embedding.view.name("chunk")
         chunks = (
-            [(_free(f"{side}_{chunk}", taken), sql.SQL("integer")) for side in "ab"] if self.layout.has_chunks else []
+            [(free(f"{side}_{chunk}", taken), sql.SQL("integer")) for side in "ab"] if self.layout.has_chunks else []
         )
-        return [*keys, (_free("distance", taken), sql.SQL("double precision")), *chunks]
+        return [*keys, (free("distance", taken), sql.SQL("double precision")), *chunks]
 
     @property
     def _view_key(self) -> list[str]:
@@ -302,18 +303,18 @@ def fits(name: str) -> bool:
     return all(len((name + suffix).encode()) <= MAX_NAME_BYTES for suffix in SUFFIXES)
 
 
-def _declared(parameters: Sequence[Parameter]) -> sql.Composed:
+def declared(parameters: Sequence[Parameter]) -> sql.Composed:
     return joined(
         sql.SQL("{} {}{}").format(sql.Identifier(name), type_, sql.SQL(f" DEFAULT {default}" if default else ""))
         for name, type_, default in parameters
     )
 
 
-def _columns(columns: Sequence[tuple[str, sql.Composable]]) -> sql.Composed:
+def columns(columns: Sequence[tuple[str, sql.Composable]]) -> sql.Composed:
     return joined(sql.SQL("{} {}").format(sql.Identifier(name), type_) for name, type_ in columns)
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free(name: str, taken: set[str]) -> str:
     """A name that is not taken and not too long, which is taken from now on."""
     for candidate in _candidates(name):
         if candidate not in taken:

@@ -115,6 +115,10 @@ def _vectors(target: Target) -> Iterator[sql.Composed]:
     yield from _store(target)
 
 
+def _column_of_words(target: Target) -> Iterator[sql.Composed]:
+    yield statement("add_words_column", Names(target))
+
+
 def _failure(target: Target) -> Iterator[sql.Composed]:
     names = Names(target)
     yield statement("create_failure", names)
@@ -174,5 +178,5 @@ def drop_superseded(target: Target) -> Iterator[sql.Composed]:
 
 _PARTS = {
     "outbox": _outbox, "store": _store, "vectors": _vectors, "failure table": _failure, "column of vectors": _source_column,
-    "document function": document_function,
+    "document function": document_function, "column of words": _column_of_words,
 }  # fmt: skip

@@ -232,17 +232,19 @@ def qualified_type(column: Column) -> sql.SQL:
     return sql.SQL(f"{name if '.' in name else 'pg_catalog.' + _INTERNAL_NAMES.get(name, name)}{brackets}")
 
 
-def key_columns(key: Sequence[Column], *, nullable: bool, any_value: bool = False) -> sql.Composable:
+def key_columns(
+    key: Sequence[Column], *, nullable: bool, any_value: bool = False, bare: bool = False
+) -> sql.Composable:
     """`k1 bigint NOT NULL, k2 text COLLATE ..`: the key's columns for a table of a generation.
 
     A domain is kept as its base type: the domain's CHECK would call functions of its owner with the rights of the worker.
-    any_value: without a length, for a table that must take every key."""
+    any_value: without a length, for a table that must take every key. bare: for what a function returns."""
     return joined(
         sql.SQL("{} {}{}{}").format(
             sql.Identifier(f"k{n}"),
             _entry_type(column) if nullable or any_value else _base_type(column),
-            _collate(column),
-            sql.SQL("" if nullable else " NOT NULL"),
+            sql.SQL("") if bare else _collate(column),
+            sql.SQL("" if nullable or bare else " NOT NULL"),
         )
         for n, column in enumerate(key, 1)
     )

@@ -16,6 +16,7 @@ from psycopg import sql
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.events import Events, IndexBuildAlone, IndexGaveWay
 from pg_qwen_embed.domain.report import IndexState
+from pg_qwen_embed.domain.source import QualifiedName
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
 from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.names import Names
@@ -36,7 +37,7 @@ async def ensure(url: str, target: Target, events: Events) -> bool:
     connection of its own, and another one while it builds. Raises DatabaseUnavailable, psycopg.Error."""
     names = Names(target)
     async with await _connected(url, target) as connection:
-        state = await _state(connection, names)
+        state = await _state(connection, names.index)
         if state is IndexState.BUILDING:
             return False
         if state is not IndexState.VALID:
@@ -47,6 +48,27 @@ async def ensure(url: str, target: Target, events: Events) -> bool:
                 events.emit(IndexGaveWay(target.name))
                 return False
         await connection.execute(statement("analyze", table=names.indexed), {})
+        return True
+
+
+async def ensure_words(url: str, target: Target, events: Events) -> bool:
+    """The same for the index of the words. Raises as `ensure`."""
+    names = Names(target)
+    if not names.has_words:
+        return True
+    async with await _connected(url, target) as connection:
+        state = await _state(connection, names.words_index)
+        if state is IndexState.BUILDING:
+            return False
+        if state is not IndexState.VALID:
+            try:
+                async with await _connected(url, target) as watch:
+                    create = statement("create_words_index", names, index=sql.Identifier(names.words_index.name))
+                    about = names.comment("searches by words")
+                    await _create(connection, watch, names.words_index, create, about, _workers())
+            except _GaveWay:
+                events.emit(IndexGaveWay(target.name))
+                return False
         return True
 
 
@@ -73,28 +95,35 @@ async def _connected(url: str, target: Target) -> AsyncConnection:
     return await connect_async(url, f"pg_qwen_embed index: {target.name}"[:63])
 
 
-async def _state(connection: AsyncConnection, names: Names) -> IndexState:
-    row = await (await connection.execute(statement("index_state"), {"index": index_text(names)})).fetchone()
+async def _state(connection: AsyncConnection, index: QualifiedName) -> IndexState:
+    values = {"index": identifier(index).as_string(None)}
+    row = await (await connection.execute(statement("index_state"), values)).fetchone()
     return IndexState(row[0]) if row else IndexState.NONE
 
 
 async def _build(connection: AsyncConnection, watch: AsyncConnection, names: Names, events: Events) -> None:
-    workers = max(1, min(4, (os.cpu_count() or 2)))
+    create = statement(names.layout.create_index, names, index=sql.Identifier(names.index.name))
     try:
-        await _create(connection, watch, names, workers)
+        await _create(connection, watch, names.index, create, comment(names), _workers())
     except psycopg.errors.DiskFull:
         # A parallel build keeps its graph in shared memory, and containers are given little of it (64 MB by default).
         events.emit(IndexBuildAlone(names.target.name, "little shared memory"))
-        await _create(connection, watch, names, 0)
+        await _create(connection, watch, names.index, create, comment(names), 0)
 
 
-async def _create(connection: AsyncConnection, watch: AsyncConnection, names: Names, workers: int) -> None:
-    in_schema = identifier(names.index)
+def _workers() -> int:
+    return max(1, min(4, (os.cpu_count() or 2)))
+
+
+async def _create(
+    connection: AsyncConnection, watch: AsyncConnection, index: QualifiedName, create: sql.Composed, about: sql.Literal,
+    workers: int,
+) -> None:  # fmt: skip
+    in_schema = identifier(index)
     await _configure(connection, workers)
     await _unless_awaited(connection, watch, statement("drop_index", index_in_schema=in_schema))
-    create = statement(names.layout.create_index, names, index=sql.Identifier(names.index.name))
     await _unless_awaited(connection, watch, create)
-    await connection.execute(statement("comment_index", index_in_schema=in_schema, comment=comment(names)), {})
+    await connection.execute(statement("comment_index", index_in_schema=in_schema, comment=about), {})
 
 
 async def _configure(connection: AsyncConnection, workers: int) -> None:

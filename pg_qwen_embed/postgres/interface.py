@@ -3,36 +3,16 @@
 Each function yields its statements in order."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.postgres import interface_words
 from pg_qwen_embed.postgres.call_names import fits
 from pg_qwen_embed.postgres.connection import as_text
+from pg_qwen_embed.postgres.function import Function
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A function that applications call. body: as the catalog has it. types: those of its parameters."""
-
-    create: sql.Composed
-    comment: sql.Composed
-    body: str
-    name: sql.Identifier
-    types: sql.Composed
-
-    @property
-    def signature(self) -> str:
-        """As ::regprocedure reads it."""
-        return f"{as_text(self.name)}({as_text(self.types)})"
-
-    @property
-    def shown(self) -> str:
-        """For a person to read."""
-        return self.signature.replace('"', "")
 
 
 def create(embedding: Embedding) -> Iterator[sql.Composed]:
@@ -43,6 +23,7 @@ def create(embedding: Embedding) -> Iterator[sql.Composed]:
     yield statement("create_distance_function", names)
     comment = names.comment("the distance of two vectors, for the search function")
     yield statement("comment_distance_function", names, comment=comment)
+    yield from interface_words.create(names)
     for function in functions(embedding):
         yield function.create
         yield function.comment
@@ -54,6 +35,7 @@ def drop(embedding: Embedding) -> Iterator[sql.Composed]:
     known = functions(embedding) if all(column.type for column in embedding.source.key) else []
     body = as_text(statement("drop_functions_body", names, present=_signatures(known)))
     yield statement("drop_functions", names, body=sql.Literal(body))
+    yield from interface_words.drop(names)
     yield statement("drop_distance_function", names)
     yield statement("drop_view", names)
 
@@ -71,7 +53,7 @@ def drop_superseded(embedding: Embedding) -> sql.Composed:
 def functions(embedding: Embedding) -> list[Function]:
     """The functions of an embedding. One whose name is too long for their names has those that need no other name."""
     names = names_of(embedding)
-    found = [_search(names), _text_search(names)]
+    found = [_search(names), _text_search(names), *interface_words.functions(names)]
     return [*found, _like(names), _duplicates(names)] if fits(embedding.name) else found
 
 

@@ -12,15 +12,15 @@ from psycopg import sql
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.postgres import expressions
-from pg_qwen_embed.postgres.call_names import CallNames
 from pg_qwen_embed.postgres.expressions import joined
 from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.postgres.word_names import WordNames
 
 PLAIN_STORAGE_DIMENSIONS = 1300  # up to here three vectors fit a page, and reading them needs no TOAST
 
 
-class Names(CallNames):
+class Names(WordNames):
     """Every placeholder of the statements about one generation."""
 
     def row_exists(self, alias: str) -> sql.Composable:
@@ -172,7 +172,7 @@ class Names(CallNames):
 
     @property
     def whole(self) -> sql.Composable:
-        return self.layout.whole
+        return self.with_words(self.layout.whole)
 
     @property
     def distinct(self) -> sql.Composable:
@@ -180,7 +180,7 @@ class Names(CallNames):
 
     @cached_property
     def all_chunks(self) -> sql.Composable:
-        return statement("all_chunks")
+        return statement("all_chunks", self)
 
     @cached_property
     def settled(self) -> sql.Composable:

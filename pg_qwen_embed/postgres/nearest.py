@@ -68,7 +68,7 @@ class Nearest:
             return None
         rows = await values.rows(found)
         _, *columns = [column.name for column in found.description or ()]
-        hits = [Hit(distance, _row(columns, row)) for distance, *row in rows]
+        hits = [Hit(distance, named(columns, row)) for distance, *row in rows]
         return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
 
     def _settings(self, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Nearest:
             yield statement(self._names.layout.search, self._names)
 
 
-def _row(columns: list[str], row: list[object]) -> dict[str, object]:
+def named(columns: list[str], row: list[object]) -> dict[str, object]:
     """A row of the source, then its chunk. Where both have a column of one name, the source's counts."""
     found: dict[str, object] = {}
     for column, value in zip(columns, row, strict=True):

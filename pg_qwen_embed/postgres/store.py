@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from pg_qwen_embed.domain.change import LONGEST_DOCUMENT, Change, Key, change_of
+from pg_qwen_embed.domain.change import LONGEST_DOCUMENT, LONGEST_FOR_WORDS, Change, Key, change_of
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.vectors import Vectors
@@ -192,6 +192,9 @@ class Store:
         values["fingerprints"] = BinaryValue(binary.bytea_array([c.fingerprint or b"" for c in changes]))
         values["embeddings"] = BinaryValue(binary.halfvec_array(embeddings, self._halfvec_oid))
         values |= self._layout.write_values(changes)
+        if self._names.has_words:
+            documents = [change.document[:LONGEST_FOR_WORDS] for change in changes]
+            values["documents"] = BinaryValue(binary.text_array(documents))
         return await self._undone(await self._locked(connection, self._layout.write_lock, self._layout.write, values))
 
     async def clear(self, connection: AsyncConnection, changes: Sequence[Change]) -> list[int]:

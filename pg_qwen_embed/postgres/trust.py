@@ -30,7 +30,7 @@ _QUERIES = {
     "progress",
     "about_rows",
 }
-_SHARED = _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now"}  # by all embeddings
+_SHARED = _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now", "words"}  # by all embeddings
 _HARM = {
     Lock.LEADER: "the leader lock: no worker can lead",
     Lock.GATE: "the gate: each transaction that changes the source sends a notification",

@@ -8,6 +8,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.texts import is_storable
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.by_words import ByWords
 from pg_qwen_embed.postgres.client_pool import PURPOSE
 from pg_qwen_embed.postgres.conditions import Condition, Where, condition_of
 from pg_qwen_embed.postgres.connection import AsyncConnection, connect, first_line, lost
@@ -109,12 +111,17 @@ class AsyncClient:
 
         query: a text, or a vector. where: an SQL condition on the source's columns; it is code of the application, never of
         its users, whose values go into `params` (`where="likes > %(least)s", params={"least": 10}`). exact: compare every
-        vector, without the index. ef_search: how many candidates a search of the index keeps. Raises as `embed_query`, and
-        UsageError for what cannot be searched."""
+        vector, without the index. ef_search: how many candidates a search of the index keeps. mode: `vector`; or `words`
+        for those of a text, `hybrid` for both, where the embedding keeps words. Raises as `embed_query`, and UsageError for
+        what cannot be searched."""
+        if mode != "vector" and (where is not None or params is not None or exact or ef_search is not None):
+            raise UsageError(f"mode {mode} takes no condition, and neither exact nor ef_search")
         wanted, condition = Wanted(limit, mode, exact, ef_search), condition_of(where, params)
         if isinstance(query, str):
             _check_text(query)
         opened = await self._open()
+        if wanted.mode != "vector":
+            return await self._search_words(opened, name, query, wanted)
         while True:
             known = await self._read(opened, name)
             if isinstance(query, str):
@@ -124,6 +131,29 @@ class AsyncClient:
             hits = None if vector is None else await self._search(opened, known, vector, wanted, condition)
             if hits is not None:
                 return hits
+            self._forget(known)
+
+    async def _search_words(
+        self, opened: Opened, name: str, query: str | Sequence[float] | NDArray[Any], wanted: Wanted
+    ) -> list[Hit]:
+        """By words alone no embedding server is asked."""
+        if not isinstance(query, str):
+            raise UsageError(f"mode {wanted.mode} searches for the words of a text; a vector has none")
+        while True:
+            known = await self._read(opened, name)
+            by_words, vector = ByWords(known.embedding), None
+            if wanted.mode == "hybrid":
+                vector = await self._unless_changed(opened, known, opened.servers.query(known.embedding.target, query))
+            if wanted.mode == "words" or vector is not None:
+                search = partial(by_words.search, text=query, vector=vector, wanted=wanted)
+                try:
+                    hits = await self._ask(opened, search)
+                except psycopg.ProgrammingError:
+                    if await self._look_up(name) == known.embedding:
+                        raise
+                    hits = None
+                if hits is not None:
+                    return hits
             self._forget(known)
 
     async def _search(

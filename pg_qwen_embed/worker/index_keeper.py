@@ -68,15 +68,19 @@ class IndexKeeper:
             case Action.BUILD if await index.ensure(self._url, pipeline.target, self._runtime.events):
                 return await self._done(pipeline, events.IndexReady(name))
             case Action.NONE if known:
-                return await self._done(pipeline, None)
+                return await self._done(pipeline, None, words=not absent)
             case Action.NONE if absent:
-                return await self._done(pipeline, events.IndexNotNeeded(name, self._options.index_from))
+                return await self._done(pipeline, events.IndexNotNeeded(name, self._options.index_from), words=False)
             case Action.NONE if await index.ensure(self._url, pipeline.target, self._runtime.events):
                 return await self._done(pipeline, events.IndexReady(name))
         return False
 
-    async def _done(self, pipeline: Pipeline, event: events.Event | None) -> bool:
-        """The backfill, if one waited for the index, is done."""
+    async def _done(self, pipeline: Pipeline, event: events.Event | None, *, words: bool = True) -> bool:
+        """The backfill, if one waited for the index, is done. words: their index is needed too.
+
+        Returns False if that index cannot be built yet."""
+        if words and not await index.ensure_words(self._url, pipeline.target, self._runtime.events):
+            return False
         async with self._pool.connection() as connection:
             await pipeline.store.finish_backfill(connection, BackfillState.DONE, after=BackfillState.INDEXING)
         if event:

@@ -14,7 +14,8 @@ from pg_qwen_embed.domain.errors import Error
 from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import catalog, leftovers, migrate, rights
-from pg_qwen_embed.postgres.connection import Connection, connect, first_line
+from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line
+from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
 
@@ -164,6 +165,7 @@ def _look_at_embedding(connection: Connection, one: catalog.Registered) -> Itera
     yield from _guarded(name, partial(_look_at_rights, connection, one.embedding))
     yield from _guarded(name, partial(boundaries.look_at_source, connection, one.embedding))
     yield from _guarded(name, partial(_look_at_state, connection, name))
+    yield from _guarded(name, partial(_look_at_words, connection, one.embedding))
 
 
 def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
@@ -181,6 +183,22 @@ def _look_at_rights(connection: Connection, embedding: Embedding) -> Iterator[Fi
     if hidden:
         yield Finding(embedding.name, State.WRONG, f"row-level security hides rows of {embedding.source.table} from {role}",
                       f"run: ALTER ROLE {role} BYPASSRLS, or let the worker be the table's owner")  # fmt: skip
+
+
+def _look_at_words(connection: Connection, embedding: Embedding) -> Iterator[Finding]:
+    """Without its configuration an embedding keeps no words of what changes, and searches by words fail."""
+    names = names_of(embedding)
+    if not names.has_words:
+        return
+    row = connection.execute(
+        statement("look_at_words", names), {"index": as_text(identifier(names.words_index))}
+    ).fetchone()
+    there, index = row or (False, "none")
+    text = f"its text search configuration {embedding.live.spec.words} is {'there' if there else 'gone'}"
+    yield judge(embedding.name, bool(there), text,
+                f"create it again, and run: pg-qwen-embed verify {embedding.name} --repair")  # fmt: skip
+    yield judge(embedding.name, index != IndexState.INVALID, f"index of the words {index}",
+                "a worker builds it again: see its log", State.WARNING)  # fmt: skip
 
 
 def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE;
 -- depends on the former key: until then nobody but the owner reads it.
 DROP POLICY IF EXISTS rows_of_the_source ON {store};
 DROP INDEX IF EXISTS _qwen_embed.store_{id}_hnsw;
+DROP INDEX IF EXISTS _qwen_embed.store_{id}_words;
 ALTER TABLE {store} RENAME TO former_{id};
 ALTER INDEX _qwen_embed.store_{id}_pkey RENAME TO former_{id}_pkey;
 
@@ -57,11 +58,11 @@ DROP INDEX IF EXISTS {index_in_schema};
 -- whatever the key. It runs under lock_store_exclusive: a row that was deleted meanwhile has an entry that is settled
 -- afterwards.
 WITH former AS (
-    SELECT DISTINCT ON (fingerprint) fingerprint, version, truncated, embedding
+    SELECT DISTINCT ON (fingerprint) fingerprint, version, truncated, embedding{words_name}
     FROM {former} WHERE embedding IS NOT NULL ORDER BY fingerprint, version DESC
 ), copied AS (
-    INSERT INTO {store} ({keys}, version, fingerprint, truncated, embedding)
-    SELECT {source_key:t}, s.version, s.fingerprint, s.truncated, s.embedding
+    INSERT INTO {store} ({keys}, version, fingerprint, truncated, embedding{words_name})
+    SELECT {source_key:t}, s.version, s.fingerprint, s.truncated, s.embedding{former_words:s}
     FROM {source} t JOIN former s ON s.fingerprint = _qwen_embed.fingerprint({document:t})
     ON CONFLICT DO NOTHING
     RETURNING 1
@@ -75,8 +76,8 @@ WITH former AS (
     SELECT DISTINCT ON (s.fingerprint) s.*
     FROM {former} s WHERE s.chunk = 1 AND s.embedding IS NOT NULL ORDER BY s.fingerprint, s.version DESC
 ), copied AS (
-    INSERT INTO {store} ({keys}, chunk, chunks, span, version, fingerprint, chunk_fingerprint, embedding)
-    SELECT {source_key:t}, c.chunk, c.chunks, c.span, c.version, c.fingerprint, c.chunk_fingerprint, c.embedding
+    INSERT INTO {store} ({keys}, chunk, chunks, span, version, fingerprint, chunk_fingerprint, embedding{words_name})
+    SELECT {source_key:t}, c.chunk, c.chunks, c.span, c.version, c.fingerprint, c.chunk_fingerprint, c.embedding{former_words:c}
     FROM {source} t
     JOIN former s ON s.fingerprint = _qwen_embed.fingerprint({document:t})
     JOIN {former} c ON c.fingerprint = s.fingerprint AND c.version = s.version
@@ -89,8 +90,8 @@ SELECT count(*) FILTER (WHERE chunk = 1) FROM copied;
 -- Copies what the former store knows of the vectors, for layout `column`, where both keys are in the source. The vectors
 -- stay where they are. A row whose document has changed since is found by its fingerprint.
 WITH copied AS (
-    INSERT INTO {store} ({keys}, version, fingerprint, truncated)
-    SELECT {source_key:t}, s.version, s.fingerprint, s.truncated
+    INSERT INTO {store} ({keys}, version, fingerprint, truncated{words_name})
+    SELECT {source_key:t}, s.version, s.fingerprint, s.truncated{former_words:s}
     FROM {source} t JOIN {former} s ON {same_row}
     WHERE t.{column} IS NOT NULL AND s.fingerprint IS NOT NULL
     ON CONFLICT DO NOTHING

@@ -55,7 +55,7 @@ CREATE TABLE {store} (
     version bigint NOT NULL,
     truncated boolean NOT NULL DEFAULT false,
     fingerprint bytea,
-    embedding {halfvec}({dimensions}),
+    embedding {halfvec}({dimensions}),{words_column}
     PRIMARY KEY ({keys})
 );
 
@@ -72,7 +72,7 @@ CREATE TABLE {store} (
     version bigint NOT NULL,
     fingerprint bytea,
     embedding {halfvec}({dimensions}),
-    chunk_fingerprint bytea,
+    chunk_fingerprint bytea,{words_column}
     PRIMARY KEY ({keys}, chunk)
 );
 
@@ -89,7 +89,7 @@ CREATE TABLE {store} (
     {key_columns},
     version bigint NOT NULL,
     truncated boolean NOT NULL DEFAULT false,
-    fingerprint bytea,
+    fingerprint bytea,{words_column}
     PRIMARY KEY ({keys})
 );
 

@@ -46,7 +46,7 @@ SELECT max(r.revision)
 FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('0004', 'generation', 'weight_version'),
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
              ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL),
-             ('0010', 'query_cache', 'key'))
+             ('0010', 'query_cache', 'key'), ('0012', 'words', NULL))
      r(revision, relation, attribute)
 WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute
@@ -203,6 +203,11 @@ SELECT e.id AS embedding_id, e.name, e.source::oid AS source, e.key, e.column_na
                                                     WHERE a.attrelid = to_regclass(format('_qwen_embed.store_%%s', g.id))
                                                       AND a.attname = 'embedding' AND NOT a.attisdropped)
                                THEN 'vectors' END,
+                          CASE WHEN g.spec->>'words' IS NOT NULL AND to_regclass(format('_qwen_embed.store_%%s', g.id)) IS NOT NULL
+                                    AND NOT EXISTS (SELECT FROM pg_attribute a
+                                                    WHERE a.attrelid = to_regclass(format('_qwen_embed.store_%%s', g.id))
+                                                      AND a.attname = 'words' AND NOT a.attisdropped)
+                               THEN 'column of words' END,
                           CASE WHEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(format('_qwen_embed.failure_%%s', g.id))
                                                 AND a.attname = 'k1' AND NOT a.attisdropped) THEN 'failure table' END,
                           CASE WHEN NOT EXISTS (SELECT FROM pg_proc p WHERE p.proname = format('document_%%s', g.id)

@@ -20,12 +20,13 @@ WITH ours AS (
     SELECT o.* FROM ours o
     WHERE o.generation IS NOT NULL AND NOT EXISTS (SELECT FROM _qwen_embed.generation g WHERE g.id::text = o.generation)
 ), views AS (
-    SELECT DISTINCT c.oid, c.relname AS name, c.relowner AS owner, c.reltype AS type, i.generation
+    SELECT DISTINCT c.oid, n.nspname AS schema, c.relname AS name, c.relowner AS owner, c.reltype AS type, i.generation
     FROM internal i
     JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = i.oid AND d.classid = 'pg_rewrite'::regclass
     JOIN pg_rewrite r ON r.oid = d.objid
     JOIN pg_class c ON c.oid = r.ev_class
-    WHERE i.kind = 'table' AND c.relnamespace = to_regnamespace('qwen_embed')
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE i.kind = 'table' AND n.nspname IN ('qwen_embed', '_qwen_embed')
 ), found AS (
     SELECT 1 AS step, 'search function' AS kind, f.generation, 'qwen_embed' AS schema, p.proname AS name, p.proowner AS owner,
            NULL::oid AS source, pg_get_function_identity_arguments(p.oid) AS arguments
@@ -42,7 +43,7 @@ WITH ours AS (
     FROM (SELECT DISTINCT generation FROM internal) i
     JOIN pg_proc p ON p.proname = 'distance_' || i.generation AND p.pronamespace = to_regnamespace('qwen_embed')
     UNION ALL
-    SELECT 3, 'view', generation, 'qwen_embed', name, owner, NULL, NULL FROM views
+    SELECT 3, 'view', generation, schema, name, owner, NULL, NULL FROM views
     UNION ALL
     SELECT 4, 'trigger', i.generation, NULL, t.tgname, c.relowner, c.oid, NULL
     FROM internal i JOIN pg_trigger t ON t.tgfoid = i.oid JOIN pg_class c ON c.oid = t.tgrelid

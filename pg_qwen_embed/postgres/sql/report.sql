@@ -149,7 +149,7 @@ FROM pg_class c WHERE c.oid = {literal:store}::regclass
 -- and count_drift.
 max(s.version) AS version,
 (array_agg(s.fingerprint) FILTER (WHERE s.fingerprint IS NOT NULL))[1] AS fingerprint,
-coalesce(count(*) = max(s.chunk) AND max(s.chunks) = max(s.chunk) AND min(s.version) = max(s.version), true) AS whole
+coalesce(count(*) = max(s.chunk) AND max(s.chunks) = max(s.chunk) AND min(s.version) = max(s.version){no_words_missing}, true) AS whole
 
 -- name: stored_by_row_plain
 -- The store, one row for each row of the source, for layouts `table` and `column`. Part of count_drift.

@@ -26,21 +26,23 @@ SELECT set_config('lock_timeout', '50s', true), pg_advisory_xact_lock(%(lock)s, 
 -- Writes vectors and acknowledges their entries in one statement, for layout `table`. It joins the source, so a row
 -- that was deleted meanwhile gets no vector. It compares versions, so a slow worker cannot overwrite a newer vector.
 -- A key may come twice: the newest counts.
--- `v` is used once: what is used twice is materialized, vectors included.
+-- `v` is used once: what is used twice is materialized, vectors included. With `--words` the words of the same document
+-- are written next to the vector.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
-                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]) AS a({keys}, version, fingerprint, truncated, embedding)
+                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]{documents_bound})
+             AS a({keys}, version, fingerprint, truncated, embedding{document_name})
 ), v AS (
-    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.truncated, a.embedding
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.truncated, a.embedding{document_of:a}
     FROM a ORDER BY {key_casts}, a.version DESC
 ), written AS (
-    INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated, embedding)
-    SELECT {key:v}, v.version, v.fingerprint, v.truncated, v.embedding
+    INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated, embedding{words_name})
+    SELECT {key:v}, v.version, v.fingerprint, v.truncated, v.embedding{words_of:v}
     FROM v JOIN {source} t ON {same_key:source_key:t=key:v}
     ORDER BY {key:v}
     ON CONFLICT ({keys}) DO UPDATE
     SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated,
-        embedding = excluded.embedding
+        embedding = excluded.embedding{words_excluded}
     WHERE s.version < excluded.version
     RETURNING 1
 ), cleared_failures AS (
@@ -54,28 +56,28 @@ SELECT count(*) FROM written;
 -- name: write_chunked
 -- The same for layout `chunked`: all chunks of a row, or none.
 -- It runs under lock_store_exclusive, so the version that it compares with is the last one written: an older
--- document with more chunks leaves no surplus chunk.
+-- document with more chunks leaves no surplus chunk. With `--words` the first chunk has the words of the whole document.
 WITH a AS (
-    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[], %(counts)s::bigint[])
-         WITH ORDINALITY AS a({keys}, version, fingerprint, chunks, position)
+    SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[], %(counts)s::bigint[]{documents_bound})
+         WITH ORDINALITY AS a({keys}, version, fingerprint, chunks{document_name}, position)
 ), v AS (
-    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.chunks, a.position
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.chunks, a.position{document_of:a}
     FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
-    SELECT {key:v}, v.version, v.fingerprint, v.chunks, v.position FROM v JOIN {source} t ON {same_key:source_key:t=key:v}
+    SELECT {key:v}, v.version, v.fingerprint, v.chunks, v.position{document_of:v} FROM v JOIN {source} t ON {same_key:source_key:t=key:v}
     WHERE NOT EXISTS (SELECT FROM {store} s WHERE {same_key:key:s=key:v} AND s.version >= v.version)
 ), surplus_chunks AS (
     DELETE FROM {store} s USING n WHERE {same_key:key:s=key:n} AND s.chunk > n.chunks
 ), written AS (
-    INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, chunk_fingerprint, embedding)
+    INSERT INTO {store} AS s ({keys}, chunk, chunks, span, version, fingerprint, chunk_fingerprint, embedding{words_name})
     SELECT {key:n}, p.chunk, n.chunks, int4range(p.begins::int, p.ends::int), n.version, n.fingerprint, p.fingerprint,
-           p.embedding
+           p.embedding{words_of_first_chunk}
     FROM n JOIN unnest(%(positions)s::bigint[], %(chunks)s::bigint[], %(begins)s::bigint[], %(ends)s::bigint[],
                        %(chunk_fingerprints)s::bytea[], %(embeddings)s::{halfvec}[])
                 AS p(position, chunk, begins, ends, fingerprint, embedding) USING (position)
     ON CONFLICT ({keys}, chunk) DO UPDATE
     SET chunks = excluded.chunks, span = excluded.span, version = excluded.version, fingerprint = excluded.fingerprint,
-        chunk_fingerprint = excluded.chunk_fingerprint, embedding = excluded.embedding
+        chunk_fingerprint = excluded.chunk_fingerprint, embedding = excluded.embedding{words_excluded}
     RETURNING 1
 ), cleared_failures AS (
     DELETE FROM {failure} f USING v WHERE {same_key:key:f=key:v} AND f.version <= v.version
@@ -102,19 +104,19 @@ WHERE s.chunk_fingerprint IS NOT NULL AND s.embedding IS NOT NULL;
 -- `own_path`: the row triggers of the source look names up as the role would. This statement has been parsed before.
 WITH a AS (
     SELECT * FROM unnest({key_arrays}, %(versions)s::bigint[], %(fingerprints)s::bytea[],
-                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[])
-         WITH ORDINALITY AS a({keys}, version, fingerprint, truncated, embedding, position)
+                         %(truncated)s::boolean[], %(embeddings)s::{halfvec}[]{documents_bound})
+         WITH ORDINALITY AS a({keys}, version, fingerprint, truncated, embedding{document_name}, position)
 ), v AS (
-    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.truncated, a.embedding
+    SELECT DISTINCT ON ({key_casts}) {key_values}, a.version, a.fingerprint, a.truncated, a.embedding{document_of:a}
     FROM a ORDER BY {key_casts}, a.version DESC
 ), n AS (
     SELECT {source_key_as:t} FROM {source} t JOIN v ON {same_key:source_key:t=key:v}
     ORDER BY {source_key:t} FOR NO KEY UPDATE OF t SKIP LOCKED
 ), noted AS (
-    INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated)
-    SELECT {key:v}, v.version, v.fingerprint, v.truncated FROM v JOIN n ON {same_key:key:n=key:v}
+    INSERT INTO {store} AS s ({keys}, version, fingerprint, truncated{words_name})
+    SELECT {key:v}, v.version, v.fingerprint, v.truncated{words_of:v} FROM v JOIN n ON {same_key:key:n=key:v}
     ON CONFLICT ({keys}) DO UPDATE
-    SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated
+    SET version = excluded.version, fingerprint = excluded.fingerprint, truncated = excluded.truncated{words_excluded}
     WHERE s.version < excluded.version
     RETURNING {key:s}
 ), own_path AS MATERIALIZED (
@@ -152,7 +154,7 @@ WITH a AS (
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
     SELECT {key:c}, c.version FROM c JOIN {source} t ON {same_key:source_key:t=key:c} WHERE c.here ORDER BY {key:c}
-    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL, embedding = NULL
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL, embedding = NULL{words_removed}
     WHERE s.version < excluded.version
 ), removed AS (
     DELETE FROM {store} s USING c
@@ -178,7 +180,7 @@ WITH a AS (
     INSERT INTO {store} AS s ({keys}, chunk, version)
     SELECT {key:n}, 1, n.version FROM n
     ON CONFLICT ({keys}, chunk) DO UPDATE
-    SET chunks = 1, span = NULL, version = excluded.version, fingerprint = NULL, chunk_fingerprint = NULL, embedding = NULL
+    SET chunks = 1, span = NULL, version = excluded.version, fingerprint = NULL, chunk_fingerprint = NULL, embedding = NULL{words_removed}
 ), removed AS (
     DELETE FROM {store} s USING c
     WHERE {same_key:key:s=key:c} AND s.version < c.version
@@ -204,7 +206,7 @@ WITH a AS (
 ), blank AS (
     INSERT INTO {store} AS s ({keys}, version)
     SELECT {key:c}, c.version FROM c JOIN n ON {same_key:key:n=key:c}
-    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL
+    ON CONFLICT ({keys}) DO UPDATE SET version = excluded.version, truncated = false, fingerprint = NULL{words_removed}
     WHERE s.version < excluded.version
     RETURNING {key:s}
 ), own_path AS MATERIALIZED (
