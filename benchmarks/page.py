@@ -176,6 +176,11 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Table("Documents that their own Chinese characters find", ("found",)),
         Table("A backfill with words", ("rows/s with words / without",)),
     ),
+    "indexes": (
+        Table("Recall and time of a query", ("recall@10", "recall@10 of made-up queries", "ms, median", "ms, p95")),
+        Table("The indexes", ("index MB", "size, of hnsw", "build and check, s", "ms, exact")),
+        Lines("Recall by ef_search", ("recall@10 by ef_search",), "ef_search"),
+    ),
     "scale": (
         Table("More rows", across="rows"),
         Table("More workers", across="workers"),

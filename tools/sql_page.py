@@ -174,6 +174,8 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "database": sql.Identifier("shop"),
         "index_state": statement("index_state"),
         "foreign_object": statement("foreign_object"),
+        "storage_parameters": sql.SQL(""),
+        "ranked": sql.SQL(""),
         "function": names.document_function,
         "parameters": sql.SQL("title text, body text"),
         "condition": sql.SQL("likes > 10") if name.startswith("example") else statement("is_among", names),

@@ -7,7 +7,7 @@ parser for scripts that write no blanks between words: with `cjk` each pair of t
 from alembic import op
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 # Chinese, Japanese, Korean and Thai: letters, and the marks that belong to them.
 SCRIPTS = (

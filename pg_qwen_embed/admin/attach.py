@@ -15,12 +15,13 @@ from pg_qwen_embed.admin.transaction import (
     lock_embedding,
     run,
 )
+from pg_qwen_embed.domain import index
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, View
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.source import MAX_NAME_BYTES, RESERVED_NAMES, Source, check_name
-from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, MIN_DIMENSIONS, SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
+from pg_qwen_embed.domain.spec import SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
 from pg_qwen_embed.postgres import call_names, catalog, configurations, ddl, grants, leftovers, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.layouts import layout_of
@@ -208,9 +209,7 @@ def _register(connection: Connection, oid: int, planned: Embedding, backfill: bo
 
 def check_spec(spec: Spec) -> None:
     """Raises UsageError for properties that are impossible, or impossible together."""
-    if not MIN_DIMENSIONS <= spec.dimensions <= MAX_DIMENSIONS:
-        raise UsageError(f"{spec.dimensions} dimensions: an index on halfvec holds {MIN_DIMENSIONS} to {MAX_DIMENSIONS}; "
-                         "add --dimensions, 1024 for instance")  # fmt: skip
+    index.check(spec.index, spec.dimensions)
     if spec.chunking:
         _check_chunking(spec.chunking, spec)
 

@@ -47,6 +47,8 @@ def look_at_interface(connection: Connection, embedding: Embedding) -> Interface
         broken += [f"functions of {public} as an earlier release made them"] if row["other_functions"] else []
         if not row["distance_function"]:
             broken.append(f"the function {PUBLIC_SCHEMA}.distance_{embedding.live.id}")
+        if embedding.live.spec.index.compressed and not row["near_function"]:
+            broken.append(f"the function {PUBLIC_SCHEMA}.near_{embedding.live.id}")
     if names.has_words:
         whole = connection.execute(statement("look_at_words_interface", names), {}).fetchone()
         broken += [] if whole and whole[0] else ["what its functions read words by"]

@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 from pg_qwen_embed.admin import guards, restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.foreign import shown
+from pg_qwen_embed.domain.index import IndexKind
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
 from pg_qwen_embed.domain.source import Problem, Remedy
 from pg_qwen_embed.postgres import catalog, rights, trust
@@ -100,7 +101,10 @@ def _status(connection: Connection, registered: Registered) -> Status:
     if row is None:
         return _without_figures(embedding, problem=Problem("the row of its backfill was deleted", Remedy.REPAIR))
     strangers = trust.strangers_at(connection, target, trust.strangers(connection))
-    (index,) = connection.execute(statement("index_state"), {"index": index_text(names)}).fetchone() or ("none",)
+    with connection.cursor(row_factory=dict_row) as cursor:
+        query = statement("describe_index", names, index_state=statement("index_state"))
+        index = cursor.execute(query, {"index": index_text(names), "name": embedding.name}).fetchone() or {}
+    there = index["state"] != IndexState.NONE
     return Status(
         name=embedding.name,
         source=str(embedding.source.table),
@@ -116,7 +120,12 @@ def _status(connection: Connection, registered: Registered) -> Status:
             BackfillState(row["state"]), row["rows_done"], row["rows_total"] or row["rows"], row["started_at"],
             row["finished_at"],
         ),
-        index=IndexState(index),
+        index=IndexState(index["state"]),
+        index_wanted=index["wanted"] and target.spec.index.kind is not IndexKind.NONE,
+        ef_search=index["ef_search"] if there else None,
+        recall=index["recall"] if there else None,
+        looked_for=index["looked_for"] or 0,
+        not_found=index["not_found"] or 0,
         leader=row["leader"] and shown(row["leader"], LONGEST_SESSION),
         strangers=tuple(f"{one.sentence}; {one.advice}" for one in strangers),
         broken_triggers=restore.broken_triggers(connection, target),

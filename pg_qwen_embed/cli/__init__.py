@@ -26,6 +26,7 @@ COMMANDS = {
     "backfill": "Start a backfill, or watch it.",
     "status": "Rows, vectors, lag, failures and index of each embedding.",
     "search": "Find the rows nearest to a text.",
+    "index": "ANN indexes: list, build, drop, measure.",
     "verify": "Count missing, stale and orphaned vectors; repair them.",
     "failures": "Documents that the server rejects: list, retry, discard.",
     "doctor": "Check settings, database, embeddings and servers.",

@@ -10,8 +10,9 @@ import click
 
 from pg_qwen_embed.admin.attach import Declaration
 from pg_qwen_embed.cli._options import say
-from pg_qwen_embed.domain import template
+from pg_qwen_embed.domain import index, template
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.index import Index
 from pg_qwen_embed.domain.prompt import PromptStyle
 from pg_qwen_embed.domain.spec import Chunking, Distance, Spec, StoreKind, TooLong
 from pg_qwen_embed.domain.template import Template
@@ -43,6 +44,9 @@ _OPTIONS = (
         show_default=True,
         help="Distance of the index and of searches.",
     ),
+    click.option("--index", "index_text", default="hnsw", show_default=True, metavar="KIND",
+                 help="hnsw, hnsw-binary, hnsw-prefix:N, ivfflat or none; with parameters: hnsw:m=24,ef_construction=128 "
+                 "(see docs/indexes.md)."),
     click.option("--store", type=click.Choice([kind.value for kind in StoreKind]), default="table", show_default=True,
                  help="Keep vectors in a table of their own, or in a column of TABLE (see docs/objects-locks-grants.md)."),
     click.option(
@@ -72,7 +76,7 @@ _OPTIONS = (
 )  # fmt: skip
 _NAMES = (
     "columns", "template_text", "name", "dimensions", "model", "instruction", "prompt_style", "distance", "store", "column",
-    "view_columns", "view_names", "too_long", "chunk_tokens", "chunk_overlap", "words", "notify", "comment",
+    "view_columns", "view_names", "too_long", "chunk_tokens", "chunk_overlap", "words", "notify", "comment", "index_text",
 )  # fmt: skip
 
 
@@ -92,7 +96,8 @@ class DeclarationOptions:
 
     def resolved(self, settings: Settings, table: str, *, backfill: bool = True) -> Declaration:
         """The declaration, with the model and the dimensions that the server confirms. Raises what `resolve_model` does."""
-        chosen = asyncio.run(resolve_model(settings, self.model, self.dimensions))
+        wanted: Index = self.properties["index"]
+        chosen = asyncio.run(resolve_model(settings, self.model, self.dimensions, most=wanted.most_dimensions))
         if chosen.warning:
             say(f"warning: {chosen.warning}", err=True)
         return self._declaration(chosen, table, backfill)
@@ -141,7 +146,7 @@ def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
 def _options(
     *, columns: tuple[str, ...], template_text: str | None, prompt_style: str | None, distance: str, store: str,
     too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, words: str | None, notify: bool, comment: str,
-    view_columns: str, view_names: tuple[str, ...], **others: Any,
+    view_columns: str, index_text: str, view_names: tuple[str, ...], **others: Any,
 ) -> DeclarationOptions:  # fmt: skip
     properties = {
         "prompt_style": PromptStyle(prompt_style) if prompt_style else None,
@@ -152,6 +157,7 @@ def _options(
         "words": words,
         "notify": notify,
         "comment": comment,
+        "index": index.parse(index_text),
     }
     return DeclarationOptions(
         template=_template(columns, template_text),

@@ -8,7 +8,8 @@ import click
 from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.foreign import shown
-from pg_qwen_embed.domain.query import MODES, MOST_EF_SEARCH
+from pg_qwen_embed.domain.index import MOST_EF_SEARCH
+from pg_qwen_embed.domain.query import MODES
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.search.client import Client
 from pg_qwen_embed.settings import Settings

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.index import MOST_EF_SEARCH
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.vectors import Vectors
 
-DEFAULT_EF_SEARCH = 100  # candidates that a search of the index keeps; pgvector's own default is 40
-MOST_EF_SEARCH = 1000  # pgvector's bound
 MOST_ROWS = 2**31 - 1  # PostgreSQL's integer, which is what the functions take
 # Vectors that the index looks at for each row that is wanted, so that it misses few of the nearest (`make bench-filters`).
 LOOKS = 3.0

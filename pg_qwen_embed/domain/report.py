@@ -61,6 +61,11 @@ class Status:
     missing: tuple[str, ...] = ()  # parts of the public interface that are missing or not as created
     unreadable: str | None = None  # which rights this role lacks; None: it may see the figures
     chunks: int | None = None  # None: its documents are not divided
+    index_wanted: bool = True  # false: of kind none, or `index drop` has dropped it
+    ef_search: int | None = None  # how widely searches look in the index; None: there is none
+    recall: float | None = None  # of ten rows, by the index against exact search; None: it was not measured
+    looked_for: int = 0  # vectors that were looked for by themselves when the index was measured
+    not_found: int = 0  # of these
 
     @property
     def indexed_vectors(self) -> int:
@@ -70,13 +75,18 @@ class Status:
     @property
     def needs_index(self) -> bool:
         """Whether a worker with the default --index-from builds an index for the vectors that there are."""
-        return self.indexed_vectors >= INDEX_FROM
+        return self.index_wanted and self.indexed_vectors >= INDEX_FROM
 
     @property
     def index_report(self) -> str:
-        """The state of the index, in words: why there is none, and what queries do meanwhile."""
+        """The state of the index, in words: what searches find with it, or why there is none and what they do meanwhile."""
+        if self.index is IndexState.VALID and self.recall is not None:
+            lost = f", {self.not_found:,} of {self.looked_for:,} vectors not found" if self.not_found else ""
+            return f"{self.index} (recall@10 {self.recall:.3f} at ef_search {self.ef_search}{lost})"
         if self.index is not IndexState.NONE:
             return str(self.index)
+        if not self.index_wanted:
+            return "none, as was chosen: queries compare every vector"
         if not self.needs_index:
             return f"none, not needed below {INDEX_FROM:,} vectors"
         return "none, queries compare every vector"

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from pg_qwen_embed.domain import template
+from pg_qwen_embed.domain import index, template
+from pg_qwen_embed.domain.index import HNSW, Index
 from pg_qwen_embed.domain.prompt import PromptStyle
 from pg_qwen_embed.domain.template import Template
 
-MAX_DIMENSIONS = 4000  # the most an HNSW index on halfvec holds (pgvector README, "Half-Precision Indexing")
-MIN_DIMENSIONS = 1
-DEFAULT_EF_SEARCH = 100  # candidates of an index scan, until the index was measured
 CJK = "cjk"  # words of Chinese, Japanese, Korean and Thai: pairs of neighbouring characters
 SHORTEST_CHUNK = 16  # tokens; one character has at most 14, after composition and with special tokens
 
@@ -79,6 +77,7 @@ class Spec:
     comment: str = ""  # the note that an administrator leaves
     words: str | None = None  # the text search configuration, or CJK; None: no words are kept
     notify: bool = True  # the triggers signal the worker; without, it polls, and PREPARE TRANSACTION works
+    index: Index = HNSW
 
     @property
     def layout(self) -> Layout:
@@ -104,6 +103,8 @@ def _written(value: object) -> Any:
             return asdict(value)
         case StrEnum():
             return value.value
+        case Index():
+            return str(value)
         case _:
             return value
 
@@ -120,4 +121,5 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "too_long": TooLong,
     "chunking": lambda written: written and Chunking(**written),
     "prompt_style": PromptStyle,
+    "index": index.parse,
 }

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pg_qwen_embed.domain.errors import ModelMismatch, ServerUnavailable, UsageError
+from pg_qwen_embed.domain.index import MOST_INDEXED
 from pg_qwen_embed.domain.prompt import PromptStyle, style_of
-from pg_qwen_embed.domain.spec import MAX_DIMENSIONS, Spec
+from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer
@@ -34,9 +35,12 @@ class ResolvedModel:
         )  # fmt: skip
 
 
-async def resolve_model(settings: Settings, model: str | None, dimensions: int | None) -> ResolvedModel:
+async def resolve_model(
+    settings: Settings, model: str | None, dimensions: int | None, *, most: int = MOST_INDEXED
+) -> ResolvedModel:
     """The given model and dimensions, checked against the servers; what is not given comes from the server.
 
+    most: dimensions that the index holds; a model of more is shortened to these unless `dimensions` are given.
     With both given, an absent server is only a warning. Raises UsageError, ModelMismatch, ServerUnavailable."""
     wanted = model or settings.model
     try:
@@ -50,7 +54,7 @@ async def resolve_model(settings: Settings, model: str | None, dimensions: int |
             )
         raise
     return ResolvedModel(
-        info.model, _dimensions(info, dimensions), weight_version=info.weight_version, full_dimensions=info.dimensions,
+        info.model, _dimensions(info, dimensions, most), weight_version=info.weight_version, full_dimensions=info.dimensions,
         path=info.path,
     )  # fmt: skip
 
@@ -85,9 +89,9 @@ async def _ask(settings: Settings, wanted: str | None) -> ModelInfo | ServerUnav
         return error
 
 
-def _dimensions(info: ModelInfo, wanted: int | None) -> int:
+def _dimensions(info: ModelInfo, wanted: int | None, most: int) -> int:
     if wanted is None:
-        return min(info.dimensions, MAX_DIMENSIONS)
+        return min(info.dimensions, most)
     if wanted > info.dimensions:
         raise UsageError(f"{info.model} makes vectors of {info.dimensions} dimensions, not {wanted}; "
                          f"choose --dimensions {info.dimensions} or less")  # fmt: skip

@@ -13,7 +13,6 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
 from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection, connect
@@ -242,7 +241,8 @@ def _is_nearest_chunk(names: Names) -> sql.Composable:
 
 def _prepared(names: Names) -> sql.Composable:
     vector = sql.SQL("%(query)s::{}").format(names.halfvec)
-    return statement("prepared_query", ef_search=sql.Literal(str(DEFAULT_EF_SEARCH)), vector=vector)
+    width = statement("measured_ef_search", embedding=names.embedding_name)
+    return statement("prepared_query", ef_search=width, vector=vector)
 
 
 def _all(conditions: Sequence[sql.Composable]) -> sql.Composable:

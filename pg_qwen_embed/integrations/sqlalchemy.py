@@ -18,7 +18,6 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import quoted_name
 
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
 from pg_qwen_embed.domain.spec import Distance
 from pg_qwen_embed.domain.vectors import as_literal
 from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
@@ -58,7 +57,7 @@ class Embedded(Generic[T]):
     key: tuple[str, ...] = ()
     chunked: bool = False
     vector_schema: str | None = None
-    ef_search: int = DEFAULT_EF_SEARCH
+    ef_search: int | None = None  # None: as `index check` has measured
 
     @cached_property
     def view(self) -> sa.TableClause:
@@ -118,9 +117,17 @@ class Embedded(Generic[T]):
     def _query(self, query: Query) -> "sa.ColumnElement[Any]":
         """The query's vector, in a subquery that PostgreSQL evaluates once, before the index is read: it sets the index's
         settings, so that a filter leaves no rows out."""
-        settings = (("hnsw.iterative_scan", "strict_order"), ("hnsw.ef_search", str(self.ef_search)))
+        measured = sa.func.qwen_embed.ef_search(sa.cast(self.name, sa.Text))
+        width = (
+            sa.cast(measured, sa.Text) if self.ef_search is None else sa.literal_column(_literal(str(self.ef_search)))
+        )
+        settings: tuple[tuple[str, sa.ColumnElement[Any]], ...] = (
+            ("hnsw.iterative_scan", sa.literal_column("'strict_order'")),
+            ("hnsw.ef_search", width),
+        )
         are_set = (
-            sa.func.pg_catalog.set_config(*map(sa.literal_column, map(_literal, one)), sa.true()) for one in settings
+            sa.func.pg_catalog.set_config(sa.literal_column(_literal(name)), value, sa.true())
+            for name, value in settings
         )
         return sa.select(
             sa.case((sa.and_(*(one.is_not(None) for one in are_set)), self._vector(query)))

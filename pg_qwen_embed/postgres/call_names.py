@@ -8,27 +8,25 @@ from collections.abc import Iterator, Sequence
 
 from psycopg import sql
 
+from pg_qwen_embed.domain.index import IndexKind
 from pg_qwen_embed.domain.source import MAX_NAME_BYTES, Column
-from pg_qwen_embed.domain.spec import DEFAULT_EF_SEARCH
 from pg_qwen_embed.postgres import expressions
 from pg_qwen_embed.postgres.expressions import joined
-from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA, KeyNames
+from pg_qwen_embed.postgres.index_names import IndexNames
+from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
 LIKE, DUPLICATES = "_like", "_duplicates"
 WORDS, HYBRID = "_words", "_hybrid"
 SUFFIXES = (LIKE, DUPLICATES, WORDS, HYBRID)
+CHUNKS_OF_A_ROW = 4  # that may be among the nearest, in a search by a compressed index
 FEW = 100  # rows; up to here one plan serves every k
 
 Parameter = tuple[str, sql.Composable, str]  # name, type, default or nothing
 
 
-class CallNames(KeyNames):
+class CallNames(IndexNames):
     """The placeholders of the functions that applications call."""
-
-    @property
-    def halfvec(self) -> sql.Identifier:
-        return sql.Identifier(self.target.embedding.vector_schema, "halfvec")
 
     @property
     def like_function(self) -> sql.Identifier:
@@ -48,8 +46,8 @@ class CallNames(KeyNames):
 
     @property
     def ef_search(self) -> sql.Composable:
-        """How many candidates an index scan collects at least."""
-        return sql.Literal(DEFAULT_EF_SEARCH)
+        """How widely a search looks in the index, as it was measured."""
+        return sql.SQL("qwen_embed.ef_search({})").format(self.embedding_name)
 
     # Parameters and columns. A name that is taken already gets underscores.
 
@@ -194,11 +192,36 @@ class CallNames(KeyNames):
 
     @property
     def nearest_few(self) -> sql.Composable:
-        return statement("nearest_rows", self, limit=sql.SQL("LIMIT {}) few LIMIT $2").format(self.few))
+        if self.target.spec.index.compressed:
+            return self.nearest_many
+        limit = sql.SQL("LIMIT {}) few LIMIT $2").format(self.few)
+        return statement("nearest_rows", self, limit=limit, ranked=sql.SQL(""))
 
     @property
     def nearest_many(self) -> sql.Composable:
-        return statement("nearest_rows", self, limit=sql.SQL("LIMIT $2) many"))
+        """Candidates of a compressed index are more than the rows that are wanted."""
+        limit = sql.SQL("LIMIT {}) many").format(self.candidates_for(sql.SQL("$2")))
+        ranked = sql.SQL(" LIMIT $2" if self.target.spec.index.compressed else "")
+        return statement("nearest_rows", self, limit=limit, ranked=ranked)
+
+    @property
+    def chunks_near(self) -> sql.Composable:
+        """The chunks among which the nearest are: all of them, or the candidates of a compressed index."""
+        if not self.target.spec.index.compressed:
+            return self.view
+        several = sql.SQL("$2::pg_catalog.int8 OPERATOR(pg_catalog.*) {}").format(sql.Literal(CHUNKS_OF_A_ROW))
+        return statement("near_chunks", self, limit=self.candidates_for(sql.SQL("({})").format(several)))
+
+    @property
+    def near_pairs(self) -> sql.Composable:
+        return self.candidates_for(sql.SQL("$2"))
+
+    @property
+    def width(self) -> sql.Composable:
+        """How widely a search looks in the index: for as many rows as are wanted, if these are its candidates."""
+        if self.target.spec.index.kind is not IndexKind.HNSW:
+            return self.ef_search
+        return sql.SQL("LEAST(1000, GREATEST({}, {}))").format(self.ef_search, self.k)
 
     @property
     def best_among(self) -> sql.Composable:

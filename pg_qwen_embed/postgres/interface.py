@@ -23,6 +23,10 @@ def create(embedding: Embedding) -> Iterator[sql.Composed]:
     yield statement("create_distance_function", names)
     comment = names.comment("the distance of two vectors, for the search function")
     yield statement("comment_distance_function", names, comment=comment)
+    if embedding.live.spec.index.compressed:
+        yield statement("create_near_function", names)
+        comment = names.comment("the order of the index, for the functions")
+        yield statement("comment_near_function", names, comment=comment)
     yield from interface_words.create(names)
     for function in functions(embedding):
         yield function.create
@@ -37,6 +41,7 @@ def drop(embedding: Embedding) -> Iterator[sql.Composed]:
     yield statement("drop_functions", names, body=sql.Literal(body))
     yield from interface_words.drop(names)
     yield statement("drop_distance_function", names)
+    yield statement("drop_near_function", names)
     yield statement("drop_view", names)
 
 

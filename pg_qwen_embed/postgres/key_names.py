@@ -3,6 +3,8 @@
 The internal tables name the key's columns k1, k2 ...: the source's names cannot collide with theirs, and renaming a key
 column does not reach them."""
 
+from dataclasses import replace
+
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Target
@@ -76,7 +78,7 @@ class ObjectNames:
     @property
     def index(self) -> QualifiedName:
         """The ANN index; it lives in the schema of the table that holds the vectors."""
-        name = f"store_{self.target.id}_hnsw"
+        name = f"store_{self.target.id}_{self.target.spec.index.method}"
         if self.layout.in_source:
             return QualifiedName(self.target.source.table.schema, f"qwen_embed_{name}")
         return QualifiedName(INTERNAL_SCHEMA, name)
@@ -90,6 +92,11 @@ class ObjectNames:
     def own_name(self) -> sql.Identifier:
         """What a condition on the source's rows may call it."""
         return sql.Identifier(self.target.source.table.name)
+
+    @property
+    def next_index(self) -> QualifiedName:
+        """The index that a rebuild makes, until it takes the place of the present one."""
+        return replace(self.index, name=f"{self.index.name}_next")
 
     def literal(self, kind: str) -> sql.Literal:
         """`{literal:store}`: the name of an object as text, for ::regclass."""

@@ -21,7 +21,6 @@ class TableLayout:
 
     create_store = "create_store_table"
     create_view = "create_view_on_table"
-    create_index = "create_index_on_store"
     copy_former = "copy_former_table"
     write = "write_table"
     clear = "clear_table"
@@ -76,7 +75,6 @@ class ColumnLayout(TableLayout):
 
     create_store = "create_store_column"
     create_view = "create_view_on_column"
-    create_index = "create_index_on_column"
     copy_former = "copy_former_column"
     write = "write_column"
     clear = "clear_column"

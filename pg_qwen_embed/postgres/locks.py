@@ -12,6 +12,7 @@ class Lock(IntEnum):
     OBJECTS = (
         0x51450005  # transaction, exclusive, with a hash of the embedding's name: who creates or drops its objects
     )
+    INDEX = 0x51450009  # session, exclusive: who builds or drops the index of a generation
     MODEL_MISMATCH = 0x51450004  # session, exclusive by its leader: no server has the recorded model identity
     ANSWERS = 0x51450006  # session, exclusive: who answers queries for a generation
 

@@ -1,8 +1,8 @@
 """What the statements' placeholders stand for: the objects, keys and expressions of one generation.
 
-key_names.py has the objects and the key, call_names.py the functions that applications call. In the statements `t` is the
-source; `o`, `c`, `v`, `s` and `f` are the outbox, the changed keys, the vectors to write, the store and the failures. A
-placeholder with an argument, `{key:s}`, names the alias."""
+key_names.py has the objects and the key, index_names.py the index, call_names.py the functions that applications call. In the
+statements `t` is the source; `o`, `c`, `v`, `s` and `f` are the outbox, the changed keys, the vectors to write, the store and
+the failures. A placeholder with an argument, `{key:s}`, names the alias."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -13,7 +13,6 @@ from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.postgres import expressions
 from pg_qwen_embed.postgres.expressions import joined
-from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.word_names import WordNames
 
@@ -86,21 +85,6 @@ class Names(WordNames):
     @property
     def dimensions(self) -> sql.Literal:
         return sql.Literal(self.target.spec.dimensions)
-
-    @property
-    def distance(self) -> sql.Composable:
-        """The distance operator, with its schema."""
-        schema, operator = self.target.embedding.vector_schema, self.target.spec.distance.operator
-        return sql.SQL("OPERATOR({}.{})").format(sql.Identifier(schema), sql.SQL(operator))
-
-    @property
-    def distance_function(self) -> sql.Identifier:
-        """The function that a chunked embedding has for its distance. Its readers need no right to the internal schema."""
-        return sql.Identifier(PUBLIC_SCHEMA, f"distance_{self.target.id}")
-
-    @property
-    def operator_class(self) -> sql.Identifier:
-        return sql.Identifier(self.target.embedding.vector_schema, self.target.spec.distance.operator_class)
 
     @property
     def storage(self) -> sql.SQL:

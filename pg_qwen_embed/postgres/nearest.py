@@ -7,12 +7,11 @@ from typing import Any
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.domain.index import MOST_EF_SEARCH, IndexKind
 from pg_qwen_embed.domain.query import (
     COSTS,
-    DEFAULT_EF_SEARCH,
     LOOKS,
     LOOKS_FILTERED,
-    MOST_EF_SEARCH,
     READING,
     SAMPLE,
     Wanted,
@@ -73,7 +72,8 @@ class Nearest:
 
     def _settings(self, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
         own = self.embedding
-        ef_search = wanted.ef_search or min(MOST_EF_SEARCH, max(DEFAULT_EF_SEARCH, int(LOOKS * wanted.limit)))
+        own_width = own.live.spec.index.kind is IndexKind.HNSW  # the others take more candidates for more rows
+        ef_search = wanted.ef_search or (min(MOST_EF_SEARCH, int(LOOKS * wanted.limit)) if own_width else 1)
         return {
             "name": own.name, "instruction": own.instruction, "given": wanted.ef_search is not None,
             "ef_search": ef_search, "has_condition": condition is not None,

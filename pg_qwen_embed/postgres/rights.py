@@ -43,7 +43,8 @@ REGISTRY = tuple(Right(INTERNAL_SCHEMA, table, "SELECT") for table in ("embeddin
 def of_status(names: Names) -> tuple[Right, ...]:
     """What `status` reads of an embedding."""
     backfill = Right(INTERNAL_SCHEMA, "backfill", "SELECT")
-    return (*_source(names, "SELECT"), *_internal(names, "SELECT"), *REGISTRY, backfill)
+    index = Right(INTERNAL_SCHEMA, "ann_index", "SELECT")
+    return (*_source(names, "SELECT"), *_internal(names, "SELECT"), *REGISTRY, backfill, index)
 
 
 def of_worker(names: Names) -> tuple[Right, ...]:
@@ -52,7 +53,8 @@ def of_worker(names: Names) -> tuple[Right, ...]:
     both = (
         Right(INTERNAL_SCHEMA, table, right) for table in ("generation", "backfill") for right in ("SELECT", "UPDATE")
     )
-    return (*source, *_internal(names, "SELECT", "INSERT", "UPDATE", "DELETE"), REGISTRY[0], *both)
+    index = (Right(INTERNAL_SCHEMA, "ann_index", right) for right in ("SELECT", "INSERT", "UPDATE"))
+    return (*source, *_internal(names, "SELECT", "INSERT", "UPDATE", "DELETE"), REGISTRY[0], *both, *index)
 
 
 def lacking(connection: Connection, wanted: Iterable[Right]) -> list[Lacking]:

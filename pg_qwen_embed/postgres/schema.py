@@ -86,3 +86,24 @@ query_error = sa.Table(
     sa.Column("made_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()),
     prefixes=["UNLOGGED"],
 )
+
+ann_index = sa.Table(
+    "ann_index",
+    metadata,
+    sa.Column(
+        "generation_id",
+        sa.Integer,
+        sa.ForeignKey(generation.c.id, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("wanted", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("measured_index", OID),
+    sa.Column("measured_at", sa.DateTime(timezone=True)),
+    sa.Column("ef_search", sa.Integer),
+    sa.Column("recall", sa.Double),
+    sa.Column("queries", sa.Integer),
+    sa.Column("looked_for", sa.Integer),
+    sa.Column("not_found", sa.Integer),
+    comment="One row per generation whose index was dropped or measured: how widely a search must look in it",
+)

@@ -17,7 +17,7 @@ from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE, is_integer
 from pg_qwen_embed.postgres.index import comment as index_comment
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index import index_text, next_index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
@@ -293,13 +293,17 @@ class Store:
         return await (await connection.execute(statement("note_drift_checked"), values)).fetchone() is not None
 
     async def look_at_index(self, connection: AsyncConnection, *, index_from: int, most: int) -> tuple[Any, ...]:
-        """State of the index, whether the worker has built it, whether there are `index_from` vectors, about how many there
-        are, and how many entries the outbox has, counted up to `most`."""
+        """What the statement says of the index; entries of the outbox are counted up to `most`."""
         names = self._names
         row_size = NARROW_ROW if self._layout.in_source else NARROW_ROW + 2 * self.target.spec.dimensions
-        values = {"index": index_text(names), "index_from": index_from, "most": most, "row_size": row_size}
+        values = {
+            "index": index_text(names), "next_index": next_index_text(names), "index_from": index_from, "most": most,
+            "row_size": row_size, "lock": int(Lock.INDEX),
+        }  # fmt: skip
         query = statement("look_at_index", names, comment=index_comment(names), index_state=statement("index_state"))
-        return await (await connection.execute(query, values)).fetchone() or ("none", False, False, 0, 0)
+        return await (await connection.execute(query, values)).fetchone() or (
+            "none", False, False, 0, 0, True, False, 0, None, False
+        )  # fmt: skip
 
     async def vacuum(self, connection: AsyncConnection) -> None:
         await connection.execute(self._query("vacuum_outbox"), {})

@@ -30,12 +30,14 @@ _QUERIES = {
     "progress",
     "about_rows",
 }
-_SHARED = _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now", "words"}  # by all embeddings
+_SHARED = _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now", "words", "ann_index"}  # by all embeddings
+_SHARED_IN_PUBLIC = {"ef_search"}
 _HARM = {
     Lock.LEADER: "the leader lock: no worker can lead",
     Lock.GATE: "the gate: each transaction that changes the source sends a notification",
     Lock.STORE: "the lock of the store: no vector is written",
     Lock.OBJECTS: "the lock of its objects: alter, detach and verify --repair cannot begin",
+    Lock.INDEX: "the lock of its index, which is neither built nor dropped",
     Lock.MODEL_MISMATCH: "the lock that reports a model mismatch",
     Lock.ANSWERS: "the lock of who answers queries: qwen_embed.embed_query waits in vain",
 }
@@ -64,7 +66,8 @@ class ForeignObject:
     @property
     def is_shared(self) -> bool:
         """Whether every embedding uses it, or would take it for what it uses."""
-        return self.is_registry or (self.schema == INTERNAL_SCHEMA and self.name in _SHARED)
+        shared = _SHARED if self.schema == INTERNAL_SCHEMA else _SHARED_IN_PUBLIC
+        return self.is_registry or (self.kind != "view" and self.name in shared)
 
     def is_of(self, target: Target) -> bool:
         return self.generation == target.id or (self.schema == PUBLIC_SCHEMA and self.name == target.name)

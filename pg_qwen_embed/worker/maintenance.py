@@ -58,7 +58,11 @@ class Maintenance:
     def keep_index(self, pipeline: Pipeline) -> None:
         """See to the index: build it if it is needed, again and again until it is valid."""
         self._looked[pipeline.target.id] = pipeline.writer.written
-        self._begin("index", pipeline.target.id, partial(self._indexes.keep, pipeline))
+        self._begin("index", pipeline.target.id, partial(self._keep_and_measure, pipeline))
+
+    async def _keep_and_measure(self, pipeline: Pipeline, *, known: bool = False) -> None:
+        await self._indexes.keep(pipeline, known=known)
+        self._begin("measure", pipeline.target.id, partial(self._indexes.measure, pipeline))
 
     def begin_filling(self, pipeline: Pipeline) -> None:
         """A backfill begins: an index of few vectors gives way to it."""
@@ -73,7 +77,7 @@ class Maintenance:
         ]
         for pipeline in due:
             self._looked[pipeline.target.id] = pipeline.writer.written
-            self._begin("index", pipeline.target.id, partial(self._indexes.keep, pipeline, known=True))
+            self._begin("index", pipeline.target.id, partial(self._keep_and_measure, pipeline, known=True))
         return bool(due)
 
     def follow_partitions(self, state: SourceState, pipeline: Pipeline) -> None:

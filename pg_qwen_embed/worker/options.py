@@ -37,6 +37,7 @@ class Options:
     spin_interval: float = 0.005  # pause between reads while awake
     sweep: float = 1.0
     index_from: int = INDEX_FROM  # vectors; below, no index is built
+    measure_from: int = INDEX_FROM  # vectors; the index of fewer is not measured
     index_interval: float = 1.0  # between looks at the indexes of the embeddings that are written
     index_pause: float = 10.0  # pause after an index build that failed, or while another session builds the index
     error_pause: float = 2.0  # how long a pipeline reads nothing after a failed read

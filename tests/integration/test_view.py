@@ -14,7 +14,6 @@ from harness import Cluster, Harness, both_versions, eventually
 from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed import Client
-from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
 from pg_qwen_embed.postgres.connection import connect_async
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -67,13 +66,7 @@ def test_search_is_planned_with_the_index(large: Harness) -> None:
     vector = json.dumps(large.server.vector("text 5").tolist())
     with large.connection.transaction():
         names = names_of(large.embedding())
-        settings = {
-            "name": "articles",
-            "instruction": "",
-            "ef_search": DEFAULT_EF_SEARCH,
-            "given": False,
-            "has_condition": False,
-        }
+        settings = {"name": "articles", "instruction": "", "ef_search": 1, "given": False, "has_condition": False}
         large.connection.execute(statement("begin_search", names), settings)
         query = b"EXPLAIN " + statement(names.layout.search, names).as_bytes(large.connection)
         plan = "\n".join(line for (line,) in large.connection.execute(query, {"query": vector, "limit": 10}))

@@ -13,9 +13,9 @@ OWNER, WORKER, READER = "owner", "worker", "reader"
 NOBODY = "nobody"  # no database is used
 # Every command, by the role that runs it in `test_every_command_...`.
 ROLE_OF = {
-    "init": OWNER, "attach": OWNER, "detach": OWNER, "alter": OWNER, "verify": OWNER, "backfill": OWNER, "failures": OWNER,
-    "status": OWNER, "doctor": WORKER, "worker": WORKER, "search": READER, "sql": OWNER, "demo": OWNER, "serve": NOBODY,
-    "sglang-command": NOBODY,
+    "init": OWNER, "attach": OWNER, "detach": OWNER, "alter": OWNER, "verify": OWNER, "backfill": OWNER, "index": OWNER,
+    "failures": OWNER, "status": OWNER, "doctor": WORKER, "worker": WORKER, "search": READER, "sql": OWNER, "demo": OWNER,
+    "serve": NOBODY, "sglang-command": NOBODY,
 }  # fmt: skip
 
 
@@ -101,6 +101,8 @@ def test_every_command_and_the_worker_do_their_work_with_the_printed_rights(
         line for line in worker.said.splitlines() if "level=warning" in line and "document_rejected" not in line
     ]
     assert warnings == []
+    for action in (("rebuild",), ("check", "--queries", "2"), ("drop",), ("create",), ("list",)):
+        installed.ok("index", *action, "articles")
     installed.ok("alter", "articles", "--sql", "ALTER TABLE shop.articles ALTER body TYPE varchar(99)")
     installed.execute("ALTER TABLE shop.articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (id, views)")
     installed.ok("alter", "articles", "--rekey")
@@ -109,7 +111,8 @@ def test_every_command_and_the_worker_do_their_work_with_the_printed_rights(
     installed.ok("verify", "articles")
     installed.ok("init")
     for command in (("attach", "shop.articles", "--text", "body"), ("detach", "articles", "--yes"), ("init",),
-                    ("verify", "articles", "--repair"), ("worker", "--once")):  # fmt: skip
+                    ("verify", "articles", "--repair"), ("worker", "--once"), ("index", "drop", "articles"),
+                    ("index", "rebuild", "articles"), ("index", "check", "articles")):  # fmt: skip
         installed.rejected(READER, *command)
     installed.ok("detach", "articles", "--yes")
 

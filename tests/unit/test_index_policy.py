@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pg_qwen_embed.domain.index import HNSW, Index, parse
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.worker.index_policy import DROP_BACKLOG, DROP_VECTORS, SMALL_BACKLOG, Action, Seen, decide
 
@@ -54,3 +55,26 @@ def test_a_valid_index_of_many_vectors_or_of_somebody_else_is_never_dropped(seen
 def test_an_index_that_was_dropped_is_not_built_for_the_same_backlog(seen: Seen) -> None:
     if decide(seen) is Action.DROP:
         assert decide(replace(seen, state=NONE)) is not Action.BUILD
+
+
+IVFFLAT = parse("ivfflat")
+
+
+@pytest.mark.parametrize(
+    ("seen", "index", "action"),
+    [
+        (replace(SEEN, wanted=False), HNSW, Action.NONE),
+        (replace(SEEN, wanted=False, state=INVALID), HNSW, Action.DROP),
+        (replace(SEEN, wanted=False, state=VALID), HNSW, Action.DROP),
+        (replace(SEEN, wanted=False, state=VALID, ours=False), HNSW, Action.NONE),
+        (replace(SEEN, state=VALID, leftover=True), HNSW, Action.DROP_LEFTOVER),
+        (replace(SEEN, state=VALID, analysed=40_001, lists=10), IVFFLAT, Action.NONE),
+        (replace(SEEN, state=VALID, analysed=41_000, lists=10), IVFFLAT, Action.REBUILD),
+        (replace(SEEN, state=VALID, analysed=41_000, lists=10, ours=False), IVFFLAT, Action.NONE),
+        (replace(SEEN, state=VALID, analysed=41_000, lists=10, backlog=2_000), IVFFLAT, Action.NONE),
+        (replace(SEEN, state=VALID, analysed=41_000, lists=10), parse("ivfflat:lists=10"), Action.NONE),
+        (replace(SEEN, state=VALID, analysed=41_000), HNSW, Action.NONE),
+    ],
+)
+def test_an_index_is_as_it_is_wanted_and_as_large_as_its_table(seen: Seen, index: Index, action: Action) -> None:
+    assert decide(seen, index) is action

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pg_qwen_embed.cli._log import Json, Logfmt
 from pg_qwen_embed.domain import events
+from pg_qwen_embed.domain.index_events import IndexWaits
 from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.worker.process import log_event
 
@@ -27,7 +28,7 @@ def record(event: events.Event, caplog: pytest.LogCaptureFixture) -> logging.Log
 
 
 def test_logfmt_has_time_with_its_zone_level_event_and_values(caplog: pytest.LogCaptureFixture) -> None:
-    line = Logfmt(SECRETS).format(record(events.IndexWaits("articles", 7), caplog))
+    line = Logfmt(SECRETS).format(record(IndexWaits("articles", 7), caplog))
     values = dict(pair.split("=", 1) for pair in line.split(" "))
     assert datetime.fromisoformat(values.pop("time")).utcoffset() is not None
     assert values == {"level": "info", "event": "index_waits", "embedding": "articles", "backlog": "7"}

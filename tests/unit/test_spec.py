@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pg_qwen_embed.domain import template
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState
+from pg_qwen_embed.domain.index import parse
 from pg_qwen_embed.domain.prompt import PromptStyle
 from pg_qwen_embed.domain.source import QualifiedName, Source
 from pg_qwen_embed.domain.spec import Chunking, Distance, Layout, Spec, StoreKind, TooLong
@@ -25,6 +26,9 @@ specs = st.builds(
     full_dimensions=st.none() | st.integers(1, 8000),
     prompt_style=st.sampled_from(PromptStyle),
     comment=st.text(max_size=20),
+    index=st.sampled_from(
+        ["hnsw", "hnsw:m=24,ef_construction=128", "hnsw-binary", "hnsw-prefix:512,m=8", "ivfflat", "none"]
+    ).map(parse),
 )
 
 

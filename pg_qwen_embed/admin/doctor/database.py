@@ -226,6 +226,13 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     fine = one.index is IndexState.VALID or (one.index is IndexState.NONE and not one.needs_index)
     advice = "a worker builds it, unless its --index-from is higher or a backlog comes first: see its log"
     yield judge(name, fine, f"index {one.index_report}", advice, State.WARNING)
+    if one.not_found and one.index is IndexState.VALID:
+        text = f"{one.not_found:,} of {one.looked_for:,} vectors are not found by themselves in the index"
+        yield Finding(name, State.WARNING, text, f"see: pg-qwen-embed index check {name}; search --exact finds them")
+    if one.spec.index.compressed:
+        text = f"index of kind {one.spec.index.kind}: ORDER BY on the view compares every vector"
+        advice = f"search with the functions of qwen_embed, with Client or with: pg-qwen-embed search {name}"
+        yield Finding(name, State.OK, f"{text}; {advice}")
     changes = "1 change" if one.pending == 1 else f"{one.pending:,} changes"
     pending = f"{changes} pending, the oldest for {one.lag_seconds:.1f} s" if one.pending else "nothing pending"
     failures = "1 failure" if one.failures == 1 else f"{one.failures:,} failures"

@@ -122,6 +122,12 @@ def _of_embedding(connection: Connection, embedding: Embedding, plan: Node, quer
             what, _, advice = text.partition("; ")
             yield Finding(AREA, State.WARNING, f"{name}: {what}", advice)
         return
+    kind = embedding.live.spec.index
+    if kind.compressed:
+        what = f"ORDER BY the distance cannot use an index of kind {kind.kind}, so every vector is compared"
+        yield Finding(AREA, State.WARNING, f"{name}: it does not use the index: {what}",
+                      f"select from the function qwen_embed.{name} instead")  # fmt: skip
+        return
     reasons = query_plan.reasons(scan, read)
     for text in reasons:
         what, _, advice = text.partition("; ")

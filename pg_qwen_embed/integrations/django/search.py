@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.query import DEFAULT_EF_SEARCH
 from pg_qwen_embed.domain.spec import Distance
 from pg_qwen_embed.domain.vectors import Vectors, as_literal
 from pg_qwen_embed.integrations import synchronous
@@ -38,7 +37,7 @@ class EmbeddingSearch:
 
     def __init__(
         self, name: str | None = None, *, distance: str = "cosine", column: str = "embedding", key: Sequence[str] = (),
-        chunked: bool = False, vector_schema: str | None = None, ef_search: int = DEFAULT_EF_SEARCH,
+        chunked: bool = False, vector_schema: str | None = None, ef_search: int | None = None,
     ) -> None:  # fmt: skip
         self.name, self.column, self.key, self.chunked, self.ef_search = name, column, tuple(key), chunked, ef_search
         self.operator = _operator(distance, vector_schema)
@@ -60,7 +59,10 @@ class EmbeddingSearch:
         else:
             halfvec = sql.Identifier(*([self.vector_schema] if self.vector_schema else []), "halfvec")
             vector, parameter = sql.SQL("%s::{}").format(halfvec), as_literal(query)
-        return statement("prepared_query", ef_search=sql.Literal(str(self.ef_search)), vector=vector), parameter
+        width: sql.Composable = sql.Literal(str(self.ef_search))
+        if self.ef_search is None:
+            width = statement("measured_ef_search", embedding=sql.Literal(self.view(model)))
+        return statement("prepared_query", ef_search=width, vector=vector), parameter
 
 
 class Searching(Generic[M]):

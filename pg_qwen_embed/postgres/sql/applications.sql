@@ -7,6 +7,10 @@
 (SELECT CASE WHEN pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true) IS NOT NULL
               AND pg_catalog.set_config('hnsw.ef_search', {ef_search}, true) IS NOT NULL THEN {vector} END);
 
+-- name: measured_ef_search
+-- How widely a search looks in the index of an embedding, as it was measured.
+qwen_embed.ef_search({embedding})::pg_catalog.text;
+
 -- name: vector_of_text
 -- The vector of a text, as a worker answers it.
 qwen_embed.embed_query({embedding}, %s::pg_catalog.text);

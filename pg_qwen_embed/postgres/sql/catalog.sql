@@ -24,7 +24,8 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- Whether `init` has run here, and whether its newest migration has. The second is told by a function that this
 -- migration added: every role can see that.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
-       EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('_qwen_embed') AND proname = 'text_of');
+       EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('qwen_embed') AND proname = 'ef_search'
+               AND pronargs = 1);
 
 -- name: may_create_schemas
 -- Whether the schemas of `init` are there, or this role may create them.
@@ -46,7 +47,7 @@ SELECT max(r.revision)
 FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('0004', 'generation', 'weight_version'),
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
              ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL),
-             ('0010', 'query_cache', 'key'), ('0012', 'words', NULL))
+             ('0010', 'query_cache', 'key'), ('0011', 'ann_index', 'generation_id'), ('0012', 'words', NULL))
      r(revision, relation, attribute)
 WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute

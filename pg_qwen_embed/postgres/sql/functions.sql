@@ -15,6 +15,20 @@ COMMENT ON FUNCTION {distance_function}({halfvec}, {halfvec}) IS {comment};
 -- Drops the distance function, after the functions that call it.
 DROP FUNCTION IF EXISTS {distance_function}({halfvec}, {halfvec});
 
+-- name: create_near_function
+-- By what a compressed index orders the vectors of an embedding, for its functions; what they find is ranked by the
+-- distance. A planner inlines it, so the index is used.
+CREATE OR REPLACE FUNCTION {own_near_function}(a {halfvec}, b {halfvec}) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE BEGIN ATOMIC SELECT {near_body}; END;
+
+-- name: comment_near_function
+-- Describes that function in the database.
+COMMENT ON FUNCTION {own_near_function}({halfvec}, {halfvec}) IS {comment};
+
+-- name: drop_near_function
+-- Drops that function, after the functions that call it.
+DROP FUNCTION IF EXISTS {own_near_function}({halfvec}, {halfvec});
+
 -- name: create_search_function
 -- The rows nearest to a vector, nearest first. STABLE, and not parallel: it sets parameters of pgvector for its own scan.
 CREATE OR REPLACE FUNCTION {view}({search_parameters}) RETURNS TABLE ({found_columns})
@@ -31,8 +45,8 @@ COMMENT ON FUNCTION {view}({search_types}) IS {comment};
 #variable_conflict use_column
 <<own>>
 DECLARE
-    scan pg_catalog.text := pg_catalog.current_setting('hnsw.iterative_scan', true);
-    candidates pg_catalog.text := pg_catalog.current_setting('hnsw.ef_search', true);
+    scan pg_catalog.text := pg_catalog.current_setting({iterative_setting}, true);
+    candidates pg_catalog.text := pg_catalog.current_setting({width_setting}, true);
     complete pg_catalog.bool;
 BEGIN
     {check_k};
@@ -45,14 +59,14 @@ BEGIN
             ORDER BY d.distance LIMIT $2;
         RETURN;
     END IF;
-    PERFORM {use_index}, pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true);
+    PERFORM {use_index}, pg_catalog.set_config({iterative_setting}, {iterative_scan}, true);
     IF $2 OPERATOR(pg_catalog.<=) {few} THEN
         RETURN QUERY {nearest_few};
     ELSE
         RETURN QUERY {nearest_many};
     END IF;
     complete := FOUND;
-    PERFORM pg_catalog.set_config('hnsw.iterative_scan', scan, true), pg_catalog.set_config('hnsw.ef_search', candidates, true);
+    PERFORM pg_catalog.set_config({iterative_setting}, scan, true), pg_catalog.set_config({width_setting}, candidates, true);
     IF NOT complete THEN
         RETURN QUERY
             SELECT d.* FROM (SELECT {view_key:e}, {distance_function}(e.{column}, $1) FROM {view} e OFFSET 0) d({keys}, distance)
@@ -66,9 +80,13 @@ END
 WITH nearest ({keys}, distance) AS MATERIALIZED (
             SELECT * FROM (
                 SELECT {view_key:e}, {distance_function}(e.{column}, $1) FROM {view} e
-                ORDER BY {distance_function}(e.{column}, $1) {limit})
+                ORDER BY {near_function}(e.{column}, $1) {limit})
         SELECT n.* FROM nearest n
-        WHERE (SELECT pg_catalog.count(*) FROM nearest) OPERATOR(pg_catalog.>=) $2 ORDER BY n.distance
+        WHERE (SELECT pg_catalog.count(*) FROM nearest) OPERATOR(pg_catalog.>=) $2 ORDER BY n.distance{ranked}
+
+-- name: near_chunks
+-- The candidates of a compressed index among the chunks. Part of search_chunks_body.
+(SELECT v.* FROM {view} v ORDER BY {near_function}(v.{column}, $1) LIMIT {limit})
 
 -- name: check_k
 -- Rejects a number of rows that is none. Part of the bodies.
@@ -95,7 +113,7 @@ IF {among_uneven} THEN
 
 -- name: use_index
 -- Lets an index scan collect as many candidates as are wanted, and as many as the embedding needs. Part of the bodies.
-pg_catalog.set_config('hnsw.ef_search', LEAST(1000, GREATEST({ef_search}, {k}))::pg_catalog.text, true)
+pg_catalog.set_config({width_setting}, {width}::pg_catalog.text, true)
 
 -- name: search_chunks_body
 -- The body of the search function of a chunked embedding. Chunks come by distance, so the first chunk of a row is its best.
@@ -105,14 +123,14 @@ pg_catalog.set_config('hnsw.ef_search', LEAST(1000, GREATEST({ef_search}, {k})):
 #variable_conflict use_column
 <<own>>
 DECLARE
-    scan pg_catalog.text := pg_catalog.current_setting('hnsw.iterative_scan', true);
+    scan pg_catalog.text := pg_catalog.current_setting({iterative_setting}, true);
     tuples pg_catalog.text := pg_catalog.current_setting('hnsw.max_scan_tuples', true);
-    candidates pg_catalog.text := pg_catalog.current_setting('hnsw.ef_search', true);
+    candidates pg_catalog.text := pg_catalog.current_setting({width_setting}, true);
     fraction pg_catalog.text := pg_catalog.current_setting('cursor_tuple_fraction');
     nearest CURSOR FOR
         SELECT {view_key_as:e}, {distance_function}(e.{column}, $1) AS distance, e.{own:chunk} AS chunk, e.{own:span} AS span,
                e.{own:chunk_text} AS chunk_text, ROW({view_key:e})::pg_catalog.text AS whole
-        FROM {view} e ORDER BY {distance_function}(e.{column}, $1);
+        FROM {chunks_near} e ORDER BY {distance_function}(e.{column}, $1);
     done pg_catalog.text[] := '{{}}';
 BEGIN
     {check_k};
@@ -122,7 +140,7 @@ BEGIN
         RETURN QUERY {best_among};
         RETURN;
     END IF;
-    PERFORM {use_index}, pg_catalog.set_config('hnsw.iterative_scan', 'off', true),
+    PERFORM {use_index}, pg_catalog.set_config({iterative_setting}, 'off', true),
             pg_catalog.set_config('hnsw.max_scan_tuples', '2147483647', true),
             pg_catalog.set_config('cursor_tuple_fraction', '0', true);
     FOR attempt IN 1 .. 2 LOOP
@@ -133,9 +151,9 @@ BEGIN
             RETURN QUERY SELECT {key:c}, c.distance, c.chunk, c.span, c.chunk_text;
         END LOOP;
         EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) $2;
-        PERFORM pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true);
+        PERFORM pg_catalog.set_config({iterative_setting}, {iterative_scan}, true);
     END LOOP;
-    PERFORM pg_catalog.set_config('hnsw.iterative_scan', scan, true), pg_catalog.set_config('hnsw.ef_search', candidates, true),
+    PERFORM pg_catalog.set_config({iterative_setting}, scan, true), pg_catalog.set_config({width_setting}, candidates, true),
             pg_catalog.set_config('hnsw.max_scan_tuples', tuples, true),
             pg_catalog.set_config('cursor_tuple_fraction', fraction, true);
     IF pg_catalog.cardinality(done) OPERATOR(pg_catalog.<) $2 THEN
@@ -235,8 +253,8 @@ COMMENT ON FUNCTION {duplicates_function}({duplicates_types}) IS {comment};
 #variable_conflict use_column
 <<own>>
 DECLARE
-    scan pg_catalog.text := pg_catalog.current_setting('hnsw.iterative_scan', true);
-    candidates pg_catalog.text := pg_catalog.current_setting('hnsw.ef_search', true);
+    scan pg_catalog.text := pg_catalog.current_setting({iterative_setting}, true);
+    candidates pg_catalog.text := pg_catalog.current_setting({width_setting}, true);
 BEGIN
     {check_k};
     {check_threshold};
@@ -248,7 +266,7 @@ BEGIN
             WHERE p.distance OPERATOR(pg_catalog.<=) $1 ORDER BY p.distance;
         RETURN;
     END IF;
-    PERFORM {use_index}, pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true);
+    PERFORM {use_index}, pg_catalog.set_config({iterative_setting}, {iterative_scan}, true);
     RETURN QUERY
         SELECT p.* FROM (
             SELECT DISTINCT ON ({pair_keys}) d.* FROM (
@@ -256,11 +274,11 @@ BEGIN
                 FROM {view} e CROSS JOIN LATERAL (
                     SELECT {view_key:o}, {distance_function}(o.{column}, e.{column}) FROM {view} o
                     WHERE NOT {equal_key:view_key:o=view_key:e}
-                    ORDER BY {distance_function}(o.{column}, e.{column}) LIMIT $2) h({keys}, distance)
+                    ORDER BY {near_function}(o.{column}, e.{column}) LIMIT {near_pairs}) h({keys}, distance)
                 WHERE h.distance OPERATOR(pg_catalog.<=) $1) d({pair_keys}, distance)
             ORDER BY {pair_keys}, d.distance) p
         ORDER BY p.distance;
-    PERFORM pg_catalog.set_config('hnsw.iterative_scan', scan, true), pg_catalog.set_config('hnsw.ef_search', candidates, true);
+    PERFORM pg_catalog.set_config({iterative_setting}, scan, true), pg_catalog.set_config({width_setting}, candidates, true);
 END
 
 -- name: duplicate_chunks_body
@@ -269,8 +287,8 @@ END
 #variable_conflict use_column
 <<own>>
 DECLARE
-    scan pg_catalog.text := pg_catalog.current_setting('hnsw.iterative_scan', true);
-    candidates pg_catalog.text := pg_catalog.current_setting('hnsw.ef_search', true);
+    scan pg_catalog.text := pg_catalog.current_setting({iterative_setting}, true);
+    candidates pg_catalog.text := pg_catalog.current_setting({width_setting}, true);
 BEGIN
     {check_k};
     {check_threshold};
@@ -284,7 +302,7 @@ BEGIN
             ORDER BY q.distance;
         RETURN;
     END IF;
-    PERFORM {use_index}, pg_catalog.set_config('hnsw.iterative_scan', 'strict_order', true);
+    PERFORM {use_index}, pg_catalog.set_config({iterative_setting}, {iterative_scan}, true);
     RETURN QUERY
         SELECT q.* FROM (
             SELECT DISTINCT ON ({pair_keys}) p.* FROM (
@@ -294,11 +312,11 @@ BEGIN
                 FROM {view} e CROSS JOIN LATERAL (
                     SELECT {view_key:o}, {distance_function}(o.{column}, e.{column}), o.{own:chunk} FROM {view} o
                     WHERE NOT {equal_key:view_key:o=view_key:e}
-                    ORDER BY {distance_function}(o.{column}, e.{column}) LIMIT $2) h({keys}, distance, chunk)
+                    ORDER BY {near_function}(o.{column}, e.{column}) LIMIT {near_pairs}) h({keys}, distance, chunk)
                 WHERE h.distance OPERATOR(pg_catalog.<=) $1) p({pair_keys}, distance, a, b)
             ORDER BY {pair_keys}, p.distance) q
         ORDER BY q.distance;
-    PERFORM pg_catalog.set_config('hnsw.iterative_scan', scan, true), pg_catalog.set_config('hnsw.ef_search', candidates, true);
+    PERFORM pg_catalog.set_config({iterative_setting}, scan, true), pg_catalog.set_config({width_setting}, candidates, true);
 END
 
 -- name: check_threshold

@@ -88,6 +88,8 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
            AS other_functions,
        EXISTS (SELECT FROM pg_proc p
                WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = 'distance_{id}') AS distance_function,
+       EXISTS (SELECT FROM pg_proc p
+               WHERE p.pronamespace = 'qwen_embed'::regnamespace AND p.proname = 'near_{id}') AS near_function,
        EXISTS (SELECT FROM pg_depend d
                WHERE {foreign_object}
                  AND (d.classid = 'pg_proc'::regclass
@@ -194,20 +196,23 @@ FROM (SELECT {distinct} {key:s} FROM {store} s
 
 -- name: search
 -- The nearest rows of the source, each after its distance, for layout `table`.
--- The index is used for this form only: ORDER BY the bare distance, ascending, with a LIMIT.
-SELECT s.embedding {distance} %(query)s::{halfvec}, {source_columns:t}
-FROM {source} t JOIN {store} s ON {same_key:source_key:t=key:s}
-WHERE s.embedding IS NOT NULL
-ORDER BY s.embedding {distance} %(query)s::{halfvec}
-LIMIT %(limit)s;
+-- The index is used for this form only: ORDER BY the bare expression of the index, ascending, with a LIMIT. What it
+-- finds is ordered by the distance of the whole vectors.
+SELECT c.*
+FROM (SELECT {kept:s} {distance} %(query)s::{halfvec}, {source_columns:t}
+      FROM {source} t JOIN {store} s ON {same_key:source_key:t=key:s}
+      WHERE s.embedding IS NOT NULL
+      ORDER BY {near:s} LIMIT {candidates}) c
+ORDER BY 1 LIMIT %(limit)s;
 
 -- name: search_column
 -- The same for layout `column`.
-SELECT t.{column} {distance} %(query)s::{halfvec}, {source_columns:t}
-FROM {source} t
-WHERE t.{column} IS NOT NULL
-ORDER BY t.{column} {distance} %(query)s::{halfvec}
-LIMIT %(limit)s;
+SELECT c.*
+FROM (SELECT {kept:t} {distance} %(query)s::{halfvec}, {source_columns:t}
+      FROM {source} t
+      WHERE t.{column} IS NOT NULL
+      ORDER BY {near:t} LIMIT {candidates}) c
+ORDER BY 1 LIMIT %(limit)s;
 
 -- name: search_chunks
 -- The nearest rows, each with its distance and its nearest chunk, by the embedding's own function.
@@ -217,7 +222,7 @@ JOIN {source} t ON {same_key:source_key:t=key:e};
 
 -- name: begin_search
 -- Settings of a search, until its transaction ends; and whether the client still knows the embedding as it is: its live
--- generation, its instruction, and its table. They are one statement, so that a search needs one answer of the database.
+-- generation, its instruction, the kind of its index, and its table. They are one statement, so that a search needs one answer of the database.
 -- The iterative scan lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later). Without it a limit
 -- above hnsw.ef_search, or a filter, returns fewer rows than there are. A larger ef_search of the session's own counts.
 -- A condition is written as for a session of this role: names are looked up in PostgreSQL's own schema, and then in those
@@ -225,10 +230,11 @@ JOIN {source} t ON {same_key:source_key:t=key:e};
 SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
                JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
                WHERE e.name = %(name)s AND g.id = {id} AND e.instruction = %(instruction)s
+                     AND coalesce(g.spec->>'index', 'hnsw') = {kind_text}
                      AND e.source::oid = to_regclass({literal:source})::oid),
-       set_config('hnsw.iterative_scan', 'strict_order', true),
-       set_config('hnsw.ef_search', greatest(%(ef_search)s::int4, CASE WHEN NOT %(given)s::boolean THEN
-           nullif(current_setting('hnsw.ef_search', true), '')::int4 END)::text, true),
+       set_config({iterative_setting}, {iterative_scan}, true),
+       set_config({width_setting}, greatest(%(ef_search)s::int4, CASE WHEN NOT %(given)s::boolean THEN greatest(
+           nullif(current_setting({width_setting}, true), '')::int4, qwen_embed.ef_search(%(name)s)) END)::text, true),
        CASE WHEN %(has_condition)s::boolean THEN set_config('search_path', concat_ws(', ', 'pg_catalog',
            nullif(coalesce(current_setting('pg_qwen_embed.search_path', true), current_setting('search_path')), '')), true) END,
        CASE WHEN %(has_condition)s::boolean THEN set_config('plan_cache_mode', 'force_custom_plan', true) END;

@@ -60,12 +60,12 @@ WITH found AS MATERIALIZED ({exact_search})
 -- their share; at several times as many, and at hnsw.ef_search at least, so that it misses few of the nearest. What it
 -- does for one of them takes as long as several comparisons; to look at all rows for those that meet the condition takes
 -- time too. The index may look at as many as would be worth it if it found nothing, so that
--- together with what follows then it takes twice as long at most.
-SELECT set_config('pg_qwen_embed.by_index', (d.worth > d.looks AND EXISTS (
+-- together with what follows then it takes twice as long at most. Other kinds of index than hnsw are left out.
+SELECT set_config('pg_qwen_embed.by_index', (d.worth > d.looks AND {finds_filtered} AND EXISTS (
            SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({index_text}) AND i.indisvalid))::text, true),
        set_config('hnsw.max_scan_tuples', least(2147483647, ceil(greatest(d.worth, 1)))::int8::text, true),
        set_config('hnsw.ef_search', coalesce(%(ef_search)s::int4, least(1000, ceil(d.looks))::int4)::text, true)
-FROM (SELECT greatest(current_setting('hnsw.ef_search')::float8,
+FROM (SELECT greatest(coalesce(nullif(current_setting('hnsw.ef_search', true), ''), '40')::float8,
                       %(looks)s * %(limit)s * s.looked / greatest(s.chosen, 0.5)) AS looks,
              r.count * (s.chosen / greatest(s.looked, 1) + %(reading)s) / %(costs)s AS worth
       FROM (SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({own_condition}

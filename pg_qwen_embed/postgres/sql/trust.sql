@@ -47,7 +47,7 @@ WITH me AS (
 SELECT f.kind, f.schema, f.name, f.written, f.owner,
        substring(f.name FROM CASE f.schema
            WHEN '_qwen_embed' THEN '^(?:outbox|store|former|failure|document|key|words|follow_[a-z_]+)_([0-9]{{1,9}})(?:_[0-9]+)?$'
-           ELSE '^(?:distance|words)_([0-9]{{1,9}})$' END)::int AS generation,
+           ELSE '^(?:distance|words|near)_([0-9]{{1,9}})$' END)::int AS generation,
        me.rolname AS role, me.rolsuper AS superuser,
        format('DROP %%s %%s CASCADE', upper(f.kind), f.written) AS removal,
        format('GRANT %%I TO %%I', f.owner, me.rolname) AS membership
