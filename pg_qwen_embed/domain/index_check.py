@@ -1,8 +1,8 @@
 """What an index finds of what exact search finds, and the width of search that is enough. Pure; randomness is passed in.
 
 Queries that nobody has are made of stored vectors: each is turned away from its own by a random angle (cosine 0.9). A stored
-vector itself would be too easy, because the graph was built around it. Measured against queries that were never stored, the
-recall of such made-up queries is within 0.01 (benchmarks/indexes.py prints both).
+vector itself would be too easy, because the graph was built around it. These are easier than queries that were never stored too:
+their recall is up to 0.014 higher (benchmarks/indexes.py prints both).
 
 A recall says nothing of rows that few queries are near to: rows apart from many that are nearly identical can be missing from
 all paths of a graph. So vectors that are far from each other are looked for by themselves, too."""
@@ -21,7 +21,7 @@ COSINE = 0.9  # of a made-up query and the stored vector that it is made of
 EQUAL = 1e-6  # distances that differ by less are one
 ITSELF = 1e-5  # how far a vector may be from itself, after rounding
 DEFAULT_RECALL = 0.98
-AUTOMATIC_RECALL = 0.99  # of the worker's few queries: so that it is above 0.98 for most others
+AUTOMATIC_RECALL = 0.995  # of the worker's few made-up queries: so that it is above 0.98 for others
 AS_GOOD = 0.002  # of recall: a width that finds so much less than the widest is taken where none finds enough
 
 _EF_SEARCH = (10, 20, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)

@@ -29,7 +29,7 @@ class Effort:
     """How much is measured. share: of the time, in which it searches; 1: it does not pause.
 
     sample: vectors that are read at most. timeout: milliseconds of a statement. all_widths: also those beyond the one that
-    is enough."""
+    is enough. margin: how many steps wider than that one the recorded one is."""
 
     queries: int = 100
     looked_for: int = 400
@@ -37,9 +37,10 @@ class Effort:
     share: float = 1.0
     timeout: int = 0
     all_widths: bool = True
+    margin: int = 0
 
 
-GENTLE = Effort(queries=50, looked_for=100, sample=4_000, share=0.2, timeout=10_000, all_widths=False)
+GENTLE = Effort(queries=50, looked_for=100, sample=4_000, share=0.2, timeout=10_000, all_widths=False, margin=1)
 SAMPLE_BYTES = 64_000_000  # of vectors, as float32
 
 
@@ -70,9 +71,10 @@ async def measure(
         points.append(await check.by_index(width, queries, exact))
         if tell:
             tell(points[-1])
-        if points[-1].recall >= wanted and not effort.all_widths:
+        if not effort.all_widths and sum(one.recall >= wanted for one in points) > effort.margin:
             break
-    chosen = index_check.enough(points, wanted)
+    position = points.index(index_check.enough(points, wanted)) + effort.margin
+    chosen = points[min(position, len(points) - 1)]
     themselves = await asyncio.to_thread(_to_look_for, sample, effort.looked_for, rng)
     lost = await check.not_found(chosen.width, themselves)
     return IndexCheck(
