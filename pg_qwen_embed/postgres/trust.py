@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.domain.foreign import shown
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import call_names, catalog
 from pg_qwen_embed.postgres.connection import AsyncConnection, Connection
 from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA, PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.locks import MIGRATION, Lock
@@ -70,7 +70,8 @@ class ForeignObject:
         return self.is_registry or (self.kind != "view" and self.name in shared)
 
     def is_of(self, target: Target) -> bool:
-        return self.generation == target.id or (self.schema == PUBLIC_SCHEMA and self.name == target.name)
+        own = {target.name, *(target.name + suffix for suffix in call_names.SUFFIXES)}
+        return self.generation == target.id or (self.schema == PUBLIC_SCHEMA and self.name in own)
 
     @property
     def ownership(self) -> str:

@@ -299,7 +299,7 @@ def test_functions_use_the_index_unless_keys_are_given(many: Harness) -> None:
     assert len(found(many, "qwen_embed.articles_like(2, 10)")) == 10
     assert 10 <= read_by_index(many) - before < 200
     before = read_by_index(many)
-    assert len(found(many, "qwen_embed.articles(%s::halfvec, 10, ARRAY(SELECT generate_series(1, 500)))", query)) == 10
+    assert len(found(many, "qwen_embed.articles(%s::halfvec, 10, ARRAY(SELECT generate_series(1, 2900)))", query)) == 10
     assert read_by_index(many) == before
     many.rows("SELECT * FROM qwen_embed.articles_duplicates(0.01, 2)")
     assert 6000 <= read_by_index(many) - before < 600_000
