@@ -11,7 +11,6 @@ from alembic import op
 from pg_qwen_embed.domain.errors import SetupError
 from pg_qwen_embed.domain.source import RESERVED_NAMES
 from pg_qwen_embed.postgres import queries
-from pg_qwen_embed.postgres.connection import as_text
 
 revision = "0010"
 down_revision = "0009"
@@ -25,8 +24,7 @@ def upgrade() -> None:
             f"with the release before, run: pg-qwen-embed detach {name}, and attach again with --name"
         )
     connection: psycopg.Connection[Any] = op.get_bind().connection.driver_connection
-    for statement in queries.create(queries.vector_schema(connection)):
-        connection.execute(as_text(statement).encode())
+    queries.install(connection)
 
 
 def downgrade() -> None:

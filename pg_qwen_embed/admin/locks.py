@@ -53,6 +53,8 @@ LOCKS = (
     TakenLock("worker, exchanging triggers", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", WORKER),
     TakenLock("backfill", "ROW EXCLUSIVE", "_qwen_embed.backfill", MOMENT, NONE),
     TakenLock("status, index list, doctor, search, mcp, Client", "ACCESS SHARE", "what they read", STATEMENT, NONE),
+    TakenLock("qwen_embed.embed_query", "ACCESS SHARE", "registry, cache of queries", "your transaction", "yours"),
+    TakenLock("worker, answering queries", "ROW EXCLUSIVE", "cache of queries", MOMENT, WORKER),
     TakenLock("verify", "ACCESS SHARE", "your table, store", "one statement over all rows", NONE),
     TakenLock("verify --repair, worker --verify-every", "ROW SHARE", "your table and rows, not locked ones",
               f"a page of {PAGE} rows", WORKER),

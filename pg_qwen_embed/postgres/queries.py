@@ -64,6 +64,11 @@ def vector_schema(connection: Connection) -> str:
     return (extension and extension.schema) or "public"
 
 
+def install(connection: Connection) -> None:
+    """Create all of it. For a migration, in its transaction."""
+    _run(connection, create(vector_schema(connection)))
+
+
 def restore(connection: Connection) -> list[str]:
     """Create what is missing of the public schema itself. Returns lines for a person to read."""
     function, view = connection.execute(statement("missing_for_queries")).fetchone() or (False, False)
@@ -79,8 +84,14 @@ def restore(connection: Connection) -> list[str]:
 
 
 def _run(connection: Connection, commands: Iterable[sql.Composed]) -> None:
+    """Inside a transaction, as the role that the registry belongs to."""
+    other = connection.execute(statement("registry_owner")).fetchone()
+    if other:
+        connection.execute(statement("act_as", role=sql.Identifier(other[0])))
     for command in commands:
         connection.execute(as_text(command).encode())
+    if other:
+        connection.execute(statement("act_as_oneself"))
 
 
 async def read_secret(connection: AsyncConnection) -> bytes:

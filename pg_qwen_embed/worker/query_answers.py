@@ -153,9 +153,9 @@ class Desk:
             await session_locks.release(self._waiter, Lock.ANSWERS, id_)
         self._led &= led
         if led - self._led:
+            self._secret = await queries.read_secret(self._answerer)  # with the last embedding the one before has gone
             self._led |= set(await session_locks.take(self._waiter, Lock.ANSWERS, led - self._led))
             self._seen.clear()  # requests that another worker was to answer
-            self._secret = await queries.read_secret(self._answerer)  # with the last embedding the one before has gone
             await queries.sweep_generations(self._answerer)
 
     async def _sweep_regularly(self) -> None:

@@ -285,6 +285,8 @@ def test_a_connection_that_is_cut_is_made_again_and_nothing_is_lost(harness: Har
 
 
 def test_altering_the_source_in_other_ways_does_not_stop_the_worker(harness: Harness) -> None:
+    functions = "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = '_qwen_embed'::regnamespace ORDER BY 1"
+    before = harness.rows(functions)
     harness.execute("CREATE TABLE articles (gone int, id int PRIMARY KEY, body text, views int)")
     harness.execute("ALTER TABLE articles DROP COLUMN gone")
     harness.ok("attach", "articles", "--text", "body")
@@ -308,10 +310,7 @@ def test_altering_the_source_in_other_ways_does_not_stop_the_worker(harness: Har
     harness.assert_in_step("words")
     assert worker.end() == 0
     harness.ok("detach", "articles", "--yes")
-    left = harness.rows(
-        "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = '_qwen_embed'::regnamespace ORDER BY 1"
-    )
-    assert left == [("fingerprint",), ("key_now",), ("text_of",)]
+    assert harness.rows(functions) == before
 
 
 def test_a_source_that_is_dropped_stops_nothing_else_and_can_be_detached(harness: Harness) -> None:

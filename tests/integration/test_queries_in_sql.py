@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from harness import DEADLINE, Harness, as_role, both_versions, eventually, versions_and_layouts
+from harness import DEADLINE, OWNER, WORKER, Harness, as_role, both_versions, eventually, versions_and_layouts
 from pooler import Pooler
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -404,3 +404,33 @@ def test_the_catalogue_shows_an_application_what_it_may_read(harness: Harness, l
     assert harness.rows("SELECT name, source FROM qwen_embed.embeddings WHERE coverage IS NOT NULL") == [
         ("articles", "public.articles")
     ]
+
+
+def test_an_embedding_that_has_a_name_of_the_schema_itself_is_named_before_the_upgrade(harness: Harness) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body", "--name", "embeddings2")
+    harness.downgrade("0009")
+    harness.execute("UPDATE _qwen_embed.embedding SET name = 'embeddings'")
+    said = harness.refused("init")
+    assert 'an embedding is called "embeddings"' in said
+    assert "attach again with --name" in said
+    harness.execute("UPDATE _qwen_embed.embedding SET name = 'embeddings2'")
+    harness.ok("init")
+
+
+@pytest.mark.parametrize("undone", ["downgrade", "drop"])
+def test_what_a_member_of_the_owner_installs_belongs_to_the_owner(harness: Harness, undone: str) -> None:
+    objects = (
+        "SELECT pg_get_userbyid(p.proowner), p.proname FROM pg_proc p WHERE p.pronamespace::regnamespace::text ~ 'qwen_embed' "
+        "UNION SELECT pg_get_userbyid(c.relowner), c.relname FROM pg_class c "
+        "WHERE c.relnamespace::regnamespace::text ~ 'qwen_embed' AND c.relkind IN ('r', 'v') AND c.relname ~ 'quer|embeddings' "
+        "ORDER BY 2"
+    )
+    before = harness.rows(objects)
+    if undone == "downgrade":
+        harness.downgrade("0009")
+    else:
+        harness.execute("DROP VIEW qwen_embed.embeddings; DROP FUNCTION qwen_embed.embed_query")
+    harness.ok("init", env={"PG_QWEN_EMBED_DATABASE_URL": as_role(harness.url, WORKER)})
+    assert {owner for owner, _ in before} == {OWNER}
+    assert harness.rows(objects) == before

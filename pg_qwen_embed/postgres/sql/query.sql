@@ -377,6 +377,21 @@ GRANT SELECT ON qwen_embed.embeddings TO PUBLIC;
 -- Describes the view in the database.
 COMMENT ON VIEW qwen_embed.embeddings IS 'pg_qwen_embed: the embeddings that the role may read, and how far each one is';
 
+-- name: registry_owner
+-- The role that the registry belongs to, if it is another than this one: its members may run `init` too.
+SELECT pg_get_userbyid(c.relowner) FROM pg_class c
+WHERE c.relname = 'embedding' AND c.relnamespace = to_regnamespace('_qwen_embed')
+  AND c.relowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user);
+
+-- name: act_as
+-- Creates what follows for another role, until act_as_oneself or the end of the transaction. The worker is a member of the
+-- registry's owner, and need not be one of the role that runs `init`.
+SET LOCAL ROLE {role};
+
+-- name: act_as_oneself
+-- Ends what act_as began.
+RESET ROLE;
+
 -- name: missing_for_queries
 -- Which parts of the public schema itself are gone. The function goes with the extension, whose type it returns.
 SELECT to_regprocedure('qwen_embed.embed_query(text, text)') IS NULL
