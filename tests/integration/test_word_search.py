@@ -440,3 +440,14 @@ def test_the_statements_of_an_embedding_without_words_have_no_part_for_them(harn
     names = names_of(harness.embedding())
     for name in (names.layout.write, names.layout.clear, names.layout.create_store):
         assert not re.search("words|document", as_text(statement(name, names)))
+
+
+def test_sql_attach_prints_words_without_a_connection(harness: Harness) -> None:
+    table = ("sql", "attach", "shop.articles", "--key", "id bigint", "--columns", "body text", "--text", "body")
+    model = ("--model", "Qwen/Qwen3-Embedding-0.6B", "--dimensions", "1024")
+    printed = harness.ok(*table, *model, "--words", "german")
+    assert "words tsvector" in printed
+    assert "words_query(''pg_catalog.german''" in printed
+    assert "words tsvector" not in harness.ok(*table, *model)
+    said = harness.refused(*table, *model, "--words", "own")
+    assert said == "--words own: without a connection, write it with its schema: public.own"
