@@ -56,8 +56,9 @@ def search(
 
 def _nothing(name: str, where: str | None, mode: str) -> str:
     if where is None:
-        nothing = "has no row with these words" if mode == "words" else "holds no vectors yet; is a worker running"
-        return f"{name} {nothing}? See: pg-qwen-embed status {name}"
+        if mode == "words":
+            return f"{name} has no row with these words"
+        return f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}"
     return f"{name} holds no vector of a row that meets the condition"
 
 

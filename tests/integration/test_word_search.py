@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from harness import LAYOUTS, Harness, both_versions, eventually, quoted, version
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.postgres.connection import as_text
+from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.sql import statement
 
 
 def words_of(harness: Harness) -> dict[int, str]:
@@ -427,3 +431,23 @@ def test_init_removes_what_a_dump_of_the_schema_alone_has_of_words(harness: Harn
     )
     assert [name for (name,) in harness.rows(left) if name.endswith("_1") or "words" in name] == []
     harness.ok("attach", "articles", "--text", "body", "--words", "english")
+
+
+@versions_and_layouts
+def test_the_statements_of_an_embedding_without_words_have_no_part_for_them(harness: Harness, layout: str) -> None:
+    harness.articles("soup")
+    harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])
+    names = names_of(harness.embedding())
+    for name in (names.layout.write, names.layout.clear, names.layout.create_store):
+        assert not re.search("words|document", as_text(statement(name, names)))
+
+
+def test_sql_attach_prints_words_without_a_connection(harness: Harness) -> None:
+    table = ("sql", "attach", "shop.articles", "--key", "id bigint", "--columns", "body text", "--text", "body")
+    model = ("--model", "Qwen/Qwen3-Embedding-0.6B", "--dimensions", "1024")
+    printed = harness.ok(*table, *model, "--words", "german")
+    assert "words tsvector" in printed
+    assert "words_query(''pg_catalog.german''" in printed
+    assert "words tsvector" not in harness.ok(*table, *model)
+    said = harness.refused(*table, *model, "--words", "own")
+    assert said == "--words own: without a connection, write it with its schema: public.own"
