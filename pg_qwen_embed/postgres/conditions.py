@@ -13,7 +13,7 @@ from pg_qwen_embed.postgres.sql import statement
 
 Where = str | sql.Composable
 
-CHOSEN = sql.Identifier("pg_qwen_embed: chosen")  # a column beside those of the source
+CHOSEN = sql.Identifier("pg_qwen_embed: chosen")  # a column added to those of the source
 ALL = sql.SQL("true")
 
 

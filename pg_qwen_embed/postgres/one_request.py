@@ -22,6 +22,6 @@ class _Pipeline(psycopg.AsyncPipeline):
 
 
 def one_request(connection: AsyncConnection) -> AbstractAsyncContextManager[psycopg.AsyncPipeline]:
-    """What is executed inside is sent when it ends; cursors have their rows after it. It is not for nesting."""
+    """What is executed inside is sent when it ends; the rows are there after it. It is not for nesting."""
     connection._pipeline = _Pipeline(connection)  # which `pipeline` takes if there is one
     return connection.pipeline()

@@ -10,6 +10,8 @@ import numpy as np
 import psycopg
 import pytest
 from harness import Harness, eventually
+from pgvector import HalfVector
+from pgvector.psycopg import register_vector
 from pooler import Pooler
 from proxy import Proxy
 from psycopg.conninfo import make_conninfo
@@ -222,11 +224,17 @@ async def test_what_cannot_be_searched_is_one_sentence(filled: Harness, options:
 
 
 async def test_a_vector_of_embed_query_is_a_parameter_of_psycopg(filled: Harness) -> None:
-    """As text, without the package pgvector."""
+    """As it is with the package pgvector, and as text without it; a HalfVector is a query too."""
+    query = "SELECT id FROM qwen_embed.articles ORDER BY embedding <=> %s LIMIT 1"
     async with asking(filled) as client:
         vector = await client.embed_query("articles", "two")
-    query = "SELECT id FROM qwen_embed.articles ORDER BY embedding <=> %s::halfvec LIMIT 1"
-    assert filled.rows(query, str(vector.tolist())) == [(2,)]
+        (hit,) = await client.search("articles", HalfVector(vector), 1)
+        assert hit.row["id"] == 2
+    assert filled.rows(query.replace("%s", "%s::halfvec"), str(vector.tolist())) == [(2,)]
+    with psycopg.connect(filled.url) as connection:
+        register_vector(connection)
+        for value in (vector, HalfVector(vector)):
+            assert connection.execute(query, (value,)).fetchall() == [(2,)]
 
 
 def test_what_changed_since_it_was_read_is_read_again(filled: Harness) -> None:
