@@ -104,7 +104,7 @@ PLAN = """
 from recipes.models import Recipe, Step
 found = %s.search([float(n %% 7) for n in range(128)])
 print(found[:10].explain())
-print(len(found[:150]), found.filter(pk__gt=1990)[:9].count(), len({one.pk for one in found[:150]}))
+print(len(found[:150]), found.filter(pk__gt=3990)[:9].count(), len({one.pk for one in found[:150]}))
 """
 
 
@@ -113,10 +113,10 @@ print(len(found[:150]), found.filter(pk__gt=1990)[:9].count(), len({one.pk for o
 @pytest.mark.parametrize("model", ["Recipe", "Step"])
 def test_index_is_used_and_a_filter_leaves_no_row_out(bare: Harness, model: str) -> None:
     ok(bare, "migrate")
-    fill(bare, 2000)
+    fill(bare, 4000)
     bare.execute(
         "INSERT INTO recipes_step (id, recipe_id, text) "
-        "SELECT n, n, 'step ' || n || repeat(' and more words', n % 3) FROM generate_series(1, 2000) n"
+        "SELECT n, n, 'step ' || n || repeat(' and more words', n % 3) FROM generate_series(1, 4000) n"
     )
     bare.once()
     bare.execute("ANALYZE")
