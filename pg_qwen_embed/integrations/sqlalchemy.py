@@ -80,16 +80,30 @@ class Embedded(Generic[T]):
         """Rows of the class with their score, best first: of the `k` best by words and by vector together.
 
         The embedding must have been attached with words. Raises UsageError for a blank text."""
-        names = [name for name, _ in self._key]
-        columns: list[sa.ColumnClause[Any]] = [
-            sa.column(name) for name in [*names, "score", "vector_rank", "text_rank", "distance"]
-        ]
-        function: Any = sa.func
-        for part in (PUBLIC_SCHEMA, quoted_name(f"{self.name}_hybrid", True)):
-            function = getattr(function, part)
-        found = function(_text(text), k).table_valued(*columns, name="e")
+        found = self._function("_hybrid", ("score", "vector_rank", "text_rank", "distance"), _text(text), k)
         score = sa.type_coerce(found.c.score, sa.Float).label("score")
         return sa.select(self.model, score).join(found, self._same_row(found)).order_by(score.desc())
+
+    def closest(self, query: Query, k: int = 10, *, among: "sa.Select[Any] | None" = None) -> "sa.Select[T, float]":
+        """The `k` nearest rows with their distance, as the embedding's own function finds them, with an index of any kind.
+
+        among: a Select of keys, of one column; these rows are compared exactly. A `where` afterwards chooses among the `k`.
+        Raises UsageError for a blank text."""
+        given = sa.cast(_text(query), sa.Text) if isinstance(query, str) else self._vector(query)
+        keys = () if among is None else (sa.func.array(among.scalar_subquery()),)
+        found = self._function("", ("distance",), given, k, *keys)
+        distance = sa.type_coerce(found.c.distance, sa.Float).label("distance")
+        return sa.select(self.model, distance).join(found, self._same_row(found)).order_by(distance)
+
+    def _function(self, suffix: str, columns: Sequence[str], *arguments: Any) -> sa.TableValuedAlias:
+        """The rows of a function of the embedding: the key, and these columns."""
+        function: Any = sa.func
+        for part in (PUBLIC_SCHEMA, quoted_name(self.name + suffix, True)):
+            function = getattr(function, part)
+        found: sa.TableValuedAlias = function(*arguments).table_valued(
+            *(sa.column(name) for name in [*(name for name, _ in self._key), *columns]), name="e"
+        )
+        return found
 
     def _view(self) -> sa.TableClause:
         own = [self.column, "stale", *(["chunk", "span", "chunk_text"] if self.chunked else [])]

@@ -292,6 +292,27 @@ def test_words_and_vector_together_are_a_select_too(harness: Harness, config: Co
         assert [(one.title, score) for one, score in found] == [("gazpacho, a cold soup", 1.0), ("onion soup", 0.5)]
 
 
+@both_versions
+def test_the_function_of_an_embedding_is_a_select_too(harness: Harness, config: Config, app: Any) -> None:
+    command.upgrade(config, "head")
+    fill(harness)
+    harness.execute("INSERT INTO steps VALUES (1, 1, %s), (2, 1, 'boil')", "cut the onions. " * 20)
+    harness.many("INSERT INTO kitchen.cooks VALUES (%s, %s, %s)", [(1, 1, "bakes"), (1, 2, "grills")])
+    harness.once()
+    can_be_asked(harness, "recipes")
+    models = app.models
+    with Session(harness.engine()) as session:
+        near = session.execute(models.recipes.nearest("a cold soup").limit(3)).all()
+        assert session.execute(models.recipes.closest("a cold soup", 3)).all() == near
+        liked = sa.select(models.Recipe.id).where(models.Recipe.likes > 2)
+        found = session.execute(models.recipes.closest("a cold soup", 3, among=liked)).all()
+        assert {recipe.likes for recipe, _ in found} == {3, 4}
+        vector = harness.server.vector("boil", 128)
+        assert [step.number for step, _ in session.execute(models.steps.closest(vector))] == [2, 1]
+        vector = harness.server.vector("A cook: grills", 128)
+        assert [cook.id for cook, _ in session.execute(models.cooks.closest(vector, 1))] == [2]
+
+
 def test_a_composite_key_in_another_schema_is_joined_by_its_columns(harness: Harness, config: Config, app: Any) -> None:
     command.upgrade(config, "head")
     harness.many("INSERT INTO kitchen.cooks VALUES (%s, %s, %s)", [(1, 1, "bakes"), (1, 2, "grills"), (2, 1, "boils")])
