@@ -35,7 +35,7 @@ def large(
     """The tables of the page, with vectors and indexes. Tests must not change them."""
     with clusters(request.param).database() as url, FakeSGLang().running() as server, ExitStack() as stack:
         harness = Harness(url, server, Path(tmp_path_factory.mktemp("large")), stack)
-        for name, options in {"articles": [], "manuals": ["--chunk-tokens", "64"]}.items():
+        for name, options in {"articles": ["--words", "english"], "manuals": ["--chunk-tokens", "64"]}.items():
             harness.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, title text, body text, likes int)")
             harness.execute(
                 f"INSERT INTO {name} SELECT n, 'title', 'text ' || n, n % 110 FROM generate_series(1, {ROWS}) n"
