@@ -18,7 +18,7 @@ MINUTES ?= 10
 VERSION ?= 18
 SEED ?=
 
-BENCHMARKS := backfill freshness writes queries queries_in_sql hybrid indexes scale
+BENCHMARKS := backfill freshness writes queries queries_in_sql hybrid indexes scale client
 RECORD ?=
 ARGS ?=
 

@@ -12,11 +12,11 @@ from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.vectors import Vectors
 
 MOST_ROWS = 2**31 - 1  # PostgreSQL's integer, which is what the functions take
-# Vectors that the index looks at for each row that is wanted, so that it misses few of the nearest (`make bench-filters`).
+# Vectors that the index looks at for each row that is wanted, so that it misses few of the nearest (`make bench-queries`).
 LOOKS = 3.0
 LOOKS_FILTERED = 6.0
 SAMPLE = 500  # rows of the source that are looked at to learn how many meet a condition
-COSTS = 10.0  # what the index does for a vector, in comparisons of a vector without it (`make bench-filters`)
+COSTS = 10.0  # what the index does for a vector, in comparisons of a vector without it (`make bench-queries`)
 READING = 0.02  # what it takes to look at a row for whether it meets a condition, in such comparisons
 LARGEST = 65504.0  # of a halfvec's numbers
 
