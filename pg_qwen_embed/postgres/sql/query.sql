@@ -170,7 +170,7 @@ BEGIN
                 IF rung THEN
                     BEGIN
                         PERFORM set_config('lock_timeout', format('%%sms', trunc(10 + 250 * least(elapsed, 1))), true);
-                        PERFORM pg_advisory_xact_lock_shared(1363476489, door);
+                        PERFORM pg_advisory_xact_lock_shared(1363476490, door);
                         RAISE EXCEPTION USING ERRCODE = 'QE000';
                     EXCEPTION
                         WHEN SQLSTATE 'QE000' OR lock_not_available THEN NULL;
@@ -486,8 +486,8 @@ BEGIN
     FROM pg_catalog.unnest(keys) WITH ORDINALITY AS k(key, position)
     WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_cache c WHERE c.key OPERATOR(pg_catalog.=) k.key);
     COMMIT;
-    PERFORM pg_catalog.pg_advisory_unlock(1363476489, d) FROM pg_catalog.unnest(doors) AS d;
-    doors := ARRAY(SELECT d FROM pg_catalog.unnest(doors) AS d WHERE pg_catalog.pg_try_advisory_lock(1363476489, d));
+    PERFORM pg_catalog.pg_advisory_unlock(1363476490, d) FROM pg_catalog.unnest(doors) AS d;
+    doors := ARRAY(SELECT d FROM pg_catalog.unnest(doors) AS d WHERE pg_catalog.pg_try_advisory_lock(1363476490, d));
 END
 
 -- name: protect_answer_queries
