@@ -362,8 +362,10 @@ LEFT JOIN LATERAL (
     WHERE x.indrelid = (SELECT s.oid FROM pg_catalog.pg_class s WHERE s.relname = format('store_%%s', g.id)
                         AND s.relnamespace = (SELECT o.oid FROM pg_catalog.pg_namespace o WHERE o.nspname = '_qwen_embed'))
        OR x.indrelid = e.source::oid AND g.spec->>'store' = 'column'
-          AND EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = x.indrelid AND a.attname = e.column_name
-                      AND a.attnum = ANY (x.indkey::smallint[]))
+          AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                      JOIN pg_catalog.pg_depend d ON d.objid = x.indexrelid AND d.refobjid = x.indrelid
+                                                 AND d.refobjsubid = a.attnum
+                      WHERE a.attrelid = x.indrelid AND a.attname = e.column_name)
     ORDER BY x.indisvalid DESC LIMIT 1) i ON true
 CROSS JOIN LATERAL _qwen_embed.progress(g.id, e.source::oid, g.spec->>'chunking' IS NOT NULL) p
 WHERE has_any_column_privilege(to_regclass(format('qwen_embed.%%I', e.name))::oid, 'SELECT')
