@@ -22,6 +22,6 @@ MIGRATION = 0x5145000400000000  # transaction, exclusive: `init`, until its migr
 # Of sessions that ask for a query's vector, until they have it; sql/query.sql has the numbers too.
 BELL = 0x51450007  # shared, with 0: somebody asks
 SLOT = 0x51450008  # exclusive, with a number: a share of the lock table
-DOOR = 0x51450009  # with a generation and a process id: exclusive by the worker, shared by a session that waits for it
+DOOR = 0x5145000A  # with a generation and a process id: exclusive by the worker, shared by a session that waits for it
 WORDS = 0x51460000  # plus its position, shared, with four bytes: a piece of a request
 HEADER = 0x51470000  # plus the length of the request, shared: all its words are there

@@ -422,6 +422,7 @@ def test_an_embedding_that_has_a_name_of_the_schema_itself_is_named_before_the_u
 def test_what_a_member_of_the_owner_installs_belongs_to_the_owner(harness: Harness, undone: str) -> None:
     objects = (
         "SELECT pg_get_userbyid(p.proowner), p.proname FROM pg_proc p WHERE p.pronamespace::regnamespace::text ~ 'qwen_embed' "
+        "AND p.proname ~ '^(embed_query|query_vector|ask_worker|await_queries|answer_queries|progress|about_rows)$' "
         "UNION SELECT pg_get_userbyid(c.relowner), c.relname FROM pg_class c "
         "WHERE c.relnamespace::regnamespace::text ~ 'qwen_embed' AND c.relkind IN ('r', 'v') AND c.relname ~ 'quer|embeddings' "
         "ORDER BY 2"

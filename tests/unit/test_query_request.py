@@ -1,5 +1,6 @@
 """A request that a session places in its locks is read only by who knows the secret, and only in that session."""
 
+import re
 import struct
 from dataclasses import replace
 from hashlib import sha256
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_qwen_embed.domain.query_request import Placed, QueryRequest, digest, read
+from pg_qwen_embed.postgres.locks import BELL, DOOR, HEADER, SLOT, WORDS, Lock
+from pg_qwen_embed.postgres.sql import files
 
 SECRET, INSTRUCTION = sha256(b"secret").digest(), "Find it"
 
@@ -60,3 +63,10 @@ def test_a_request_of_another_secret_is_none() -> None:
 @given(st.integers(-10, 5000), st.lists(st.integers(0, 2**32 - 1), max_size=40))
 def test_locks_of_other_origin_are_no_request(length: int, words: list[int]) -> None:
     assert read(Placed(1, 2, length, words), SECRET) is None
+
+
+def test_the_numbers_of_the_locks_are_those_of_the_statements_and_no_two_are_the_same() -> None:
+    bodies = " ".join(one.text for file in files() if file.name == "query.sql" for one in file.statements)
+    own = (BELL, SLOT, DOOR, WORDS, HEADER, Lock.ANSWERS)
+    assert {int(number) for number in re.findall(r"\b136\d{7}\b", bodies)} == set(own)
+    assert len({*Lock, *own}) == len(Lock) + len(own) - 1

@@ -170,7 +170,7 @@ BEGIN
                 IF rung THEN
                     BEGIN
                         PERFORM set_config('lock_timeout', format('%%sms', trunc(10 + 250 * least(elapsed, 1))), true);
-                        PERFORM pg_advisory_xact_lock_shared(1363476489, door);
+                        PERFORM pg_advisory_xact_lock_shared(1363476490, door);
                         RAISE EXCEPTION USING ERRCODE = 'QE000';
                     EXCEPTION
                         WHEN SQLSTATE 'QE000' OR lock_not_available THEN NULL;
@@ -362,8 +362,10 @@ LEFT JOIN LATERAL (
     WHERE x.indrelid = (SELECT s.oid FROM pg_catalog.pg_class s WHERE s.relname = format('store_%%s', g.id)
                         AND s.relnamespace = (SELECT o.oid FROM pg_catalog.pg_namespace o WHERE o.nspname = '_qwen_embed'))
        OR x.indrelid = e.source::oid AND g.spec->>'store' = 'column'
-          AND EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = x.indrelid AND a.attname = e.column_name
-                      AND a.attnum = ANY (x.indkey::smallint[]))
+          AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                      JOIN pg_catalog.pg_depend d ON d.objid = x.indexrelid AND d.refobjid = x.indrelid
+                                                 AND d.refobjsubid = a.attnum
+                      WHERE a.attrelid = x.indrelid AND a.attname = e.column_name)
     ORDER BY x.indisvalid DESC LIMIT 1) i ON true
 CROSS JOIN LATERAL _qwen_embed.progress(g.id, e.source::oid, g.spec->>'chunking' IS NOT NULL) p
 WHERE has_any_column_privilege(to_regclass(format('qwen_embed.%%I', e.name))::oid, 'SELECT')
@@ -486,8 +488,8 @@ BEGIN
     FROM pg_catalog.unnest(keys) WITH ORDINALITY AS k(key, position)
     WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_cache c WHERE c.key OPERATOR(pg_catalog.=) k.key);
     COMMIT;
-    PERFORM pg_catalog.pg_advisory_unlock(1363476489, d) FROM pg_catalog.unnest(doors) AS d;
-    doors := ARRAY(SELECT d FROM pg_catalog.unnest(doors) AS d WHERE pg_catalog.pg_try_advisory_lock(1363476489, d));
+    PERFORM pg_catalog.pg_advisory_unlock(1363476490, d) FROM pg_catalog.unnest(doors) AS d;
+    doors := ARRAY(SELECT d FROM pg_catalog.unnest(doors) AS d WHERE pg_catalog.pg_try_advisory_lock(1363476490, d));
 END
 
 -- name: protect_answer_queries
