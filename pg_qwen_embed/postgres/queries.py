@@ -29,6 +29,7 @@ def create(vector_schema: str) -> Iterator[sql.Composed]:
     yield statement("protect_await_queries")
     yield statement("create_answer_queries", body=_literal(statement("answer_queries_body")))
     yield statement("protect_answer_queries")
+    yield statement("comment_query_objects")
     yield from create_embed_query(vector_schema)
     yield from create_embeddings()
 
@@ -41,6 +42,7 @@ def create_embed_query(vector_schema: str) -> Iterator[sql.Composed]:
     yield statement("create_embed_query", halfvec=halfvec)
     yield statement("let_embed_query_be_called")
     yield statement("comment_embed_query")
+    yield statement("comment_query_vector")
 
 
 def create_embeddings() -> Iterator[sql.Composed]:
@@ -52,6 +54,7 @@ def create_embeddings() -> Iterator[sql.Composed]:
     yield statement("create_embeddings")
     yield statement("let_embeddings_be_read")
     yield statement("comment_embeddings")
+    yield statement("comment_progress")
 
 
 def _literal(body: sql.Composed) -> sql.Literal:

@@ -110,6 +110,8 @@ def test_columns_are_added_with_defaults_where_a_parsed_function_may_not_use_a_r
     assert printed.exit_code == 0, printed.output
     ddl = re.sub(r'"public"\."halfvec"(\(\d+\))?', "real[]", printed.stdout)
     ddl = re.sub(r'a OPERATOR\("public"\.<=>\) b', "0::float8", ddl)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DOMAIN public.halfvec AS real[]")
     migrate.upgrade(url)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS qwen_embed")
@@ -125,5 +127,5 @@ def test_columns_are_added_with_defaults_where_a_parsed_function_may_not_use_a_r
         finally:
             connection.execute(
                 "DROP SCHEMA qwen_embed, _qwen_embed CASCADE; DROP TABLE articles, place; DROP TYPE address; "
-                "DROP FUNCTION distance CASCADE"
+                "DROP FUNCTION distance CASCADE; DROP DOMAIN public.halfvec CASCADE"
             )

@@ -95,12 +95,12 @@ def test_altered_column_of_the_operations_page(harness: Harness) -> None:
 
 
 def test_no_recipe_of_the_operations_page_is_passed_over() -> None:
-    """Those in SQL and bash are executed by test_replication.py, which takes them by their headings."""
+    """Those in SQL and bash are executed by test_replication.py, which takes them by their headings, and test_uninstall.py."""
     page = (DOCS / "operations.md").read_text(encoding="utf-8")
     taken = re.findall(
         r'recipe\("([^"]+)"\)', (Path(__file__).parent / "test_replication.py").read_text(encoding="utf-8")
     )
     sections = {text.partition("\n")[0]: blocks(text) for text in re.split(r"^##+ ", page, flags=re.MULTILINE)}
     left = [heading for heading, found in sections.items() if found and heading not in taken]
-    assert left == ["Migrations of your table"]
+    assert left == ["Migrations of your table", "Uninstall"]
     assert [block.language for block in sections[left[0]]] == ["console", "python"]

@@ -15,7 +15,7 @@ NOBODY = "nobody"  # no database is used
 ROLE_OF = {
     "init": OWNER, "attach": OWNER, "detach": OWNER, "alter": OWNER, "verify": OWNER, "backfill": OWNER, "index": OWNER,
     "failures": OWNER, "status": OWNER, "doctor": WORKER, "worker": WORKER, "search": READER, "sql": OWNER, "demo": OWNER,
-    "serve": NOBODY, "sglang-command": NOBODY,
+    "mcp": READER, "serve": NOBODY, "sglang-command": NOBODY,
 }  # fmt: skip
 
 

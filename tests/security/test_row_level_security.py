@@ -101,8 +101,7 @@ def shown(harness: Harness, reader: psycopg.Connection[tuple[object, ...]]) -> d
         queries = {f"{name}: view": f"SELECT id FROM {view}", f"{name}: store": f"SELECT k1 FROM {store}",
                    f"{name}: failures": f"SELECT k1 FROM {failures}",
                    f"{name}: sorted by a function": f"SELECT id FROM {view} ORDER BY pg_temp.leak({view}.*)"}  # fmt: skip
-        if name == "in_chunks":
-            queries["function"] = f"SELECT id FROM qwen_embed.in_chunks('{nothing}', {2 * ROWS})"
+        queries[f"{name}: function"] = f"SELECT id FROM qwen_embed.{name}('{nothing}'::halfvec, {2 * ROWS})"
         for what, query in queries.items():
             found[what] = {row[0] for row in reader.execute(query.encode())}
         column = "vector" if "--column" in options else "embedding"
@@ -148,7 +147,9 @@ def test_search_client_and_status_show_the_rows_that_the_policies_show(harness: 
     library(harness, role)
     printed_grants(harness, role, *LAYOUTS)
     internal = ", ".join(harness.internal(kind, name) for name in LAYOUTS for kind in ("outbox", "failure"))
-    harness.execute(f"GRANT SELECT ON {internal}, _qwen_embed.backfill, _qwen_embed.alembic_version TO {role}")
+    harness.execute(
+        f"GRANT SELECT ON {internal}, _qwen_embed.backfill, _qwen_embed.ann_index, _qwen_embed.alembic_version TO {role}"
+    )
     harness.execute(
         f"ALTER TABLE articles ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON articles USING ({CONDITIONS[3]})"
     )

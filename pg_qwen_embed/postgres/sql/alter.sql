@@ -44,8 +44,7 @@ LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE;
 -- Puts the store aside, for its vectors to be copied. Its index would not be used again. Its policy goes, because it
 -- depends on the former key: until then nobody but the owner reads it.
 DROP POLICY IF EXISTS rows_of_the_source ON {store};
-DROP INDEX IF EXISTS {index_in_schema};
-DROP INDEX IF EXISTS _qwen_embed.store_{id}_words;
+DROP INDEX IF EXISTS _qwen_embed.store_{id}_hnsw, _qwen_embed.store_{id}_ivfflat, _qwen_embed.store_{id}_words;
 ALTER TABLE {store} RENAME TO former_{id};
 ALTER INDEX _qwen_embed.store_{id}_pkey RENAME TO former_{id}_pkey;
 

@@ -51,6 +51,7 @@ CREATE UNLOGGED TABLE _qwen_embed.query_error (
 -- tells their length, and the bell. The function is VOLATILE, so each of its statements sees what was committed since.
 -- The locks belong to the inner block. Its end by an exception, of ours or of PostgreSQL's, releases them.
 -- Slots bound how much of PostgreSQL's lock table all requests together may take.
+-- A worker that has just started leads the embedding a moment before it answers: it is waited for.
 -- The session then waits at a door: a lock that the worker holds, and opens for a moment when it has answered. A session
 -- that comes a moment too late waits 10 ms at first, for its lock_timeout. Where no door is held it sleeps between looks.
 CREATE OR REPLACE FUNCTION _qwen_embed.ask_worker(name text, generation integer, instruction bytea, key bytea, query text)
@@ -114,10 +115,17 @@ BEGIN
                                  'SET pg_qwen_embed.query_timeout = ''2s''', wanted);
         END IF;
     END IF;
-    SELECT s.secret INTO own_secret FROM _qwen_embed.query_secret s;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = nobody;
-    END IF;
+    LOOP
+        SELECT s.secret INTO own_secret FROM _qwen_embed.query_secret s;
+        EXIT WHEN FOUND;
+        PERFORM FROM pg_locks l
+        WHERE l.locktype = 'advisory' AND l.classid = 1363476481 AND l.objid::bigint = generation AND l.objsubid = 2
+          AND l.granted AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+        IF NOT FOUND OR extract(epoch FROM clock_timestamp() - began) > timeout THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = nobody;
+        END IF;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
     payload := int4send(generation) || substr(instruction, 1, 8) || convert_to(query, 'UTF8');
     words := 4 + (length(payload) + 3) / 4;
     LOOP
@@ -160,7 +168,7 @@ BEGIN
                 IF elapsed > looked + 0.1 THEN
                     looked := elapsed;
                     PERFORM FROM pg_locks l
-                    WHERE l.locktype = 'advisory' AND l.classid = 1363476486 AND l.objid::bigint = generation
+                    WHERE l.locktype = 'advisory' AND l.classid IN (1363476486, 1363476481) AND l.objid::bigint = generation
                       AND l.objsubid = 2 AND l.granted AND l.mode = 'ExclusiveLock'
                       AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
                     misses := CASE WHEN FOUND THEN 0 ELSE misses + 1 END;
@@ -459,6 +467,27 @@ REVOKE ALL ON FUNCTION _qwen_embed.await_queries(bigint[], double precision, dou
 -- Waits for requests. See create_await_queries.
 SELECT q.pid, q.nonce, q.length, q.words
 FROM _qwen_embed.await_queries(%(seen)s::bigint[], %(seconds)s, %(pause)s) q;
+
+-- name: comment_query_objects
+-- Describes the objects for queries in the database. Several statements at once: it takes no values.
+COMMENT ON TABLE _qwen_embed.query_secret IS 'The key of requests for vectors of queries, for the owner and the worker alone';
+COMMENT ON TABLE _qwen_embed.query_cache IS 'The last vectors of queries, by a hash of generation, instruction and text';
+COMMENT ON TABLE _qwen_embed.query_error IS 'Why a request has no vector; kept for a minute';
+COMMENT ON FUNCTION _qwen_embed.ask_worker(text, integer, bytea, bytea, text) IS 'Asks a worker for the vector of a query';
+COMMENT ON FUNCTION _qwen_embed.await_queries(bigint[], double precision, double precision) IS
+    'Waits for requests, for the worker';
+COMMENT ON PROCEDURE _qwen_embed.answer_queries(integer, integer, bytea[], real[], integer[]) IS
+    'Answers requests, for the worker';
+
+-- name: comment_query_vector
+-- Describes the function in the database.
+COMMENT ON FUNCTION _qwen_embed.query_vector(text, text, name) IS
+    'The vector of a query, from the cache or from a worker, for a role that may read the view';
+
+-- name: comment_progress
+-- Describes the functions of the view of all embeddings in the database. Two statements at once: it takes no values.
+COMMENT ON FUNCTION _qwen_embed.progress(integer, oid, boolean) IS 'How far an embedding is, for qwen_embed.embeddings';
+COMMENT ON FUNCTION _qwen_embed.about_rows(oid, text) IS 'The planner''s estimate of rows, for progress()';
 
 -- name: read_query_secret
 -- The secret of requests.
