@@ -61,6 +61,9 @@ class QueryAnswers:
                     await self._answer(pipelines)
             except* (psycopg.Error, DatabaseUnavailable, SetupError) as errors:
                 reason = first_line(_first(errors))
+            if (task := asyncio.current_task()) and task.cancelling():
+                # A group that ends with errors raises those, and a cancellation that came meanwhile would be lost.
+                raise asyncio.CancelledError
             if clock() - began >= STABLE:
                 pause, self._told = AGAIN, None
             if reason is not None and reason != self._told:
