@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,10 +33,25 @@ POLL = "0.05"  # seconds
 AS_ROLES = {
     "test_altered_source", "test_async_client", "test_bad_rows", "test_balancer", "test_binary", "test_blank",
     "test_chunk_reuse", "test_chunking", "test_failures", "test_fastapi", "test_filters", "test_identity",
-    "test_index_kinds",
-    "test_indexes", "test_keys", "test_local_server", "test_long_outbox", "test_many_embeddings", "test_queries_in_sql",
+    "test_index_kinds", "test_indexes", "test_keys", "test_local_server", "test_long_outbox", "test_many_embeddings",
+    "test_queries_in_sql",
     "test_repair", "test_search", "test_triggers", "test_truncation", "test_whole_way",
 }  # fmt: skip
+
+
+# Modules in which the variants on PostgreSQL 16 are `long`: what they test seldom differs between versions.
+LONG_ON_16 = {
+    "test_async_client", "test_django", "test_fastapi", "test_filters", "test_functions", "test_index_kinds", "test_mcp",
+    "test_queries_in_sql", "test_query_doctor", "test_query_form", "test_querying_page", "test_sqlalchemy",
+    "test_word_search",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        variant = getattr(item, "callspec", None)
+        if variant and re.search(r"(^|-)16(-|$)", variant.id) and item.path.stem in LONG_ON_16:
+            item.add_marker(pytest.mark.long)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -57,6 +57,7 @@ for recipe in Recipe.search({query}).filter(likes__gt=1)[:2]:
 
 
 @both_versions
+@pytest.mark.long
 def test_migrations_make_the_embeddings_and_a_worker_fills_them(bare: Harness) -> None:
     ok(bare, "migrate")
     fill(bare)

@@ -50,6 +50,7 @@ def expected(harness: Harness, query: str, chosen: Callable[[int], bool], limit:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.long
 def test_every_selectivity_gets_as_many_rows_as_there_are_and_the_nearest(harness: Harness, layout: str) -> None:
     fill(harness, layout)
     with client(harness) as asking:
@@ -154,6 +155,7 @@ def test_what_is_no_condition_is_one_sentence(small: Harness, where: Any, params
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.long
 def test_rows_that_the_policies_hide_are_not_found_by_any_condition(harness: Harness, layout: str) -> None:
     fill(harness, layout)
     harness.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
@@ -197,6 +199,7 @@ def test_names_in_a_condition_are_looked_up_as_for_a_session_of_the_role(harness
         assert len(asking.search("articles", "text", 20)) == 20
 
 
+@pytest.mark.long
 def test_a_sample_that_misleads_costs_time_and_no_row(harness: Harness) -> None:
     """All rows that meet the condition stand together, at the end of the table, or are far from the query."""
     fill(harness, "table")
@@ -223,6 +226,7 @@ def test_a_document_of_many_chunks_does_not_hide_the_others(harness: Harness) ->
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @both_versions
+@pytest.mark.long
 def test_the_index_is_used_where_many_rows_meet_the_condition_and_not_where_few_do(
     harness: Harness, layout: str
 ) -> None:

@@ -500,6 +500,7 @@ def test_function_that_is_not_as_created_is_reported_and_created_again(harness: 
     assert len(harness.rows("SELECT FROM qwen_embed.articles_like(1)")) == 1
 
 
+@pytest.mark.long
 def test_grants_on_functions_are_kept_by_a_repair_and_while_the_table_is_altered(harness: Harness) -> None:
     role = f"app_{harness.value('SELECT current_database()')}"
     harness.articles("one", "two")
@@ -528,6 +529,7 @@ def test_grants_on_functions_are_kept_by_a_repair_and_while_the_table_is_altered
 
 
 @both_versions
+@pytest.mark.long
 def test_functions_follow_another_key_and_another_table(harness: Harness) -> None:
     harness.articles("one", "two")
     harness.ok("attach", "articles", "--text", "body")
@@ -556,6 +558,7 @@ def test_functions_follow_another_key_and_another_table(harness: Harness) -> Non
 
 
 @both_versions
+@pytest.mark.long
 def test_functions_survive_a_dump_that_is_restored_by_its_owner(harness: Harness, bare: Harness) -> None:
     """Not a superuser: he may not give a function settings of a library that the session has not loaded."""
     harness.articles("one", "two")

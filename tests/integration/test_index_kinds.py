@@ -86,6 +86,7 @@ def test_each_kind_is_built_used_and_right(harness: Harness, kind: str, layout: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.long
 def test_a_dropped_index_stays_away_until_it_is_created(harness: Harness, kind: str) -> None:
     attached(harness, 30, "--index", kind)
     assert reported(harness)["state"] == "valid"
@@ -128,6 +129,7 @@ def in_clusters(count: int, dimensions: int = 16) -> NDArray[np.float32]:
 
 
 @both_versions
+@pytest.mark.long
 def test_a_check_finds_the_smallest_ef_search_that_is_enough_and_searches_use_it(harness: Harness) -> None:
     filled(harness, in_clusters(3000))
     assert harness.value("SELECT qwen_embed.ef_search('articles')") == 100
@@ -164,6 +166,7 @@ def test_a_check_finds_the_smallest_ef_search_that_is_enough_and_searches_use_it
     assert re.search(r"exact +recall 1\.0000", table)
 
 
+@pytest.mark.long
 def test_rows_that_the_graph_has_no_way_to_are_seen(harness: Harness) -> None:
     """Five rows among thousands that are nearly identical."""
     rng = np.random.default_rng(1)
@@ -182,6 +185,7 @@ def test_rows_that_the_graph_has_no_way_to_are_seen(harness: Harness) -> None:
     assert found["not_found"] >= missed
 
 
+@pytest.mark.long
 def test_the_worker_measures_the_index_that_it_has_built(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,6 +257,7 @@ def test_a_kind_that_cannot_hold_the_vectors_is_refused(harness: Harness) -> Non
 # Builds.
 
 
+@pytest.mark.long
 def test_another_kind_takes_the_place_of_the_present_one(harness: Harness) -> None:
     attached(harness, 40)
     for kind in ("hnsw-binary", "ivfflat:lists=2", "hnsw-prefix:8", "hnsw"):
@@ -300,6 +305,7 @@ def test_what_a_killed_rebuild_has_left_is_dropped_by_the_worker(harness: Harnes
     assert reported(harness)["state"] == "valid"
 
 
+@pytest.mark.long
 def test_an_ivfflat_index_is_built_again_when_its_table_has_outgrown_it(harness: Harness) -> None:
     filled(harness, in_clusters(200), "--index", "ivfflat")
     harness.once()
@@ -337,6 +343,7 @@ def test_queries_of_a_check_come_from_a_file(harness: Harness) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["hnsw-binary", "hnsw-prefix:16", "ivfflat"])
+@pytest.mark.long
 def test_functions_search_by_the_index_and_rank_by_whole_vectors(harness: Harness, layout: str, kind: str) -> None:
     attached(harness, 60, *LAYOUTS[layout], "--index", kind)
     vector = json.dumps(harness.server.vector("article 7").tolist())

@@ -210,6 +210,7 @@ def test_identical_queries_in_flight_are_embedded_once_and_those_found_together_
         assert sum(text.startswith("Instruct") for text in harness.server.texts) == 2
 
 
+@pytest.mark.long
 def test_a_query_is_answered_while_a_backfill_keeps_the_server_busy(harness: Harness) -> None:
     attach(harness, rows=3000)
     with harness.server.hold(lambda texts: texts[0].startswith("body")), answering_again(harness) as connection:
@@ -288,6 +289,7 @@ def test_a_session_that_waits_is_answered_after_the_worker_has_lost_its_connecti
         eventually(lambda: "queries_not_answered" in worker.said)
 
 
+@pytest.mark.long
 def test_forged_requests_are_dropped_and_disturb_nobody(harness: Harness) -> None:
     with answering(harness) as connection:
         forger, observer = harness.connect(), harness.connect()

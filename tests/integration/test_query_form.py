@@ -87,6 +87,7 @@ def configure_django(harness: Harness) -> None:
 
 
 @both_versions
+@pytest.mark.long
 def test_select_is_planned_with_the_index(harness: Harness) -> None:
     harness.execute("CREATE TABLE articles (id int PRIMARY KEY, body text, views int)")
     harness.execute("INSERT INTO articles SELECT n, 'text ' || n, n %% 10 FROM generate_series(1, %s) n", 3000)

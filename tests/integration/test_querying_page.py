@@ -55,6 +55,7 @@ def read_by_index(harness: Harness) -> int:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=range(len(FORMS)))
+@pytest.mark.long
 def test_sql_of_the_page_is_planned_as_it_says(large: Harness, form: str) -> None:
     """By the index, in the plan or inside of a function; a filter that comes first is not."""
     name = f"form_{FORMS.index(form)}"

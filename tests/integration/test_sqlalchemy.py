@@ -81,6 +81,7 @@ def async_engine(harness: Harness, driver: str) -> Any:
 # Migrations
 
 
+@pytest.mark.long
 def test_migration_that_creates_a_table_attaches_its_embedding_and_a_worker_fills_it(
     harness: Harness, config: Config
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_migration_that_is_printed_says_why_its_embedding_cannot_be(config: Co
 
 
 @both_versions
+@pytest.mark.long
 def test_autogenerate_finds_nothing_to_change(harness: Harness, config: Config, app: Any) -> None:
     command.upgrade(config, "head")
     fill(harness)
@@ -231,6 +233,7 @@ def test_application_finds_what_is_near_and_liked(harness: Harness, config: Conf
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.long
 async def test_application_searches_in_an_event_loop(harness: Harness, config: Config, app: Any, driver: str) -> None:
     command.upgrade(config, "head")
     rows = [(n, title, n) for n, title in enumerate(DISHES, 1)]
@@ -293,6 +296,7 @@ def test_words_and_vector_together_are_a_select_too(harness: Harness, config: Co
 
 
 @both_versions
+@pytest.mark.long
 def test_the_function_of_an_embedding_is_a_select_too(harness: Harness, config: Config, app: Any) -> None:
     command.upgrade(config, "head")
     fill(harness)

@@ -323,6 +323,7 @@ def test_words_of_chinese_japanese_korean_and_thai_are_pairs_of_characters(harne
 
 
 @both_versions
+@pytest.mark.long
 def test_no_document_fails_for_its_words(harness: Harness) -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
     many = " ".join(f"{letters[n % 26]}{n:x}-{letters[n % 7]}{n * 7:x}" for n in range(33_000))
@@ -338,6 +339,7 @@ def test_no_document_fails_for_its_words(harness: Harness) -> None:
 
 
 @both_versions
+@pytest.mark.long
 def test_vectors_are_written_without_a_configuration_that_was_dropped(harness: Harness) -> None:
     create = 'CREATE TEXT SEARCH CONFIGURATION "Odd %s"."Own %" (COPY = simple)'
     harness.execute('CREATE SCHEMA "Odd %s"')
@@ -392,6 +394,7 @@ def test_key_columns_may_have_any_name_and_type(harness: Harness, layout: str) -
 
 
 @versions_and_layouts
+@pytest.mark.long
 def test_words_stay_with_vectors_through_alter_and_repair(harness: Harness, layout: str) -> None:
     harness.articles("cold soup", "hot tea")
     harness.ok("attach", "articles", "--text", "body", "--words", "english", *LAYOUTS[layout])
