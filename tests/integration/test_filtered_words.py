@@ -224,6 +224,19 @@ def test_what_is_no_condition_is_one_sentence_with_words_too(small: Harness) -> 
             )
 
 
+def test_a_condition_sees_the_tables_of_the_application_alone(small: Harness) -> None:
+    tables = ("nearest", "best", "found", "ranked", "among", "by_words", "sides")
+    for table in tables:
+        small.execute(f"CREATE TABLE {table} AS SELECT 2 AS id")
+    with client(small) as asking:
+        for mode in ("vector", "words", "hybrid"):
+            for exact in (False, True):
+                for table in tables:
+                    where = f"articles.id IN (SELECT f.id FROM {table} f)"
+                    hits = asking.search("articles", "soup", where=where, mode=mode, exact=exact)
+                    assert ids(hits) == [2], (mode, exact, table)
+
+
 def test_words_and_a_condition_are_answered_by_the_database_once(small: Harness) -> None:
     proxy = Proxy(f"{small.connection.info.host}/.s.PGSQL.{small.connection.info.port}")
     with proxy.running():

@@ -235,18 +235,19 @@ SELECT set_config('pg_qwen_embed.wanted', qwen_embed.words_query({configuration}
 -- The rows with the wanted words that meet a condition, as common table expressions of the searches below. The best 50,000
 -- rows are ranked by the index first. If so many have the words, and fewer than `limit` of these meet the condition, there may
 -- be more: then all rows that meet it are compared, without the index.
-ranked AS MATERIALIZED (
+qwen_embed_ranked AS MATERIALIZED (
     SELECT r.* FROM {ranked_function}(50000) r
-), among AS MATERIALIZED (
-    SELECT {key:r}, r.rank FROM ranked r JOIN ({filtered_rows}) t ON {same_key:source_key:t=key:r}
+), qwen_embed_among AS MATERIALIZED (
+    SELECT {key:r}, r.rank FROM qwen_embed_ranked r JOIN ({filtered_rows}) t ON {same_key:source_key:t=key:r}
 ), by_words AS MATERIALIZED (
     SELECT w.* FROM (
-        SELECT a.* FROM among a
-        WHERE (SELECT count(*) FROM ranked) < 50000 OR (SELECT count(*) FROM among) >= %(limit)s
+        SELECT a.* FROM qwen_embed_among a
+        WHERE (SELECT count(*) FROM qwen_embed_ranked) < 50000 OR (SELECT count(*) FROM qwen_embed_among) >= %(limit)s
         UNION ALL
         SELECT {key:s}, ts_rank(s.words, {wanted}, 1)
         FROM ({filtered_rows}) t JOIN {store} s ON {same_key:source_key:t=key:s}
-        WHERE (SELECT count(*) FROM ranked) >= 50000 AND (SELECT count(*) FROM among) < %(limit)s AND s.words @@ {wanted}) w
+        WHERE (SELECT count(*) FROM qwen_embed_ranked) >= 50000 AND (SELECT count(*) FROM qwen_embed_among) < %(limit)s
+              AND s.words @@ {wanted}) w
     ORDER BY w.rank DESC, {key:w} LIMIT %(limit)s
 )
 
@@ -261,7 +262,7 @@ FROM by_words w JOIN {source} t ON {same_key:source_key:t=key:w} ORDER BY 3;
 -- by vector. Both sides see only rows that meet the condition. It is the fusion of hybrid_body.
 (WITH {words_among}, sides AS (
     SELECT {key:f}, row_number() OVER (ORDER BY f.distance, {key:f}) AS by_vector, NULL::int8 AS by_words, f.distance, f.chunk
-    FROM found f
+    FROM qwen_embed_found f
     UNION ALL
     SELECT {key:w}, NULL, row_number() OVER (ORDER BY w.rank DESC, {key:w}), NULL, NULL FROM by_words w
 ), row_of AS (
