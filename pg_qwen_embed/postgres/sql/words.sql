@@ -260,7 +260,7 @@ FROM by_words w JOIN {source} t ON {same_key:source_key:t=key:w} ORDER BY 3;
 -- name: fused
 -- What vectors and words find together, best first: the end of search_exact and of search_filtered, whose `found` has the rows
 -- by vector. Both sides see only rows that meet the condition. It is the fusion of hybrid_body.
-(WITH {words_among}, sides AS (
+, {words_among}, sides AS (
     SELECT {key:f}, row_number() OVER (ORDER BY f.distance, {key:f}) AS by_vector, NULL::int8 AS by_words, f.distance, f.chunk
     FROM qwen_embed_found f
     UNION ALL
@@ -279,7 +279,7 @@ LEFT JOIN LATERAL (
     SELECT c.* FROM (SELECT e.{column} {distance} %(query)s::{halfvec}, {own_chunk} FROM {view} e
                      WHERE {same_key:view_key:e=key:b} AND b.distance IS NULL OFFSET 0) c(distance, chunk)
     ORDER BY c.distance, c.chunk LIMIT 1) n ON true{with_chunk}
-ORDER BY b.score DESC, least(b.by_vector, b.by_words), {key:b})
+ORDER BY b.score DESC, least(b.by_vector, b.by_words), {key:b}
 
 -- name: with_chunk
 -- The nearest chunk of a row, for documents in chunks. Part of fused.
