@@ -130,12 +130,15 @@ def test_index_is_used_and_a_filter_leaves_no_row_out(bare: Harness, model: str)
 
 
 FUNCTIONS = """
+from django.db import transaction
 from recipes.models import Recipe, Step
 for search in (Recipe.search.hybrid, Recipe.search.closest, Step.search.closest):
     found = search("dish 3", 3)
     print([one.pk for one in found], found.count(), [one.pk for one in found.filter(pk__gt=2)[:1]])
 print(round(Recipe.search.hybrid("dish 3", 3)[0].score, 3), round(Recipe.search.closest("dish 3")[0].distance, 3))
-print([one.pk for one in Recipe.search.closest(Recipe.search.vector("dish 3"), 3)])
+with transaction.atomic():
+    vector = Recipe.search.vector("dish 3")
+print([one.pk for one in Recipe.search.closest(vector, 3)])
 print(Recipe.objects.filter(pk__in=Recipe.search.closest("dish 3", 2).values("pk")).count())
 """
 

@@ -104,14 +104,20 @@ async def test_what_an_agent_may_not_or_cannot_is_a_sentence(articles: Harness) 
         assert len((await call(client, "read_rows", embedding="articles", keys=[1]))["rows"]) == 1
 
 
-async def test_an_index_that_is_compressed_is_searched_by_the_function_of_the_embedding(articles: Harness) -> None:
+@pytest.fixture
+def compressed(articles: Harness) -> Harness:
+    """The same table with a compressed index."""
     articles.ok("attach", "articles", "--text", "title", "--name", "short", "--index", "hnsw-binary")
     articles.execute(f"GRANT SELECT ON qwen_embed.short TO {READER}")
     eventually(lambda: articles.settled("short"))
-    names = names_of(articles.embedding("short"))
+    return articles
+
+
+async def test_an_index_that_is_compressed_is_searched_by_the_function_of_the_embedding(compressed: Harness) -> None:
+    names = names_of(compressed.embedding("short"))
     for conditions in ([], [sql.SQL("t.likes > 1")]):
         assert '"qwen_embed"."short"(' in as_text(_nearest(names, sql.Composed([names.source_key("t")]), conditions))
-    async with agent(articles, "--columns", "short=likes") as client:
+    async with agent(compressed, "--columns", "short=likes") as client:
         found = await call(client, "search", embedding="short", text="article 7", limit=3)
         assert len(found["rows"]) == 3
         assert found["rows"][0] == {"distance": 0.0, "id": 7, "title": "article 7", "likes": 7}
