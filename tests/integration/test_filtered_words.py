@@ -12,6 +12,8 @@ from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed import Client, UsageError
 from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.postgres.by_words import ByWords
+from pg_qwen_embed.postgres.connection import as_text
 
 ROWS = 240
 QUERY = "soup"
@@ -99,6 +101,15 @@ def assert_fused(
 
 def score(vector_rank: int | None, text_rank: int | None) -> float:
     return (1 / (5 + vector_rank) if vector_rank else 0) + (1.5 / (5 + text_rank) if text_rank else 0)
+
+
+def test_exact_asks_no_index_of_vectors(harness: Harness) -> None:
+    fill(harness, "table")
+    searching = ByWords(harness.embedding())
+    for where in (None, "true"):
+        steps = [as_text(step) for step in searching._steps_among(where, exact=True, by_vector=True)]
+        assert not any("by_index" in step for step in steps)
+    assert any("by_index" in as_text(step) for step in searching._steps_among("true", exact=False, by_vector=True))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -233,7 +233,7 @@ SELECT set_config('pg_qwen_embed.wanted', qwen_embed.words_query({configuration}
 
 -- name: words_among
 -- The rows with the wanted words that meet a condition, as common table expressions of the searches below. The best 50,000
--- rows are ranked by the index first. If so many have the words, and fewer than `limit` of these meet the condition, there may
+-- rows are ranked by the index first. If that is not all of them, and fewer than `limit` of these meet the condition, there may
 -- be more: then all rows that meet it are compared, without the index.
 qwen_embed_ranked AS MATERIALIZED (
     SELECT r.* FROM {ranked_function}(50000) r
