@@ -139,6 +139,7 @@ SEARCHING: dict[str, sql.Composable] = {
     "exact_search": sql.SQL("... exact_rows"),
     "best_hits": sql.SQL("... take_rows"),
     "found_hits": sql.SQL("... found_rows"),
+    "words_among": sql.SQL("... words_among"),
 }
 
 
@@ -161,7 +162,6 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "index": sql.Identifier(index.name),
         "index_in_schema": identifier(index),
         "columns": sql.SQL("t.id, t.title, t.body"),
-        "chunk_columns": sql.SQL("h.chunk, h.chunk_text"),
         "distance_column": sql.SQL("distance"),
         "text": sql.SQL(":'query'"),
         "operator": sql.SQL("<=>"),
@@ -202,6 +202,7 @@ def of_an_application(names: Names) -> dict[str, sql.Composable]:
         "found_key": sql.SQL("k1"),
         "arguments": sql.SQL("%(text)s::text, %(most)s::integer"),
         "shown": sql.SQL("to_json(t.id), to_json(t.body)"),
+        "among": sql.SQL(""),
         "condition": sql.SQL("t.id > %(filter0)s::text::bigint"),
     }
 

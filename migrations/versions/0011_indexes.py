@@ -7,6 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import OID
 
+from pg_qwen_embed.postgres import queries
+
 revision = "0011"
 down_revision = "0010"
 
@@ -14,6 +16,11 @@ SCHEMA = "_qwen_embed"
 
 
 def upgrade() -> None:
+    with queries.as_owner(op.get_bind().connection.driver_connection):
+        _create()
+
+
+def _create() -> None:
     op.create_table(
         "ann_index",
         sa.Column(

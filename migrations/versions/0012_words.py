@@ -6,6 +6,8 @@ parser for scripts that write no blanks between words: with `cjk` each pair of t
 
 from alembic import op
 
+from pg_qwen_embed.postgres import queries
+
 revision = "0012"
 down_revision = "0011"
 
@@ -90,10 +92,11 @@ COMMENTS = {
 
 
 def upgrade() -> None:
-    op.execute(WORDS)
-    op.execute(WORDS_QUERY)
-    for function, purpose in COMMENTS.items():
-        op.execute(f"COMMENT ON FUNCTION {function} IS '{purpose}'")
+    with queries.as_owner(op.get_bind().connection.driver_connection):
+        op.execute(WORDS)
+        op.execute(WORDS_QUERY)
+        for function, purpose in COMMENTS.items():
+            op.execute(f"COMMENT ON FUNCTION {function} IS '{purpose}'")
 
 
 def downgrade() -> None:

@@ -63,7 +63,7 @@ def query(connection: Connection, name: str, condition: str | None, driver: Driv
         raise UsageError("the condition is empty; write it like --where 'likes > 10'")
     require_planned(connection, _select(embedding, condition, "'text'"))
     select = _select(embedding, condition, _TEXTS.get(driver, "%(query)s"))
-    filtered = condition is not None and not names_of(embedding).layout.has_chunks
+    filtered = condition is not None and not _needs_function(names_of(embedding))
     if driver is Driver.PSQL:
         setting = as_text(statement("example_setting")) + ";\n" if filtered else ""
         return f"{setting}{select};\n"
@@ -80,8 +80,13 @@ def _setting(driver: Driver) -> str:
 
 def _select(embedding: Embedding, condition: str | None, text: str) -> str:
     names = names_of(embedding)
-    form = _of_chunks if names.layout.has_chunks else _of_rows
+    form = _of_function if _needs_function(names) else _of_rows
     return as_text(form(names, condition, sql.SQL(text.replace("%", "%%"))))
+
+
+def _needs_function(names: Names) -> bool:
+    """Chunks of one row are joined by it, and candidates of a compressed index ranked."""
+    return names.layout.has_chunks or names.target.spec.index.compressed
 
 
 def _of_rows(names: Names, condition: str | None, text: sql.Composable) -> sql.Composed:
@@ -89,22 +94,21 @@ def _of_rows(names: Names, condition: str | None, text: sql.Composable) -> sql.C
     embedding = names.target.embedding
     operator = names.distance if embedding.vector_schema != "public" else sql.SQL(embedding.live.spec.distance.operator)
     return statement(
-        "example_of_rows", names, columns=_columns(names), text=text, where=_bare(where, "\n"), operator=operator,
+        "example_of_rows", names, columns=joined(_shown(names)), text=text, where=_bare(where, "\n"), operator=operator,
         same=names.same_key("view_key:e=source_key:t"),
     )  # fmt: skip
 
 
-def _of_chunks(names: Names, condition: str | None, text: sql.Composable) -> sql.Composed:
+def _of_function(names: Names, condition: str | None, text: sql.Composable) -> sql.Composed:
     keys = [] if condition is None else names.target.source.key
     among = [
         _bare(statement("example_among", names, one=sql.Identifier("t", key.name), condition=_written(condition or "")))
         for key in keys
     ]
-    chunk_columns = joined(
-        sql.Identifier("h", names.target.embedding.view.name(one)) for one in ("chunk", "chunk_text")
-    )
+    view = names.target.embedding.view
+    chunk = [sql.Identifier("h", view.name(one)) for one in ("chunk", "chunk_text")] if names.layout.has_chunks else []
     return statement(
-        "example_of_chunks", names, columns=_columns(names), text=text, chunk_columns=chunk_columns,
+        "example_of_function", names, columns=joined([*_shown(names), *chunk]), text=text,
         among=sql.SQL("").join(sql.SQL(", {}").format(one) for one in among),
         distance_column=sql.Identifier(names.distance_column), same=names.same_key("view_key:h=source_key:t"),
     )  # fmt: skip
@@ -120,10 +124,10 @@ def _bare(part: sql.Composable, end: str = "") -> sql.SQL:
     return sql.SQL((text + end if text else "").replace("%", "%%"))
 
 
-def _columns(names: Names) -> sql.Composed:
+def _shown(names: Names) -> list[sql.Identifier]:
     """The key and what is embedded."""
     shown = dict.fromkeys(column.name for column in (*names.target.source.key, *names.embedded))
-    return joined(sql.Identifier("t", name) for name in shown)
+    return [sql.Identifier("t", name) for name in shown]
 
 
 def _escaped(select: str, driver: Driver) -> str:

@@ -55,9 +55,9 @@ def search(
 
 
 def _nothing(name: str, where: str | None, mode: str) -> str:
+    if mode == "words":
+        return f"{name} has no row with these words" + ("" if where is None else " that meets the condition")
     if where is None:
-        if mode == "words":
-            return f"{name} has no row with these words"
         return f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}"
     return f"{name} holds no vector of a row that meets the condition"
 

@@ -66,13 +66,9 @@ class Reading:
             shown = self._shown(embedding)
             expressions = [_as_json("t", column) for column in shown]
             if names.layout.has_chunks:
-                conditions.append(_is_nearest_chunk(names))
                 expressions.append(_as_json("e", embedding.view.name("chunk_text")))
                 shown = [*shown, "chunk_text"]
-            query = statement(
-                "search_for_tool", names, shown=sql.SQL(", ").join(expressions), condition=_all(conditions),
-                query=_prepared(names),
-            )  # fmt: skip
+            query = _nearest(names, sql.SQL(", ").join(expressions), conditions)
             self._begin(connection)
             rows = connection.execute(query, values | {"query": vector, "limit": self._limit(limit)}).fetchall()
         return self._within_size([{"distance": row[0]} | dict(zip(shown, row[1:], strict=True)) for row in rows])
@@ -228,6 +224,23 @@ def _by_key(embedding: Embedding) -> dict[str, sql.Composable]:
     names = [(sql.Identifier(f"k{n}"), sql.Identifier(c.name)) for n, c in enumerate(embedding.source.key, 1)]
     same = [sql.SQL("e.{} = t.{}").format(one, own) for one, own in names]
     return {"found_key": sql.SQL(", ").join([one for one, _ in names]), "same_row": sql.SQL(" AND ").join(same)}
+
+
+def _nearest(names: Names, shown: sql.Composed, conditions: Sequence[sql.Composable]) -> sql.Composed:
+    """The search by a vector. Candidates of a compressed index are ranked by the function of the embedding."""
+    if names.target.spec.index.compressed:
+        key = names.target.source.key if conditions else ()
+        among = [
+            statement("keys_for_tool", names, one=sql.Identifier("t", column.name), condition=_all(conditions))
+            for column in key
+        ]
+        return statement(
+            "search_compressed_for_tool", names, shown=shown, distance_column=sql.Identifier(names.distance_column),
+            among=sql.SQL("").join(sql.SQL(", {}").format(one) for one in among),
+        )  # fmt: skip
+    if names.layout.has_chunks:
+        conditions = [*conditions, _is_nearest_chunk(names)]
+    return statement("search_for_tool", names, shown=shown, condition=_all(conditions), query=_prepared(names))
 
 
 def _is_nearest_chunk(names: Names) -> sql.Composable:

@@ -44,12 +44,13 @@ def condition_of(where: Where | None, params: Mapping[str, Any] | None) -> Condi
     return Condition(where, condition(where, None if params is None else list(params)), values)
 
 
-def exact(names: Names, where: str | None) -> sql.Composed:
-    """Compares every vector, or those of the rows that meet a condition."""
-    found = statement(names.layout.search_found, names)
+def exact(names: Names, where: str | None, end: sql.Composable | None = None) -> sql.Composed:
+    """Compares every vector, or those of the rows that meet a condition. end: what is read of the rows found."""
     return statement(
-        "search_exact", names, exact_search=_exact(names, sql.SQL(where) if where else ALL), found_hits=found
-    )
+        "search_exact", names,
+        exact_search=_exact(names, _of(where)),
+        found_hits=end or statement(names.layout.search_found, names),
+    )  # fmt: skip
 
 
 def decide(names: Names, where: str) -> sql.Composed:
@@ -57,22 +58,45 @@ def decide(names: Names, where: str) -> sql.Composed:
     return statement("decide_filtered", names, own_condition=sql.SQL(where))
 
 
-def filtered(names: Names, where: str) -> sql.Composed:
-    """By the index, or without it."""
+def filtered(names: Names, where: str, end: sql.Composable | None = None) -> sql.Composed:
+    """By the index, or without it. end: as for `exact`."""
     rows = statement("rows_to_filter", names, own_condition=sql.SQL(where), chosen_column=CHOSEN)
     return statement(
         "search_filtered", names,
         candidates_to_filter=statement(names.layout.search_candidates, names, filtered_rows=rows, chosen_column=CHOSEN),
         best_hits=statement(names.layout.search_best, names),
         exact_search=_exact(names, sql.SQL(where)),
-        found_hits=statement(names.layout.search_found, names),
+        found_hits=end or statement(names.layout.search_found, names),
     )  # fmt: skip
 
 
+def words(names: Names, where: str) -> sql.Composed:
+    """By words alone, among the rows that meet a condition."""
+    return statement("search_words_among", names, words_among=_words(names, where))
+
+
+def fused(names: Names, where: str | None) -> sql.Composed:
+    """By words and vectors: an `end` for both searches by vectors, with the same condition."""
+    return statement("fused", names, words_among=_words(names, where))
+
+
+def _words(names: Names, where: str | None) -> sql.Composed:
+    return statement("words_among", names, filtered_rows=_rows(names, _of(where)))
+
+
+def _of(where: str | None) -> sql.SQL:
+    return sql.SQL(where) if where else ALL
+
+
 def _exact(names: Names, where: sql.Composable) -> sql.Composed:
-    rows = statement("rows_filtered", names, own_condition=where, chosen_column=CHOSEN)
-    candidates = statement(names.layout.search_candidates, names, filtered_rows=rows, chosen_column=CHOSEN)
+    candidates = statement(
+        names.layout.search_candidates, names, filtered_rows=_rows(names, where), chosen_column=CHOSEN
+    )
     return statement(names.layout.search_exactly, names, candidates=candidates)
+
+
+def _rows(names: Names, where: sql.Composable) -> sql.Composed:
+    return statement("rows_filtered", names, own_condition=where, chosen_column=CHOSEN)
 
 
 def _text(where: sql.Composable, *, has_values: bool) -> str:

@@ -1,6 +1,6 @@
 """The search of one embedding: its statements, rendered once, and their values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary, conditions, values
 from pg_qwen_embed.postgres.conditions import Condition
-from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue
+from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.one_request import one_request
 from pg_qwen_embed.postgres.sql import statement
@@ -54,7 +54,19 @@ class Nearest:
 
         The statements travel together and are answered together, in one transaction. Raises psycopg.Error."""
         steps = self._steps(wanted, condition)
-        settings, given = self._settings(wanted, condition), self._values(query, wanted, condition)
+        given = self._values(query, wanted, condition)
+        found = await self._run(connection, steps, self._settings(wanted, condition), given)
+        if found is None:
+            return None
+        rows = await values.rows(found)
+        _, *columns = [column.name for column in found.description or ()]
+        hits = [Hit(distance, named(columns, row)) for distance, *row in rows]
+        return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
+
+    async def _run(
+        self, connection: AsyncConnection, steps: Sequence[bytes], settings: dict[str, Any], given: dict[str, Any]
+    ) -> AsyncCursor | None:
+        """What the last statement found; None if the registry does not say so any more."""
         async with one_request(connection):
             begun = await connection.execute(self._begin, settings)
             for step in steps[:-1]:
@@ -63,12 +75,7 @@ class Nearest:
             values.take_every_value(found)
             await found.execute(steps[-1], given)
         known, *_ = await begun.fetchone() or (False,)
-        if not known:
-            return None
-        rows = await values.rows(found)
-        _, *columns = [column.name for column in found.description or ()]
-        hits = [Hit(distance, named(columns, row)) for distance, *row in rows]
-        return sorted(hits, key=lambda hit: hit.distance)  # the index orders by rounded distances
+        return found if known else None
 
     def _settings(self, wanted: Wanted, condition: Condition | None) -> dict[str, Any]:
         own = self.embedding

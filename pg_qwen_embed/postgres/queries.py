@@ -3,7 +3,10 @@
 How a request travels is described in sql/query.sql."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.domain.query_request import Placed
@@ -86,15 +89,22 @@ def restore(connection: Connection) -> list[str]:
     return restored
 
 
-def _run(connection: Connection, commands: Iterable[sql.Composed]) -> None:
-    """Inside a transaction, as the role that the registry belongs to."""
+@contextmanager
+def as_owner(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Inside a transaction: what is created belongs to the role that the registry belongs to. An error ends the transaction."""
     other = connection.execute(statement("registry_owner")).fetchone()
     if other:
         connection.execute(statement("act_as", role=sql.Identifier(other[0])))
-    for command in commands:
-        connection.execute(as_text(command).encode())
+    yield
     if other:
         connection.execute(statement("act_as_oneself"))
+
+
+def _run(connection: Connection, commands: Iterable[sql.Composed]) -> None:
+    """Inside a transaction."""
+    with as_owner(connection):
+        for command in commands:
+            connection.execute(as_text(command).encode())
 
 
 async def read_secret(connection: AsyncConnection) -> bytes:

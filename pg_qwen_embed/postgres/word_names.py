@@ -128,7 +128,30 @@ class WordNames(CallNames):
 
     @property
     def chunk_of_row(self) -> sql.Composable:
-        return self._chunk(", f.chunk")
+        return self._chunk(", COALESCE(f.chunk, n.chunk)")
+
+    @property
+    def own_chunk(self) -> sql.Composable:
+        """The number of a chunk in the view; one vector a row is one chunk."""
+        return sql.Identifier("e", self.target.embedding.view.name("chunk")) if self.layout.has_chunks else sql.SQL("1")
+
+    @property
+    def chunk_shown(self) -> sql.Composable:
+        view = self.target.embedding.view
+        shown = joined(sql.Identifier("e", view.name(one)) for one in ("chunk", "span", "chunk_text"))
+        return sql.SQL(", {}").format(shown) if self.layout.has_chunks else NOTHING
+
+    @property
+    def with_chunk(self) -> sql.Composable:
+        return statement("with_chunk", self) if self.layout.has_chunks else NOTHING
+
+    @property
+    def rrf_k(self) -> sql.Literal:
+        return sql.Literal(RRF_K)
+
+    @property
+    def text_weight(self) -> sql.Composable:
+        return sql.SQL(TEXT_WEIGHT)
 
     @property
     def wanted(self) -> sql.Composable:

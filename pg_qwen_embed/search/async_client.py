@@ -114,14 +114,16 @@ class AsyncClient:
         vector, without the index. ef_search: how many candidates a search of the index keeps. mode: `vector`; or `words`
         for those of a text, `hybrid` for both, where the embedding keeps words. Raises as `embed_query`, and UsageError for
         what cannot be searched."""
-        if mode != "vector" and (where is not None or params is not None or exact or ef_search is not None):
-            raise UsageError(f"mode {mode} takes no condition, and neither exact nor ef_search")
+        if mode != "vector" and ef_search is not None:
+            raise UsageError(
+                f"mode {mode} takes no ef_search: it looks as widely as was measured; exact compares every vector"
+            )
         wanted, condition = Wanted(limit, mode, exact, ef_search), condition_of(where, params)
         if isinstance(query, str):
             _check_text(query)
         opened = await self._open()
         if wanted.mode != "vector":
-            return await self._search_words(opened, name, query, wanted)
+            return await self._search_words(opened, name, query, wanted, condition)
         while True:
             known = await self._read(opened, name)
             if isinstance(query, str):
@@ -134,7 +136,12 @@ class AsyncClient:
             self._forget(known)
 
     async def _search_words(
-        self, opened: Opened, name: str, query: str | Sequence[float] | NDArray[Any], wanted: Wanted
+        self,
+        opened: Opened,
+        name: str,
+        query: str | Sequence[float] | NDArray[Any],
+        wanted: Wanted,
+        condition: Condition | None,
     ) -> list[Hit]:
         """By words alone no embedding server is asked."""
         if not isinstance(query, str):
@@ -145,13 +152,8 @@ class AsyncClient:
             if wanted.mode == "hybrid":
                 vector = await self._unless_changed(opened, known, opened.servers.query(known.embedding.target, query))
             if wanted.mode == "words" or vector is not None:
-                search = partial(by_words.search, text=query, vector=vector, wanted=wanted)
-                try:
-                    hits = await self._ask(opened, search)
-                except psycopg.ProgrammingError:
-                    if await self._look_up(name) == known.embedding:
-                        raise
-                    hits = None
+                search = partial(by_words.search_text, text=query, vector=vector, wanted=wanted, condition=condition)
+                hits = await self._found(opened, known, search, condition)
                 if hits is not None:
                     return hits
             self._forget(known)
@@ -159,9 +161,16 @@ class AsyncClient:
     async def _search(
         self, opened: Opened, known: Nearest, vector: Vectors, wanted: Wanted, condition: Condition | None
     ) -> list[Hit] | None:
+        search = partial(known.search, query=vector, wanted=wanted, condition=condition)
+        return await self._found(opened, known, search, condition)
+
+    async def _found(
+        self, opened: Opened, known: Nearest, search: Callable[[AsyncConnection], Awaitable[list[Hit] | None]],
+        condition: Condition | None,
+    ) -> list[Hit] | None:  # fmt: skip
         """None: it has changed since it was read, attached again, say, or pgvector moved to another schema."""
         try:
-            return await self._ask(opened, lambda connection: known.search(connection, vector, wanted, condition))
+            return await self._ask(opened, search)
         except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
             if await self._look_up(known.embedding.name) != known.embedding:
                 return None

@@ -130,6 +130,46 @@ def test_index_is_used_and_a_filter_leaves_no_row_out(bare: Harness, model: str)
     assert said.splitlines()[-1] == "150 9 150"
 
 
+FUNCTIONS = """
+from django.db import transaction
+from recipes.models import Recipe, Step
+for search in (Recipe.search.hybrid, Recipe.search.closest, Step.search.closest):
+    found = search("dish 3", 3)
+    print([one.pk for one in found], found.count(), [one.pk for one in found.filter(pk__gt=2)[:1]])
+print(round(Recipe.search.hybrid("dish 3", 3)[0].score, 3), round(Recipe.search.closest("dish 3")[0].distance, 3))
+with transaction.atomic():
+    vector = Recipe.search.vector("dish 3")
+print([one.pk for one in Recipe.search.closest(vector, 3)])
+print(Recipe.objects.filter(pk__in=Recipe.search.closest("dish 3", 2).values("pk")).count())
+"""
+
+
+def test_the_functions_of_an_embedding_are_querysets_too(bare: Harness) -> None:
+    ok(bare, "migrate")
+    fill(bare)
+    bare.execute(
+        "INSERT INTO recipes_step (id, recipe_id, text) SELECT n, n, 'dish ' || n FROM generate_series(1, 4) n"
+    )
+    bare.ok("detach", "recipes_recipe", "--yes")
+    bare.ok("attach", "recipes_recipe", "--text", "title", "--words", "simple", "--index", "hnsw-binary")
+    bare.worker()
+    for name in ("recipes_recipe", "steps of 100%"):
+        eventually(lambda name=name: bare.settled(name))
+    can_be_asked(bare, "recipes_recipe")
+
+    def nearest(view: str) -> list[int]:
+        query = f"qwen_embed.embed_query('{view}', 'dish 3')"
+        return [n for (n,) in bare.rows(f'SELECT id FROM qwen_embed."{view}" ORDER BY embedding <=> {query} LIMIT 3')]
+
+    both = [n for (n,) in bare.rows("SELECT id FROM qwen_embed.recipes_recipe_hybrid('dish 3', 3)")]
+    distance = bare.value("SELECT min(distance) FROM qwen_embed.recipes_recipe('dish 3')")
+    hybrid, closest, steps, measures, by_vector, count = ok(bare, code=FUNCTIONS).splitlines()
+    for line, ids in ((hybrid, both), (closest, nearest("recipes_recipe")), (steps, nearest("steps of 100%"))):
+        assert line == f"{ids} 3 {[n for n in ids if n > 2][:1]}"
+    assert measures.split()[1] == str(round(distance, 3))
+    assert (by_vector, count) == (str(nearest("recipes_recipe")), "2")
+
+
 def test_the_examples_of_the_page_on_django_run(bare: Harness, tmp_path: Path) -> None:
     bare.server.dimensions = 1024
     files = examples.written("django.md", tmp_path)

@@ -14,9 +14,13 @@ import pytest
 from harness import READER, Harness, as_role, eventually
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from psycopg import sql
 
 from pg_qwen_embed.admin import sql as printing
+from pg_qwen_embed.integrations.reading import _nearest
+from pg_qwen_embed.postgres.connection import as_text
 from pg_qwen_embed.postgres.grants import Roles
+from pg_qwen_embed.postgres.names import names_of
 
 COLUMNS = ["--columns", "articles=likes,lang"]
 
@@ -98,6 +102,28 @@ async def test_what_an_agent_may_not_or_cannot_is_a_sentence(articles: Harness) 
         assert articles.value("SELECT count(*) FROM articles") == 50
         articles.server.model = "other"  # a sentence, and the server goes on
         assert len((await call(client, "read_rows", embedding="articles", keys=[1]))["rows"]) == 1
+
+
+@pytest.fixture
+def compressed(articles: Harness) -> Harness:
+    """The same table with a compressed index."""
+    articles.ok("attach", "articles", "--text", "title", "--name", "short", "--index", "hnsw-binary")
+    articles.execute(f"GRANT SELECT ON qwen_embed.short TO {READER}")
+    eventually(lambda: articles.settled("short"))
+    return articles
+
+
+async def test_an_index_that_is_compressed_is_searched_by_the_function_of_the_embedding(compressed: Harness) -> None:
+    names = names_of(compressed.embedding("short"))
+    for conditions in ([], [sql.SQL("t.likes > 1")]):
+        assert '"qwen_embed"."short"(' in as_text(_nearest(names, sql.Composed([names.source_key("t")]), conditions))
+    async with agent(compressed, "--columns", "short=likes") as client:
+        found = await call(client, "search", embedding="short", text="article 7", limit=3)
+        assert len(found["rows"]) == 3
+        assert found["rows"][0] == {"distance": 0.0, "id": 7, "title": "article 7", "likes": 7}
+        filters = [{"column": "likes", "op": ">", "value": 47}]
+        found = await call(client, "search", embedding="short", text="article 7", filters=filters)
+        assert {row["id"] for row in found["rows"]} == {48, 49, 50}
 
 
 HYBRID = """

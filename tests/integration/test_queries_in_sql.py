@@ -420,13 +420,30 @@ def test_an_embedding_that_has_a_name_of_the_schema_itself_is_named_before_the_u
     harness.ok("init")
 
 
+@pytest.mark.parametrize("revision", ["0009", "0010", "0011"])
+def test_a_database_of_an_earlier_revision_is_told_to_run_init(harness: Harness, revision: str) -> None:
+    harness.articles("one")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.downgrade(revision)
+    for command in (
+        ("status",),
+        ("search", "articles", "one"),
+        ("attach", "articles", "--text", "body", "--name", "b"),
+    ):
+        assert harness.refused(*command).endswith("was set up by an older pg_qwen_embed; run: pg-qwen-embed init")
+    harness.ok("init")
+    harness.ok("attach", "articles", "--text", "body", "--name", "b", "--words", "english")
+
+
 @pytest.mark.parametrize("undone", ["downgrade", "drop"])
 def test_what_a_member_of_the_owner_installs_belongs_to_the_owner(harness: Harness, undone: str) -> None:
     objects = (
         "SELECT pg_get_userbyid(p.proowner), p.proname FROM pg_proc p WHERE p.pronamespace::regnamespace::text ~ 'qwen_embed' "
-        "AND p.proname ~ '^(embed_query|query_vector|ask_worker|await_queries|answer_queries|progress|about_rows)$' "
+        "AND p.proname ~ '^(embed_query|query_vector|ask_worker|await_queries|answer_queries|progress|about_rows|ef_search"
+        "|words|words_query)$' "
         "UNION SELECT pg_get_userbyid(c.relowner), c.relname FROM pg_class c "
-        "WHERE c.relnamespace::regnamespace::text ~ 'qwen_embed' AND c.relkind IN ('r', 'v') AND c.relname ~ 'quer|embeddings' "
+        "WHERE c.relnamespace::regnamespace::text ~ 'qwen_embed' AND c.relkind IN ('r', 'v') "
+        "AND c.relname ~ 'quer|embeddings|ann_index' "
         "ORDER BY 2"
     )
     before = harness.rows(objects)

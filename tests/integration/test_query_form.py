@@ -11,7 +11,12 @@ import pytest
 from fake_sglang import FakeSGLang
 from harness import Cluster, Harness, both_versions, eventually
 
-NAMES = {"articles": [], "in_column": ["--store", "column"], "chunked": ["--chunk-tokens", "64"]}
+NAMES = {
+    "articles": [],
+    "in_column": ["--store", "column"],
+    "chunked": ["--chunk-tokens", "64"],
+    "compressed": ["--index", "hnsw-binary"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,13 @@ def test_lines_of_python_run_as_they_are_printed(served: Harness, name: str, dri
         assert rows[0][1].startswith("text ")
         distances = [row[-1] for row in rows]
         assert distances == sorted(distances)
+
+
+def test_an_index_that_is_compressed_is_searched_by_the_function_of_the_embedding(served: Harness) -> None:
+    for name, by_function in (("compressed", True), ("chunked", True), ("articles", False)):
+        select = printed(served, name, "views > 20", "psql")
+        assert (f'"qwen_embed"."{name}"(' in select) == by_function
+        assert ("hnsw.iterative_scan" in select) != by_function
 
 
 def configure_django(harness: Harness) -> None:

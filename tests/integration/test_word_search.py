@@ -123,8 +123,8 @@ def test_client_and_command_search_by_words_and_by_both(harness: Harness, layout
         words = client.search("articles", "soup", mode="words")
         with pytest.raises(UsageError, match="mode words searches for the words of a text; a vector has none"):
             client.search("articles", [1.0] * 8, mode="words")
-        with pytest.raises(UsageError, match="mode hybrid takes no condition, and neither exact nor ef_search"):
-            client.search("articles", "soup", mode="hybrid", exact=True)
+        with pytest.raises(UsageError, match="mode hybrid takes no ef_search"):
+            client.search("articles", "soup", mode="hybrid", ef_search=100)
         with pytest.raises(UsageError, match="the query is blank"):
             client.search("articles", " ", mode="words")
     assert (both[0].row["id"], both[0].vector_rank, both[0].text_rank) == (2, 1, 1)

@@ -24,7 +24,7 @@ class Mistake:
 
 MISTAKES = (
     Mistake("A mistyped command", "atach articles --text body", "Did you mean 'attach'?", status=2),
-    Mistake("A command that does not exist", "reindex articles", "No such command", status=2),
+    Mistake("A command that does not exist", "vacuum articles", "No such command", status=2),
     Mistake("A mistyped option", "status --jsn", "Did you mean '--json'?", status=2),
     Mistake("A missing argument", "attach", "Missing argument 'TABLE'", status=2),
     Mistake("A word where a number is wanted", f"{ATTACH} --dimensions many", "not a valid integer", status=2),

@@ -10,6 +10,7 @@ A text is embedded by `qwen_embed.embed_query`, which a running worker answers. 
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections, models
@@ -49,16 +50,17 @@ class EmbeddingSearch:
     def view(self, model: type[models.Model]) -> str:
         return self.name or model._meta.db_table
 
+    def halfvec(self) -> str:
+        """The type of a vector."""
+        return _quoted(*([self.vector_schema] if self.vector_schema else []), "halfvec")
+
     def vector(self, model: type[models.Model], query: Query) -> tuple[sql.Composable, str]:
         """The query's vector as an expression, and its one parameter."""
         if isinstance(query, str):
-            if not query.strip():
-                raise UsageError("the query is blank: there is nothing to search for")
             vector: sql.Composable = statement("vector_of_text", embedding=sql.Literal(self.view(model)))
-            parameter = query
+            parameter = _text(query)
         else:
-            halfvec = sql.Identifier(*([self.vector_schema] if self.vector_schema else []), "halfvec")
-            vector, parameter = sql.SQL("%s::{}").format(halfvec), as_literal(query)
+            vector, parameter = sql.SQL(f"%s::{self.halfvec()}"), as_literal(query)
         width: sql.Composable = sql.Literal(str(self.ef_search))
         if self.ef_search is None:
             width = statement("measured_ef_search", embedding=sql.Literal(self.view(model)))
@@ -82,6 +84,28 @@ class Searching(Generic[M]):
         if search.chunked:
             found = found.filter(_IsNearestChunk(search, model, alias, query))
         return found.order_by("distance")
+
+    def hybrid(self, text: str, k: int = 10, *, using: str | None = None) -> "models.QuerySet[M]":
+        """The `k` best rows by words and by vector together, best first, with `score`; for embeddings with words.
+
+        `filter` chooses among these `k`. using: the database. Raises UsageError."""
+        return self._called("_hybrid", "score", "text", _text(text), k, using).order_by("-score")
+
+    def closest(self, query: Query, k: int = 10, *, using: str | None = None) -> "models.QuerySet[M]":
+        """The `k` nearest rows as the embedding's own function finds them, by an index of any kind, with `distance`.
+
+        `filter` chooses among these `k`. using: the database. Raises UsageError."""
+        given = ("text", _text(query)) if isinstance(query, str) else (self._search.halfvec(), as_literal(query))
+        return self._called("", "distance", *given, k, using).order_by("distance")
+
+    def _called(
+        self, suffix: str, column: str, type_: str, given: str, k: int, using: str | None
+    ) -> "models.QuerySet[M]":
+        """The rows that a function of the embedding returns for a query of that type, with a column of its."""
+        found = self._model._default_manager.using(using).all()
+        call = _Call(suffix, column, type_, (given, k))
+        alias = found.query.join(_CallJoin(self._search, self._model, found.query.get_initial_alias(), call))
+        return found.annotate(**{column: _OfCall(alias, column)})
 
     def embed_now(self, *, using: str = DEFAULT_DB_ALIAS, **settings: str | None) -> int:
         """Embed all pending rows in the current transaction, without a worker: for tests. Returns how many got vectors."""
@@ -138,6 +162,65 @@ class _ViewJoin:
         view = _quoted(PUBLIC_SCHEMA, self.search.view(self.model))
         same = " AND ".join(f"{parent}.{name} = {own}.{name}" for name in _key(self.search, self.model))
         return f"INNER JOIN {view} {own} ON ({same})", []
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function of an embedding: what its name ends in, the column after the key, the type of the query, and the values."""
+
+    suffix: str
+    column: str
+    type: str
+    values: tuple[str, int]
+
+
+class _CallJoin(_ViewJoin):
+    """The rows of a function, likewise."""
+
+    def __init__(self, search: EmbeddingSearch, model: type[models.Model], parent_alias: str, call: _Call) -> None:
+        super().__init__(search, model, parent_alias)
+        self.call = call
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return *super().identity, self.call
+
+    def relabeled_clone(self, change_map: Mapping[str, str]) -> "_CallJoin":
+        clone = _CallJoin(self.search, self.model, change_map.get(self.parent_alias, self.parent_alias), self.call)
+        clone.table_alias = change_map.get(self.table_alias, self.table_alias)
+        return clone
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        own = compiler.quote_name_unless_alias(self.table_alias)
+        parent = compiler.quote_name_unless_alias(self.parent_alias)
+        function = _quoted(PUBLIC_SCHEMA, self.search.view(self.model) + self.call.suffix)
+        keys = [f"k{n}" for n, _ in enumerate(_key(self.search, self.model))]  # whatever the key is called
+        same = " AND ".join(
+            f"{parent}.{name} = {own}.{k}" for k, name in zip(keys, _key(self.search, self.model), strict=True)
+        )
+        found = ", ".join([*keys, self.call.column])
+        return f"INNER JOIN {function}(%s::{self.call.type}, %s::integer) {own} ({found}) ON ({same})", [
+            *self.call.values
+        ]
+
+
+class _OfCall(Expression):
+    """A column of a function's rows."""
+
+    contains_column_references = True
+
+    def __init__(self, alias: str, column: str):
+        super().__init__(output_field=models.FloatField())
+        self.alias, self.column = alias, column
+
+    def relabeled_clone(self, change_map: Mapping[str, str]) -> "_OfCall":
+        return _OfCall(change_map.get(self.alias, self.alias), self.column)
+
+    def get_group_by_cols(self) -> list[Any]:
+        return [self]
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        return f"{compiler.quote_name_unless_alias(self.alias)}.{self.column}", []
 
 
 class _OfView(Expression):
@@ -207,6 +290,12 @@ class _IsNearestChunk(_OfView):
         )
         found = statement("is_nearest_chunk", chunk=sql.SQL(f"{own}.chunk"), nearest=nearest)
         return found.as_string(None), [self.parameter]
+
+
+def _text(query: str) -> str:
+    if not query.strip():
+        raise UsageError("the query is blank: there is nothing to search for")
+    return query
 
 
 def _key(search: EmbeddingSearch, model: type[models.Model]) -> list[str]:

@@ -32,6 +32,18 @@ WHERE {condition}
 ORDER BY distance
 LIMIT %(limit)s;
 
+-- name: search_compressed_for_tool
+-- The same by the function of an embedding whose index is compressed: it takes candidates from the index, and ranks them. With
+-- filters it compares the rows that pass them.
+SELECT e.{distance_column} AS distance, {shown}
+FROM {view}(%(query)s::{halfvec}, %(limit)s::integer{among}) e
+JOIN {source} t ON {same_key:source_key:t=view_key:e}
+ORDER BY distance;
+
+-- name: keys_for_tool
+-- The keys of the rows that pass the filters, for that function.
+ARRAY(SELECT {one} FROM {source} t WHERE {condition} ORDER BY {source_key:t})
+
 -- name: search_by_words_for_tool
 -- The same by a function of the embedding that ranks rows by words, or by words and vector. The filters see the rows that
 -- it returns.

@@ -22,10 +22,10 @@ CREATE EXTENSION IF NOT EXISTS vector;
 
 -- name: is_initialised
 -- Whether `init` has run here, and whether its newest migration has. The second is told by a function that this
--- migration added: every role can see that.
+-- migration added: every role can see that. An embedding of a release before may have a function of the same name.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
-       EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('qwen_embed') AND proname = 'ef_search'
-               AND pronargs = 1);
+       EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('qwen_embed') AND proname = 'words_query'
+               AND oidvectortypes(proargtypes) = 'text, text');
 
 -- name: may_create_schemas
 -- Whether the schemas of `init` are there, or this role may create them.

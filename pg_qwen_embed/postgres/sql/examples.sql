@@ -8,10 +8,10 @@ JOIN {view} e ON {same}
 {where}ORDER BY distance
 LIMIT 10;
 
--- name: example_of_chunks
--- The nearest rows of a chunked embedding, each with its best chunk. The condition comes first: the function gets the keys of
--- its rows.
-SELECT {columns}, {chunk_columns}, h.{distance_column} AS distance
+-- name: example_of_function
+-- The nearest rows by the function of a chunked embedding, each with its best chunk, or of one with a compressed index. The
+-- condition comes first: the function gets the keys of its rows.
+SELECT {columns}, h.{distance_column} AS distance
 FROM {view}({text}, 10{among}) h
 JOIN {source} t ON {same}
 ORDER BY distance;

@@ -1,4 +1,5 @@
 -- Searching among the rows that meet a condition, and without an index.
+-- A condition sees the common table expressions before it. So their names are none of an application's tables.
 
 -- name: rows_to_filter
 -- The source's rows, each with whether it meets the condition. The condition sees the columns of the source alone.
@@ -38,20 +39,20 @@ ORDER BY m.distance LIMIT %(limit)s
 -- name: found_rows
 -- The rows of what was found, nearest first.
 SELECT f.distance, {source_columns:t}
-FROM found f JOIN {source} t ON {same_key:source_key:t=key:f}
+FROM qwen_embed_found f JOIN {source} t ON {same_key:source_key:t=key:f}
 ORDER BY f.distance
 
 -- name: found_chunks
 -- The same for documents in chunks, each with its chunk.
 SELECT f.distance, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
-FROM found f
+FROM qwen_embed_found f
 JOIN {source} t ON {same_key:source_key:t=key:f}
 JOIN {view} e ON {same_key:view_key:e=key:f} AND e.{own:chunk} = f.chunk
 ORDER BY f.distance
 
 -- name: search_exact
 -- Finds the nearest rows without the index.
-WITH found AS MATERIALIZED ({exact_search})
+WITH qwen_embed_found AS MATERIALIZED ({exact_search})
 {found_hits};
 
 -- name: decide_filtered
@@ -77,28 +78,28 @@ FROM (SELECT greatest(coalesce(nullif(current_setting('hnsw.ef_search', true), '
 
 -- name: take_rows
 -- What the index found, for layouts with one vector a row.
-SELECT n.* FROM nearest n
+SELECT n.* FROM qwen_embed_nearest n
 
 -- name: take_chunks
 -- The same for documents in chunks: each row with its nearest chunk.
-SELECT m.* FROM (SELECT DISTINCT ON ({key:n}) n.* FROM nearest n ORDER BY {key:n}, n.distance) m
+SELECT m.* FROM (SELECT DISTINCT ON ({key:n}) n.* FROM qwen_embed_nearest n ORDER BY {key:n}, n.distance) m
 ORDER BY m.distance LIMIT %(limit)s
 
 -- name: search_filtered
 -- Finds the nearest rows that meet a condition, as was decided before. Where the index finds fewer rows than `limit`, there
 -- may be more: then all are compared. CASE hides from the planner how many rows meet the condition: it would leave the
 -- index where it expects few.
-WITH nearest AS MATERIALIZED (
+WITH qwen_embed_nearest AS MATERIALIZED (
     SELECT {key:c}, c.chunk, c.vector {distance} %(query)s::{halfvec} AS distance
     FROM ({candidates_to_filter}) c
     WHERE current_setting('pg_qwen_embed.by_index') = 'true' AND CASE WHEN c.vector IS NOT NULL THEN c.chosen END
     ORDER BY c.vector {distance} %(query)s::{halfvec}
     LIMIT %(candidates)s
-), best AS MATERIALIZED (
+), qwen_embed_best AS MATERIALIZED (
     {best_hits}
-), found AS MATERIALIZED (
-    SELECT b.* FROM best b WHERE (SELECT count(*) FROM best) >= %(limit)s
+), qwen_embed_found AS MATERIALIZED (
+    SELECT b.* FROM qwen_embed_best b WHERE (SELECT count(*) FROM qwen_embed_best) >= %(limit)s
     UNION ALL
-    (SELECT a.* FROM ({exact_search}) a WHERE (SELECT count(*) FROM best) < %(limit)s)
+    (SELECT a.* FROM ({exact_search}) a WHERE (SELECT count(*) FROM qwen_embed_best) < %(limit)s)
 )
 {found_hits};

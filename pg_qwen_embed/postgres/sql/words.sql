@@ -133,6 +133,7 @@ COMMENT ON FUNCTION {hybrid_function}({hybrid_types}) IS {comment};
 -- name: hybrid_body
 -- The body of that function: reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009) of the $4 best rows of each
 -- side. Without a vector the words alone count. A query of stop words alone has no words: then the vector alone counts.
+-- A row that only its words have found gets its distance, and its nearest chunk, afterwards. OFFSET 0 keeps the index out.
 #variable_conflict use_column
 <<own>>
 DECLARE
@@ -164,10 +165,12 @@ BEGIN
                         OPERATOR(pg_catalog.+) COALESCE($7 OPERATOR(pg_catalog./) ($5 OPERATOR(pg_catalog.+) f.by_words), 0) AS score
             FROM row_of f ORDER BY score DESC, LEAST(f.by_vector, f.by_words), {key:f} LIMIT $3
         )
-        SELECT {typed_key}, f.score, f.by_vector, f.by_words,
-               COALESCE(f.distance, (SELECT pg_catalog.min({distance_function}(e.{column}, $2)) FROM {view} e
-                                     WHERE {equal_key:view_key:e=key:f})){chunk_of_row}
-        FROM best f ORDER BY f.score DESC, LEAST(f.by_vector, f.by_words), {key:f};
+        SELECT {typed_key}, f.score, f.by_vector, f.by_words, COALESCE(f.distance, n.distance){chunk_of_row}
+        FROM best f LEFT JOIN LATERAL (
+            SELECT c.* FROM (SELECT {distance_function}(e.{column}, $2), {own_chunk} FROM {view} e
+                             WHERE {equal_key:view_key:e=key:f} AND f.distance IS NULL AND $2 IS NOT NULL OFFSET 0) c(distance, chunk)
+            ORDER BY c.distance, c.chunk LIMIT 1) n ON true
+        ORDER BY f.score DESC, LEAST(f.by_vector, f.by_words), {key:f};
     PERFORM {want_no_more};
 END
 
@@ -217,9 +220,67 @@ FROM {hybrid_function}(%(text)s::text, %(query)s::{halfvec}, %(limit)s::integer)
 JOIN {source} t ON {same_key:source_key:t=key:h} ORDER BY h.position;
 
 -- name: search_hybrid_chunks
--- The same for documents in chunks, each with its nearest chunk; without one where the words alone have found it.
+-- The same for documents in chunks, each with its nearest chunk.
 SELECT h.score, h.by_vector, h.by_words, h.distance, {source_columns:t}, e.{own:chunk}, e.{own:span}, e.{own:chunk_text}
 FROM {hybrid_function}(%(text)s::text, %(query)s::{halfvec}, %(limit)s::integer) WITH ORDINALITY
      h({keys}, score, by_vector, by_words, distance, chunk, position)
 JOIN {source} t ON {same_key:source_key:t=key:h}
 LEFT JOIN {view} e ON {same_key:view_key:e=key:h} AND e.{own:chunk} = h.chunk ORDER BY h.position;
+
+-- name: want_words
+-- Sets the words that a search wants, until its transaction ends. It goes before the statements below.
+SELECT set_config('pg_qwen_embed.wanted', qwen_embed.words_query({configuration}, %(text)s::text)::text, true);
+
+-- name: words_among
+-- The rows with the wanted words that meet a condition, as common table expressions of the searches below. The best 50,000
+-- rows are ranked by the index first. If that is not all of them, and fewer than `limit` of these meet the condition, there may
+-- be more: then all rows that meet it are compared, without the index.
+qwen_embed_ranked AS MATERIALIZED (
+    SELECT r.* FROM {ranked_function}(50000) r
+), qwen_embed_among AS MATERIALIZED (
+    SELECT {key:r}, r.rank FROM qwen_embed_ranked r JOIN ({filtered_rows}) t ON {same_key:source_key:t=key:r}
+), by_words AS MATERIALIZED (
+    SELECT w.* FROM (
+        SELECT a.* FROM qwen_embed_among a
+        WHERE (SELECT count(*) FROM qwen_embed_ranked) < 50000 OR (SELECT count(*) FROM qwen_embed_among) >= %(limit)s
+        UNION ALL
+        SELECT {key:s}, ts_rank(s.words, {wanted}, 1)
+        FROM ({filtered_rows}) t JOIN {store} s ON {same_key:source_key:t=key:s}
+        WHERE (SELECT count(*) FROM qwen_embed_ranked) >= 50000 AND (SELECT count(*) FROM qwen_embed_among) < %(limit)s
+              AND s.words @@ {wanted}) w
+    ORDER BY w.rank DESC, {key:w} LIMIT %(limit)s
+)
+
+-- name: search_words_among
+-- The rows with the words of a query that meet a condition, best first, for Client and `search`.
+WITH {words_among}
+SELECT w.rank, NULL::bigint, row_number() OVER (ORDER BY w.rank DESC, {key:w}), NULL::float8, {source_columns:t}
+FROM by_words w JOIN {source} t ON {same_key:source_key:t=key:w} ORDER BY 3;
+
+-- name: fused
+-- What vectors and words find together, best first: the end of search_exact and of search_filtered, whose `found` has the rows
+-- by vector. Both sides see only rows that meet the condition. It is the fusion of hybrid_body.
+, {words_among}, sides AS (
+    SELECT {key:f}, row_number() OVER (ORDER BY f.distance, {key:f}) AS by_vector, NULL::int8 AS by_words, f.distance, f.chunk
+    FROM qwen_embed_found f
+    UNION ALL
+    SELECT {key:w}, NULL, row_number() OVER (ORDER BY w.rank DESC, {key:w}), NULL, NULL FROM by_words w
+), row_of AS (
+    SELECT {key:r}, max(r.by_vector) AS by_vector, max(r.by_words) AS by_words, max(r.distance) AS distance, max(r.chunk) AS chunk
+    FROM sides r GROUP BY {key:r}
+), best AS (
+    SELECT f.*, coalesce(1::float8 / ({rrf_k} + f.by_vector), 0)
+                + coalesce({text_weight}::float8 / ({rrf_k} + f.by_words), 0) AS score
+    FROM row_of f ORDER BY score DESC, least(f.by_vector, f.by_words), {key:f} LIMIT %(rows)s
+)
+SELECT b.score, b.by_vector, b.by_words, coalesce(b.distance, n.distance), {source_columns:t}{chunk_shown}
+FROM best b JOIN {source} t ON {same_key:source_key:t=key:b}
+LEFT JOIN LATERAL (
+    SELECT c.* FROM (SELECT e.{column} {distance} %(query)s::{halfvec}, {own_chunk} FROM {view} e
+                     WHERE {same_key:view_key:e=key:b} AND b.distance IS NULL OFFSET 0) c(distance, chunk)
+    ORDER BY c.distance, c.chunk LIMIT 1) n ON true{with_chunk}
+ORDER BY b.score DESC, least(b.by_vector, b.by_words), {key:b}
+
+-- name: with_chunk
+-- The nearest chunk of a row, for documents in chunks. Part of fused.
+ LEFT JOIN {view} e ON {same_key:view_key:e=key:b} AND e.{own:chunk} = coalesce(b.chunk, n.chunk)
