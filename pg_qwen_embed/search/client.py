@@ -92,8 +92,9 @@ class Client:
 
         query: a text, or a vector. where: an SQL condition on the source's columns; it is code of the application, never of
         its users, whose values go into `params` (`where="likes > %(least)s", params={"least": 10}`). exact: compare every
-        vector, without the index. ef_search: how many candidates a search of the index keeps. Raises as `embed_query`, and
-        UsageError for what cannot be searched."""
+        vector, without the index. ef_search: how many candidates a search of the index keeps. mode: `vector`; or `words`
+        for those of a text, `hybrid` for both, where the embedding keeps words. Raises as `embed_query`, and UsageError for
+        what cannot be searched."""
         return self._background.run(
             self._asking.search(
                 name, query, limit, where=where, params=params, mode=mode, exact=exact, ef_search=ef_search
