@@ -62,7 +62,7 @@ class ByWords(Nearest):
         self, connection: AsyncConnection, text: str, vector: Vectors | None, wanted: Wanted
     ) -> AsyncCursor | None:
         """By the function of the embedding."""
-        own, names = self.embedding, self._names
+        own, names = self.embedding, self._names_for(wanted)
         given: dict[str, Any] = {"text": storable(text), "limit": wanted.limit}
         query = statement("search_words", names)
         if vector is not None:
@@ -94,18 +94,16 @@ class ByWords(Nearest):
         if vector is not None:
             wanted = replace(wanted, limit=max(wanted.limit, CANDIDATES))
             given = {**given, **self._values(vector, wanted, condition), "rows": given["limit"]}
-        steps = self._steps_among(
-            condition.text if condition else None, exact=wanted.exact, by_vector=vector is not None
-        )
+        steps = self._steps_among(condition.text if condition else None, wanted, by_vector=vector is not None)
         composed = [step.as_bytes(None) for step in steps]
         return await self._run(connection, composed, self._settings(wanted, condition), given)
 
-    def _steps_among(self, where: str | None, *, exact: bool, by_vector: bool) -> Iterator[sql.Composed]:
-        names = self._names
+    def _steps_among(self, where: str | None, wanted: Wanted, *, by_vector: bool) -> Iterator[sql.Composed]:
+        names = self._names_for(wanted)
         yield statement("want_words", names)
         if where is not None and not by_vector:
             yield conditions.words(names, where)
-        elif where is None or exact:
+        elif where is None or wanted.exact:
             yield conditions.exact(names, where, conditions.fused(names, where))
         else:
             yield conditions.decide(names, where)
