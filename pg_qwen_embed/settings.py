@@ -216,7 +216,5 @@ def _start(url: str) -> str:
 
 def _valid_key(key: str | None, variable: str = "API_KEY") -> str | None:
     if key is not None and escaped(key) != key:
-        raise UsageError(
-            f"the API key holds a line break or another control character; see PG_QWEN_EMBED_{variable}"
-        )
+        raise UsageError(f"the API key holds a line break or another control character; see PG_QWEN_EMBED_{variable}")
     return key

@@ -54,7 +54,15 @@ def search(
         settings.database_url, server_url=settings.server_list, ca_file=settings.ca_file, reranker=settings.reranker_url
     ) as client:
         hits = client.search(
-            name, text, limit, where=where, mode=how, exact=exact, ef_search=ef_search, rerank=rerank, candidates=candidates
+            name,
+            text,
+            limit,
+            where=where,
+            mode=how,
+            exact=exact,
+            ef_search=ef_search,
+            rerank=rerank,
+            candidates=candidates,
         )
     chosen = _chosen(hits, columns)
     if as_json:

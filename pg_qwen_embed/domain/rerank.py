@@ -14,7 +14,9 @@ from pg_qwen_embed.domain.texts import storable
 
 DEFAULT_CANDIDATES = 50
 MOST_CANDIDATES = 200  # of one request
-MOST_BYTES = 8192  # of a document, about 2,000 tokens: Qwen3-Reranker reads no more than 8,192 of them in its own examples
+MOST_BYTES = (
+    8192  # of a document, about 2,000 tokens: Qwen3-Reranker reads no more than 8,192 of them in its own examples
+)
 DOCUMENT = "pg_qwen_embed: document"  # in the row of a hit, until it has its score
 
 NO_RERANKER = "no reranker is set: pass reranker=URL to Client, or set PG_QWEN_EMBED_RERANKER_URL"

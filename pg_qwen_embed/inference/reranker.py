@@ -49,9 +49,7 @@ class Reranker:
         most = answers.OVERHEAD + answers.ITEM * len(documents)
         url = f"{self._settings.shown_server_url}/rerank"
         try:
-            answer = await self._transport.call(
-                Call("POST", url, orjson.dumps(body), most, texts=texts, has_list=True)
-            )
+            answer = await self._transport.call(Call("POST", url, orjson.dumps(body), most, texts=texts, has_list=True))
         except DocumentRejected as error:
             hint = f"; {HOW_TO_START}" if "--is-embedding" in str(error) else ""
             raise DocumentRejected(f"{self._server} rejects the documents: {error}{hint}") from None
@@ -75,7 +73,9 @@ class Reranker:
             raise ServerFault(f"{self._server} answered no list of scores")
         by_index = {index: item.get("score") for item in items if type(index := item.get("index")) is int}
         if len(items) != count or by_index.keys() != set(range(count)):
-            raise ServerFault(f"{self._server} answered {len(items)} scores whose `index` is not each number below {count} once")
+            raise ServerFault(
+                f"{self._server} answered {len(items)} scores whose `index` is not each number below {count} once"
+            )
         found = [by_index[n] for n in range(count)]
         if not all(type(score) in (int, float) and math.isfinite(score) for score in found):
             raise ServerFault(f"{self._server} answered a score that is no number")

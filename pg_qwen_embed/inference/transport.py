@@ -171,16 +171,12 @@ class Transport:
             async with asyncio.timeout_at(ends):
                 received = await self._exchanged(call)
         except aiohttp.ConnectionTimeoutError:
-            raise ServerUnavailable(
-                f"{self.server} cannot be reached: connecting takes too long"
-            ) from None
+            raise ServerUnavailable(f"{self.server} cannot be reached: connecting takes too long") from None
         except TimeoutError:
             raise ServerFault(f"{self.server} did not answer within {self._timeout:g} s") from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError):
             # Perhaps a restart, or a connection that was idle; perhaps this very input.
-            raise ServerFault(
-                f"{self.server} closed the connection before it had answered"
-            ) from None
+            raise ServerFault(f"{self.server} closed the connection before it had answered") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise ServerUnavailable(
                 f"the certificate of {self.server} is not trusted "
@@ -204,9 +200,7 @@ class Transport:
         if wait <= 0:
             return
         if loop.time() + wait > ends:
-            raise ServerOverloaded(
-                f"{self.server} wants no request for {wait:.0f} s (Retry-After)", retry_after=wait
-            )
+            raise ServerOverloaded(f"{self.server} wants no request for {wait:.0f} s (Retry-After)", retry_after=wait)
         await asyncio.sleep(wait)
 
     async def _exchanged(self, call: Call) -> Received:
@@ -259,18 +253,14 @@ class Transport:
         if status in _FAILED:
             return ServerFault(f"{self.server} failed: {sentence}")
         if status in _NOT_ALLOWED:
-            return ProtocolError(
-                f"{self.server} rejects the API key ({sentence}); set {self._role.key_variable}"
-            )
+            return ProtocolError(f"{self.server} rejects the API key ({sentence}); set {self._role.key_variable}")
         if status in _OVERLOADED:
             if retry_after:
                 self._silent_until = asyncio.get_running_loop().time() + retry_after
                 sentence += f"; it wants no request for {retry_after:.0f} s"
             return ServerOverloaded(f"{self.server} answered {status}: {sentence}", retry_after)
         if status < 500 or status == 501:
-            return ProtocolError(
-                f"{self.server} answered {status}: {sentence}; is this its base URL, ending in /v1?"
-            )
+            return ProtocolError(f"{self.server} answered {status}: {sentence}; is this its base URL, ending in /v1?")
         return ServerUnavailable(f"{self.server} answered {status}: {sentence}")
 
     def _redirect(self, received: Received, call: Call) -> str:
@@ -293,9 +283,7 @@ class Transport:
             )
             raise TooLarge(f"{self.server} answered more than {call.most:,} bytes {what}")
         if call.rows is not None and answers.is_crowded(content, call.rows):
-            raise ServerFault(
-                f"{self.server} answered something that is no list of {call.rows:,} vectors"
-            )
+            raise ServerFault(f"{self.server} answered something that is no list of {call.rows:,} vectors")
         try:
             answer = orjson.loads(content)
         except orjson.JSONDecodeError:
@@ -304,17 +292,12 @@ class Transport:
             return {"data": answer}
         if not isinstance(answer, dict):
             said = self._words(received, call)
-            raise ServerFault(
-                f"{self.server} answered something that is not JSON"
-                + (f": {said}" if said else "")
-            )
+            raise ServerFault(f"{self.server} answered something that is not JSON" + (f": {said}" if said else ""))
         if answer.get("error") and not answer.get("data"):  # some gateways answer 200 all the same
             status, said = _status_in(answer), self._words(received, call)
             if status:
                 raise self._rejection(status, said, received.retry_after)
-            raise ServerFault(
-                f"{self.server} answered 200 with an error: {said or 'without words'}"
-            )
+            raise ServerFault(f"{self.server} answered 200 with an error: {said or 'without words'}")
         return answer
 
     def _words(self, received: Received, call: Call) -> str:

@@ -104,9 +104,17 @@ class Client:
         cannot be searched."""
         return self._background.run(
             self._asking.search(
-                name, query, limit, where=where, params=params, mode=mode, exact=exact, ef_search=ef_search,
-                rerank=rerank, candidates=candidates,
-            )  # fmt: skip
+                name,
+                query,
+                limit,
+                where=where,
+                params=params,
+                mode=mode,
+                exact=exact,
+                ef_search=ef_search,
+                rerank=rerank,
+                candidates=candidates,
+            )
         )
 
 

@@ -16,7 +16,14 @@ from pg_qwen_embed.domain.rerank import MOST_BYTES, MOST_CANDIDATES
 from pg_qwen_embed.inference.reranker import Reranker
 from pg_qwen_embed.settings import Settings, resolve
 
-BODIES = ("Bread and butter", "A soup of beans", "Summer soups in the Alps", "A cold soup for summer", None, "Passwords")
+BODIES = (
+    "Bread and butter",
+    "A soup of beans",
+    "Summer soups in the Alps",
+    "A cold soup for summer",
+    None,
+    "Passwords",
+)
 QUERY = "cold soup for summer"
 
 
@@ -65,7 +72,7 @@ def test_the_document_is_that_of_the_template_and_of_long_ones_the_chunk(
     harness.execute('CREATE TABLE "odd %s" (id text PRIMARY KEY, "t%s" text, chunk_text text, body text)')
     long = "Other things. " * 30 + "A cold soup for summer. " * 8 + "Other things. " * 30
     harness.execute("""INSERT INTO "odd %%s" VALUES ('a', 'T', 'mine', 'short'), ('b', 'T', 'mine', %s)""", long)
-    harness.ok("attach", "odd %s", "--name", "odd", "--template", "{t%s}: {body}", "--chunk-tokens", "64")
+    harness.ok("attach", '"odd %s"', "--name", "odd", "--template", "{t%s}: {body}", "--chunk-tokens", "64")
     harness.once()
     with asking(harness, reranker) as client:
         hits = client.search("odd", QUERY, rerank=True)
@@ -92,9 +99,7 @@ def test_what_is_sent_is_bounded_in_number_and_bytes(harness: Harness, reranker:
                 client.search("articles", "9", rerank=True, **options)
 
 
-def test_a_row_whose_document_became_blank_comes_last_and_is_not_sent(
-    filled: Harness, reranker: FakeReranker
-) -> None:
+def test_a_row_whose_document_became_blank_comes_last_and_is_not_sent(filled: Harness, reranker: FakeReranker) -> None:
     filled.execute("UPDATE articles SET body = ' ' WHERE id = 4")
     with asking(filled, reranker) as client:
         hits = client.search("articles", QUERY, rerank=True)
@@ -122,7 +127,11 @@ def test_a_rerank_that_cannot_be_is_a_usage_error(filled: Harness, reranker: Fak
     ("fault", "kind", "said"),
     [
         ("400", DocumentRejected, r"the reranker at http://\S+/v1 rejects the documents: The test wants it."),
-        ("no template", DocumentRejected, r"rejects the documents: .* start SGLang for Qwen3-Reranker with --chat-template"),
+        (
+            "no template",
+            DocumentRejected,
+            r"rejects the documents: .* start SGLang for Qwen3-Reranker with --chat-template",
+        ),
         ("404", ServerUnavailable, r"the reranker at \S+ answered 404: .*is this its base URL, ending in /v1\?"),
         ("500", ServerUnavailable, r"the reranker at \S+ failed: The test wants it."),
         ("503", ServerUnavailable, r"the reranker at \S+ answered 503: The test wants it."),
@@ -145,8 +154,8 @@ async def test_an_answer_that_is_no_list_of_scores_is_one_sentence(
     assert await scores(Settings(server_url=reranker.url)) == [0.0, 1.0]
 
 
-async def scores(settings: Settings, timeout: float = 10.0) -> list[float]:
-    client = Reranker(settings, timeout)
+async def scores(settings: Settings, limit: float = 10.0) -> list[float]:
+    client = Reranker(settings, limit)
     client.open()
     try:
         return await client.scores("Instruct", "two", ["one", "two"])
@@ -215,7 +224,7 @@ async def test_a_client_that_closes_while_the_reranker_works_says_so(filled: Har
     reranker.fault = "hang"
     client = AsyncClient(filled.url, server_url=filled.server.url, reranker=reranker.url)
     searching = asyncio.ensure_future(client.search("articles", QUERY, rerank=True))
-    while not reranker.requests:
+    while not reranker.requests:  # noqa: ASYNC110  # no event for it
         await asyncio.sleep(0.01)
     await client.close()
     with pytest.raises(UsageError, match="closed"):
