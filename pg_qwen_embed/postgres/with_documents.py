@@ -10,6 +10,6 @@ class NamesWithDocuments(Names):
     """A search reads the beginning of each document with the row: in one snapshot, with the rights of its role."""
 
     def source_columns(self, alias: str) -> sql.Composed:
-        return sql.SQL("{}, left({}, {}) AS {}").format(
+        return sql.SQL("{}, pg_catalog.left({}, {}) AS {}").format(
             super().source_columns(alias), self.document(alias), sql.Literal(MOST_BYTES), sql.Identifier(DOCUMENT)
         )

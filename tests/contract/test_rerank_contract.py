@@ -102,7 +102,7 @@ async def test_the_client_gets_the_servers_scores_in_the_order_of_the_documents(
     try:
         scores = await client.scores("Given a dish, find recipes", QUERY, DOCUMENTS)
         assert scores == pytest.approx([raw[n] for n in range(4)], abs=1e-4)
-        with pytest.raises(DocumentRejected, match="rejects the documents: The input .* is longer than"):
+        with pytest.raises(DocumentRejected, match=r"rejects the documents: The input .* is longer than"):
             await client.scores("", QUERY, ["word " * 2000])
     finally:
         await client.close()
