@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fake_reranker import FakeReranker
@@ -25,6 +26,9 @@ BODIES = (
     "Passwords",
 )
 QUERY = "cold soup for summer"
+AMONG = {"where": "id > %(least)s", "params": {"least": 0}}
+WAYS: list[dict[str, Any]] = [{}, {"exact": True}, AMONG, {"mode": "hybrid"}, {"mode": "words"}, {"mode": "hybrid", "exact": True},
+        {"mode": "hybrid"} | AMONG, {"mode": "words"} | AMONG]  # fmt: skip
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_a_rerank_orders_what_was_found_by_the_rerankers_scores(
     harness.ok("attach", "articles", "--text", "body", "--words", "english", "--grant-to", READER, *LAYOUTS[layout])
     harness.once()
     with asking(harness, reranker, as_role(harness.url, READER)) as client:
-        for options in ({}, {"exact": True}, {"where": "id > 0"}, {"mode": "hybrid"}, {"mode": "words"}):
+        for options in WAYS:
             reranker.requests.clear()
             hits = client.search("articles", QUERY, 3, rerank=True, **options)
             assert [hit.row["id"] for hit in hits] == [4, 3, 2], options
