@@ -41,6 +41,11 @@ VARIABLES: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("PG_QWEN_EMBED_CA_FILE",),
         "A PEM file with the certificate authorities to trust for the embedding server (default: the system's).",
     ),
+    "reranker_url": (
+        ("PG_QWEN_EMBED_RERANKER_URL",),
+        "The base URL of a reranker, such as Qwen3-Reranker on SGLang (default: none).",
+    ),
+    "reranker_api_key": (("PG_QWEN_EMBED_RERANKER_API_KEY",), "The key sent to the reranker as a Bearer token."),
     "model": (("PG_QWEN_EMBED_MODEL",), "The model of new embeddings (default: the one that the server serves)."),
 }
 
@@ -53,12 +58,21 @@ class Settings:
     model: str | None = None
     ca_file: str | None = None
     further_server_urls: tuple[str, ...] = field(default=(), repr=False)
+    reranker_url: str | None = field(default=None, repr=False)  # may hold a password
+    reranker_api_key: str | None = field(default=None, repr=False)
 
     @property
     def servers(self) -> tuple["Settings", ...]:
         """These settings once for each embedding server."""
         urls = (self.server_url, *self.further_server_urls)
         return tuple(replace(self, server_url=url, further_server_urls=()) for url in urls)
+
+    @property
+    def reranker(self) -> "Settings | None":
+        """These settings with the reranker as the only server, which gets no key but its own. None: there is none."""
+        if self.reranker_url is None:
+            return None
+        return replace(self, server_url=self.reranker_url, api_key=self.reranker_api_key, further_server_urls=())
 
     @property
     def server_list(self) -> str:
@@ -85,10 +99,12 @@ class Settings:
     @property
     def secrets(self) -> Secrets:
         """Everything that no output may hold. Short values and plain words are left out: they are parts of sentences."""
-        userinfos = [_userinfo(url) for url in (self.server_url, *self.further_server_urls)]
+        urls = (self.server_url, *self.further_server_urls, self.reranker_url or "")
+        userinfos = [_userinfo(url) for url in urls]
         given = _USERINFO.match(self.database_url.partition("://")[2])
         userinfos.append(given[0][:-1] if given else "")
-        found = {value for userinfo in userinfos for value in _secrets_of(userinfo)} | {self.api_key or ""}
+        found = {value for userinfo in userinfos for value in _secrets_of(userinfo)}
+        found |= {self.api_key or "", self.reranker_api_key or ""}
         found |= {unquote(value.strip("'")) for value in _PASSWORD.findall(self.database_url)}
         return Secrets(value for value in found if len(value) >= LONG_SECRET and not value.isalpha())
 
@@ -112,6 +128,8 @@ def resolve(environment: Mapping[str, str], **options: str | None) -> Settings:
         server_url=first,
         further_server_urls=tuple(further),
         api_key=_valid_key(found["api_key"]),
+        reranker_url=_reranker_url(found["reranker_url"]),
+        reranker_api_key=_valid_key(found["reranker_api_key"], "RERANKER_API_KEY"),
         model=found["model"],
         ca_file=found["ca_file"],
     )
@@ -164,7 +182,13 @@ def _http_urls(written: str) -> list[str]:
     return list(dict.fromkeys(_http_url(url, secretive="@" in written) for url in urls))
 
 
-def _http_url(url: str, *, secretive: bool) -> str:
+def _reranker_url(written: str | None) -> str | None:
+    """Its base URL, also where its endpoint was written."""
+    url = (written or "").strip()
+    return _http_url(url, secretive="@" in url, what="reranker").removesuffix("/rerank") if url else None
+
+
+def _http_url(url: str, *, secretive: bool, what: str = "server") -> str:
     """secretive: a password is written somewhere, so nothing of what cannot be read is shown."""
     try:
         parts = urlsplit(url)
@@ -172,12 +196,12 @@ def _http_url(url: str, *, secretive: bool) -> str:
     except ValueError:
         valid = False
     if not valid and secretive:
-        raise UsageError(f"a server URL is not a URL; write it like {DEFAULT_SERVER_URL}, and {ESCAPES}")
+        raise UsageError(f"a {what} URL is not a URL; write it like {DEFAULT_SERVER_URL}, and {ESCAPES}")
     if not valid:
-        raise UsageError(f"the server URL {_start(url)!r} is not a URL; write it like {DEFAULT_SERVER_URL}")
+        raise UsageError(f"the {what} URL {_start(url)!r} is not a URL; write it like {DEFAULT_SERVER_URL}")
     if "@" in parts.path or "?" in url or "#" in url:
         raise UsageError(
-            f"a server URL has @, ? or # behind the host; write it like {DEFAULT_SERVER_URL}, and {ESCAPES}"
+            f"a {what} URL has @, ? or # behind the host; write it like {DEFAULT_SERVER_URL}, and {ESCAPES}"
         )
     return url.rstrip("/")
 
@@ -190,7 +214,7 @@ def _start(url: str) -> str:
     return escaped(url if readable else f"{scheme}://{host}:...")[:100]
 
 
-def _valid_key(key: str | None) -> str | None:
+def _valid_key(key: str | None, variable: str = "API_KEY") -> str | None:
     if key is not None and escaped(key) != key:
-        raise UsageError("the API key holds a line break or another control character; see PG_QWEN_EMBED_API_KEY")
+        raise UsageError(f"the API key holds a line break or another control character; see PG_QWEN_EMBED_{variable}")
     return key

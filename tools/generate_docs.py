@@ -44,7 +44,11 @@ def configuration() -> str:
     """The table of the settings."""
     rows = ["| option | environment | meaning |", "|---|---|---|"]
     for name, (variables, meaning) in VARIABLES.items():
-        option = f"`--{name.replace('_', '-')}`" if name != "api_key" else "none: it would show in the process list"
+        option = (
+            f"`--{name.replace('_', '-')}`"
+            if not name.endswith("api_key")
+            else "none: it would show in the process list"
+        )
         rows.append(f"| {option} | {', '.join(f'`{v}`' for v in variables)} | {meaning} |")
     return "\n".join(rows)
 

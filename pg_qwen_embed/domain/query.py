@@ -32,6 +32,7 @@ class Wanted:
     mode: str = "vector"
     exact: bool = False  # compare every vector: no index
     ef_search: int | None = None  # None: the default of the embedding
+    documents: bool = False  # with the document of each row
 
     def __post_init__(self) -> None:
         if self.limit < 1:

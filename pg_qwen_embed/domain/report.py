@@ -147,3 +147,4 @@ class Hit:
     score: float | None = None  # of a hybrid search, or one by words: the higher the better
     vector_rank: int | None = None  # of a hybrid search: from 1; None: not among the candidates of that side
     text_rank: int | None = None  # of a hybrid search, or one by words, likewise
+    rerank_score: float | None = None  # of a reranked search: the higher the better; None: not reranked

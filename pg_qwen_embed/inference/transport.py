@@ -69,9 +69,22 @@ class KeptConnections(aiohttp.TCPConnector):
 
 
 @dataclass(frozen=True, slots=True)
+class Role:
+    """What messages call a server, and the variables that say where it is and with which key."""
+
+    name: str
+    url_variable: str
+    key_variable: str
+
+
+EMBEDDING_SERVER = Role("embedding server", "PG_QWEN_EMBED_SERVER_URL", "PG_QWEN_EMBED_API_KEY")
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One request. most: bytes of the answer that are read. rows: the vectors that are requested. texts: documents in the
-    body. missing: statuses that mean that there is no such path, so that the answer is None."""
+    body. missing: statuses that mean that there is no such path, so that the answer is None. has_list: the answer is a
+    list, which is returned as `data`."""
 
     method: str
     url: str
@@ -80,6 +93,7 @@ class Call:
     rows: int | None = None
     texts: Sequence[str] = ()
     missing: frozenset[int] = frozenset()
+    has_list: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +111,13 @@ class Received:
 class Transport:
     """`open` it first; one pool of connections, any number of tasks."""
 
-    def __init__(self, settings: Settings, timeout: float, *, once_more: bool) -> None:
+    def __init__(self, settings: Settings, timeout: float, *, once_more: bool, role: Role = EMBEDDING_SERVER) -> None:
         """timeout: seconds for a request, from its start to the last byte of the answer. once_more: repeat a request whose
         connection was lost, within that time, on a new connection.
 
         Raises UsageError for a CA file or a proxy that cannot be used."""
         self.url = settings.shown_server_url
+        self._role = role
         self._trusted = trusted(settings.ca_file)
         self._proxy = proxy_of(settings.server_url)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **_authorization(settings)}
@@ -113,6 +128,11 @@ class Transport:
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None  # each request on a connection of its own
+
+    @property
+    def server(self) -> str:
+        """What messages call it."""
+        return f"the {self._role.name} at {self.url}"
 
     def open(self) -> None:
         # The balancer bounds the requests, and so the connections.
@@ -137,7 +157,7 @@ class Transport:
         name = str(text)
         if name != shown(name, LONGEST_NAME) or self._secrets.within(name):
             raise ServerFault(
-                f"the embedding server at {self.url} gives itself or its model a name that has more than {LONGEST_NAME} "
+                f"{self.server} gives itself or its model a name that has more than {LONGEST_NAME} "
                 "characters, is not printable, or repeats the API key"
             )
         return name
@@ -151,26 +171,22 @@ class Transport:
             async with asyncio.timeout_at(ends):
                 received = await self._exchanged(call)
         except aiohttp.ConnectionTimeoutError:
-            raise ServerUnavailable(
-                f"the embedding server at {self.url} cannot be reached: connecting takes too long"
-            ) from None
+            raise ServerUnavailable(f"{self.server} cannot be reached: connecting takes too long") from None
         except TimeoutError:
-            raise ServerFault(f"the embedding server at {self.url} did not answer within {self._timeout:g} s") from None
+            raise ServerFault(f"{self.server} did not answer within {self._timeout:g} s") from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError):
             # Perhaps a restart, or a connection that was idle; perhaps this very input.
-            raise ServerFault(
-                f"the embedding server at {self.url} closed the connection before it had answered"
-            ) from None
+            raise ServerFault(f"{self.server} closed the connection before it had answered") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise ServerUnavailable(
-                f"the certificate of the embedding server at {self.url} is not trusted "
+                f"the certificate of {self.server} is not trusted "
                 f"({self._said(distrust(error.certificate_error))}); set PG_QWEN_EMBED_CA_FILE to the file of the authority that "
                 "signed it"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise ServerUnavailable(
-                f"the embedding server at {self.url} does not answer ({self._said(reason_of(error))}); "
-                "start it, or set PG_QWEN_EMBED_SERVER_URL"
+                f"{self.server} does not answer ({self._said(reason_of(error))}); "
+                f"start it, or set {self._role.url_variable}"
             ) from None
         if received.status in call.missing:
             return None
@@ -184,9 +200,7 @@ class Transport:
         if wait <= 0:
             return
         if loop.time() + wait > ends:
-            raise ServerOverloaded(
-                f"the embedding server at {self.url} wants no request for {wait:.0f} s (Retry-After)", retry_after=wait
-            )
+            raise ServerOverloaded(f"{self.server} wants no request for {wait:.0f} s (Retry-After)", retry_after=wait)
         await asyncio.sleep(wait)
 
     async def _exchanged(self, call: Call) -> Received:
@@ -226,7 +240,7 @@ class Transport:
             raise ProtocolError(self._redirect(received, call))
         if received.encoding:
             raise ProtocolError(
-                f"the embedding server at {self.url} compresses its answers ({self._said(received.encoding, 20)}) though "
+                f"{self.server} compresses its answers ({self._said(received.encoding, 20)}) though "
                 "none may be; turn compression off in the gateway in front of it"
             )
         if status >= 400:
@@ -237,21 +251,17 @@ class Transport:
         if status in _REJECTED:
             return DocumentRejected(sentence)
         if status in _FAILED:
-            return ServerFault(f"the embedding server at {self.url} failed: {sentence}")
+            return ServerFault(f"{self.server} failed: {sentence}")
         if status in _NOT_ALLOWED:
-            return ProtocolError(
-                f"the embedding server at {self.url} rejects the API key ({sentence}); set PG_QWEN_EMBED_API_KEY"
-            )
+            return ProtocolError(f"{self.server} rejects the API key ({sentence}); set {self._role.key_variable}")
         if status in _OVERLOADED:
             if retry_after:
                 self._silent_until = asyncio.get_running_loop().time() + retry_after
                 sentence += f"; it wants no request for {retry_after:.0f} s"
-            return ServerOverloaded(f"the embedding server at {self.url} answered {status}: {sentence}", retry_after)
+            return ServerOverloaded(f"{self.server} answered {status}: {sentence}", retry_after)
         if status < 500 or status == 501:
-            return ProtocolError(
-                f"the embedding server at {self.url} answered {status}: {sentence}; is this its base URL, ending in /v1?"
-            )
-        return ServerUnavailable(f"the embedding server at {self.url} answered {status}: {sentence}")
+            return ProtocolError(f"{self.server} answered {status}: {sentence}; is this its base URL, ending in /v1?")
+        return ServerUnavailable(f"{self.server} answered {status}: {sentence}")
 
     def _redirect(self, received: Received, call: Call) -> str:
         try:
@@ -261,8 +271,8 @@ class Transport:
             where = "another address"
         where = self._said(where, 200) if received.location else "another address"
         return (
-            f"the embedding server at {self.url} redirects to {where} ({received.status}), and redirects are not followed; "
-            "set PG_QWEN_EMBED_SERVER_URL to the server itself"
+            f"{self.server} redirects to {where} ({received.status}), and redirects are not followed; "
+            f"set {self._role.url_variable} to the server itself"
         )
 
     def _parsed(self, received: Received, call: Call) -> dict[str, Any]:
@@ -271,28 +281,23 @@ class Transport:
             what = (
                 f"to {urlsplit(call.url).path}" if call.rows is None else f"where {call.rows:,} vectors were requested"
             )
-            raise TooLarge(f"the embedding server at {self.url} answered more than {call.most:,} bytes {what}")
+            raise TooLarge(f"{self.server} answered more than {call.most:,} bytes {what}")
         if call.rows is not None and answers.is_crowded(content, call.rows):
-            raise ServerFault(
-                f"the embedding server at {self.url} answered something that is no list of {call.rows:,} vectors"
-            )
+            raise ServerFault(f"{self.server} answered something that is no list of {call.rows:,} vectors")
         try:
             answer = orjson.loads(content)
         except orjson.JSONDecodeError:
             answer = None
+        if call.has_list and isinstance(answer, list):
+            return {"data": answer}
         if not isinstance(answer, dict):
             said = self._words(received, call)
-            raise ServerFault(
-                f"the embedding server at {self.url} answered something that is not JSON"
-                + (f": {said}" if said else "")
-            )
+            raise ServerFault(f"{self.server} answered something that is not JSON" + (f": {said}" if said else ""))
         if answer.get("error") and not answer.get("data"):  # some gateways answer 200 all the same
             status, said = _status_in(answer), self._words(received, call)
             if status:
                 raise self._rejection(status, said, received.retry_after)
-            raise ServerFault(
-                f"the embedding server at {self.url} answered 200 with an error: {said or 'without words'}"
-            )
+            raise ServerFault(f"{self.server} answered 200 with an error: {said or 'without words'}")
         return answer
 
     def _words(self, received: Received, call: Call) -> str:

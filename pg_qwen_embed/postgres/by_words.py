@@ -19,6 +19,7 @@ from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary, conditions, values
 from pg_qwen_embed.postgres.conditions import Condition
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
+from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.nearest import Nearest, named
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.word_names import CANDIDATES
@@ -62,7 +63,7 @@ class ByWords(Nearest):
         self, connection: AsyncConnection, text: str, vector: Vectors | None, wanted: Wanted
     ) -> AsyncCursor | None:
         """By the function of the embedding."""
-        own, names = self.embedding, self._names
+        own, names = self.embedding, self._names_for(wanted)
         given: dict[str, Any] = {"text": storable(text), "limit": wanted.limit}
         query = statement("search_words", names)
         if vector is not None:
@@ -94,14 +95,17 @@ class ByWords(Nearest):
         if vector is not None:
             wanted = replace(wanted, limit=max(wanted.limit, CANDIDATES))
             given = {**given, **self._values(vector, wanted, condition), "rows": given["limit"]}
+        where = condition.text if condition else None
         steps = self._steps_among(
-            condition.text if condition else None, exact=wanted.exact, by_vector=vector is not None
+            where, exact=wanted.exact, by_vector=vector is not None, names=self._names_for(wanted)
         )
         composed = [step.as_bytes(None) for step in steps]
         return await self._run(connection, composed, self._settings(wanted, condition), given)
 
-    def _steps_among(self, where: str | None, *, exact: bool, by_vector: bool) -> Iterator[sql.Composed]:
-        names = self._names
+    def _steps_among(
+        self, where: str | None, *, exact: bool, by_vector: bool, names: Names | None = None
+    ) -> Iterator[sql.Composed]:
+        names = names or self._names
         yield statement("want_words", names)
         if where is not None and not by_vector:
             yield conditions.words(names, where)

@@ -17,13 +17,15 @@ from pg_qwen_embed.domain.query import (
     Wanted,
 )
 from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.domain.rerank import DOCUMENT
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import binary, conditions, values
 from pg_qwen_embed.postgres.conditions import Condition
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
-from pg_qwen_embed.postgres.names import names_of
+from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.one_request import one_request
 from pg_qwen_embed.postgres.sql import statement
+from pg_qwen_embed.postgres.with_documents import NamesWithDocuments
 
 CHUNKS_FOR_EACH, MORE_CHUNKS = 4, 40  # chunks that an index finds for each row of a search with a condition
 MOST_RENDERED = 200  # statements
@@ -37,7 +39,7 @@ class Nearest:
     def __init__(self, embedding: Embedding) -> None:
         self.embedding = embedding
         self._names = names_of(embedding)
-        self._rendered: dict[tuple[bool, str | None], tuple[bytes, ...]] = {}
+        self._rendered: dict[tuple[bool, bool, str | None], tuple[bytes, ...]] = {}
 
     async def is_known(self, connection: AsyncConnection) -> bool:
         """Whether the registry still says so."""
@@ -101,26 +103,34 @@ class Nearest:
 
     def _steps(self, wanted: Wanted, condition: Condition | None) -> tuple[bytes, ...]:
         """The statements, the search as the last. They are rendered once for each condition, of which there are few."""
-        key = (wanted.exact, condition.text if condition else None)
+        key = (wanted.documents, wanted.exact, condition.text if condition else None)
         if key not in self._rendered:
             if len(self._rendered) >= MOST_RENDERED:
                 self._rendered.clear()
-            self._rendered[key] = tuple(step.as_bytes(None) for step in self._composed(*key))
+            steps = self._composed(self._names_for(wanted), *key[1:])
+            self._rendered[key] = tuple(step.as_bytes(None) for step in steps)
         return self._rendered[key]
 
-    def _composed(self, is_exact: bool, where: str | None) -> Iterator[sql.Composed]:
+    def _names_for(self, wanted: Wanted) -> Names:
+        return NamesWithDocuments(self.embedding.target) if wanted.documents else self._names
+
+    def _composed(self, names: Names, is_exact: bool, where: str | None) -> Iterator[sql.Composed]:
         if is_exact:
-            yield conditions.exact(self._names, where)
+            yield conditions.exact(names, where)
         elif where is not None:
-            yield conditions.decide(self._names, where)
-            yield conditions.filtered(self._names, where)
+            yield conditions.decide(names, where)
+            yield conditions.filtered(names, where)
         else:
-            yield statement(self._names.layout.search, self._names)
+            yield statement(names.layout.search, names)
 
 
 def named(columns: list[str], row: list[object]) -> dict[str, object]:
-    """A row of the source, then its chunk. Where both have a column of one name, the source's counts."""
+    """A row of the source, then its chunk. Where both have a column of one name, the source's counts.
+
+    The document of a row with a chunk is the chunk's text, the last column."""
     found: dict[str, object] = {}
     for column, value in zip(columns, row, strict=True):
         found.setdefault(column, value)
+    if DOCUMENT in found and row[-1] is not None:
+        found[DOCUMENT] = row[-1]
     return found

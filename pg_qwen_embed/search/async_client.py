@@ -21,6 +21,7 @@ from pg_qwen_embed.domain.errors import DatabaseUnavailable, Error, UsageError
 from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.query import BLANK, Wanted, query_texts, query_vector
 from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.domain.rerank import NO_RERANKER, for_reranker
 from pg_qwen_embed.domain.texts import is_storable
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import catalog
@@ -54,9 +55,12 @@ class AsyncClient:
         server_url: str | None = None,
         api_key: str | None = None,
         ca_file: str | None = None,
+        reranker: str | None = None,
+        reranker_api_key: str | None = None,
     ) -> None:
-        """Raises UsageError for settings that cannot be used."""
-        options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file}
+        """reranker: the URL of a server that scores what a search has found. Raises UsageError for settings that cannot be used."""
+        options = {"database_url": database_url, "server_url": server_url, "api_key": api_key, "ca_file": ca_file,
+                   "reranker_url": reranker, "reranker_api_key": reranker_api_key}  # fmt: skip
         self._settings: Settings = resolve(os.environ, **options)
         self._unused: list[Servers] = [Servers(self._settings)]  # made now, because it may raise
         self._known: dict[str, Nearest] = {}
@@ -106,14 +110,16 @@ class AsyncClient:
         mode: str = "vector",
         exact: bool = False,
         ef_search: int | None = None,
+        rerank: bool = False,
+        candidates: int | None = None,
     ) -> list[Hit]:
         """The `limit` rows nearest to a query, nearest first: each row's columns and its distance.
 
         query: a text, or a vector. where: an SQL condition on the source's columns; it is code of the application, never of
         its users, whose values go into `params` (`where="likes > %(least)s", params={"least": 10}`). exact: compare every
         vector, without the index. ef_search: how many candidates a search of the index keeps. mode: `vector`; or `words`
-        for those of a text, `hybrid` for both, where the embedding keeps words. Raises as `embed_query`, and UsageError for
-        what cannot be searched."""
+        for those of a text, `hybrid` for both, where the embedding keeps words. rerank: let the reranker order what was found;
+        it reads `candidates` rows, 50 by default. Raises as `embed_query`, and UsageError for what cannot be searched."""
         if mode != "vector" and ef_search is not None:
             raise UsageError(
                 f"mode {mode} takes no ef_search: it looks as widely as was measured; exact compares every vector"
@@ -121,7 +127,26 @@ class AsyncClient:
         wanted, condition = Wanted(limit, mode, exact, ef_search), condition_of(where, params)
         if isinstance(query, str):
             _check_text(query)
+        if rerank and self._settings.reranker is None:
+            raise UsageError(NO_RERANKER)
+        if rerank or candidates is not None:
+            wanted = for_reranker(wanted, query, candidates, is_wanted=rerank)
         opened = await self._open()
+        while True:
+            hits = await self._search_any(opened, name, query, wanted, condition)
+            if not rerank or not isinstance(query, str):
+                return hits
+            known = await self._read(opened, name)
+            ranking = opened.servers.ranked(known.embedding.instruction, query, hits, limit)
+            best = await self._unless_changed(opened, known, ranking)
+            if best is not None:
+                return best
+            self._forget(known)
+
+    async def _search_any(
+        self, opened: Opened, name: str, query: str | Sequence[float] | NDArray[Any], wanted: Wanted,
+        condition: Condition | None,
+    ) -> list[Hit]:  # fmt: skip
         if wanted.mode != "vector":
             return await self._search_words(opened, name, query, wanted, condition)
         while True:
@@ -192,10 +217,10 @@ class AsyncClient:
                 confirming.cancel()
             self._forget(known)
 
-    async def _unless_changed(self, opened: Opened, known: Nearest, embedding: Awaitable[Vectors]) -> Vectors | None:
+    async def _unless_changed(self, opened: Opened, known: Nearest, work: Awaitable[T]) -> T | None:
         """None: it failed because the embedding has changed: another model or instruction, say."""
         try:
-            return await embedding
+            return await work
         except Error:
             if self._closed:
                 raise UsageError(CLOSED) from None

@@ -34,9 +34,14 @@ class Client:
         server_url: str | None = None,
         api_key: str | None = None,
         ca_file: str | None = None,
+        reranker: str | None = None,
+        reranker_api_key: str | None = None,
     ) -> None:
-        """Raises UsageError for settings that cannot be used."""
-        self._asking = AsyncClient(database_url, server_url=server_url, api_key=api_key, ca_file=ca_file)
+        """reranker: the URL of a server that scores what a search has found. Raises UsageError for settings that cannot be used."""
+        self._asking = AsyncClient(
+            database_url, server_url=server_url, api_key=api_key, ca_file=ca_file, reranker=reranker,
+            reranker_api_key=reranker_api_key,
+        )  # fmt: skip
         self._begin()
         _clients.add(self)
 
@@ -87,17 +92,29 @@ class Client:
         mode: str = "vector",
         exact: bool = False,
         ef_search: int | None = None,
+        rerank: bool = False,
+        candidates: int | None = None,
     ) -> list[Hit]:
         """The `limit` rows nearest to a query, nearest first: each row's columns and its distance.
 
         query: a text, or a vector. where: an SQL condition on the source's columns; it is code of the application, never of
         its users, whose values go into `params` (`where="likes > %(least)s", params={"least": 10}`). exact: compare every
         vector, without the index. ef_search: how many candidates a search of the index keeps. mode: `vector`; or `words`
-        for those of a text, `hybrid` for both, where the embedding keeps words. Raises as `embed_query`, and UsageError for
-        what cannot be searched."""
+        for those of a text, `hybrid` for both, where the embedding keeps words. rerank: let the reranker order what was
+        found; it reads `candidates` rows, 50 by default. Raises as `embed_query`, and UsageError for what cannot be
+        searched."""
         return self._background.run(
             self._asking.search(
-                name, query, limit, where=where, params=params, mode=mode, exact=exact, ef_search=ef_search
+                name,
+                query,
+                limit,
+                where=where,
+                params=params,
+                mode=mode,
+                exact=exact,
+                ef_search=ef_search,
+                rerank=rerank,
+                candidates=candidates,
             )
         )
 

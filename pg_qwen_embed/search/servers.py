@@ -1,4 +1,4 @@
-"""The embedding servers of a client: whose turn it is, and whether they still serve the model.
+"""The embedding servers of a client, and its reranker: whose turn it is, and whether they still serve the model.
 
 A server that fails moves to the end. The vectors come from the encoder, as those of documents do."""
 
@@ -10,10 +10,13 @@ import numpy as np
 
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DocumentRejected, ModelMismatch, ServerUnavailable
+from pg_qwen_embed.domain.report import Hit
+from pg_qwen_embed.domain.rerank import documents_of, ranked
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference.batching import BYTES_PER_TOKEN, Limits, pack
 from pg_qwen_embed.inference.encoder import Encoder, KnownServer
 from pg_qwen_embed.inference.model_info import ModelInfo
+from pg_qwen_embed.inference.reranker import Reranker
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer
 from pg_qwen_embed.settings import Settings
 
@@ -65,19 +68,32 @@ class Servers:
     def __init__(self, settings: Settings) -> None:
         """Raises UsageError for a CA file or a proxy that cannot be used."""
         self._servers = [CachedServer(EmbeddingServer(one, ASK_TIMEOUT, once_more=True)) for one in settings.servers]
+        self.reranker = Reranker(settings.reranker) if settings.reranker else None
 
     async def open(self) -> None:
         for one in self._servers:
             await one.server.__aenter__()
+        if self.reranker:
+            self.reranker.open()
 
     async def close(self) -> None:
         for one in self._servers:
             await one.server.__aexit__(None, None, None)
+        if self.reranker:
+            await self.reranker.close()
 
     async def query(self, target: Target, text: str) -> Vectors:
         """The unit vector of a query, shape (dimensions,). Raises ModelMismatch, ServerUnavailable, DocumentRejected."""
         vector: Vectors = (await self._first(lambda server: server.queries(target, [text])))[0]
         return vector
+
+    async def ranked(self, instruction: str, query: str, hits: Sequence[Hit], limit: int) -> list[Hit]:
+        """The best of these hits, by the reranker. Raises ServerUnavailable, DocumentRejected."""
+        documents = documents_of(hits)
+        if not documents or self.reranker is None:
+            return ranked(hits, {}, limit)
+        scores = await self.reranker.scores(instruction, query, list(documents.values()))
+        return ranked(hits, dict(zip(documents, scores, strict=True)), limit)
 
     async def queries(self, target: Target, texts: Sequence[str]) -> Vectors:
         """The unit vectors of queries, shape (len(texts), dimensions), with several requests at once. Equal texts are sent

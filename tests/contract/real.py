@@ -16,7 +16,7 @@ from subject import Subject
 
 HERE = Path(__file__).parent
 START = 300.0  # seconds until the server must be ready
-OPTIONS = ("--is-embedding", "--host", "127.0.0.1")
+OPTIONS = ("--host", "127.0.0.1")
 
 
 @dataclass
@@ -41,10 +41,14 @@ class Starting:
 
 
 @contextmanager
-def sglang(model: Path, folder: Path, name: str, *options: str, key: str | None = None) -> Iterator[Starting]:
+def sglang(
+    model: Path, folder: Path, name: str, *options: str, key: str | None = None, embeds: bool = True
+) -> Iterator[Starting]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [os.environ["SGLANG_PYTHON"], str(HERE / "launch.py"), "--model-path", str(model), "--port", str(port)]
+    if embeds:
+        command.append("--is-embedding")
     log = folder / f"{name}.log"
     # One thread: those of several servers would wait for each other. TMPDIR: SGLang leaves its sockets behind.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}

@@ -1,8 +1,8 @@
 """A tiny Qwen3 with random weights.
 
-    python tests/contract/tiny_model.py FOLDER
+    python tests/contract/tiny_model.py FOLDER [WORD ...]
 
-64 dimensions, 2 layers, 512 tokens; about a megabyte."""
+64 dimensions, 2 layers, 512 tokens; about a megabyte. Each word is a token of its own: a reranker answers "yes" or "no"."""
 
 import sys
 
@@ -14,8 +14,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 DIMENSIONS, LAYERS, CONTEXT = 64, 2, 512
 
 
-def main(folder: str) -> None:
-    tokens = tokenizer()
+def main(folder: str, *words: str) -> None:
+    tokens = tokenizer(words=words)
     tokens.save_pretrained(folder)
     torch.manual_seed(0)
     end = tokens.convert_tokens_to_ids(END)
@@ -33,4 +33,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

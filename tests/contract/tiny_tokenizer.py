@@ -2,6 +2,7 @@
 
 On a machine without a GPU, import `cpu` before this."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,13 +12,13 @@ from transformers import PreTrainedTokenizerFast
 END = "<|endoftext|>"
 
 
-def tokenizer(vocabulary: int = 2000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, trained on the sources of PyTorch, with at most `vocabulary` tokens."""
+def tokenizer(vocabulary: int = 2000, words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, trained on the sources of PyTorch, with at most `vocabulary` tokens. Each word is one of them."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     texts = sorted(Path(torch.__file__).parent.glob("*.py"))
-    special = [END, "<|im_start|>", "<|im_end|>"]
+    special = [END, "<|im_start|>", "<|im_end|>", *words]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )

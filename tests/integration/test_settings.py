@@ -33,6 +33,8 @@ def test_the_environment_overrides_defaults_and_options_override_the_environment
         "api_key": "k",
         "model": "m",
         "ca_file": "f",
+        "reranker_url": "http://r/v1",
+        "reranker_api_key": "rk",
     }
     assert dataclasses.asdict(resolve(FULL, **options)) == options | {"further_server_urls": ()}
 

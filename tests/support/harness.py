@@ -272,6 +272,7 @@ class Harness:
         ours = {"PG_QWEN_EMBED_DATABASE_URL": patient, "PG_QWEN_EMBED_SERVER_URL": self.server.url}
         return {
             "DATABASE_URL": None, "PG_QWEN_EMBED_MODEL": None, "PG_QWEN_EMBED_API_KEY": None,
+            "PG_QWEN_EMBED_RERANKER_URL": None, "PG_QWEN_EMBED_RERANKER_API_KEY": None,
             "PG_QWEN_EMBED_CA_FILE": None, "NO_PROXY": "127.0.0.1",
             **ours, **self.environment,
         }  # fmt: skip
