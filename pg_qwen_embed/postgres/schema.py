@@ -65,6 +65,7 @@ query_secret = sa.Table(
     sa.Column("one", sa.Boolean, sa.CheckConstraint("one"), primary_key=True, server_default=sa.true()),
     sa.Column("secret", BYTEA, nullable=False),
     prefixes=["UNLOGGED"],
+    comment="The key of requests for vectors of queries, for the owner and the worker alone",
 )
 
 query_cache = sa.Table(
@@ -76,6 +77,7 @@ query_cache = sa.Table(
     sa.Column("made_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()),
     sa.Index("query_cache_key", "key"),
     sa.Index("query_cache_made_at", "made_at"),
+    comment="The last vectors of queries, by a hash of generation, instruction and text",
 )
 
 query_error = sa.Table(
@@ -85,6 +87,7 @@ query_error = sa.Table(
     sa.Column("sentence", sa.Text, nullable=False),
     sa.Column("made_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()),
     prefixes=["UNLOGGED"],
+    comment="Why a request has no vector; kept for a minute",
 )
 
 ann_index = sa.Table(
