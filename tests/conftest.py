@@ -41,9 +41,9 @@ AS_ROLES = {
 
 # Modules in which the variants on PostgreSQL 16 are `long`: what they test seldom differs between versions.
 LONG_ON_16 = {
-    "test_async_client", "test_django", "test_fastapi", "test_filters", "test_functions", "test_index_kinds", "test_mcp",
-    "test_queries_in_sql", "test_query_doctor", "test_query_form", "test_querying_page", "test_sqlalchemy",
-    "test_word_search",
+    "test_advisory_locks", "test_async_client", "test_django", "test_fastapi", "test_filtered_words", "test_filters",
+    "test_functions", "test_index_kinds", "test_mcp", "test_queries_in_sql", "test_query_doctor", "test_query_form",
+    "test_querying_page", "test_rerank", "test_row_level_security", "test_sqlalchemy", "test_word_search",
 }  # fmt: skip
 
 

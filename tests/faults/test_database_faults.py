@@ -104,6 +104,7 @@ def test_worker_follows_its_connection_string_to_the_standby_that_is_promoted(
         assert worker.end() == 0, worker.said
 
 
+@pytest.mark.long
 def test_a_standby_answers_queries_in_sql_from_the_cache_alone(own_cluster: tuple[Cluster, Harness]) -> None:
     _, harness = own_cluster
     harness.articles("one")

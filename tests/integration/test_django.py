@@ -80,6 +80,7 @@ def test_migrations_make_the_embeddings_and_a_worker_fills_them(bare: Harness) -
     ok(bare, "migrate")
 
 
+@pytest.mark.long
 def test_makemigrations_finds_nothing_to_do(bare: Harness) -> None:
     ok(bare, "migrate")
     assert "No changes detected" in ok(bare, "makemigrations", "--check", "--dry-run")
@@ -91,6 +92,7 @@ def test_the_projects_own_tests_pass_without_a_worker(bare: Harness) -> None:
     assert "Ran 3 tests" in done.stderr
 
 
+@pytest.mark.long
 def test_what_cannot_be_done_is_one_sentence(bare: Harness) -> None:
     done = manage(bare, "sqlmigrate", "recipes", "0001")
     assert "-- Attaches an embedding to Recipe\n--\n-- THIS OPERATION CANNOT BE WRITTEN AS SQL" in done.stdout
@@ -144,6 +146,7 @@ print(Recipe.objects.filter(pk__in=Recipe.search.closest("dish 3", 2).values("pk
 """
 
 
+@pytest.mark.long
 def test_the_functions_of_an_embedding_are_querysets_too(bare: Harness) -> None:
     ok(bare, "migrate")
     fill(bare)
@@ -170,6 +173,7 @@ def test_the_functions_of_an_embedding_are_querysets_too(bare: Harness) -> None:
     assert (by_vector, count) == (str(nearest("recipes_recipe")), "2")
 
 
+@pytest.mark.long
 def test_the_examples_of_the_page_on_django_run(bare: Harness, tmp_path: Path) -> None:
     bare.server.dimensions = 1024
     files = examples.written("django.md", tmp_path)

@@ -108,6 +108,7 @@ def test_key_of_the_wrong_length_is_rejected(failed: Harness) -> None:
     assert said == "the key of articles is (id): give --key 1 time"
 
 
+@pytest.mark.long
 def test_one_rejected_document_among_three_thousand_costs_few_requests(harness: Harness) -> None:
     harness.execute("CREATE TABLE articles (id int PRIMARY KEY, body text)")
     harness.execute("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(1, 3000) n")

@@ -55,6 +55,7 @@ def ids(hits: list[Hit]) -> list[int]:
 
 
 @versions_and_layouts
+@pytest.mark.long
 def test_words_and_hybrid_return_as_many_rows_as_meet_the_condition_and_the_best(harness: Harness, layout: str) -> None:
     fill(harness, layout)
     with client(harness) as asking:
@@ -113,6 +114,7 @@ def test_exact_asks_no_index_of_vectors(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.long
 def test_rows_beyond_the_50000_that_are_ranked_are_found_if_they_meet_the_condition(
     harness: Harness, layout: str
 ) -> None:
@@ -133,6 +135,7 @@ def test_rows_beyond_the_50000_that_are_ranked_are_found_if_they_meet_the_condit
 
 
 @versions_and_layouts
+@pytest.mark.long
 def test_rows_that_the_policies_hide_are_not_found_by_words_and_a_condition(harness: Harness, layout: str) -> None:
     fill(harness, layout)
     harness.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")

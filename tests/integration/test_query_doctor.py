@@ -8,6 +8,8 @@ import pytest
 from fake_sglang import FakeSGLang
 from harness import Cluster, Harness
 
+pytestmark = pytest.mark.long
+
 ROWS = 3000
 VECTOR = "'[" + ",".join(["0.25"] * 16) + "]'"
 FROM = "FROM articles a JOIN qwen_embed.articles e USING (id)"

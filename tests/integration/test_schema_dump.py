@@ -59,6 +59,7 @@ def test_copy_of_the_schema_takes_changes_and_init_makes_it_ready_for_attach(
     copied.assert_in_step()
 
 
+@pytest.mark.long
 def test_init_tells_the_revision_of_a_copy_of_the_schema(bare: Harness) -> None:
     bare.execute("CREATE EXTENSION vector")
     for revision in migrate.revisions()[1:]:

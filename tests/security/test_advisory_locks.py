@@ -117,6 +117,7 @@ def test_command_whose_lock_a_stranger_holds_says_so(
     harness.ok(*command)
 
 
+@pytest.mark.long
 def test_init_waits_five_seconds_for_a_stranger_and_names_it(harness: Harness, stranger: Attacker) -> None:
     harness.execute("UPDATE _qwen_embed.alembic_version SET version_num = version_num")
     stranger.connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION])

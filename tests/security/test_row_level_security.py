@@ -143,6 +143,7 @@ def test_with_random_policies_every_object_shows_the_rows_that_the_table_shows(h
     assert tables == [("embedding",), ("generation",)] or not tables
 
 
+@pytest.mark.long
 def test_search_client_and_status_show_the_rows_that_the_policies_show(harness: Harness, role: str) -> None:
     library(harness, role)
     printed_grants(harness, role, *LAYOUTS)
