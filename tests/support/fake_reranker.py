@@ -49,7 +49,11 @@ class FakeReranker:
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ready.set()
         await stop.wait()
+        transports = [one.transport for one in runner.server.connections] if runner.server else []
         await runner.cleanup()
+        for transport in transports:
+            if transport is not None:
+                transport.abort()
         await asyncio.sleep(0.01)  # transports finish closing in the next iterations of the loop
 
     async def _model_info(self, _: web.Request) -> web.Response:

@@ -52,7 +52,11 @@ class FakeSGLang(HashModel, ByteTokenizer, Faults, Holds):
         self.url = f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}/v1"
         ready.set()
         await stop.wait()
+        transports = [one.transport for one in runner.server.connections] if runner.server else []
         await runner.cleanup()
+        for transport in transports:  # one that waits for its client to read on would not close by itself
+            if transport is not None:
+                transport.abort()
         await asyncio.sleep(0.01)  # transports finish closing in the next iterations of the loop
 
     @web.middleware
