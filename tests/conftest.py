@@ -41,9 +41,11 @@ AS_ROLES = {
 
 # Modules in which the variants on PostgreSQL 16 are `long`: what they test seldom differs between versions.
 LONG_ON_16 = {
-    "test_advisory_locks", "test_async_client", "test_django", "test_fastapi", "test_filtered_words", "test_filters",
-    "test_functions", "test_index_kinds", "test_mcp", "test_queries_in_sql", "test_query_doctor", "test_query_form",
-    "test_querying_page", "test_rerank", "test_row_level_security", "test_sqlalchemy", "test_word_search",
+    "test_advisory_locks", "test_async_client", "test_database_faults", "test_django", "test_fastapi", "test_filtered_words",
+    "test_filters", "test_functions", "test_gate", "test_index_kinds", "test_mcp", "test_migrations", "test_moves",
+    "test_owners_of_sources", "test_queries_in_sql", "test_query_doctor", "test_query_form", "test_querying_page",
+    "test_replication", "test_rerank", "test_row_level_security", "test_schemas", "test_server_faults", "test_sqlalchemy",
+    "test_view", "test_word_search", "test_worker_life",
 }  # fmt: skip
 
 
