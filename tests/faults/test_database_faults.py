@@ -74,6 +74,7 @@ def caught_up(primary: str, standby: str) -> bool:
     return bool(done)
 
 
+@pytest.mark.long
 def test_worker_follows_its_connection_string_to_the_standby_that_is_promoted(
     own_cluster: tuple[Cluster, Harness],
 ) -> None:
@@ -207,6 +208,7 @@ def test_too_many_connections_are_waited_out(own_cluster: tuple[Cluster, Harness
     assert worker.end() == 0
 
 
+@pytest.mark.long
 def test_disk_that_is_full_is_waited_out(own_cluster: tuple[Cluster, Harness]) -> None:
     """No file may grow beyond 17 MB, a little more than a WAL segment: the vectors cannot be written."""
     postgres, harness = own_cluster
@@ -237,6 +239,7 @@ def limit_files(postgres: Cluster, size: int | str) -> None:
 
 
 @pytest.mark.parametrize("table", ["articles", "store"])
+@pytest.mark.long
 def test_statements_that_are_cancelled_are_tried_again(harness: Harness, table: str) -> None:
     """As by statement_timeout or an administrator: while a statement reads the source, and while one writes the store."""
     harness.articles("one")

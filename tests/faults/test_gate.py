@@ -82,6 +82,7 @@ def test_eight_writers_at_once_lose_no_change(harness: Harness, store: str) -> N
     assert worker.end() == 0
 
 
+@pytest.mark.long
 def test_a_sleeping_worker_hears_of_every_single_commit(harness: Harness) -> None:
     harness.articles("text")
     harness.ok("attach", "articles", "--text", "body")
@@ -135,6 +136,7 @@ def test_a_commit_between_the_last_look_and_the_closing_of_the_gate_is_seen(
 
 
 @both_versions
+@pytest.mark.long
 def test_an_entry_that_becomes_visible_late_is_found_while_the_worker_is_busy(harness: Harness) -> None:
     """The worker never sleeps here, so it never reads again from the beginning: only the sweep can find the entry."""
     harness.articles("late", "quick")

@@ -299,6 +299,7 @@ def test_sequence_that_is_set_back_under_a_running_worker_changes_nothing(
         harness.assert_in_step()
 
 
+@pytest.mark.long
 def test_sequence_that_is_set_back_below_pending_changes_loses_none(harness: Harness) -> None:
     attached(harness)
     harness.execute("INSERT INTO articles SELECT n, 'text ' || n FROM generate_series(101, 1100) n")

@@ -283,6 +283,7 @@ def test_document_that_overloads_a_server_which_takes_others_becomes_a_failure(h
 
 
 @pytest.mark.parametrize("locked", ["others", "part"])
+@pytest.mark.long
 def test_a_source_that_is_locked_does_not_hold_up_the_others(harness: Harness, locked: str) -> None:
     harness.articles("one")
     harness.execute("CREATE TABLE others (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")

@@ -183,6 +183,7 @@ def test_of_two_workers_one_leads_and_nothing_is_embedded_twice(harness: Harness
 
 
 @both_versions
+@pytest.mark.long
 def test_a_backfill_goes_on_where_a_killed_worker_left_it(harness: Harness) -> None:
     harness.articles(*(f"text {n}" for n in range(2000)))
     harness.ok("attach", "articles", "--text", "body")

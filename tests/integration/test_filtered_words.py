@@ -158,6 +158,7 @@ def test_rows_that_the_policies_hide_are_not_found_by_words_and_a_condition(harn
 
 
 @both_versions
+@pytest.mark.long
 def test_a_row_that_only_its_words_have_found_has_its_nearest_chunk(harness: Harness) -> None:
     fill(harness, "chunked")
     query = str(harness.server.vector(QUERY).tolist())

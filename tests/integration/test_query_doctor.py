@@ -52,6 +52,7 @@ USED = {
 
 
 @pytest.mark.parametrize("form", USED)
+@pytest.mark.long
 def test_query_that_uses_the_index_is_said_to(large: Harness, form: str) -> None:
     assert uses_index(large, USED[form])
     assert said(large, USED[form]).startswith("ok       query: articles: it uses the index ")

@@ -200,6 +200,7 @@ def test_publication_of_all_tables_is_found_and_left_by_the_recipe(publisher: Pu
         bare.execute("DROP SUBSCRIPTION shop")
 
 
+@pytest.mark.long
 def test_subscription_that_stands_still_on_an_internal_table_goes_on_when_that_is_emptied(
     publisher: Publisher, bare: Harness
 ) -> None:

@@ -41,6 +41,7 @@ CREATE OPERATOR CLASS kinds.path_ops DEFAULT FOR TYPE kinds.path USING btree AS
 
 
 @both_versions
+@pytest.mark.long
 def test_pgvector_may_move_to_another_schema_while_all_runs(harness: Harness) -> None:
     harness.articles("one", "two")
     for name, options in LAYOUTS.items():
@@ -78,6 +79,7 @@ def test_distance_function_that_was_dropped_is_reported_and_created_again(harnes
 
 
 @pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.long
 def test_dump_of_a_key_whose_operators_are_in_a_schema_of_their_own_is_restored(
     harness: Harness, bare: Harness, options: tuple[str, ...]
 ) -> None:

@@ -525,6 +525,7 @@ async def test_the_process_says_where_it_serves_and_leaves_when_told(
         assert await asyncio.to_thread(server.end) == (0, "", "")
 
 
+@pytest.mark.long
 async def test_the_process_does_not_wait_for_a_text_that_takes_long(process: type[Process]) -> None:
     server = process("--port", "0")
     url = server.start_line().split()[-1].removesuffix("/v1")

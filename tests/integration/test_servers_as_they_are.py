@@ -102,6 +102,7 @@ def test_the_servers_own_words_are_in_the_sentence(odd: Harness, server: OddServ
 
 
 @pytest.mark.parametrize(("most", "status"), [(10, 400), (32, 413), (7, 422)])
+@pytest.mark.long
 def test_how_many_inputs_a_server_takes_is_learned_and_remembered(
     odd: Harness, server: OddServer, most: int, status: int
 ) -> None:
@@ -152,6 +153,7 @@ WINDOW = 1.0  # seconds
 
 
 @pytest.mark.parametrize(("allowed", "rows"), [(3, 500), (1, 120)])
+@pytest.mark.long
 def test_server_that_says_when_to_come_again_gets_no_request_until_then(
     odd: Harness, server: OddServer, allowed: int, rows: int
 ) -> None:

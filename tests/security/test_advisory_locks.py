@@ -37,6 +37,7 @@ def ends_with(said: str, pid: int) -> str:
 
 
 @both_versions
+@pytest.mark.long
 def test_stranger_with_the_leader_lock_is_no_leader(harness: Harness, stranger: Attacker) -> None:
     pid = take(stranger, Lock.LEADER)
     worker = harness.worker("--poll", "0.2")

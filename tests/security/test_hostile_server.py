@@ -128,6 +128,7 @@ def test_a_secret_that_the_server_repeats_is_in_no_output(harness: Harness, serv
 CHARACTERS = "abXY019/@#?:%& ,;=+'\"\\[]é"
 
 
+@pytest.mark.long
 def test_random_secrets_are_in_no_output(harness: Harness, server: OddServer) -> None:
     """In each place where one can be written, also where it should have been escaped; the server repeats all it gets."""
     seed = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
@@ -412,12 +413,14 @@ async def _one(asking: EmbeddingServer, texts: list[str], rng: random.Random) ->
     return kind
 
 
+@pytest.mark.long
 async def test_no_answer_is_so_odd_that_a_wrong_vector_or_another_error_comes_of_it(server: OddServer) -> None:
     outcomes = await fuzz(server, 600)
     print(outcomes)
     assert {"right", ServerFault.__name__, DocumentRejected.__name__} <= outcomes.keys()
 
 
+@pytest.mark.long
 def test_worker_loses_no_change_whatever_the_server_answers(harness: Harness, server: OddServer) -> None:
     seed = int(os.environ.get("FUZZ_SEED") or random.randrange(1 << 32))
     print(f"FUZZ_SEED={seed}")

@@ -24,6 +24,7 @@ def trap(maker: Attacker, signature: str, returns: str, result: str) -> None:
 
 
 @versions_and_layouts
+@pytest.mark.long
 def test_casts_and_checks_of_types_are_never_called(harness: Harness, maker: Attacker, layout: str) -> None:
     mine = maker.mine
     maker.execute(f"""

@@ -120,6 +120,7 @@ def shown(harness: Harness, reader: psycopg.Connection[tuple[object, ...]]) -> d
 
 
 @both_versions
+@pytest.mark.long
 def test_with_random_policies_every_object_shows_the_rows_that_the_table_shows(harness: Harness, role: str) -> None:
     library(harness, role)
     printed_grants(harness, role, *LAYOUTS)
