@@ -174,6 +174,7 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "database": sql.Identifier("shop"),
         "index_state": statement("index_state"),
         "foreign_object": statement("foreign_object"),
+        "look_for_worker": statement("look_for_worker"),
         "storage_parameters": sql.SQL(""),
         "ranked": sql.SQL(""),
         "function": names.document_function,

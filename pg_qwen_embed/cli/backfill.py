@@ -1,11 +1,11 @@
 """`backfill`: shows the progress of a backfill; admin/backfill.py starts and observes it, the worker does the work."""
 
 import time
+from itertools import chain
 
 import click
 
 from pg_qwen_embed.admin import backfill as backfilling
-from pg_qwen_embed.admin.status import status
 from pg_qwen_embed.cli import _progress
 from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.postgres.connection import connect
@@ -24,9 +24,9 @@ def backfill(settings: Settings, name: str) -> None:
     """
     with connect(settings.database_url, "pg_qwen_embed backfill", tables_only=True) as connection:
         backfilling.restart(connection, name)
-        (before,) = status(connection, name)
-        if before.leader is None:
-            say(f"{name}: no worker follows it yet; start one: pg-qwen-embed worker", err=True)
         snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
-        last = _progress.show(name, snapshots)
+        first = next(snapshots)
+        if first.status.leader is None:
+            say(f"{name}: no worker follows it yet; start one: pg-qwen-embed worker", err=True)
+        last = _progress.show(name, chain([first], snapshots))
     say(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index_report}")

@@ -48,10 +48,7 @@ def drop(embedding: Embedding) -> Iterator[sql.Composed]:
 def drop_superseded(embedding: Embedding) -> sql.Composed:
     """Drops functions that an earlier release has created, or that were created for another key."""
     names = names_of(embedding)
-    present = sql.SQL("ARRAY[{}]").format(
-        sql.SQL(", ").join(sql.Literal(one.signature) for one in functions(embedding))
-    )
-    body = as_text(statement("drop_superseded_interface_body", names, present=present))
+    body = as_text(statement("drop_superseded_interface_body", names, present=_signatures(functions(embedding))))
     return statement("drop_superseded_interface", names, body=sql.Literal(body))
 
 

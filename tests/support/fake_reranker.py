@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from in_thread import in_thread
+from in_thread import end, in_thread
 
 from pg_qwen_embed.serve.endpoints import json_response
 from pg_qwen_embed.serve.protocol import RequestError, input_too_long
@@ -49,12 +49,7 @@ class FakeReranker:
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ready.set()
         await stop.wait()
-        transports = [one.transport for one in runner.server.connections] if runner.server else []
-        await runner.cleanup()
-        for transport in transports:
-            if transport is not None:
-                transport.abort()
-        await asyncio.sleep(0.01)  # transports finish closing in the next iterations of the loop
+        await end(runner)
 
     async def _model_info(self, _: web.Request) -> web.Response:
         return json_response(orjson.dumps({"model_path": "Qwen3-Reranker", "is_generation": True}))

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 from fake_faults import PROBE as PROBE
 from fake_faults import Faults, Holds
 from fake_model import ByteTokenizer, HashModel
-from in_thread import in_thread
+from in_thread import end, in_thread
 
 from pg_qwen_embed.serve import protocol
 from pg_qwen_embed.serve.endpoints import create_app, json_response
@@ -52,12 +52,7 @@ class FakeSGLang(HashModel, ByteTokenizer, Faults, Holds):
         self.url = f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}/v1"
         ready.set()
         await stop.wait()
-        transports = [one.transport for one in runner.server.connections] if runner.server else []
-        await runner.cleanup()
-        for transport in transports:  # one that waits for its client to read on would not close by itself
-            if transport is not None:
-                transport.abort()
-        await asyncio.sleep(0.01)  # transports finish closing in the next iterations of the loop
+        await end(runner)
 
     @web.middleware
     async def _observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:

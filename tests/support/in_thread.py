@@ -5,6 +5,8 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+from aiohttp import web
+
 Serve = Callable[[threading.Event, asyncio.Event], Awaitable[None]]
 
 
@@ -22,3 +24,13 @@ def in_thread(serve: Serve, name: str) -> Iterator[None]:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+async def end(runner: web.AppRunner) -> None:
+    """Stop a server, and leave none of its connections open."""
+    transports = [one.transport for one in runner.server.connections] if runner.server else []
+    await runner.cleanup()
+    for transport in transports:  # one that waits for its client to read on would not close by itself
+        if transport is not None:
+            transport.abort()
+    await asyncio.sleep(0.01)  # transports finish closing in the next iterations of the loop

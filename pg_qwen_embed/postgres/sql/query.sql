@@ -118,9 +118,7 @@ BEGIN
     LOOP
         SELECT s.secret INTO own_secret FROM _qwen_embed.query_secret s;
         EXIT WHEN FOUND;
-        PERFORM FROM pg_locks l
-        WHERE l.locktype = 'advisory' AND l.classid = 1363476481 AND l.objid::bigint = generation AND l.objsubid = 2
-          AND l.granted AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+        {look_for_worker};
         IF NOT FOUND OR extract(epoch FROM clock_timestamp() - began) > timeout THEN
             RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = nobody;
         END IF;
@@ -167,10 +165,7 @@ BEGIN
                 EXIT WHEN elapsed > timeout;
                 IF elapsed > looked + 0.1 THEN
                     looked := elapsed;
-                    PERFORM FROM pg_locks l
-                    WHERE l.locktype = 'advisory' AND l.classid IN (1363476486, 1363476481) AND l.objid::bigint = generation
-                      AND l.objsubid = 2 AND l.granted AND l.mode = 'ExclusiveLock'
-                      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+                    {look_for_worker};
                     misses := CASE WHEN FOUND THEN 0 ELSE misses + 1 END;
                     EXIT WHEN misses > 3;
                 END IF;
@@ -211,6 +206,13 @@ BEGIN
         PERFORM pg_sleep(0.002);
     END LOOP;
 END
+
+-- name: look_for_worker
+-- Finds a row if a worker answers for the generation, or leads it and will. Part of ask_worker_body.
+PERFORM FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.classid IN (1363476486, 1363476481) AND l.objid::bigint = generation
+      AND l.objsubid = 2 AND l.granted AND l.mode = 'ExclusiveLock'
+      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
 
 -- name: protect_ask_worker
 -- Nobody but the owner and its members calls it: it would ask for any generation.
