@@ -32,6 +32,7 @@ from pg_qwen_embed.postgres.connection import AsyncConnection, connect, first_li
 from pg_qwen_embed.postgres.nearest import Nearest
 from pg_qwen_embed.search.opened import Lives, Opened
 from pg_qwen_embed.search.servers import Servers
+from pg_qwen_embed.search.tasks import ended
 from pg_qwen_embed.settings import Settings, resolve
 
 CLOSED = "this Client is closed; make a new one"
@@ -214,7 +215,7 @@ class AsyncClient:
                 if vectors is not None and await confirming:
                     return vectors
             finally:
-                confirming.cancel()
+                await ended([confirming])
             self._forget(known)
 
     async def _unless_changed(self, opened: Opened, known: Nearest, work: Awaitable[T]) -> T | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.search.async_client import CLOSED
+from pg_qwen_embed.search.tasks import ended
 
 CLOSE_TIMEOUT = 5.0  # seconds for the connections to close
 
@@ -58,10 +59,7 @@ class Background:
         return loop
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await ended([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
         await self._work_at_end()
         loop.stop()
 

@@ -18,6 +18,7 @@ from pg_qwen_embed.inference.encoder import Encoder, KnownServer
 from pg_qwen_embed.inference.model_info import ModelInfo
 from pg_qwen_embed.inference.reranker import Reranker
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, IDENTITY_CHECK_INTERVAL, EmbeddingServer
+from pg_qwen_embed.search.tasks import together
 from pg_qwen_embed.settings import Settings
 
 REQUESTS_AT_ONCE = 4  # of one call with many texts
@@ -107,7 +108,7 @@ class Servers:
                 vectors[positions] = await self._whole_or_in_halves(target, own, positions, texts)
 
         requests = pack([len(text.encode(errors="replace")) for text in own], Limits(), BYTES_PER_TOKEN)
-        await _together([fill(positions) for positions in requests])
+        await together([fill(positions) for positions in requests])
         where = {text: n for n, text in enumerate(own)}
         return vectors[[where[text] for text in texts]]
 
@@ -142,15 +143,3 @@ class Servers:
         for server in self._servers:  # one of them may be repaired meanwhile
             server.forget()
         raise problems[0]
-
-
-async def _together(work: Sequence[Awaitable[None]]) -> None:
-    """Await all; where one fails the others are cancelled, and its error is raised as it is."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        for task in tasks:
-            await task
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,8 +5,9 @@ import subprocess
 import sys
 import threading
 
+import psycopg
 import pytest
-from harness import Harness
+from harness import Harness, eventually
 
 from pg_qwen_embed import Client, UsageError
 
@@ -103,6 +104,34 @@ def test_a_search_in_flight_ends_when_the_client_is_closed(filled: Harness) -> N
     client.close()
     thread.join(10)
     assert said == [CLOSED]
+
+
+def test_a_query_that_ends_while_the_database_answers_leaves_no_warning(
+    filled: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """psycopg warns of a request that is cancelled twice."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    client = Client(filled.url, server_url=filled.server.url)
+    client.embed_query("articles", "two")
+    filled.server.fault = "hang"
+    sent = len(filled.server.requests)
+    said: list[str] = []
+
+    def embed() -> None:
+        try:
+            client.embed_query("articles", "another")
+        except UsageError as error:
+            said.append(str(error))
+
+    with psycopg.connect(filled.url) as blocking:
+        blocking.execute("LOCK _qwen_embed.embedding IN ACCESS EXCLUSIVE MODE")
+        thread = threading.Thread(target=embed)
+        thread.start()
+        eventually(lambda: len(filled.server.requests) > sent and filled.value(waiting) == 1)
+        client.close()
+        thread.join(10)
+    assert said == [CLOSED]
+    assert caplog.messages == []
 
 
 def test_a_client_that_is_used_by_many_threads_at_first_opens_once(filled: Harness) -> None:
