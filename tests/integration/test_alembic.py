@@ -92,7 +92,8 @@ def test_migration_alters_an_embedded_column_and_back(harness: Harness, migratio
     command.upgrade(migrations(), "2")
     eventually(lambda: harness.settled() and harness.count("store") == 2)
     harness.assert_in_step()
-    assert harness.server.texts[sent:] == ["after"]  # the vector of the other row was kept
+    # The vector of the other row was kept. A worker that reads the new one before it hears of the migration embeds it again.
+    assert set(harness.server.texts[sent:]) == {"after"}
     command.downgrade(migrations(), "1")
     eventually(lambda: harness.settled() and harness.count("store") == 3 and "ONE" in harness.server.texts)
     eventually(lambda: harness.drift()[0] == 0)
