@@ -24,6 +24,8 @@ collect_ignore = [] if "SGLANG_PYTHON" in os.environ else ["contract"]  # see `m
 
 # No deadline: on a busy machine an example may take long for no reason of its own.
 hypothesis.settings.register_profile("suite", max_examples=60, deadline=None, database=None)
+# `make unit` draws fewer, to answer at once; `make test` draws them all.
+hypothesis.settings.register_profile("quick", max_examples=10, deadline=None, database=None)
 hypothesis.settings.load_profile("suite")
 
 

@@ -22,12 +22,12 @@ def _guard(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _may_open(path: object, mode: object, flags: int) -> bool:
-    """Whether a file is Python's or this package's; hypothesis has a cache of Unicode data."""
+    """Whether a file is Python's or this package's. Python keeps what it compiles, and hypothesis Unicode data."""
     if isinstance(path, int) or not isinstance(path, str | bytes | os.PathLike):
         return True
     name = os.path.realpath(os.fsdecode(path))
     writes = flags & (os.O_WRONLY | os.O_RDWR)
-    return ".hypothesis" in name or (not writes and name.startswith(READABLE)) or name == os.devnull
+    return ".hypothesis" in name or "__pycache__" in name or (not writes and name.startswith(READABLE)) or name == os.devnull
 
 
 sys.addaudithook(_guard)
