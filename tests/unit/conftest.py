@@ -27,7 +27,12 @@ def _may_open(path: object, mode: object, flags: int) -> bool:
         return True
     name = os.path.realpath(os.fsdecode(path))
     writes = flags & (os.O_WRONLY | os.O_RDWR)
-    return ".hypothesis" in name or "__pycache__" in name or (not writes and name.startswith(READABLE)) or name == os.devnull
+    return (
+        ".hypothesis" in name
+        or "__pycache__" in name
+        or (not writes and name.startswith(READABLE))
+        or name == os.devnull
+    )
 
 
 sys.addaudithook(_guard)
