@@ -12,7 +12,7 @@ from hashlib import sha256
 BEFORE_PAYLOAD = 4  # words
 BEFORE_TEXT = 12  # bytes
 LONGEST = 1000  # bytes of a text
-DOORS = 8  # of a generation
+DOORS = 64  # of a generation
 BLOCK = 32  # bytes of key stream from one hash
 
 

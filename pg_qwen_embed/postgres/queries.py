@@ -131,9 +131,9 @@ async def read_instructions(connection: AsyncConnection, generations: Iterable[i
 
 async def answer(
     connection: AsyncConnection, generation: int, keys: Sequence[bytes], vectors: Vectors, doors: Iterable[int]
-) -> set[int]:
-    """Answer requests, and open these doors. vectors: of shape (len(keys), dimensions). Returns the doors still held."""
-    cursor = await connection.execute(
+) -> None:
+    """Answer requests, and open these doors. vectors: of shape (len(keys), dimensions)."""
+    await connection.execute(
         statement("answer_queries"),
         {
             "generation": generation,
@@ -143,8 +143,6 @@ async def answer(
             "doors": list(doors),
         },
     )
-    (held,) = await cursor.fetchone() or ([],)
-    return set(held)
 
 
 async def write_errors(connection: AsyncConnection, nonces: Sequence[bytes], sentence: str) -> None:
@@ -158,8 +156,11 @@ async def close_doors(connection: AsyncConnection, doors: Iterable[int]) -> set[
     return {door for (door,) in await cursor.fetchall()}
 
 
-async def open_doors(connection: AsyncConnection, doors: Iterable[int]) -> None:
-    """Release them: every session that waits there looks for its answer."""
+async def answer_with_reason(
+    connection: AsyncConnection, nonces: Sequence[bytes], sentence: str, doors: Iterable[int]
+) -> None:
+    """Answer requests with a reason, and open these doors."""
+    await write_errors(connection, nonces, sentence)
     await connection.execute(statement("open_gates"), {"lock": DOOR, "ids": list(doors)})
 
 

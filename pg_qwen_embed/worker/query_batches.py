@@ -4,8 +4,9 @@ Queries of one generation wait while enough of its batches are in flight; the ne
 An error becomes the answer of each session that batch for the query."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from pg_qwen_embed.domain import query_events
 from pg_qwen_embed.domain.embedding import Target
@@ -21,7 +22,7 @@ from pg_qwen_embed.postgres import queries
 from pg_qwen_embed.postgres.connection import AsyncConnection
 
 MOST_QUERIES = 32  # in one request
-MOST_BATCHES = 2  # in flight for one generation
+MOST_BATCHES = 3  # in flight for one generation
 MOST_DOORS = 256
 LONGEST = 10.0  # seconds that a batch may take
 TELL_AGAIN = 10.0  # seconds until the same failure is reported again
@@ -52,26 +53,29 @@ class Line:
 
 
 class Doors:
-    """The locks at which sessions wait for their answers. It holds those of sessions that have asked, MOST_DOORS at most."""
+    """The locks at which sessions wait for their answers. It holds those of sessions that have asked, MOST_DOORS at most.
+
+    A session may take a lock that it holds a second time, and then one release does not open the door: so one call at a time
+    takes and opens them."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
         self._held: set[int] = set()
+        self._moving = asyncio.Lock()
 
     async def close(self, doors: set[int]) -> None:
-        """Hold these, as far as no session that has just got its answer still does."""
-        missing = doors - self._held
-        if missing and len(self._held) + len(missing) <= MOST_DOORS:
-            self._held |= await queries.close_doors(self._connection, missing)
+        """Hold these, as far as no session is just passing."""
+        async with self._moving:
+            missing = doors - self._held
+            if missing and len(self._held) + len(missing) <= MOST_DOORS:
+                self._held |= await queries.close_doors(self._connection, missing)
 
-    def taken_for(self, answered: Sequence[Query]) -> set[int]:
-        """Those at which sessions wait for these queries. Whoever calls this opens them, and says what is still held."""
-        doors = set().union(*(query.doors for query in answered)) & self._held
-        self._held -= doors
-        return doors
-
-    def still_held(self, doors: set[int]) -> None:
-        self._held |= doors
+    async def open(self, answered: Sequence[Query], write: Callable[[set[int]], Awaitable[None]]) -> None:
+        """Open the doors at which sessions wait for these queries. `write` does that, when it has written the answers."""
+        async with self._moving:
+            doors = set().union(*(query.doors for query in answered)) & self._held
+            self._held -= doors
+            await write(doors)
 
 
 class QueryBatches:
@@ -159,8 +163,7 @@ class QueryBatches:
         except TimeoutError:
             await self._reject(line, batch, self._reason(target) or SLOW)
         else:
-            doors = self._doors.taken_for(found)
-            self._doors.still_held(await queries.answer(self._connection, target.id, list(batch), vectors, doors))
+            await self._doors.open(found, partial(queries.answer, self._connection, target.id, list(batch), vectors))
             waiting, seconds = sum(len(query.nonces) for query in found), self._runtime.clock() - began
             self._runtime.events.emit(query_events.QueriesAnswered(target.name, len(batch), waiting, seconds))
         self.answered += len(batch)
@@ -189,8 +192,8 @@ class QueryBatches:
         """Answer with a reason; the same one is reported once in a while."""
         _take_out(line, batch)  # a request that comes from now on is none of those that get the reason
         found, reason = list(batch.values()), shown(reason)
-        await queries.write_errors(self._connection, [nonce for query in found for nonce in query.nonces], reason)
-        await queries.open_doors(self._connection, self._doors.taken_for(found))
+        nonces = [nonce for query in found for nonce in query.nonces]
+        await self._doors.open(found, partial(queries.answer_with_reason, self._connection, nonces, reason))
         name, now = found[0].target.name, self._runtime.clock()
         said, when = self._told.get(name, ("", 0.0))
         if said != reason or now - when >= TELL_AGAIN:

@@ -1,11 +1,13 @@
 """The text of a query inside a SELECT: qwen_embed.embed_query, as an application role with no other right calls it."""
 
+import asyncio
 import json
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from pooler import Pooler
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
-from pg_qwen_embed.postgres.locks import BELL, HEADER, WORDS, Lock
+from pg_qwen_embed.postgres import queries
+from pg_qwen_embed.postgres.locks import BELL, DOOR, HEADER, WORDS, Lock
+from pg_qwen_embed.worker.query_batches import Doors, Query
 
 Connection = psycopg.Connection[Any]
 SEARCH = """
@@ -287,6 +291,47 @@ def test_a_session_that_waits_is_answered_after_the_worker_has_lost_its_connecti
                 )
         np.testing.assert_allclose(asked.result(DEADLINE), harness.server.vector(prompt("slow"), 16), atol=2e-3)
         eventually(lambda: "queries_not_answered" in worker.said)
+
+
+async def test_an_answer_opens_a_door_that_another_request_closes_meanwhile(harness: Harness) -> None:
+    """A session that takes a lock twice would have to release it twice."""
+    door, waits = 5, "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+    await asyncio.to_thread(attach, harness)
+    query = Query(harness.embedding().target, "", "", doors={door})
+
+    def pass_through() -> None:
+        with psycopg.connect(harness.url) as session:
+            session.execute("SET lock_timeout = '10s'")
+            session.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", [DOOR, door])
+
+    async with await psycopg.AsyncConnection.connect(harness.url, autocommit=True) as worker:
+        doors, refuse = Doors(worker), partial(queries.answer_with_reason, worker, [], "no")
+        await doors.close({door})
+        session = asyncio.create_task(asyncio.to_thread(pass_through))
+        await asyncio.to_thread(eventually, lambda: harness.value(waits) == 1)
+        await asyncio.gather(doors.open([query], refuse), doors.close({door}))
+        await session
+
+
+def test_a_query_reads_one_row_of_a_cache_that_grew_since_it_was_analysed(harness: Harness) -> None:
+    """A planner without statistics thinks that a key has many rows, and would read the cache whole."""
+    read = "SELECT coalesce(sum(idx_tup_read), 0)::int FROM pg_stat_all_indexes WHERE relname = 'query_cache'"
+    scans = "SELECT seq_scan FROM pg_stat_all_tables WHERE relname = 'query_cache'"
+    with answering(harness) as connection:
+        vector(connection, "a query")
+        harness.execute(
+            "INSERT INTO _qwen_embed.query_cache (key, generation, vector) "
+            "SELECT sha256(int4send(n)), 1, array_fill(0.1::real, ARRAY[1024]) FROM generate_series(1, 8000) n"
+        )
+        before = harness.value(scans)
+        with psycopg.connect(connection.info.dsn, autocommit=True) as later:
+            for n in range(8):  # after five, PostgreSQL plans once for all
+                vector(later, "a query")
+                vector(later, f"another query {n}")
+            later.execute("SELECT pg_stat_force_next_flush()")
+        eventually(lambda: harness.value(read) > 0)
+        assert harness.value(scans) == before
+        assert harness.value(read) < 100
 
 
 @pytest.mark.long

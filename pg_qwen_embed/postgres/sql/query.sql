@@ -53,10 +53,12 @@ CREATE UNLOGGED TABLE _qwen_embed.query_error (
 -- Slots bound how much of PostgreSQL's lock table all requests together may take.
 -- A worker that has just started leads the embedding a moment before it answers: it is waited for.
 -- The session then waits at a door: a lock that the worker holds, and opens for a moment when it has answered. A session
--- that comes a moment too late waits 10 ms at first, for its lock_timeout. Where no door is held it sleeps between looks.
+-- that comes a moment too late waits 10 ms at first, for its lock_timeout. Where no door is held it sleeps between looks,
+-- first for as long as an answer takes at least.
 CREATE OR REPLACE FUNCTION _qwen_embed.ask_worker(name text, generation integer, instruction bytea, key bytea, query text)
 RETURNS real[] LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
 AS {body};
 
 -- name: ask_worker_body
@@ -83,7 +85,7 @@ DECLARE
     taken integer;
     placed boolean := false;
     rung boolean;
-    door constant integer := generation * 8 + pg_backend_pid() %% 8;
+    door constant integer := generation * 64 + pg_backend_pid() %% 64;
     arrived timestamptz;
     looked double precision := 0;
     misses integer := 0;
@@ -180,7 +182,7 @@ BEGIN
                     END;
                 END IF;
                 IF clock_timestamp() - arrived < interval '0.3 ms' THEN
-                    PERFORM pg_sleep(least(greatest(0.0005, elapsed / 8), 0.02));
+                    PERFORM pg_sleep(CASE WHEN elapsed < 0.001 THEN 0.002 ELSE least(elapsed / 8, 0.02) END);
                 END IF;
             END LOOP;
             RAISE EXCEPTION USING ERRCODE = 'QE000';
@@ -222,9 +224,12 @@ REVOKE ALL ON FUNCTION _qwen_embed.ask_worker(text, integer, bytea, bytea, text)
 -- The vector of a query, from the cache or from a worker. It has the rights of its owner, because the application may read
 -- neither the registry nor the cache. It is STABLE, so it sees the registry as the statement does.
 -- Its cost is that of a vector in the cache, in the planner's unit: without an index it runs once for each row.
+-- The cache is read by its index in a statement of its own: of a table that grew since its last ANALYZE the planner thinks
+-- that a key has thousands of rows, and would read it whole.
 CREATE OR REPLACE FUNCTION _qwen_embed.query_vector(embedding text, query text, asker name) RETURNS {halfvec}
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SECURITY DEFINER COST 2000
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
 AS {body};
 
 -- name: query_vector_body
@@ -236,12 +241,9 @@ DECLARE
     own_key bytea;
     known real[];
 BEGIN
-    SELECT g.id, k.instruction, k.key, c.vector INTO generation, instruction, own_key, known
+    SELECT g.id, sha256(convert_to(e.instruction, 'UTF8')) INTO generation, instruction
     FROM _qwen_embed.embedding e
     JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
-    CROSS JOIN LATERAL (SELECT i.instruction, sha256(int4send(g.id) || i.instruction || convert_to(query, 'UTF8')) AS key
-                        FROM (SELECT sha256(convert_to(e.instruction, 'UTF8')) AS instruction) i) k
-    LEFT JOIN _qwen_embed.query_cache c ON c.key = k.key
     WHERE e.name = embedding
       AND coalesce(has_any_column_privilege(asker, to_regclass(format('qwen_embed.%%I', embedding))::oid, 'SELECT'), true)
     LIMIT 1;
@@ -253,6 +255,8 @@ BEGIN
                       WHERE has_any_column_privilege(asker, to_regclass(format('qwen_embed.%%I', e.name))::oid, 'SELECT')),
                      'it may read none: GRANT SELECT ON its view TO that role, or run: pg-qwen-embed attach'));
     END IF;
+    own_key := sha256(int4send(generation) || instruction || convert_to(query, 'UTF8'));
+    SELECT c.vector INTO known FROM _qwen_embed.query_cache c WHERE c.key = own_key LIMIT 1;
     RETURN coalesce(known, _qwen_embed.ask_worker(embedding, generation, instruction, own_key, query));
 END
 
@@ -414,7 +418,7 @@ SELECT to_regprocedure('qwen_embed.embed_query(text, text)') IS NULL
 -- Waits for requests and returns those that are there, if one of them is not in `seen`; nothing after `seconds`. Requests in
 -- `seen` come without their words.
 -- While nobody asks, a look is an attempt to take the bell, which costs less than a microsecond. While somebody does,
--- pg_locks is read, for a twentieth of the time at most, however many locks there are. What a look costs is estimated over
+-- pg_locks is read, for a tenth of the time at most, however many locks there are. What a look costs is estimated over
 -- several: one that took long alone waited for a processor.
 CREATE OR REPLACE FUNCTION _qwen_embed.await_queries(seen bigint[], seconds double precision, pause double precision)
 RETURNS TABLE (pid integer, nonce bigint, length integer, words bigint[])
@@ -456,7 +460,7 @@ BEGIN
             EXIT WHEN FOUND;
         END IF;
         EXIT WHEN clock_timestamp() >= ends;
-        PERFORM pg_sleep(greatest(pause, 19 * cost));
+        PERFORM pg_sleep(greatest(pause, 9 * cost));
     END LOOP;
     PERFORM set_config('pg_qwen_embed.look', cost::text, false);
 END
@@ -502,10 +506,10 @@ WHERE g.id = ANY (%(ids)s::integer[]);
 
 -- name: create_answer_queries
 -- Answers requests with their vectors, which come as one array, and then opens the doors at which their sessions wait: a
--- session that looks before the commit would find nothing. Returns the doors that it could close again at once.
+-- session that looks before the commit would find nothing.
 -- A procedure that commits can have no search_path of its own, so every name has its schema.
 CREATE OR REPLACE PROCEDURE _qwen_embed.answer_queries(
-    generation integer, dimensions integer, keys bytea[], vectors real[], INOUT doors integer[])
+    generation integer, dimensions integer, keys bytea[], vectors real[], doors integer[])
 LANGUAGE plpgsql
 AS {body};
 
@@ -513,6 +517,7 @@ AS {body};
 -- The body of that procedure.
 #variable_conflict use_variable
 BEGIN
+    PERFORM pg_catalog.set_config('enable_seqscan', 'off', true);
     INSERT INTO _qwen_embed.query_cache (key, generation, vector)
     SELECT k.key, generation, vectors[(k.position OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog.*) dimensions
                                       OPERATOR(pg_catalog.+) 1 : k.position OPERATOR(pg_catalog.*) dimensions]
@@ -520,7 +525,6 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM _qwen_embed.query_cache c WHERE c.key OPERATOR(pg_catalog.=) k.key);
     COMMIT;
     PERFORM pg_catalog.pg_advisory_unlock(1363476490, d) FROM pg_catalog.unnest(doors) AS d;
-    doors := ARRAY(SELECT d FROM pg_catalog.unnest(doors) AS d WHERE pg_catalog.pg_try_advisory_lock(1363476490, d));
 END
 
 -- name: protect_answer_queries
