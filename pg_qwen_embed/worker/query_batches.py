@@ -63,10 +63,11 @@ class Doors:
         self._held: set[int] = set()
         self._moving = asyncio.Lock()
 
-    async def close(self, doors: set[int]) -> None:
-        """Hold these, as far as no session is just passing."""
+    async def close(self, awaited: Callable[[], set[int]]) -> None:
+        """Hold those at which sessions still wait, as far as none is just passing. A door that is closed after its answer would
+        stay closed."""
         async with self._moving:
-            missing = doors - self._held
+            missing = awaited() - self._held
             if missing and len(self._held) + len(missing) <= MOST_DOORS:
                 self._held |= await queries.close_doors(self._connection, missing)
 
@@ -109,7 +110,19 @@ class QueryBatches:
                 self._queue(target, request)
         for line in list(self._lines.values()):
             self._dispatch(line)
-        await self._doors.close({request.door for _, request in requests})
+        asked = {request.door for _, request in requests}
+        await self._doors.close(lambda: asked & self._awaited())
+
+    def _awaited(self) -> set[int]:
+        """The doors of all queries that are not answered."""
+        lines = self._lines.values()
+        return {
+            door
+            for line in lines
+            for one in (line.waiting, line.in_flight)
+            for query in one.values()
+            for door in query.doors
+        }
 
     def _knows(self, request: QueryRequest) -> bool:
         """Whether the instruction is known that the request was made for."""

@@ -306,10 +306,10 @@ async def test_an_answer_opens_a_door_that_another_request_closes_meanwhile(harn
 
     async with await psycopg.AsyncConnection.connect(harness.url, autocommit=True) as worker:
         doors, refuse = Doors(worker), partial(queries.answer_with_reason, worker, [], "no")
-        await doors.close({door})
+        await doors.close(lambda: {door})
         session = asyncio.create_task(asyncio.to_thread(pass_through))
         await asyncio.to_thread(eventually, lambda: harness.value(waits) == 1)
-        await asyncio.gather(doors.open([query], refuse), doors.close({door}))
+        await asyncio.gather(doors.open([query], refuse), doors.close(lambda: {door}))
         await session
 
 
