@@ -110,19 +110,13 @@ class QueryBatches:
                 self._queue(target, request)
         for line in list(self._lines.values()):
             self._dispatch(line)
-        asked = {request.door for _, request in requests}
-        await self._doors.close(lambda: asked & self._awaited())
+        new = {request.door for _, request in requests}
+        await self._doors.close(lambda: new & self._awaited())
 
     def _awaited(self) -> set[int]:
         """The doors of all queries that are not answered."""
-        lines = self._lines.values()
-        return {
-            door
-            for line in lines
-            for one in (line.waiting, line.in_flight)
-            for query in one.values()
-            for door in query.doors
-        }
+        open_queries = [query for line in self._lines.values() for query in (*line.waiting.values(), *line.in_flight.values())]
+        return set().union(*(query.doors for query in open_queries))
 
     def _knows(self, request: QueryRequest) -> bool:
         """Whether the instruction is known that the request was made for."""
