@@ -115,7 +115,9 @@ class QueryBatches:
 
     def _awaited(self) -> set[int]:
         """The doors of all queries that are not answered."""
-        open_queries = [query for line in self._lines.values() for query in (*line.waiting.values(), *line.in_flight.values())]
+        open_queries = [
+            query for line in self._lines.values() for query in (*line.waiting.values(), *line.in_flight.values())
+        ]
         return set().union(*(query.doors for query in open_queries))
 
     def _knows(self, request: QueryRequest) -> bool:
