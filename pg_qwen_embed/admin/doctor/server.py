@@ -109,7 +109,7 @@ def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Fi
 async def _length(server: EmbeddingServer, info: ModelInfo, about: dict[str, object]) -> list[Finding]:
     if info.longest is None:
         text = "does not report its longest input, or has no /tokenize"
-        advice = "documents that are too long become failures, or the server cuts them without saying so; use a recent SGLang"
+        advice = "documents that are too long become failures, or the server truncates them without a word; use a recent SGLang"
         return [Finding(AREA, State.WARNING, text, advice)]
     found = [Finding(AREA, State.OK, f"takes inputs of {info.longest:,} tokens")]
     if about.get("allow_auto_truncate"):
