@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg.types.json import Jsonb
 
+from pg_qwen_embed.admin import instructions
 from pg_qwen_embed.admin.transaction import (
     ATTEMPTS,
     FURTHER_LOCKS,
@@ -34,8 +35,9 @@ from pg_qwen_embed.postgres.sql import statement
 class Declaration:
     """What to attach. The model and dimensions of the spec were resolved with the server where it answered.
 
-    key: the columns that identify a row; none: the primary key. view_columns: of the source, beyond the key; None: all.
-    view_names: other names for the view's own columns. readers: roles that get the rights to search."""
+    instruction: its text, or `@name` of the pool. key: the columns that identify a row; none: the primary key.
+    view_columns: of the source, beyond the key; None: all. view_names: other names for the view's own columns. readers:
+    roles that get the rights to search."""
 
     table: str
     spec: Spec
@@ -55,6 +57,7 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
     catalog.require_initialised(connection)
     spec = declaration.spec
     check_spec(spec)
+    declaration = replace(declaration, instruction=instructions.resolved(connection, declaration.instruction))
     if spec.words is not None:
         spec = replace(spec, words=configurations.configuration(connection, spec.words))
         declaration = replace(declaration, spec=spec)

@@ -32,7 +32,9 @@ _OPTIONS = (
     click.option("--name", help="Name of the embedding, and of its view in qwen_embed.  [default: the table's name]"),
     click.option("--dimensions", type=int, help="Length of the vectors.  [default: the model's]"),
     click.option("--model", help="Name of the model.  [env: PG_QWEN_EMBED_MODEL; default: the one that the server serves]"),
-    click.option("--instruction", help="The task of a query, in English; put in front of queries, not of documents."),
+    click.option("--instruction",
+                 help="The task of a query, in English, or @NAME of the pool (`instructions list`); put in front of "
+                 "queries, not of documents."),
     click.option(
         "--prompt-style",
         type=click.Choice([style.value for style in PromptStyle]),

@@ -78,7 +78,7 @@ def detach(connection: psycopg.Connection[Any], name: str) -> None:
 
 
 def change_instruction(connection: psycopg.Connection[Any], name: str, text: str | None) -> None:
-    """Give the embedding another instruction; None: the default one. Raises UsageError."""
+    """Give the embedding another instruction, or `@name` of the pool; None: the default one. Raises UsageError."""
     with borrowed(connection) as ours:
         instruction.change(ours, name, text)
 

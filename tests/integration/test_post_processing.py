@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import LAYOUTS, Harness, both_versions, eventually, versions_and_layouts
+from harness import LAYOUTS, Harness, eventually, versions_and_layouts
 from numpy.typing import NDArray
 
 from pg_qwen_embed import Client
-from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.post import Fit
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
 

@@ -104,7 +104,9 @@ def test_documents_that_are_all_the_same_cannot_be_fitted() -> None:
         post.fit(METHODS[2], moments(np.repeat(sample(1), 200, axis=0)), 200)
 
 
-@pytest.mark.parametrize("form", ["whitening", "pca", "pca:", "pca:0", "pca:-3", "pca:x", "center:3", "Whiten", "pca:1234567"])
+@pytest.mark.parametrize(
+    "form", ["whitening", "pca", "pca:", "pca:0", "pca:-3", "pca:x", "center:3", "Whiten", "pca:1234567"]
+)
 def test_a_form_that_is_none_is_one_sentence(form: str) -> None:
     with pytest.raises(UsageError, match="there are: none, center, pca:N, whiten or half-whiten"):
         post.check(form)

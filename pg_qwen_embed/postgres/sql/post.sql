@@ -1,4 +1,4 @@
--- The fit of a post-processing: the documents it is made of, and where it is kept. And the pool of instructions.
+-- The fit of a post-processing: the documents it is made of, and where it is kept.
 
 -- name: read_fit
 -- The fit of a generation. NULL: it was not made yet.
@@ -31,21 +31,3 @@ FROM (SELECT DISTINCT {key_values} FROM unnest({key_arrays}) AS a({keys})) k
 JOIN {source} t ON {same_key:source_key:t=key:k}
 CROSS JOIN LATERAL (SELECT left({document:t}, %(longest)s) AS document OFFSET 0) d
 WHERE d.document ~ '\S';
-
--- name: read_instruction
--- An instruction that was added to the pool.
-SELECT i.instruction FROM _qwen_embed.instruction i WHERE i.name = %(name)s;
-
--- name: list_instructions
--- All that were added.
-SELECT i.name, i.instruction FROM _qwen_embed.instruction i ORDER BY i.name;
-
--- name: add_instruction
--- Adds one. No row: the name is taken.
-INSERT INTO _qwen_embed.instruction (name, instruction) VALUES (%(name)s, %(instruction)s)
-ON CONFLICT DO NOTHING
-RETURNING name;
-
--- name: remove_instruction
--- Removes one. No row: there was none of that name. Embeddings have their instruction as text, and keep it.
-DELETE FROM _qwen_embed.instruction WHERE name = %(name)s RETURNING name;
