@@ -59,7 +59,8 @@ class Fitting:
 
     @property
     def busy(self) -> bool:
-        return bool(self._tasks)
+        """Whether a fit is being made, or has been made and its embedding is not followed yet."""
+        return bool(self._tasks or self._done)
 
     @property
     def targets(self) -> dict[int, Target]:

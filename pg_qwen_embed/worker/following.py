@@ -49,7 +49,7 @@ class Following:
 
     @property
     def fits(self) -> bool:
-        """Whether a post-processing is being fitted."""
+        """Whether an embedding will be followed once its post-processing is fitted."""
         return self._fitting.busy
 
     @property
