@@ -173,7 +173,7 @@ class FitBegins(Event):
 
 @dataclass(frozen=True, slots=True)
 class Fitted(Event):
-    """A post-processing was fitted on so many documents."""
+    """A post-processing was fitted on this number of documents."""
 
     embedding: str
     method: str

@@ -76,7 +76,7 @@ def check(form: str) -> str | None:
 
 
 def post_of(form: str | None, inputs: int) -> Post | None:
-    """The map of that form for vectors of so many dimensions. Raises UsageError."""
+    """The map of that form for vectors of this number of dimensions. Raises UsageError."""
     form = check(form or "none")
     if form is None:
         return None

@@ -54,7 +54,7 @@ async def count_rows(connection: AsyncConnection, target: Target, most: int) -> 
 
 
 async def sample_keys(connection: AsyncConnection, target: Target, most: int) -> Keys:
-    """The keys of so many rows, drawn at random."""
+    """The keys of `most` rows, drawn at random."""
     cursor = connection.cursor(binary=True)
     return list(await (await cursor.execute(statement("sample_keys", Names(target)), {"most": most})).fetchall())
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import psycopg
 
@@ -35,8 +36,9 @@ class Following:
         maintenance: Maintenance, options: Options, signals: Signals, runtime: Runtime,
     ) -> None:  # fmt: skip
         self._connection = connection
-        self._pools = pools
-        self._balancer = balancer
+        self._pipeline_of = partial(
+            Pipeline, balancer=balancer, pools=pools, options=options, signals=signals, runtime=runtime
+        )
         self._leadership = leadership
         self._maintenance = maintenance
         self._options = options
@@ -149,7 +151,7 @@ class Following:
             return
         store = Store(target, self._catalogue.halfvec_oid)
         versions = Versions(await store.begin_term(self._connection))
-        pipeline = Pipeline(store, versions, self._balancer, self._pools, self._options, self._signals, self._runtime)
+        pipeline = self._pipeline_of(store, versions)
         self.pipelines[target.id] = pipeline
         pipeline.start(self._group)
         state, after = await store.read_backfill_state(self._connection)
