@@ -5,7 +5,7 @@ from functools import partial
 import click
 
 from pg_qwen_embed.admin import alter as altering
-from pg_qwen_embed.admin import instruction as changing
+from pg_qwen_embed.admin import instruction as instructing
 from pg_qwen_embed.cli._declaration import names
 from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
@@ -24,9 +24,7 @@ from pg_qwen_embed.settings import Settings
     help="With --rekey or --table: another key, 'tenant,id': NOT NULL columns with a unique index.",
 )
 @click.option("--table", metavar="TABLE", help="Follow another table, which took the place of the one followed.")
-@click.option(
-    "--instruction", metavar="TEXT", help="Put another instruction in front of queries: a text, or @NAME of the pool."
-)
+@click.option("--instruction", metavar="TEXT", help="Put another instruction in front of queries, from now on.")
 @with_settings("database_url")
 def alter(
     settings: Settings,
@@ -37,22 +35,21 @@ def alter(
     table: str | None,
     instruction: str | None,
 ) -> None:
-    """Alter the table of the embedding NAME where the embedding would be in the way. Vectors and grants are kept.
+    """Alter the embedding NAME, or its table where the embedding would be in the way. Vectors and grants are kept.
 
     With --sql, what depends on the embedded columns is dropped and created again in the transaction of SQL. Run it as the
-    owner of the table. The worker then embeds the rows whose document changed, and no others. With --instruction nothing is
-    embedded again: the next query has it.
+    owner of the table. The worker then embeds the rows whose document changed, and no others.
     """
     if sum((command is not None, rekey, table is not None, instruction is not None)) != 1:
         raise UsageError(
-            "say what to alter: either --sql 'ALTER TABLE ...', or --rekey, or --table TABLE, or --instruction TEXT"
+            "say what to alter: --sql 'ALTER TABLE ...', or --rekey, or --table TABLE, or --instruction TEXT"
         )
     if key and not (rekey or table):
         raise UsageError("--key is for --rekey or --table; leave it out")
     with connect(settings.database_url, "pg_qwen_embed alter") as connection:
         if instruction is not None:
-            changing.change(connection, name, instruction)
-            say(f"{name}: the next query has the new instruction; vectors stay as they are")
+            instructing.change(connection, name, instruction)
+            say(f"{name}: queries have the new instruction")
             return
         if command is not None:
             altering.run_sql(connection, name, command)
