@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg.types.json import Jsonb
 
+from pg_qwen_embed.admin import instructions
 from pg_qwen_embed.admin.transaction import (
     ATTEMPTS,
     FURTHER_LOCKS,
@@ -15,7 +16,7 @@ from pg_qwen_embed.admin.transaction import (
     lock_embedding,
     run,
 )
-from pg_qwen_embed.domain import index
+from pg_qwen_embed.domain import index, post
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, View
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION, PromptStyle
@@ -24,6 +25,7 @@ from pg_qwen_embed.domain.source import MAX_NAME_BYTES, RESERVED_NAMES, Source, 
 from pg_qwen_embed.domain.spec import SHORTEST_CHUNK, Chunking, Spec, StoreKind, TooLong
 from pg_qwen_embed.postgres import call_names, catalog, configurations, ddl, grants, leftovers, trust
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
+from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -33,8 +35,9 @@ from pg_qwen_embed.postgres.sql import statement
 class Declaration:
     """What to attach. The model and dimensions of the spec were resolved with the server where it answered.
 
-    key: the columns that identify a row; none: the primary key. view_columns: of the source, beyond the key; None: all.
-    view_names: other names for the view's own columns. readers: roles that get the rights to search."""
+    instruction: its text, or `@name` of the pool. key: the columns that identify a row; none: the primary key.
+    view_columns: of the source, beyond the key; None: all. view_names: other names for the view's own columns. readers:
+    roles that get the rights to search."""
 
     table: str
     spec: Spec
@@ -54,11 +57,13 @@ def plan(connection: Connection, declaration: Declaration) -> tuple[int, Embeddi
     catalog.require_initialised(connection)
     spec = declaration.spec
     check_spec(spec)
+    declaration = replace(declaration, instruction=instructions.resolved(connection, declaration.instruction))
     if spec.words is not None:
         spec = replace(spec, words=configurations.configuration(connection, spec.words))
         declaration = replace(declaration, spec=spec)
     oid, source = catalog.find_source(connection, declaration.table, declaration.key)
     catalog.check_text_columns(connection, oid, spec.template.columns)
+    _check_documents(connection, declaration, source)
     _check_name_is_free(connection, declaration.name or source.table.name)
     hidden = {row[0] for row in connection.execute(statement("vector_columns"), {"source": oid})}
     extension = catalog.vector_extension(connection)
@@ -212,6 +217,20 @@ def check_spec(spec: Spec) -> None:
     index.check(spec.index, spec.dimensions)
     if spec.chunking:
         _check_chunking(spec.chunking, spec)
+
+
+def _check_documents(connection: Connection, declaration: Declaration, source: Source) -> None:
+    """Raises UsageError for a table that is too small for its post-processing to be fitted now. It may grow, if nobody waits
+    for a backfill."""
+    wanted = declaration.spec.post
+    if wanted is None or not declaration.backfill:
+        return
+    query = statement("count_some_rows", table=identifier(source.table))
+    (rows,) = connection.execute(query, {"most": wanted.least}).fetchone() or (0,)
+    if rows < wanted.least:
+        name = declaration.name or source.table.name
+        raise UsageError(f"{post.too_few(name, wanted, rows)}; leave --post out, or choose fewer --dimensions, or add "
+                         "--no-backfill: then the worker waits for as many")  # fmt: skip
 
 
 def _check_chunking(chunking: Chunking, spec: Spec) -> None:

@@ -9,6 +9,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pg_qwen_embed.admin import attach as attaching
+from pg_qwen_embed.admin import instructions
 from pg_qwen_embed.admin.description import Description, check_text_columns
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.spec import StoreKind
@@ -27,6 +28,7 @@ def attach(description: Description, declaration: attaching.Declaration) -> str:
     """The output of `attach --dry-run`, for the described table. Raises UsageError."""
     source, spec = description.source(), declaration.spec
     attaching.check_spec(spec)
+    declaration = replace(declaration, instruction=instructions.shipped(declaration.instruction))
     if spec.words is not None:
         declaration = replace(declaration, spec=replace(spec, words=unconfirmed(spec.words)))
     check_text_columns(source, spec.template.columns)

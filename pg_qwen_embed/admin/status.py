@@ -11,7 +11,7 @@ from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.index import IndexKind
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
 from pg_qwen_embed.domain.source import Problem, Remedy
-from pg_qwen_embed.postgres import catalog, rights, trust
+from pg_qwen_embed.postgres import catalog, fits, rights, trust
 from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.drift import PAGE, is_unreadable
@@ -133,6 +133,7 @@ def _status(connection: Connection, registered: Registered) -> Status:
         missing=(*restore.look_at_interface(connection, embedding).broken, *guards.unguarded(connection, target)),
         vacuum_blocked_by=row["vacuum_blocked_by"] and shown(row["vacuum_blocked_by"], LONGEST_SESSION),
         model_mismatch=row["model_mismatch"],
+        fitted_on=fits.fitted_on(connection, target) if target.spec.post else None,
     )  # fmt: skip
 
 

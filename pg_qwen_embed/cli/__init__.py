@@ -21,6 +21,7 @@ COMMANDS = {
     "init": "Set up the database.",
     "attach": "Declare an embedding on a table.",
     "alter": "Alter a table that has an embedding.",
+    "instructions": "The pool of instructions: list, add, remove.",
     "detach": "Remove an embedding.",
     "worker": "Fill embeddings, and keep them in step with the text.",
     "backfill": "Start a backfill, or watch it.",

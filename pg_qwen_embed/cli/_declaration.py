@@ -10,7 +10,7 @@ import click
 
 from pg_qwen_embed.admin.attach import Declaration
 from pg_qwen_embed.cli._options import say
-from pg_qwen_embed.domain import index, template
+from pg_qwen_embed.domain import index, post, template
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.index import Index
 from pg_qwen_embed.domain.prompt import PromptStyle
@@ -20,6 +20,7 @@ from pg_qwen_embed.inference.resolve_model import ResolvedModel, resolve_model
 from pg_qwen_embed.settings import Settings
 
 R = TypeVar("R")
+MOST_REDUCED = 65_536  # dimensions of a server's vectors of which PCA keeps some
 
 _OPTIONS = (
     click.option(
@@ -31,7 +32,9 @@ _OPTIONS = (
     click.option("--name", help="Name of the embedding, and of its view in qwen_embed.  [default: the table's name]"),
     click.option("--dimensions", type=int, help="Length of the vectors.  [default: the model's]"),
     click.option("--model", help="Name of the model.  [env: PG_QWEN_EMBED_MODEL; default: the one that the server serves]"),
-    click.option("--instruction", help="The task of a query, in English; put in front of queries, not of documents."),
+    click.option("--instruction",
+                 help="The task of a query, in English, or @NAME of the pool (`instructions list`); put in front of "
+                 "queries, not of documents."),
     click.option(
         "--prompt-style",
         type=click.Choice([style.value for style in PromptStyle]),
@@ -70,13 +73,17 @@ _OPTIONS = (
     click.option("--words", metavar="CONFIG",
                  help="Keep the words of documents too, for searches by words: a text search configuration (english, simple, "
                  "german ...), or cjk for Chinese, Japanese, Korean and Thai."),
+    click.option("--post", "post_form", default="none", show_default=True, metavar="METHOD",
+                 help="What is done with the server's vectors: none, center, pca:N, whiten or half-whiten; fitted on the "
+                 "documents that are there (see docs/post-processing.md)."),
     click.option("--no-notify", "notify", flag_value=False, default=True,
                  help="Let the triggers send no NOTIFY, for PREPARE TRANSACTION; the worker polls once a second."),
     click.option("--comment", default="", metavar="TEXT", help="A note for administrators; `status --json` shows it."),
 )  # fmt: skip
 _NAMES = (
     "columns", "template_text", "name", "dimensions", "model", "instruction", "prompt_style", "distance", "store", "column",
-    "view_columns", "view_names", "too_long", "chunk_tokens", "chunk_overlap", "words", "notify", "comment", "index_text",
+    "view_columns", "view_names", "too_long", "chunk_tokens", "chunk_overlap", "words", "post_form", "notify", "comment",
+    "index_text",
 )  # fmt: skip
 
 
@@ -97,7 +104,9 @@ class DeclarationOptions:
     def resolved(self, settings: Settings, table: str, *, backfill: bool = True) -> Declaration:
         """The declaration, with the model and the dimensions that the server confirms. Raises what `resolve_model` does."""
         wanted: Index = self.properties["index"]
-        chosen = asyncio.run(resolve_model(settings, self.model, self.dimensions, most=wanted.most_dimensions))
+        reduced = str(self.properties["post"]).startswith("pca")  # then the index holds fewer than the server makes
+        most = MOST_REDUCED if reduced else wanted.most_dimensions
+        chosen = asyncio.run(resolve_model(settings, self.model, self.dimensions, most=most))
         if chosen.warning:
             say(f"warning: {chosen.warning}", err=True)
         return self._declaration(chosen, table, backfill)
@@ -113,7 +122,7 @@ class DeclarationOptions:
 
     def like(self, spec: Spec, settings: Settings, table: str) -> Declaration:
         """The declaration, with the model, dimensions and prompt style of this spec where none is given. No server is asked."""
-        chosen = ResolvedModel(self.model or settings.model or spec.model, self.dimensions or spec.dimensions)
+        chosen = ResolvedModel(self.model or settings.model or spec.model, self.dimensions or spec.requested_dimensions)
         properties = self.properties | {"prompt_style": self.properties["prompt_style"] or spec.prompt_style}
         return replace(self, properties=properties)._declaration(chosen, table, backfill=True)
 
@@ -145,8 +154,8 @@ def declaration_options(command: Callable[..., R]) -> Callable[..., R]:
 
 def _options(
     *, columns: tuple[str, ...], template_text: str | None, prompt_style: str | None, distance: str, store: str,
-    too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, words: str | None, notify: bool, comment: str,
-    view_columns: str, index_text: str, view_names: tuple[str, ...], **others: Any,
+    too_long: str, chunk_tokens: int | None, chunk_overlap: int | None, words: str | None, post_form: str, notify: bool,
+    comment: str, view_columns: str, index_text: str, view_names: tuple[str, ...], **others: Any,
 ) -> DeclarationOptions:  # fmt: skip
     properties = {
         "prompt_style": PromptStyle(prompt_style) if prompt_style else None,
@@ -155,6 +164,7 @@ def _options(
         "too_long": TooLong(too_long),
         "chunking": _chunking(chunk_tokens, chunk_overlap),
         "words": words,
+        "post": post.check(post_form),
         "notify": notify,
         "comment": comment,
         "index": index.parse(index_text),

@@ -5,6 +5,7 @@ from functools import partial
 import click
 
 from pg_qwen_embed.admin import alter as altering
+from pg_qwen_embed.admin import instruction as instructing
 from pg_qwen_embed.cli._declaration import names
 from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
@@ -23,18 +24,33 @@ from pg_qwen_embed.settings import Settings
     help="With --rekey or --table: another key, 'tenant,id': NOT NULL columns with a unique index.",
 )
 @click.option("--table", metavar="TABLE", help="Follow another table, which took the place of the one followed.")
+@click.option("--instruction", metavar="TEXT", help="Put another instruction in front of queries, from now on.")
 @with_settings("database_url")
-def alter(settings: Settings, name: str, command: str | None, rekey: bool, key: str, table: str | None) -> None:
-    """Alter the table of the embedding NAME where the embedding would be in the way. Vectors and grants are kept.
+def alter(
+    settings: Settings,
+    name: str,
+    command: str | None,
+    rekey: bool,
+    key: str,
+    table: str | None,
+    instruction: str | None,
+) -> None:
+    """Alter the embedding NAME, or its table where the embedding would be in the way. Vectors and grants are kept.
 
     With --sql, what depends on the embedded columns is dropped and created again in the transaction of SQL. Run it as the
     owner of the table. The worker then embeds the rows whose document changed, and no others.
     """
-    if sum((command is not None, rekey, table is not None)) != 1:
-        raise UsageError("say what to alter: either --sql 'ALTER TABLE ...', or --rekey, or --table TABLE")
-    if key and command is not None:
+    if sum((command is not None, rekey, table is not None, instruction is not None)) != 1:
+        raise UsageError(
+            "say what to alter: --sql 'ALTER TABLE ...', or --rekey, or --table TABLE, or --instruction TEXT"
+        )
+    if key and not (rekey or table):
         raise UsageError("--key is for --rekey or --table; leave it out")
     with connect(settings.database_url, "pg_qwen_embed alter") as connection:
+        if instruction is not None:
+            instructing.change(connection, name, instruction)
+            say(f"{name}: queries have the new instruction")
+            return
         if command is not None:
             altering.run_sql(connection, name, command)
             say(f"{name}: altered; the worker compares all rows, and embeds those whose document changed")

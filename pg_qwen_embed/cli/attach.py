@@ -5,6 +5,7 @@ from dataclasses import replace
 import click
 
 from pg_qwen_embed.admin import attach as attaching
+from pg_qwen_embed.admin import instructions
 from pg_qwen_embed.admin.declared import differences
 from pg_qwen_embed.cli._declaration import DeclarationOptions, declaration_options, names
 from pg_qwen_embed.cli._options import say, with_settings
@@ -76,6 +77,7 @@ def _attached(settings: Settings, table: str, options: DeclarationOptions, key: 
         _, source = catalog.find_source(connection, table, key)
         name = options.name or source.table.name
         found = catalog.registered(connection, name)
+        options = replace(options, instruction=instructions.resolved(connection, options.instruction))
     if not found:
         return None
     there = found[0].embedding

@@ -47,11 +47,12 @@ def _report(one: Status) -> str:
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"
     truncated = f" ({one.truncated:,} truncated)" if one.truncated else ""
     chunks = "" if one.chunks is None else f" in {one.chunks:,} chunks"
+    post = f"  post-processing {one.post_report}\n" if one.post_report else ""
     return (
         f"{one.name}  {one.source}, {one.spec.model}, {one.spec.dimensions} dimensions\n"
         f"  rows {one.rows:,}  vectors {one.vectors:,}{chunks}{truncated}  pending {one.pending:,}  lag {one.lag_seconds:.1f} s  "
         f"failures {one.failures:,}\n"
-        f"{_warnings(one)}"
+        f"{post}{_warnings(one)}"
         f"  backfill {backfill}  index {one.index_report}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
     )
 

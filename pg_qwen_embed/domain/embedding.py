@@ -1,13 +1,16 @@
 """Embeddings and their generations. Pure."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.post import Fit
 from pg_qwen_embed.domain.source import Source
 from pg_qwen_embed.domain.spec import Layout, Spec
 from pg_qwen_embed.domain.template import Template
+from pg_qwen_embed.domain.vectors import Vectors
 
 
 class GenerationState(StrEnum):
@@ -18,11 +21,14 @@ class GenerationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One physical version of an embedding; its id names its outbox, store, failure table and triggers."""
+    """One physical version of an embedding; its id names its outbox, store, failure table and triggers.
+
+    fit: of its post-processing, once it was made and read; it never changes."""
 
     id: int
     state: GenerationState
     spec: Spec
+    fit: Fit | None = field(default=None, compare=False, repr=False)
 
     @property
     def layout(self) -> Layout:
@@ -113,6 +119,33 @@ class Target:
     @property
     def spec(self) -> Spec:
         return self.generation.spec
+
+    def finished(self, vectors: Vectors) -> Vectors:
+        """What is stored and compared, made of the server's vectors. Raises UsageError while there is no fit."""
+        if self.spec.post is None:
+            return vectors
+        if self.generation.fit is None:
+            raise UsageError(
+                f"{self.name}: its post-processing {self.spec.post.form} is not fitted yet; a worker does that: run "
+                "pg-qwen-embed worker, and look at pg-qwen-embed status"
+            )
+        return self.generation.fit.apply(vectors)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether vectors can be made for it: it needs no fit, or has one."""
+        return self.spec.post is None or self.generation.fit is not None
+
+    def with_fit(self, fit: Fit | None) -> "Target":
+        """The same with its fit."""
+        generation = replace(self.generation, fit=fit)
+        live = generation if self.embedding.live.id == self.id else self.embedding.live
+        return Target(replace(self.embedding, live=live), generation)
+
+    @property
+    def without_post(self) -> "Target":
+        """The same for the server's vectors as they come: on them the post-processing is fitted."""
+        return Target(self.embedding, replace(self.generation, spec=self.spec.without_post))
 
     @property
     def template(self) -> Template:

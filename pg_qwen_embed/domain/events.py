@@ -162,6 +162,25 @@ class WaitingForServer(Warned):
     lag_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class FitBegins(Event):
+    """A post-processing is fitted before its embedding is followed. documents: of the sample."""
+
+    embedding: str
+    method: str
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted(Event):
+    """A post-processing was fitted on this number of documents."""
+
+    embedding: str
+    method: str
+    documents: int
+    seconds: float
+
+
 # The stages of a pipeline.
 
 

@@ -66,6 +66,9 @@ class Status:
     recall: float | None = None  # of ten rows, by the index against exact search; None: it was not measured
     looked_for: int = 0  # vectors that were looked for by themselves when the index was measured
     not_found: int = 0  # of these
+    fitted_on: int | None = (
+        None  # documents of which its post-processing was fitted; None: it was not, or there is none
+    )
 
     @property
     def indexed_vectors(self) -> int:
@@ -90,6 +93,14 @@ class Status:
         if not self.needs_index:
             return f"none, not needed below {INDEX_FROM:,} vectors"
         return "none, queries compare every vector"
+
+    @property
+    def post_report(self) -> str:
+        """The post-processing, in words; empty: there is none."""
+        if self.spec.post is None:
+            return ""
+        done = "not fitted yet" if self.fitted_on is None else f"fitted on {self.fitted_on:,} documents"
+        return f"{self.spec.post.form} of {self.spec.post.inputs} dimensions, {done}"
 
     def above(self, max_lag: float | None, max_pending: int | None) -> list[str]:
         """Why a health check with these limits fails; empty: it passes. max_lag: seconds. None: no limit."""

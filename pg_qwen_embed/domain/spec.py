@@ -3,12 +3,13 @@
 The registry keeps a spec as one JSON object. A new property needs a default, because older objects lack it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from pg_qwen_embed.domain import index, template
+from pg_qwen_embed.domain import index, post, template
 from pg_qwen_embed.domain.index import HNSW, Index
+from pg_qwen_embed.domain.post import Post
 from pg_qwen_embed.domain.prompt import PromptStyle
 from pg_qwen_embed.domain.template import Template
 
@@ -78,12 +79,23 @@ class Spec:
     words: str | None = None  # the text search configuration, or CJK; None: no words are kept
     notify: bool = True  # the triggers signal the worker; without, it polls, and PREPARE TRANSACTION works
     index: Index = HNSW
+    post: Post | None = None  # what is done with the server's vectors; None: nothing
 
     @property
     def layout(self) -> Layout:
         if self.chunking is not None:
             return Layout.CHUNKED
         return Layout.COLUMN if self.store is StoreKind.COLUMN else Layout.TABLE
+
+    @property
+    def requested_dimensions(self) -> int:
+        """Of the vectors that the server is asked for."""
+        return self.dimensions if self.post is None else self.post.inputs
+
+    @property
+    def without_post(self) -> "Spec":
+        """The same for the server's vectors as they come."""
+        return replace(self, dimensions=self.requested_dimensions, post=None)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that the registry keeps; `from_json` reads it."""
@@ -103,7 +115,7 @@ def _written(value: object) -> Any:
             return asdict(value)
         case StrEnum():
             return value.value
-        case Index():
+        case Index() | Post():
             return str(value)
         case _:
             return value
@@ -122,4 +134,5 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "chunking": lambda written: written and Chunking(**written),
     "prompt_style": PromptStyle,
     "index": index.parse,
+    "post": post.parse,
 }

@@ -1,7 +1,7 @@
 """The encoder: the only way from text to vectors, for documents and for queries, so that the two can never differ.
 
 An encoder is bound to one server and its identity. It checks the model's identity, puts the prompt in front, truncates
-or divides what is too long, and shortens the vectors. It does not choose a server, and it does not retry."""
+or divides what is too long, shortens the vectors and post-processes them. It does not choose a server, and it does not retry."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,10 +162,11 @@ class Encoder:
         dimensions = target.spec.dimensions
         if not texts:
             return np.empty((0, dimensions), np.float32)
-        found, tokens = await embed(self._handle.server, self._handle.info, texts, dimensions, urgent=urgent)
+        wanted = target.spec.requested_dimensions
+        found, tokens = await embed(self._handle.server, self._handle.info, texts, wanted, urgent=urgent)
         size = sum(len(text.encode()) for text in texts) if size is None else size
         self._ratio.counted(size, len(texts), tokens)
-        return found
+        return target.finished(found)
 
 
 async def embed(

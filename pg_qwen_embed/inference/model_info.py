@@ -40,13 +40,13 @@ class ModelInfo:
         old = target.spec
         same = (
             self.model == old.model
-            and self.dimensions >= old.dimensions
+            and self.dimensions >= old.requested_dimensions
             and old.full_dimensions in (None, self.dimensions)
             and (None in (old.weight_version, self.weight_version) or old.weight_version == self.weight_version)
         )
         if same:
             return None
-        attached = _described(old.model, old.full_dimensions or old.dimensions, old.weight_version)
+        attached = _described(old.model, old.full_dimensions or old.requested_dimensions, old.weight_version)
         return Mismatch(
             f"{target.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
             f"serve the old one again, or run: pg-qwen-embed detach {target.name}, and attach again",

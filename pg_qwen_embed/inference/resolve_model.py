@@ -6,6 +6,7 @@ from typing import Any
 
 from pg_qwen_embed.domain.errors import ModelMismatch, ServerUnavailable, UsageError
 from pg_qwen_embed.domain.index import MOST_INDEXED
+from pg_qwen_embed.domain.post import post_of
 from pg_qwen_embed.domain.prompt import PromptStyle, style_of
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.template import Template
@@ -25,13 +26,18 @@ class ResolvedModel:
     full_dimensions: int | None = None
     path: str = ""  # of the weights, as the server reports it
 
-    def spec(self, template: Template, *, prompt_style: PromptStyle | None = None, **properties: Any) -> Spec:
+    def spec(
+        self, template: Template, *, prompt_style: PromptStyle | None = None, post: str | None = None, **properties: Any
+    ) -> Spec:
         """The spec of a generation with this model.
 
-        prompt_style: by default the one of the model's names. properties: the others of a `Spec`."""
+        prompt_style: by default the one of the model's names. post: as in `--post`; it may leave fewer dimensions than the
+        server's. properties: the others of a `Spec`. Raises UsageError."""
+        fitted = post_of(post, self.dimensions)
         return Spec(
-            self.model, self.dimensions, template, prompt_style=prompt_style or style_of(self.model, self.path),
-            weight_version=self.weight_version, full_dimensions=self.full_dimensions, **properties,
+            self.model, self.dimensions if fitted is None else fitted.outputs, template,
+            prompt_style=prompt_style or style_of(self.model, self.path), weight_version=self.weight_version,
+            full_dimensions=self.full_dimensions, post=fitted, **properties,
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from pg_qwen_embed.inference.resolve_model import ResolvedModel
 from pg_qwen_embed.postgres.borrowed import borrowed, require_transaction, source_as_written
 
 # Properties of a spec that a declaration gives in another way, or that only a server knows.
-_OTHERWISE = {"model", "dimensions", "template", "chunking", "weight_version", "full_dimensions"}
+_OTHERWISE = {"model", "dimensions", "template", "chunking", "weight_version", "full_dimensions", "post"}
 _PROPERTIES = tuple(field.name for field in fields(Spec) if field.name not in _OTHERWISE)
 
 
@@ -31,7 +31,7 @@ def declaration(
     template: str | None = None, name: str | None = None, instruction: str | None = None, column: str = "embedding",
     key: str | Sequence[str] = (), backfill: bool = True, view_columns: str | Sequence[str] = (),
     view_names: Mapping[str, str] | None = None, chunk_tokens: int | None = None, chunk_overlap: int | None = None,
-    **properties: Any,
+    post: str | None = None, **properties: Any,
 ) -> attaching.Declaration:  # fmt: skip
     """What admin/attach.py takes, from the options of `pg-qwen-embed attach`.
 
@@ -45,7 +45,7 @@ def declaration(
     if chunk_tokens is None and chunk_overlap is not None:
         raise UsageError(f"{table}: chunk_overlap is for chunks: add chunk_tokens, or leave it out")
     chunking = None if chunk_tokens is None else Chunking(chunk_tokens, chunk_overlap or 0)
-    spec = ResolvedModel(model, dimensions).spec(made, chunking=chunking)
+    spec = ResolvedModel(model, dimensions).spec(made, chunking=chunking, post=post)
     return attaching.Declaration(
         table=_written(table, schema),
         spec=_with(spec, properties, table),
@@ -78,7 +78,7 @@ def detach(connection: psycopg.Connection[Any], name: str) -> None:
 
 
 def change_instruction(connection: psycopg.Connection[Any], name: str, text: str | None) -> None:
-    """Give the embedding another instruction; None: the default one. Raises UsageError."""
+    """Give the embedding another instruction, or `@name` of the pool; None: the default one. Raises UsageError."""
     with borrowed(connection) as ours:
         instruction.change(ours, name, text)
 

@@ -18,7 +18,7 @@ from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.domain.version import READS
 from pg_qwen_embed.inference.encoder import Encoder, KnownServer
 from pg_qwen_embed.inference.sglang import ASK_TIMEOUT, EmbeddingServer
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import catalog, fits
 from pg_qwen_embed.postgres.borrowed import borrowed, borrowed_async
 from pg_qwen_embed.postgres.connection import AsyncConnection
 from pg_qwen_embed.postgres.sql import statement
@@ -56,7 +56,7 @@ def query_vector(connection: psycopg.Connection[Any], name: str, text: str, **op
 
 def _target(connection: psycopg.Connection[Any], name: str) -> Target:
     with borrowed(connection) as ours:
-        return catalog.embedding(ours, name).target
+        return fits.with_fit(ours, catalog.embedding(ours, name)).target
 
 
 def _encoded(target: Target, settings: Settings, work: Callable[[Encoder], Awaitable[R]]) -> R:

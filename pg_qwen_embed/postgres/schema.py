@@ -40,6 +40,8 @@ generation = sa.Table(
     sa.Column("grants", JSONB),
     sa.Column("check_drift", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("term", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("fit", sa.LargeBinary),
+    sa.Column("fitted_on", sa.Integer),
     sa.CheckConstraint("state IN ('live', 'building', 'retired')", name="generation_state"),
     sa.Index("generation_one_live", "embedding_id", unique=True, postgresql_where=sa.text("state = 'live'")),
     comment="One row per physical version of an embedding; its id names its outbox, store, failure table and triggers",
@@ -109,4 +111,13 @@ ann_index = sa.Table(
     sa.Column("looked_for", sa.Integer),
     sa.Column("not_found", sa.Integer),
     comment="One row per generation whose index was dropped or measured: how widely a search must look in it",
+)
+
+instruction = sa.Table(
+    "instruction",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("instruction", sa.Text, nullable=False),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
+    comment="The instructions that were added to the pool; those that are shipped are in the package",
 )

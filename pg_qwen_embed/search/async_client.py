@@ -24,7 +24,7 @@ from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.rerank import NO_RERANKER, for_reranker
 from pg_qwen_embed.domain.texts import is_storable
 from pg_qwen_embed.domain.vectors import Vectors
-from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres import catalog, fits
 from pg_qwen_embed.postgres.by_words import ByWords
 from pg_qwen_embed.postgres.client_pool import PURPOSE
 from pg_qwen_embed.postgres.conditions import Condition, Where, condition_of
@@ -257,7 +257,7 @@ class AsyncClient:
         if not is_storable(name):
             raise UsageError(f"there is no embedding {name!r}: PostgreSQL cannot hold such a name")
         async with opened.reading:
-            if name not in self._known:
+            if name not in self._known or not self._known[name].embedding.target.is_ready:
                 self._known[name] = Nearest(await self._look_up(name))
             return self._known[name]
 
@@ -286,7 +286,7 @@ class AsyncClient:
 def _look_up(url: str, name: str) -> Embedding:
     """Seldom, and with all the sentences that the commands have: so it is their code, on a connection for the moment."""
     with connect(url, PURPOSE) as connection:
-        return catalog.embedding(connection, name)
+        return fits.with_fit(connection, catalog.embedding(connection, name))
 
 
 def _check_text(text: str) -> None:

@@ -158,7 +158,7 @@ class Dispatcher:
 
     async def _fail(self, request: Request, lease: Lease, reason: str) -> None:
         """The document becomes a failure if the server is confirmed; else the request is sent again."""
-        if await lease.confirm(self._target.spec.dimensions):
+        if await lease.confirm(self._target.spec.requested_dimensions):
             self._put(Rejected(request, reason))
         else:
             self._queue(request)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import psycopg
 
@@ -13,12 +14,13 @@ from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.source import SourceState
 from pg_qwen_embed.domain.version import Versions
 from pg_qwen_embed.inference.balancer import Balancer
-from pg_qwen_embed.postgres import catalog, rights, trust
+from pg_qwen_embed.postgres import catalog, fits, rights, trust
 from pg_qwen_embed.postgres.connection import AsyncConnection, first_line
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.store import Store
 from pg_qwen_embed.worker.catalogue import Catalogue
+from pg_qwen_embed.worker.fitting import Fitting
 from pg_qwen_embed.worker.leadership import Leadership
 from pg_qwen_embed.worker.maintenance import Maintenance
 from pg_qwen_embed.worker.options import Options
@@ -34,16 +36,23 @@ class Following:
         maintenance: Maintenance, options: Options, signals: Signals, runtime: Runtime,
     ) -> None:  # fmt: skip
         self._connection = connection
-        self._pools = pools
-        self._balancer = balancer
+        self._pipeline_of = partial(
+            Pipeline, balancer=balancer, pools=pools, options=options, signals=signals, runtime=runtime
+        )
         self._leadership = leadership
         self._maintenance = maintenance
         self._options = options
         self._signals = signals
         self._runtime = runtime
         self._catalogue = Catalogue(connection, runtime)
+        self._fitting = Fitting(pools.backfill, balancer, options, signals, runtime)
         self.pipelines: dict[int, Pipeline] = {}
         self._stands_by_for: set[int] = set()  # generations that other workers lead
+
+    @property
+    def fits(self) -> bool:
+        """Whether an embedding will be followed once its post-processing is fitted."""
+        return self._fitting.busy
 
     @property
     def stands_by(self) -> bool:
@@ -67,6 +76,7 @@ class Following:
         for id_, pipeline in list(self.pipelines.items()):
             if id_ in replaced or id_ not in current or current[id_].work != pipeline.target.work:
                 await self._leave(id_)
+        await self._leave_fits(current)
         for target in targets:
             if target.id in reasons:
                 self._catalogue.tell(target, reasons[target.id])
@@ -92,10 +102,10 @@ class Following:
         self._maintenance.keep_index(pipeline)
 
     async def _follow(self, current: dict[int, Target]) -> None:
-        wanted = [id_ for id_ in current if id_ not in self.pipelines]
+        wanted = [id_ for id_ in current if id_ not in self._led]
         for id_ in await self._leadership.lead(wanted):
             await self._tried(current[id_], self._take_on(current[id_]))
-        others = {id_ for id_ in current if id_ not in self.pipelines}  # led by other workers
+        others = {id_ for id_ in current if id_ not in self._led}  # led by other workers
         for id_ in others & set(wanted) if self._options.once else ():
             self._runtime.events.emit(events.LedElsewhere(current[id_].name))
         for id_ in () if self._options.once else others - self._stands_by_for:
@@ -134,9 +144,14 @@ class Following:
 
     async def _take_on(self, target: Target) -> None:
         await catalog.note_restored_columns(self._connection, target)
+        if not target.is_ready:
+            target = target.with_fit(await fits.read(self._connection, target))
+        if not target.is_ready:
+            self._fitting.begin(self._group, target)
+            return
         store = Store(target, self._catalogue.halfvec_oid)
         versions = Versions(await store.begin_term(self._connection))
-        pipeline = Pipeline(store, versions, self._balancer, self._pools, self._options, self._signals, self._runtime)
+        pipeline = self._pipeline_of(store, versions)
         self.pipelines[target.id] = pipeline
         pipeline.start(self._group)
         state, after = await store.read_backfill_state(self._connection)
@@ -159,9 +174,22 @@ class Following:
             if not pipeline.scanner.active:
                 await self._tried(pipeline.target, self._continue_backfill(pipeline, BackfillState.PENDING, None))
 
+    async def _leave_fits(self, current: Mapping[int, Target]) -> None:
+        """Stop fitting what is gone or has changed, and give the leadership back of what was fitted: it is taken on next."""
+        changed = [
+            id_ for id_, own in self._fitting.targets.items() if id_ not in current or current[id_].work != own.work
+        ]
+        for id_ in self._fitting.take_done() | set(changed):
+            self._fitting.leave(id_)
+            await self._leadership.resign(id_)
+
+    @property
+    def _led(self) -> set[int]:
+        return {*self.pipelines, *self._fitting.targets}
+
     @property
     def _targets(self) -> list[Target]:
-        return [pipeline.target for pipeline in self.pipelines.values()]
+        return [*(pipeline.target for pipeline in self.pipelines.values()), *self._fitting.targets.values()]
 
     def _request_maintenance(self, states: dict[int, SourceState]) -> None:
         for id_, pipeline in self.pipelines.items():

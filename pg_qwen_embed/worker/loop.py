@@ -130,7 +130,7 @@ class Loop:
 
     async def _drained(self) -> bool:
         """Whether nothing is in flight, the outboxes are empty from the beginning, and the indexes are as they should be."""
-        if self._maintenance.busy or not all(pipeline.idle for pipeline in self._pipelines):
+        if self._maintenance.busy or self._following.fits or not all(pipeline.idle for pipeline in self._pipelines):
             return False
         if await self._look(Reader.rescan, self._pipelines):
             return False

@@ -43,6 +43,7 @@ class Options:
     error_pause: float = 2.0  # how long a pipeline reads nothing after a failed read
     ping: float = 10.0  # interval of pings, and the timeout of an answer; 0: none
     vacuum_interval: float = 5.0
+    fit_interval: float = 10.0  # until a post-processing that could not be fitted is tried again
     verify_every: float = 0.0  # 0: never
     request_timeout: float = READ_TIMEOUT
     identity_check_interval: float = IDENTITY_CHECK_INTERVAL  # between checks of the model identity

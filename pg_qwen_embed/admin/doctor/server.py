@@ -97,7 +97,9 @@ def _models(infos: Sequence[ModelInfo | None], embeddings: Sequence[Embedding]) 
 
 def _dimensions(info: ModelInfo, embeddings: Sequence[Embedding]) -> Iterator[Finding]:
     yield Finding(AREA, State.OK, f"{info.dimensions} dimensions")
-    shorter = sorted({dimensions for e in embeddings if (dimensions := e.live.spec.dimensions) < info.dimensions})
+    shorter = sorted(
+        {dimensions for e in embeddings if (dimensions := e.live.spec.requested_dimensions) < info.dimensions}
+    )
     by_itself = [n for n in shorter if info.shortens_to(n)]
     if shorter:
         advice = "vectors are shortened here; start SGLang with --json-model-override-args '{\"is_matryoshka\": true}' "
@@ -143,9 +145,10 @@ async def _encodes(server: EmbeddingServer, info: ModelInfo, embeddings: Sequenc
     found: list[Finding] = []
     for embedding in embeddings:
         found += _instruction(embedding, info)
-        query = await encoder.query(embedding.target, embedding.instruction, SENTENCES[0])
-        encoded = await encoder.documents(embedding.target, SENTENCES[:1])
-        right = query.shape == encoded.vectors.shape[1:] == (embedding.live.spec.dimensions,)
+        target = embedding.target.without_post
+        query = await encoder.query(target, embedding.instruction, SENTENCES[0])
+        encoded = await encoder.documents(target, SENTENCES[:1])
+        right = query.shape == encoded.vectors.shape[1:] == (target.spec.dimensions,)
         text = (
             f"embeds queries and documents of {embedding.name}"
             if right

@@ -21,11 +21,11 @@ WHERE a.name = 'vector';
 CREATE EXTENSION IF NOT EXISTS vector;
 
 -- name: is_initialised
--- Whether `init` has run here, and whether its newest migration has. The second is told by a function that this
--- migration added: every role can see that. An embedding of a release before may have a function of the same name.
+-- Whether `init` has run here, and whether its newest migration has. The second is told by a column that this
+-- migration added: every role can see that.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
-       EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('qwen_embed') AND proname = 'words_query'
-               AND oidvectortypes(proargtypes) = 'text, text');
+       EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'fit'
+               AND NOT attisdropped);
 
 -- name: may_create_schemas
 -- Whether the schemas of `init` are there, or this role may create them.
@@ -47,7 +47,8 @@ SELECT max(r.revision)
 FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('0004', 'generation', 'weight_version'),
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
              ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL),
-             ('0010', 'query_cache', 'key'), ('0011', 'ann_index', 'generation_id'), ('0012', 'words', NULL))
+             ('0010', 'query_cache', 'key'), ('0011', 'ann_index', 'generation_id'), ('0012', 'words', NULL),
+             ('0014', 'generation', 'fit'))
      r(revision, relation, attribute)
 WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute

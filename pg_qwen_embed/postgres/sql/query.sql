@@ -361,7 +361,8 @@ CREATE OR REPLACE VIEW qwen_embed.embeddings WITH (security_barrier = true) AS
 SELECT e.name, format('%%I.%%I', n.nspname, c.relname) AS source, format('qwen_embed.%%I', e.name) AS view,
        e.column_name AS column, CASE g.spec->>'distance' WHEN 'ip' THEN '<#>' WHEN 'l2' THEN '<->' ELSE '<=>' END AS operator,
        g.spec->>'model' AS model, (g.spec->>'dimensions')::integer AS dimensions, e.instruction, g.id AS generation,
-       coalesce(i.state, 'none') AS index, b.state AS backfill, p.coverage, p.lag
+       coalesce(i.state, 'none') AS index, b.state AS backfill, p.coverage, p.lag,
+       coalesce(split_part(g.spec->>'post', ' ', 1), 'none') AS post
 FROM _qwen_embed.embedding e
 JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
 JOIN _qwen_embed.backfill b ON b.generation_id = g.id
