@@ -1,6 +1,8 @@
 """The pool of instructions: names for what is put in front of queries, shipped and added."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from harness import READER, WORKER, Harness, as_role, both_versions
@@ -129,3 +131,8 @@ def test_the_worker_uses_the_pool_and_a_reader_is_told_whose_it_is(of_roles: Har
     assert "@mine" in of_roles.ok("instructions", "list")
     refused = of_roles.refused("instructions", "list", env=dict(reader))
     assert "the pool of instructions belongs to the role that ran init" in refused
+
+
+def test_the_pool_of_this_page_is_the_one_that_is_shipped() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "querying.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `@([a-z-]+)` \| (.+) \|$", page, re.MULTILINE)) == SHIPPED

@@ -9,9 +9,10 @@ from pg_qwen_embed.admin.doctor.database import look_at_database
 from pg_qwen_embed.admin.doctor.findings import Finding, State
 from pg_qwen_embed.admin.doctor.query import diagnose_query
 from pg_qwen_embed.admin.doctor.server import look_at_servers
+from pg_qwen_embed.admin.doctor.vectors import diagnose_vectors
 from pg_qwen_embed.settings import Settings
 
-__all__ = ["Finding", "State", "diagnose", "diagnose_query"]
+__all__ = ["Finding", "State", "diagnose", "diagnose_query", "diagnose_vectors"]
 
 
 def diagnose(settings: Settings) -> list[Finding]:

@@ -153,3 +153,15 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off
 -- The settings of pgvector for an index scan, as this role has them in this database.
 SELECT coalesce(current_setting('hnsw.iterative_scan', true), 'off'),
        coalesce(current_setting('hnsw.ef_search', true), '40')::int;
+
+-- name: vectors_page
+-- A page of the source in key order, each row with its vectors: for `doctor --vectors`. `letters` is how many characters of
+-- the document are no blanks, counted up to a bound in its beginning.
+-- With `documents` false no document is read: that of a row may raise an error.
+SELECT p.letters, {own_fingerprint}, {any_vector}, {key_text:p}
+FROM (SELECT {source_key_as:t}, {vector_in_source} AS vector,
+             CASE WHEN %(documents)s
+                  THEN length(left(regexp_replace(left(coalesce({document:t}, ''), 2000), '\s', '', 'g'), 4)) END AS letters
+      FROM {source} t WHERE {beyond} ORDER BY {source_key:t} LIMIT %(rows)s) p
+LEFT JOIN {store} s ON {same_key:key:s=key:p}
+ORDER BY {key:p}, {chunk_number};
