@@ -140,7 +140,11 @@ def test_a_fit_survives_a_killed_worker_and_a_restart_and_is_made_once(harness: 
         eventually(lambda: harness.server.waiting)
         second = harness.worker()
         eventually(lambda: "standing_by" in second.said)
-        assert harness.value("SELECT fit IS NULL FROM _qwen_embed.generation")
+        harness.execute("CREATE TABLE others (id int PRIMARY KEY, body text)")
+        harness.ok("attach", "others", "--text", "body")  # the registry is read again while a fit is made
+        eventually(lambda: "embedding=others" in first.said)
+        assert first.said.count("event=fit_begins ") == 1
+        assert harness.value("SELECT fit IS NULL FROM _qwen_embed.generation WHERE id = %s", live(harness))
         first.end(signal.SIGKILL)
         eventually(lambda: "fit_begins" in second.said)
     eventually(lambda: len(stored(harness)) == ROWS)

@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pg_qwen_embed.domain import post
+from pg_qwen_embed.domain import post, template
+from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
 from pg_qwen_embed.domain.errors import SetupError, UsageError
 from pg_qwen_embed.domain.post import Fit, Method, Moments, Post
+from pg_qwen_embed.domain.source import QualifiedName, Source
+from pg_qwen_embed.domain.spec import Spec
+from pg_qwen_embed.inference.model_info import ModelInfo
 
 METHODS = [Post(Method.CENTER, 12), Post(Method.PCA, 12, 5), Post(Method.WHITEN, 12), Post(Method.HALF_WHITEN, 12)]
 
@@ -132,3 +136,31 @@ def test_what_nobody_has_written_is_an_error() -> None:
             Fit.from_bytes(value)
     with pytest.raises(SetupError, match="newer"):
         Fit.from_bytes(b'{"format": 2}\n')
+
+
+def target(method: Post | None, dimensions: int) -> Target:
+    generation = Generation(1, GenerationState.LIVE, Spec("m", dimensions, template.from_columns(("a",)), post=method))
+    return Embedding("articles", Source(QualifiedName("public", "articles"), (), ()), "", generation).target
+
+
+def test_a_server_must_have_the_dimensions_that_are_fitted_and_not_only_those_that_are_kept() -> None:
+    kept = target(Post(Method.PCA, 12, 3), 3)
+    assert ModelInfo("m", 8, shortens=False).mismatch(kept) is not None
+    assert ModelInfo("m", 12, shortens=False).mismatch(kept) is None
+
+
+def test_a_target_is_not_ready_before_it_has_its_fit_and_makes_no_vector_until_then() -> None:
+    vectors = sample()
+    assert target(None, 12).is_ready
+    np.testing.assert_array_equal(target(None, 12).finished(vectors), vectors)
+    own = target(Post(Method.CENTER, 12), 12)
+    assert not own.is_ready
+    assert own.without_post.is_ready
+    with pytest.raises(UsageError, match="articles: its post-processing center is not fitted yet"):
+        own.finished(vectors)
+    fit = post.fit(METHODS[0], moments(vectors), len(vectors))
+    fitted = own.with_fit(fit)
+    assert fitted.is_ready
+    assert fitted.embedding.target.is_ready
+    assert fitted.embedding == own.embedding
+    np.testing.assert_array_equal(fitted.finished(vectors), fit.apply(vectors))
