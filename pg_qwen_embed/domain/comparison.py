@@ -15,7 +15,7 @@ Scores = NDArray[np.float64]  # one for each question
 
 SAMPLES = 2_000  # of the bootstrap, and of the randomisation
 LEVEL = 0.95  # of the intervals
-FEWEST = 20  # questions of which a half is held out; below, nothing is concluded
+FEWEST = 10  # questions by which a variant is judged; with fewer, nothing is recommended
 _AT_ONCE = 4_000_000  # numbers drawn at once
 _SEEN = 1.96  # standard errors: the edge of an interval of 95 %
 _POWER = 0.84  # further ones, so that a difference is seen in 80 % of samples

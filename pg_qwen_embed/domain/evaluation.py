@@ -51,7 +51,7 @@ class Winner:
 
     @property
     def is_recommended(self) -> bool:
-        return self.difference.questions >= FEWEST // 2 and self.difference.is_better
+        return self.difference.questions >= FEWEST and self.difference.is_better
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from pg_qwen_embed.domain.errors import UsageError
@@ -79,12 +78,12 @@ def judgments(file: File, queries: File, key: Sequence[str]) -> list[Judged]:
 
 def _rows(file: File) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Each line with what its columns have, by their names."""
-    match PurePath(file.path).suffix.lower():
-        case ".jsonl" | ".ndjson":
+    match file.path.lower().rpartition(".")[2]:
+        case "jsonl" | "ndjson":
             yield from _objects(file)
-        case ".csv":
+        case "csv":
             yield from _table(file, ",")
-        case ".tsv" | ".tab":
+        case "tsv" | "tab":
             yield from _table(file, "\t")
         case _:
             raise file.wrong(None, f"its name ends in none of .csv, .tsv and .jsonl; it has {FORMS}")

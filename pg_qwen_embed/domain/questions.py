@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 TITLES = ("title", "name", "subject")  # columns that are taken for a title, in this order
 LONGEST = 300  # characters of a question that is made
 SHORTEST_REST = 40  # characters that are left of a document, so that there is something to find
@@ -38,10 +40,10 @@ def by_title(document: str | None, title: str | None) -> Item | None:
     asked = " ".join((title or "").split())
     if not document or not document.strip():
         return None
-    if not _is_question(asked):
+    if not _is_question(asked) or len(asked) > LONGEST:
         return Item(document)
     left = _without(document, asked)
-    return Item(left, asked[:LONGEST]) if _is_enough(left) else Item(document)
+    return Item(left, asked) if _is_enough(left) else Item(document)
 
 
 def by_first_sentence(document: str | None) -> Item | None:
@@ -76,6 +78,11 @@ def judged(pairs: Iterable[tuple[str, int, int]]) -> list[Question]:
         own = grades.setdefault(text, {})
         own[document] = max(grade, own.get(document, grade))
     return [Question(text, own) for text, own in grades.items() if max(own.values()) > 0]
+
+
+def drawn(count: int, most: int, seed: int) -> list[int]:
+    """Positions of `most` out of `count`, always the same for the same seed."""
+    return sorted(int(n) for n in np.random.default_rng(seed).permutation(count)[:most])
 
 
 def title_column(columns: Iterable[str], embedded: Iterable[str]) -> str | None:

@@ -71,38 +71,37 @@ def variants(
             raise UsageError(f"--vary {text}: {without_instruction(spec.model)}")
         if axis is Axis.INSTRUCTION:
             value = instruction(value)
-        for one in _READERS[axis](text, value):
-            variant = replace(found[0], axis=axis, **one)
-            if all(variant.differs_from(other) for other in found):
-                found.append(variant)
+        for one in _READERS[axis](replace(found[0], axis=axis), text, value):
+            if all(one.differs_from(other) for other in found):
+                found.append(one)
     return found
 
 
-def _instructions(_: str, value: str) -> Iterable[Mapping[str, str]]:
-    return [{"instruction": value}]
+def _instructions(own: Variant, _: str, value: str) -> Iterable[Variant]:
+    return [replace(own, instruction=value)]
 
 
-def _dimensions(text: str, value: str) -> Iterable[Mapping[str, int]]:
+def _dimensions(own: Variant, text: str, value: str) -> Iterable[Variant]:
     for one in _pieces(value):
         if not (one.isascii() and one.isdigit() and len(one) < 9 and 1 <= int(one) <= MOST_DIMENSIONS):
             raise UsageError(f"--vary {text}: {one} is no number of dimensions; write 1 to {MOST_DIMENSIONS:,}")
-        yield {"dimensions": int(one)}
+        yield replace(own, dimensions=int(one))
 
 
-def _indexes(text: str, value: str) -> Iterable[Mapping[str, Index | None]]:
+def _indexes(own: Variant, text: str, value: str) -> Iterable[Variant]:
     for one in _kinds(value):
         if one == EXACT:
-            yield {"index": None}
+            yield replace(own, index=None)
             continue
         kind = index.parse(one)
-        yield {"index": None if kind.kind is IndexKind.NONE else kind}
+        yield replace(own, index=None if kind.kind is IndexKind.NONE else kind)
 
 
-def _modes(text: str, value: str) -> Iterable[Mapping[str, str]]:
+def _modes(own: Variant, text: str, value: str) -> Iterable[Variant]:
     for one in _pieces(value):
         if one not in MODES:
             raise UsageError(f"--vary {text}: there is no search mode {one}; there are: {', '.join(MODES)}")
-        yield {"mode": one}
+        yield replace(own, mode=one)
 
 
 def _pieces(value: str) -> list[str]:
@@ -120,7 +119,7 @@ def _kinds(value: str) -> list[str]:
     return found
 
 
-_READERS: Mapping[Axis, Callable[[str, str], Iterable[Mapping[str, object]]]] = {
+_READERS: Mapping[Axis, Callable[[Variant, str, str], Iterable[Variant]]] = {
     Axis.INSTRUCTION: _instructions,
     Axis.DIMENSIONS: _dimensions,
     Axis.INDEX: _indexes,
