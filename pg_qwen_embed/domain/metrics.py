@@ -4,6 +4,7 @@ The definitions are those of TREC's trec_eval (success_1, recip_rank, ndcg_cut, 
 is the grade itself, and a document without a grade is not relevant (Järvelin and Kekäläinen, "Cumulated gain-based evaluation
 of IR techniques", 2002)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,17 +48,16 @@ class Metric:
 
     def of(self, ranked: Ranked, grades: Grades) -> float:
         """From 0 to 1. A question without a relevant document has 0."""
-        gains = np.array([max(0, grades.get(document, 0)) for document in ranked[: self.k]], np.float64)
-        found = np.flatnonzero(gains)
+        gains = [max(0, grades.get(document, 0)) for document in ranked[: self.k]]
         match self.measure:
             case Measure.TOP | Measure.MRR:
-                return 1 / (float(found[0]) + 1) if len(found) else 0.0
+                return next((1 / rank for rank, gain in enumerate(gains, 1) if gain), 0.0)
             case Measure.NDCG:
-                best = np.sort(np.array([grade for grade in grades.values() if grade > 0], np.float64))[::-1]
-                return _discounted(gains) / _discounted(best[: self.k]) if len(best) else 0.0
+                best = sorted((grade for grade in grades.values() if grade > 0), reverse=True)
+                return _discounted(gains) / _discounted(best[: self.k]) if best else 0.0
             case Measure.RECALL:
                 relevant = sum(grade > 0 for grade in grades.values())
-                return len(found) / relevant if relevant else 0.0
+                return sum(gain > 0 for gain in gains) / relevant if relevant else 0.0
 
     def each(self, lists: Sequence[Ranked], judged: Sequence[Grades]) -> Scores:
         """One number for each question."""
@@ -82,5 +82,5 @@ def parse(text: str) -> Metric:
     return Metric(Measure(name), int(k))
 
 
-def _discounted(gains: NDArray[np.float64]) -> float:
-    return float((gains / np.log2(2 + np.arange(len(gains)))).sum())
+def _discounted(gains: Sequence[int]) -> float:
+    return math.fsum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1) if gain)
