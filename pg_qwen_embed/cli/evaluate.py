@@ -212,6 +212,11 @@ def _conclusions(prepared: Prepared, found: Evaluation) -> Iterator[str]:
         yield f"recommended: {label}; run: {command}"
     elif winner.difference.questions < FEWEST:
         yield f"nothing is recommended: {questions:,} questions are too few to tell"
+    elif winner.difference.is_better:
+        yield (
+            f"{label} is better on these questions, and is not recommended yet: chance alone makes such a difference in "
+            f"{100 * winner.difference.p:.0f} of 100 samples; a larger --sample tells"
+        )
     else:
         yield "nothing is better than the present embedding, as far as these questions show"
 

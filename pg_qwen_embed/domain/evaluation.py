@@ -15,6 +15,7 @@ from pg_qwen_embed.domain.metrics import Grades, Metric, Ranked, Scores
 from pg_qwen_embed.domain.variants import Variant
 
 FEWEST = comparison.FEWEST
+CHANCE = 0.02  # how often chance alone may make a difference as large as one that is recommended: a change has its cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Winner:
 
     @property
     def is_recommended(self) -> bool:
-        return self.difference.questions >= FEWEST and self.difference.is_better
+        return self.difference.questions >= FEWEST and self.difference.is_better and self.difference.p < CHANCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,12 @@ class SampleReader:
         return int(rows)
 
     def draw(self, rows: int, seed: int) -> list[Key]:
-        """Keys, always the same for the same seed while the table does not change."""
+        """Keys in their order, always the same for the same seed while the table does not change."""
         return self._connection.execute(statement("draw_rows", self._names), {"rows": rows, "seed": seed}).fetchall()
+
+    def order(self, keys: Sequence[Key]) -> list[int]:
+        """The positions of these keys in the order of their index."""
+        return [n - 1 for (n,) in self._connection.execute(statement("order_keys", self._names), self._bound(keys))]
 
     def rows(self, keys: Sequence[Key]) -> Iterator[DrawnRow]:
         """The rows of these keys, page by page. Raises psycopg.DataError for a key that is none of its type."""

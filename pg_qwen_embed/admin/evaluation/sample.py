@@ -145,15 +145,12 @@ def _judged(connection: Connection, request: Request, target: Target, wanted: Se
         raise _wrong_key(reader, file, lines, keys) or UsageError(
             f"{file.option} {file.path}: {first_line(error)}"
         ) from None
-    items: list[Item] = []
-    own: list[DrawnRow] = []
-    numbers: dict[Key, int] = {}
     by_line = {row.asked_by: row.key for row in judged}
-    for row in (*judged, *_read(reader, reader.draw(request.sample, request.seed))):
-        if row.key not in numbers and row.document and row.document.strip():
-            numbers[row.key] = len(items)
-            items.append(Item(row.document))
-            own.append(row)
+    rows = {row.key: row for row in (*judged, *_read(reader, reader.draw(request.sample, request.seed)))}
+    there = [row for row in rows.values() if row.document and row.document.strip()]
+    own = [there[position] for position in reader.order([row.key for row in there])]
+    items = [Item(row.document or "") for row in own]
+    numbers = {row.key: n for n, row in enumerate(own)}
     pairs = [(line.query, numbers[by_line[n]], line.grade) for n, line in enumerate(lines) if by_line.get(n) in numbers]
     found = questions.judged(pairs)
     if not found:

@@ -4,12 +4,19 @@
 -- name: draw_rows
 -- Keys of rows that are drawn by a number: the same rows for the same number, while the table does not change.
 -- Of a large table only blocks that are drawn at random are looked at; the sort reads fifty times the rows that are wanted.
-SELECT {key_out:d}
-FROM (SELECT {source_key_as:t}
-      FROM {source} t TABLESAMPLE SYSTEM ((SELECT least(100, 5000.0 * %(rows)s / greatest(1, c.reltuples)) FROM pg_class c
-                                           WHERE c.oid = {literal:source}::regclass)) REPEATABLE (%(seed)s)) d
-ORDER BY md5(concat(%(seed)s::text, ROW({key:d}))) COLLATE "C", {key:d}
-LIMIT %(rows)s;
+SELECT {key_out:c}
+FROM (SELECT {key:d}
+      FROM (SELECT {source_key_as:t}
+            FROM {source} t TABLESAMPLE SYSTEM ((SELECT least(100, 5000.0 * %(rows)s / greatest(1, c.reltuples)) FROM pg_class c
+                                                 WHERE c.oid = {literal:source}::regclass)) REPEATABLE (%(seed)s)) d
+      ORDER BY md5(concat(%(seed)s::text, ROW({key:d}))) COLLATE "C", {key:d}
+      LIMIT %(rows)s) c
+ORDER BY {key:c};
+
+-- name: order_keys
+-- The positions of these keys in the order of their index: of documents that are as good as each other, a search finds the
+-- first key first.
+SELECT a.position FROM unnest({key_arrays}) WITH ORDINALITY AS a({keys}, position) ORDER BY {key_casts}, a.position;
 
 -- name: count_rows
 -- How many rows the source has: exactly below a million, and the planner's estimate above.
