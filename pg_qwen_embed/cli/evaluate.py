@@ -118,7 +118,7 @@ def _sample(prepared: Prepared) -> str:
 
 def _cost(cost: Cost, model: str) -> str:
     return (
-        f"to be embedded by {model}: {cost.documents:,} documents ({cost.stored:,} more have their vectors) and "
+        f"to be embedded by {model}: {cost.documents:,} documents ({cost.known:,} more have their vectors) and "
         f"{cost.queries:,} queries, about {cost.tokens:,} tokens in {cost.requests:,} requests"
     )
 
@@ -128,7 +128,7 @@ def _cost_json(prepared: Prepared) -> dict[str, Any]:
     return {
         "embedding": prepared.request.name, "model": prepared.target.spec.model, "made_of": prepared.made_of,
         "questions": len(prepared.questions), "sample": len(prepared.documents), "rows": prepared.rows,
-        "documents": cost.documents, "stored": cost.stored, "queries": cost.queries, "tokens": cost.tokens,
+        "documents": cost.documents, "known": cost.known, "queries": cost.queries, "tokens": cost.tokens,
         "requests": cost.requests, "variants": [one.label for one in prepared.variants],
     }  # fmt: skip
 

@@ -37,13 +37,13 @@ class Item:
 
 def by_title(document: str | None, title: str | None) -> Item | None:
     """The item of a row with a title; None for one without a document. The title is taken out of the document."""
-    asked = " ".join((title or "").split())
+    question = " ".join((title or "").split())
     if not document or not document.strip():
         return None
-    if not _is_question(asked) or len(asked) > LONGEST:
+    if not _is_question(question) or len(question) > LONGEST:
         return Item(document)
-    left = _without(document, asked)
-    return Item(left, asked) if _is_enough(left) else Item(document)
+    left = _without(document, question)
+    return Item(left, question) if _is_enough(left) else Item(document)
 
 
 def by_first_sentence(document: str | None) -> Item | None:
@@ -52,11 +52,11 @@ def by_first_sentence(document: str | None) -> Item | None:
         return None
     text = document.strip()
     end = _ENDS.search(text)
-    asked = " ".join(text[: end.start()].split()) if end else ""
-    if not end or len(asked) > LONGEST or not _is_question(asked):
+    question = " ".join(text[: end.start()].split()) if end else ""
+    if not end or len(question) > LONGEST or not _is_question(question):
         return Item(document)
-    left = _without(text[end.end() :], asked).strip()
-    return Item(left, asked) if _is_enough(left) else Item(document)
+    left = _without(text[end.end() :], question).strip()
+    return Item(left, question) if _is_enough(left) else Item(document)
 
 
 def known_items(items: Sequence[Item]) -> list[Question]:
@@ -91,9 +91,9 @@ def title_column(columns: Iterable[str], embedded: Iterable[str]) -> str | None:
     return next((name for name in TITLES if name in own), None)
 
 
-def _without(document: str, asked: str) -> str:
+def _without(document: str, question: str) -> str:
     """The document without the question, wherever and in whichever case it stands, with any white space between its words."""
-    pattern = r"\s+".join(map(re.escape, asked.split()))
+    pattern = r"\s+".join(map(re.escape, question.split()))
     return re.sub(pattern, " ", document, flags=re.IGNORECASE)
 
 

@@ -45,7 +45,7 @@ class Bulk:
         self._stack = AsyncExitStack()
         self._handles: list[KnownServer] = []
         self._problems: list[ServerUnavailable] = []
-        self._asked = 0
+        self._sent = 0
 
     async def __aenter__(self) -> "Bulk":
         """Raises ModelMismatch where no server has the model, ServerUnavailable where none answers."""
@@ -106,7 +106,7 @@ class Bulk:
 
         async def fill(positions: Sequence[int]) -> None:
             try:
-                answers = await self._asked_of_one(lambda handle: ask(handle, [own[n] for n in positions]))
+                answers = await self._answer_of_one(lambda handle: ask(handle, [own[n] for n in positions]))
             except DocumentRejected:
                 half = len(positions) // 2
                 for part in (positions[:half], positions[half:]) if half else ():
@@ -118,11 +118,11 @@ class Bulk:
                 found[position] = answer
             told(len(positions))
 
-        async def in_turn(positions: Sequence[int]) -> None:
+        async def when_free(positions: Sequence[int]) -> None:
             async with room:
                 await fill(positions)
 
-        tasks = [asyncio.ensure_future(in_turn(positions)) for positions in requests_of(own)]
+        tasks = [asyncio.ensure_future(when_free(positions)) for positions in requests_of(own)]
         try:
             for task in tasks:
                 await task
@@ -133,10 +133,10 @@ class Bulk:
         where = {text: n for n, text in enumerate(own)}
         return [found[where[text]] for text in texts]
 
-    async def _asked_of_one(self, ask: Callable[[KnownServer], Awaitable[T]]) -> T:
+    async def _answer_of_one(self, ask: Callable[[KnownServer], Awaitable[T]]) -> T:
         """The answer of the first server that answers, beginning with the next one in order."""
-        self._asked += 1
-        order = self._handles[self._asked % len(self._handles) :] + self._handles[: self._asked % len(self._handles)]
+        self._sent += 1
+        order = self._handles[self._sent % len(self._handles) :] + self._handles[: self._sent % len(self._handles)]
         for handle in order:
             if handle not in self._handles:
                 continue

@@ -35,7 +35,7 @@ class DrawnRow:
     """fits: the store has the vectors of this very document."""
 
     key: Key
-    asked_by: int  # the position of the key by which it was found
+    position: int  # the position of the key by which it was found
     document: str | None
     title: str | None
     fingerprint: bytes | None

@@ -148,7 +148,7 @@ def test_a_dry_run_sends_nothing_and_says_what_would_be_sent(planted: Harness) -
     assert "0 documents (120 more have their vectors) and 240 queries" in said
     assert "4 requests" in said
     found = json.loads(planted.ok("evaluate", "articles", "--dry-run", "--json"))
-    assert (found["stored"], found["queries"], found["requests"]) == (120, 120, 2)
+    assert (found["known"], found["queries"], found["requests"]) == (120, 120, 2)
     assert len(planted.server.requests) == before
     assert planted.rows("TABLE _qwen_embed.evaluation") == []
 

@@ -29,12 +29,12 @@ from pg_qwen_embed.settings import Settings
 class Embedded:
     """vectors: of all documents, those of a document together; owners: the document of each. queries: by instruction.
 
-    asked: the questions that every instruction has a vector for, by their positions."""
+    answered: the questions that every instruction has a vector for, by their positions."""
 
     vectors: Vectors
     owners: NDArray[np.int64]
     queries: dict[str, Vectors]
-    asked: Sequence[int]
+    answered: Sequence[int]
     rejected: int
     model: str
     servers: tuple[str, ...]
@@ -43,7 +43,7 @@ class Embedded:
 async def run(connection: Connection, settings: Settings, prepared: Prepared, told: Told) -> Evaluation:
     """told: how many texts are embedded since the last call. Raises UsageError, ServerUnavailable, psycopg.Error."""
     embedded = await _embed(connection, settings, prepared, told)
-    judged = [prepared.questions[n].grades for n in embedded.asked]
+    judged = [prepared.questions[n].grades for n in embedded.answered]
     lists = _search(connection, prepared, embedded, judged)
     request = prepared.request
     origin = Origin(
@@ -72,12 +72,12 @@ async def _embed(connection: Connection, settings: Settings, prepared: Prepared,
     order = sorted(stored)
     vectors = np.concatenate([stored[number] for number in order])
     owners = np.repeat(np.array(order, np.int64), [len(stored[number]) for number in order])
-    asked = [n for n in range(len(texts)) if all(found[n] is not None for found in by_instruction.values())]
-    if not asked:
+    answered = [n for n in range(len(texts)) if all(found[n] is not None for found in by_instruction.values())]
+    if not answered:
         raise DocumentRejected(f"{prepared.request.name}: the server rejects every question")
-    queries = {one: _stacked(found, asked) for one, found in by_instruction.items()}
-    rejected = len(prepared.documents) - len(order) + len(texts) - len(asked)
-    return Embedded(vectors, owners, queries, asked, rejected, *about)
+    queries = {one: _stacked(found, answered) for one, found in by_instruction.items()}
+    rejected = len(prepared.documents) - len(order) + len(texts) - len(answered)
+    return Embedded(vectors, owners, queries, answered, rejected, *about)
 
 
 def _stored(connection: Connection, prepared: Prepared) -> dict[int, Vectors]:
@@ -121,7 +121,7 @@ class _Searches:
     def lists(self, variant: Variant) -> list[Ranked]:
         match variant.mode:
             case "words":
-                return [self._by_words(n, self._k) for n in self._embedded.asked]
+                return [self._by_words(n, self._k) for n in self._embedded.answered]
             case "hybrid":
                 return self._hybrid(variant)
         return self._by_vector(variant, self._k)
@@ -145,7 +145,7 @@ class _Searches:
         weight = float(TEXT_WEIGHT)
         return [
             ranking.fused(own, self._by_words(n, most), self._k, rrf_k=RRF_K, text_weight=weight)
-            for own, n in zip(by_vector, self._embedded.asked, strict=True)
+            for own, n in zip(by_vector, self._embedded.answered, strict=True)
         ]
 
     def _vectors(self, dimensions: int) -> Vectors:

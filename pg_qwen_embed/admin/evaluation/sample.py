@@ -48,10 +48,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the servers will be sent. tokens: about. stored: documents whose vectors the store has."""
+    """What the servers will be sent. tokens: about. known: documents whose vectors the store has."""
 
     documents: int
-    stored: int
+    known: int
     queries: int
     tokens: int
     requests: int
@@ -85,12 +85,12 @@ class Prepared:
     @property
     def cost(self) -> Cost:
         new = [text for number, text in enumerate(self.documents) if number not in self.keys]
-        asked = [question.text for question in self.questions]
+        texts = [question.text for question in self.questions]
         many = len(self.instructions)
-        size = sum(len(text.encode()) for text in set(new)) + many * sum(len(text.encode()) for text in asked)
-        size += sum(len(one.encode()) for one in self.instructions) * len(asked)
-        requests = len(requests_of(list(dict.fromkeys(new)))) + many * len(requests_of(asked))
-        return Cost(len(new), len(self.keys), many * len(asked), int(size / BYTES_PER_TOKEN), requests)
+        size = sum(len(text.encode()) for text in set(new)) + many * sum(len(text.encode()) for text in texts)
+        size += sum(len(one.encode()) for one in self.instructions) * len(texts)
+        requests = len(requests_of(list(dict.fromkeys(new)))) + many * len(requests_of(texts))
+        return Cost(len(new), len(self.keys), many * len(texts), int(size / BYTES_PER_TOKEN), requests)
 
 
 def prepare(connection: Connection, request: Request) -> Prepared:
@@ -145,7 +145,7 @@ def _judged(connection: Connection, request: Request, target: Target, wanted: Se
         raise _wrong_key(reader, file, lines, keys) or UsageError(
             f"{file.option} {file.path}: {first_line(error)}"
         ) from None
-    by_line = {row.asked_by: row.key for row in judged}
+    by_line = {row.position: row.key for row in judged}
     rows = {row.key: row for row in (*judged, *_read(reader, reader.draw(request.sample, request.seed)))}
     there = [row for row in rows.values() if row.document and row.document.strip()]
     own = [there[position] for position in reader.order([row.key for row in there])]
