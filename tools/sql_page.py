@@ -187,6 +187,8 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "limit": sql.SQL("LIMIT $2) many"),
         "present": sql.SQL("ARRAY['articles(halfvec, integer, bigint[])']"),
         "comment": names.comment("nearest neighbours"),
+        "title": sql.SQL("t.title::text"),
+        "drawn_document": sql.SQL("{}(NULL::text, t.body)").format(names.document_function),
         "right": sql.SQL("INSERT"),
         "relation": names.store,
         "role": sql.Identifier("qwen_embed_worker"),

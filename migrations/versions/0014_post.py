@@ -9,7 +9,7 @@ from pg_qwen_embed.postgres import queries
 from pg_qwen_embed.postgres.connection import as_text
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 
 SCHEMA = "_qwen_embed"
 

@@ -51,6 +51,8 @@ LOCKS = (
     TakenLock("index drop", "SHARE UPDATE EXCLUSIVE", "store; or your table (column)",
               "waits for older transactions; nobody waits", NONE),
     TakenLock("index check", "ACCESS SHARE", "store; or your table (column)", STATEMENT, NONE),
+    TakenLock("evaluate", "ACCESS SHARE", "your table, store", "one statement for 50 rows", NONE),
+    TakenLock("evaluate, keeping its result", "ROW EXCLUSIVE", "_qwen_embed.evaluation", STATEMENT, NONE),
     TakenLock("worker, compacting", "ROW EXCLUSIVE", "outbox", STATEMENT, WORKER),
     TakenLock("worker, vacuum", "SHARE UPDATE EXCLUSIVE", "outbox", STATEMENT, WORKER),
     TakenLock("worker, exchanging triggers", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", WORKER),

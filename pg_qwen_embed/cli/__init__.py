@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "Rows, vectors, lag, failures and index of each embedding.",
     "search": "Find the rows nearest to a text.",
     "index": "ANN indexes: list, build, drop, measure.",
+    "evaluate": "Measure what finds the right rows: instruction, dimensions, index, mode.",
     "verify": "Count missing, stale and orphaned vectors; repair them.",
     "failures": "Documents that the server rejects: list, retry, discard.",
     "doctor": "Check settings, database, embeddings and servers.",

@@ -240,7 +240,7 @@ class _Build:
         return plan, vectors
 
     async def _create(self, index: QualifiedName, vectors: int, plan: BuildPlan, workers: int) -> None:
-        parameters = _parameters(self._names, vectors)
+        parameters = storage_parameters(self._names, vectors)
         create = statement("create_index", self._names, index=sql.Identifier(index.name), storage_parameters=parameters)
         await self._created(index, create, comment(self._names), plan, workers)
 
@@ -289,7 +289,7 @@ class _Build:
         return bool(row and row[0])
 
 
-def _parameters(names: Names, vectors: int) -> sql.Composable:
+def storage_parameters(names: Names, vectors: int) -> sql.Composable:
     """` WITH (m = 24)`, or nothing."""
     given = names.target.spec.index.parameters(vectors)
     pieces = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in given.items()]

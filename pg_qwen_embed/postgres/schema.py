@@ -121,3 +121,15 @@ instruction = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
     comment="The instructions that were added to the pool; those that are shipped are in the package",
 )
+
+evaluation = sa.Table(
+    "evaluation",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column(
+        "embedding_id", sa.Integer, sa.ForeignKey(embedding.c.id, ondelete="CASCADE"), nullable=False, index=True
+    ),
+    sa.Column("evaluated_at", sa.DateTime(timezone=True), nullable=False, server_default=_NOW),
+    sa.Column("result", JSONB, nullable=False),
+    comment="What evaluations of an embedding found: figures, differences and a recommendation",
+)

@@ -30,7 +30,9 @@ _QUERIES = {
     "progress",
     "about_rows",
 }
-_SHARED = _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now", "words", "ann_index"}  # by all embeddings
+_SHARED = (
+    _REGISTRY | _QUERIES | {"fingerprint", "text_of", "key_now", "words", "ann_index", "evaluation"}
+)  # by all embeddings
 _SHARED_IN_PUBLIC = {"ef_search"}
 _HARM = {
     Lock.LEADER: "the leader lock: no worker can lead",

@@ -465,7 +465,7 @@ def test_an_embedding_that_has_a_name_of_the_schema_itself_is_named_before_the_u
     harness.ok("init")
 
 
-@pytest.mark.parametrize("revision", ["0009", "0010", "0011"])
+@pytest.mark.parametrize("revision", ["0009", "0010", "0011", "0012"])
 def test_a_database_of_an_earlier_revision_is_told_to_run_init(harness: Harness, revision: str) -> None:
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body")
@@ -488,7 +488,7 @@ def test_what_a_member_of_the_owner_installs_belongs_to_the_owner(harness: Harne
         "|words|words_query)$' "
         "UNION SELECT pg_get_userbyid(c.relowner), c.relname FROM pg_class c "
         "WHERE c.relnamespace::regnamespace::text ~ 'qwen_embed' AND c.relkind IN ('r', 'v') "
-        "AND c.relname ~ 'quer|embeddings|ann_index' "
+        "AND c.relname ~ 'quer|embeddings|ann_index|evaluation' "
         "ORDER BY 2"
     )
     before = harness.rows(objects)

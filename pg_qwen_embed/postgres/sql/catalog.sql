@@ -48,7 +48,7 @@ FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
              ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL),
              ('0010', 'query_cache', 'key'), ('0011', 'ann_index', 'generation_id'), ('0012', 'words', NULL),
-             ('0014', 'generation', 'fit'))
+             ('0013', 'evaluation', 'result'), ('0014', 'generation', 'fit'))
      r(revision, relation, attribute)
 WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute

@@ -1,0 +1,159 @@
+"""Embed a sample, search it in each configuration, and compare what is found.
+
+Documents are embedded once, with the most dimensions that any variant has; fewer dimensions are prefixes of these vectors, and
+vectors that the store has are not made again. Questions are embedded once for each instruction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from pg_qwen_embed.admin.evaluation.sample import Prepared
+from pg_qwen_embed.domain import ranking
+from pg_qwen_embed.domain.errors import DocumentRejected, UsageError
+from pg_qwen_embed.domain.evaluation import Evaluation, Origin, evaluated
+from pg_qwen_embed.domain.metrics import Grades, Ranked
+from pg_qwen_embed.domain.texts import storable
+from pg_qwen_embed.domain.variants import Variant
+from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.inference.bulk import Bulk, Told
+from pg_qwen_embed.postgres.connection import Connection, first_line
+from pg_qwen_embed.postgres.evaluation import SampleOfVectors, SampleOfWords, SampleReader
+from pg_qwen_embed.postgres.word_names import CANDIDATES, RRF_K, TEXT_WEIGHT
+from pg_qwen_embed.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """vectors: of all documents, those of a document together; owners: the document of each. queries: by instruction.
+
+    answered: the questions that every instruction has a vector for, by their positions."""
+
+    vectors: Vectors
+    owners: NDArray[np.int64]
+    queries: dict[str, Vectors]
+    answered: Sequence[int]
+    rejected: int
+    model: str
+    servers: tuple[str, ...]
+
+
+async def run(connection: Connection, settings: Settings, prepared: Prepared, told: Told) -> Evaluation:
+    """told: how many texts are embedded since the last call. Raises UsageError, ServerUnavailable, psycopg.Error."""
+    embedded = await _embed(connection, settings, prepared, told)
+    judged = [prepared.questions[n].grades for n in embedded.answered]
+    lists = _search(connection, prepared, embedded, judged)
+    request = prepared.request
+    origin = Origin(
+        request.name, embedded.model, embedded.servers, prepared.made_of, len(judged), len(prepared.documents), prepared.rows,
+        request.seed, prepared.left_out + embedded.rejected,
+    )  # fmt: skip
+    return evaluated(origin, request.metric, judged, lists, np.random.default_rng(request.seed))
+
+
+async def _embed(connection: Connection, settings: Settings, prepared: Prepared, told: Told) -> Embedded:
+    stored = _stored(connection, prepared)
+    new = [number for number in range(len(prepared.documents)) if number not in stored]
+    texts = [question.text for question in prepared.questions]
+    dimensions = prepared.dimensions
+    async with Bulk(settings, prepared.target) as bulk:
+        if bulk.info.dimensions < dimensions:
+            raise UsageError(
+                f"--vary dimensions={dimensions}: {bulk.info.model} makes vectors of {bulk.info.dimensions} dimensions"
+            )
+        made = await bulk.documents(dimensions, [prepared.documents[number] for number in new], told)
+        stored |= {number: vectors for number, vectors in zip(new, made, strict=True) if vectors is not None}
+        by_instruction = {one: await bulk.queries(dimensions, one, texts, told) for one in prepared.instructions}
+        about = bulk.info.model, bulk.urls
+    if not stored:
+        raise DocumentRejected(f"{prepared.request.name}: the server rejects every document of the sample")
+    order = sorted(stored)
+    vectors = np.concatenate([stored[number] for number in order])
+    owners = np.repeat(np.array(order, np.int64), [len(stored[number]) for number in order])
+    answered = [n for n in range(len(texts)) if all(found[n] is not None for found in by_instruction.values())]
+    if not answered:
+        raise DocumentRejected(f"{prepared.request.name}: the server rejects every question")
+    queries = {one: _stacked(found, answered) for one, found in by_instruction.items()}
+    rejected = len(prepared.documents) - len(order) + len(texts) - len(answered)
+    return Embedded(vectors, owners, queries, answered, rejected, *about)
+
+
+def _stored(connection: Connection, prepared: Prepared) -> dict[int, Vectors]:
+    """The vectors that the store has of documents of the sample, by the number of the document."""
+    numbers = list(prepared.keys)
+    reader = SampleReader(connection, prepared.target)
+    found = reader.vectors([prepared.keys[n] for n in numbers], [prepared.fingerprints[n] for n in numbers])
+    return {numbers[position]: vectors for position, vectors in found.items()}
+
+
+def _stacked(found: Sequence[Vectors | None], positions: Sequence[int]) -> Vectors:
+    return np.stack([vector for n in positions if (vector := found[n]) is not None])
+
+
+def _search(
+    connection: Connection, prepared: Prepared, embedded: Embedded, judged: Sequence[Grades]
+) -> list[tuple[Variant, list[Ranked]]]:
+    """What each variant finds for each question. Tables of the sample end with the transaction."""
+    try:
+        with connection.transaction():
+            searches = _Searches(connection, prepared, embedded)
+            return [(variant, searches.lists(variant)) for variant in prepared.variants]
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UsageError(
+            f"{prepared.request.name}: {first_line(error)}; an index and words are searched in temporary tables, for which this "
+            "role needs TEMPORARY on the database"
+        ) from None
+
+
+class _Searches:
+    """The searches of one sample. What several variants need is made once."""
+
+    def __init__(self, connection: Connection, prepared: Prepared, embedded: Embedded) -> None:
+        self._connection = connection
+        self._prepared = prepared
+        self._embedded = embedded
+        self._k = max(prepared.request.metric.k, 10)
+        self._words: SampleOfWords | None = None
+        self._last: tuple[int, Vectors] | None = None
+
+    def lists(self, variant: Variant) -> list[Ranked]:
+        match variant.mode:
+            case "words":
+                return [self._by_words(n, self._k) for n in self._embedded.answered]
+            case "hybrid":
+                return self._hybrid(variant)
+        return self._by_vector(variant, self._k)
+
+    def _by_vector(self, variant: Variant, k: int) -> list[Ranked]:
+        vectors, queries = self._vectors(variant.dimensions), self._queries(variant)
+        if variant.index is None:
+            return list(ranking.nearest(queries, vectors, self._embedded.owners, k))
+        sample = SampleOfVectors(self._connection, self._prepared.target, variant.index, vectors, self._embedded.owners)
+        return [sample.find(query, k) for query in queries]
+
+    def _by_words(self, question: int, k: int) -> Ranked:
+        if self._words is None:
+            documents = [storable(document) for document in self._prepared.documents]
+            self._words = SampleOfWords(self._connection, self._prepared.target, documents)
+        return self._words.find(storable(self._prepared.questions[question].text), k)
+
+    def _hybrid(self, variant: Variant) -> list[Ranked]:
+        most = max(self._k, CANDIDATES)
+        by_vector = self._by_vector(variant, most)
+        weight = float(TEXT_WEIGHT)
+        return [
+            ranking.fused(own, self._by_words(n, most), self._k, rrf_k=RRF_K, text_weight=weight)
+            for own, n in zip(by_vector, self._embedded.answered, strict=True)
+        ]
+
+    def _vectors(self, dimensions: int) -> Vectors:
+        """Of the documents, as the store would have them. The last ones are remembered: others are not needed for long."""
+        if self._last is None or self._last[0] != dimensions:
+            self._last = dimensions, ranking.as_stored(self._embedded.vectors, dimensions)
+        return self._last[1]
+
+    def _queries(self, variant: Variant) -> Vectors:
+        """A transform of post-processing would be applied here, and in `_vectors`."""
+        return ranking.as_stored(self._embedded.queries[variant.instruction], variant.dimensions)
