@@ -128,18 +128,18 @@ def _attach(connection: Connection, declaration: Declaration) -> Embedding:
     oid, planned = plan(connection, declaration)
     embedding = _register(connection, oid, planned, declaration.backfill)
     run(connection, ddl.attach(embedding))
-    _note_partitions(connection, embedding)
+    note_partitions(connection, embedding.name, embedding.live.id)
     for role in declaration.readers:
         run(connection, grants.reader(role, embedding))
     connection.execute(statement("announce_change"))
     return embedding
 
 
-def _note_partitions(connection: Connection, embedding: Embedding) -> None:
-    """Record the current partitions as checked: the backfill reads them."""
-    state = catalog.find(connection, embedding.name).states[embedding.live.id]
+def note_partitions(connection: Connection, name: str, generation: int) -> None:
+    """Record the current partitions as checked: the backfill of this generation reads them."""
+    state = catalog.find(connection, name).states[generation]
     partitions = None if state.partitions is None else sorted(state.partitions)
-    connection.execute(statement("note_partitions"), {"id": embedding.live.id, "partitions": partitions})
+    connection.execute(statement("note_partitions"), {"id": generation, "partitions": partitions})
 
 
 def dry_run(connection: Connection, declaration: Declaration) -> str:

@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "Rows, vectors, lag, failures and index of each embedding.",
     "search": "Find the rows nearest to a text.",
     "index": "ANN indexes: list, build, drop, measure.",
+    "generation": "Change model, dimensions or template, without downtime.",
     "verify": "Count missing, stale and orphaned vectors; repair them.",
     "failures": "Documents that the server rejects: list, retry, discard.",
     "doctor": "Check settings, database, embeddings and servers.",

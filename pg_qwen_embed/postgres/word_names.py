@@ -158,6 +158,14 @@ class WordNames(CallNames):
         return statement("wanted")
 
     @property
+    def enter_words(self) -> sql.Composable:
+        return self._enter(self.words_function, 2)
+
+    @property
+    def enter_hybrid(self) -> sql.Composable:
+        return self._enter(self.hybrid_function, 7)
+
+    @property
     def want(self) -> sql.Composable:
         return statement("want", self)
 
