@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from pg_qwen_embed.admin import alter, restore
+from pg_qwen_embed.admin import alter, guards, restore
 from pg_qwen_embed.admin.attach import check_spec, note_partitions
 from pg_qwen_embed.admin.transaction import (
     ATTEMPTS,
@@ -345,6 +345,7 @@ def _drop(connection: Connection, name: str, id_: int) -> None:
     lock_embedding(connection, name)
     embedding = catalog.find(connection, name).embedding
     target = Target(embedding, generations.to_drop(embedding, id_))
+    guards.stop_writes_of(connection, target)
     if embedding.source.columns:  # it was not dropped
         connection.execute(statement("lock_source", Names(target)), {})
     connection.execute(statement("limit_lock_wait"), {"timeout": FURTHER_LOCKS})

@@ -97,7 +97,10 @@ class Traffic:
         ]
         self.answers[way] += 1
         if not fits:
-            self.wrong.append(f"{way}: {query!r} gave {sorted(found.items())}")
+            off = [
+                max(abs(found.get(k, 9) - v) for k, v in self.expected(one, query).items()) for one in list(self.known)
+            ]
+            self.wrong.append(f"{way}: {query!r}: off by {off} from {self.known}")
 
     def write(self) -> None:
         with psycopg.connect(self.harness.url, autocommit=True) as connection:
@@ -110,6 +113,7 @@ class Traffic:
     def ask(self, way: str, query: str) -> None:
         try:
             with psycopg.connect(self.harness.url, autocommit=True) as connection:
+                connection.execute("SET hnsw.iterative_scan = strict_order")  # dead vectors count otherwise
                 for n in count():
                     if self.over.wait(0.01):
                         return
