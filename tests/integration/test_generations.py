@@ -10,13 +10,15 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from fake_sglang import FakeSGLang
-from harness import Harness, eventually
+from harness import READER, Harness, eventually, together
 from other_model import OtherModel
 
 from pg_qwen_embed import Client
+from pg_qwen_embed.admin import generations as admin
 
 LAYOUTS = {"table": (), "chunked": ("--chunk-tokens", "16")}
 
@@ -60,6 +62,300 @@ def test_fewer_dimensions_become_live_and_back_without_the_server(harness: Harne
     harness.ok("generation", "drop", "articles", "--yes")
     assert list(generations(harness)) == ["live"]
     harness.assert_in_step()
+
+
+@pytest.mark.parametrize(("before", "after"), [("table", "chunked"), ("chunked", "table")])
+def test_chunks_come_and_go_with_a_generation(harness: Harness, before: str, after: str) -> None:
+    attached(harness, *LAYOUTS[before])
+    harness.execute(f"GRANT SELECT ON qwen_embed.articles TO {READER}")
+    harness.once()
+    harness.ok("generation", "start", "articles", "--chunk-tokens", "16" if after == "chunked" else "0")
+    harness.once()
+    for command in ("complete", "rollback", "rollback"):
+        harness.ok("generation", command, "articles")
+        harness.execute("UPDATE articles SET body = body || '!' WHERE id < 5")
+        harness.once()
+        assert harness.drift() == (0, {"missing": 0, "stale": 0, "orphaned": 0})
+        assert harness.value("SELECT has_table_privilege(%s, 'qwen_embed.articles', 'SELECT')", READER)
+        assert status(harness)["missing"] == []
+        columns = set(harness.rows("SELECT attname FROM pg_attribute WHERE attrelid = 'qwen_embed.articles'::regclass"))
+        assert (("chunk",) in columns) == (harness.embedding().live.layout == "chunked")
+    assert harness.embedding().live.layout == after
+
+
+def test_what_depends_on_the_view_survives_a_generation_of_the_same_columns(harness: Harness) -> None:
+    attached(harness)
+    harness.once()
+    harness.execute("CREATE VIEW near AS SELECT id, embedding FROM qwen_embed.articles")
+    harness.execute("REVOKE EXECUTE ON FUNCTION qwen_embed.articles_like(bigint, integer) FROM PUBLIC")
+    harness.ok("generation", "start", "articles", "--dimensions", "8")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    assert harness.value("SELECT vector_dims(embedding::vector) FROM near LIMIT 1") == 8
+    assert not harness.value(
+        "SELECT has_function_privilege(%s, 'qwen_embed.articles_like(bigint, integer)', 'EXECUTE')", READER
+    )
+    harness.ok("generation", "drop", "articles", "--yes")
+    harness.ok("generation", "start", "articles", "--chunk-tokens", "16")
+    harness.once()
+    before = harness.catalog()
+    said = harness.refused("generation", "complete", "articles")
+    assert "view near depends on" in said or "depends on its view" in said
+    assert harness.catalog() == before
+
+
+def test_nothing_is_left_of_any_generation_after_detach(harness: Harness) -> None:
+    harness.articles("one", "two")
+    before = harness.catalog()
+    harness.ok("attach", "articles", "--text", "body", "--words", "simple")
+    harness.once()
+    harness.ok("generation", "start", "articles", "--dimensions", "8")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    harness.ok("generation", "start", "articles", "--chunk-tokens", "16")
+    harness.ok("detach", "articles", "--yes")
+    assert harness.catalog() == before
+
+
+def test_a_dropped_generation_leaves_what_was_there_before_it(harness: Harness) -> None:
+    attached(harness, "--index", "hnsw-prefix:8")
+    harness.once()
+    before = harness.catalog()
+    harness.ok("generation", "start", "articles", "--index", "hnsw", "--dimensions", "8")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    harness.ok("generation", "rollback", "articles")
+    harness.ok("generation", "drop", "articles", "--yes")
+    assert harness.catalog() == before
+
+
+def test_what_cannot_be_done_is_one_sentence_with_the_next_command(harness: Harness) -> None:
+    attached(harness)
+    said = harness.refused("generation", "complete", "articles")
+    assert said.endswith("no generation that is being built; start one: pg-qwen-embed generation start articles")
+    assert "no retired generation" in harness.refused("generation", "rollback", "articles")
+    assert "pg-qwen-embed detach articles" in harness.refused("generation", "drop", "articles", "--yes")
+    assert "nothing would differ" in harness.refused("generation", "start", "articles", "--dimensions", "16")
+    assert 'has no column "absent"' in harness.refused("generation", "start", "articles", "--text", "absent")
+    assert "pg-qwen-embed attach" not in harness.refused("generation", "start", "nothing", "--dimensions", "8")
+    live = harness.embedding().live.id
+    harness.ok("generation", "start", "articles", "--dimensions", "8", "--text", "views")
+    said = harness.refused("generation", "complete", "articles")
+    assert "is not ready: its backfill is pending" in said
+    assert "start a worker: pg-qwen-embed worker" in said
+    assert "is being built; to give it up run" in harness.refused(
+        "generation", "start", "articles", "--dimensions", "4"
+    )
+    assert f"generation {live} of articles is live" in harness.refused(
+        "generation", "drop", "articles", "--generation", str(live), "--yes"
+    )
+    assert "has no generation 99" in harness.refused("generation", "drop", "articles", "--generation", "99", "--yes")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    assert "make generation" in harness.refused("generation", "complete", "articles")
+    harness.ok("generation", "start", "articles", "--dimensions", "4")
+    harness.once()
+    assert "drop it first" in harness.refused("generation", "complete", "articles")
+    assert "add --generation" in harness.refused("generation", "drop", "articles", "--yes")
+
+
+def test_documents_that_only_the_next_generation_rejects_hinder_it(harness: Harness) -> None:
+    harness.execute("CREATE TABLE articles (id int PRIMARY KEY, body text, title text)")
+    harness.execute("INSERT INTO articles VALUES (1, 'good', 'POISON'), (2, 'good too', 'fine')")
+    harness.ok("attach", "articles", "--text", "body")
+    harness.server.poison = "POISON"
+    harness.once()
+    harness.ok("generation", "start", "articles", "--text", "title")
+    harness.once()
+    said = harness.refused("generation", "complete", "articles")
+    number = str(generations(harness)["building"]["id"])
+    assert "1 of its documents are failures, and 0 of the live generation" in said
+    assert f"run: pg-qwen-embed failures list articles --generation {number}" in said
+    assert "id=1" in harness.ok("failures", "list", "articles", "--generation", number)
+    assert harness.ok("failures", "list", "articles") == "articles: no failures\n"
+    harness.server.poison = None
+    harness.ok("failures", "retry", "articles", "--generation", number)
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    harness.assert_in_step("title")
+
+
+def test_a_generation_that_is_not_ready_becomes_live_by_force(harness: Harness) -> None:
+    attached(harness)
+    harness.once()
+    harness.ok("generation", "start", "articles", "--text", "views")
+    harness.ok("generation", "complete", "articles", "--force")
+    assert harness.value("SELECT count(*) FROM qwen_embed.articles") == 0
+    harness.once()
+    harness.assert_in_step("views::text")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_start_goes_on_where_it_was_interrupted(harness: Harness, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attached(harness, *LAYOUTS[layout])
+    harness.once()
+    asked = len(harness.server.texts)
+    with monkeypatch.context() as patch:
+        patch.setattr(admin, "derive", lambda *_: None)  # as if it was killed before
+        harness.ok("generation", "start", "articles", "--dimensions", "8")
+    harness.execute("UPDATE articles SET body = 'changed' WHERE id = 1")
+    harness.execute("DELETE FROM articles WHERE id = 2")
+    assert "run the same generation start again" in harness.refused("generation", "complete", "articles")
+    harness.ok("generation", "start", "articles", "--dimensions", "8")
+    harness.once()
+    assert set(harness.server.texts[asked:]) == {"changed"}
+    harness.ok("generation", "complete", "articles")
+    harness.assert_in_step()
+
+
+def test_derived_vectors_are_those_of_the_server_within_half_precision(harness: Harness) -> None:
+    attached(harness)
+    harness.once()
+    harness.ok("generation", "start", "articles", "--dimensions", "5")
+    harness.ok("generation", "complete", "articles", "--force")
+    found = harness.vectors()
+    assert len(found) == 30
+    for text, vector in found:
+        np.testing.assert_allclose(vector, harness.server.vector(text, 5), atol=1e-3)
+
+
+def test_a_transaction_that_began_before_a_change_of_generation_gets_no_vector_of_the_former(harness: Harness) -> None:
+    attached(harness)
+    query = "SELECT id FROM qwen_embed.articles ORDER BY embedding <=> qwen_embed.embed_query('articles', 'article 3') LIMIT 1"
+    with harness.worker_here():
+        eventually(harness.settled)
+        assert harness.rows(query) == [(3,)]  # its vector is kept
+        harness.ok("generation", "start", "articles", "--dimensions", "8")
+        eventually(lambda: is_built(harness))
+        early = harness.connect(autocommit=False)
+        early.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        early.execute("SELECT count(*) FROM articles")
+        harness.ok("generation", "complete", "articles")
+        with pytest.raises(
+            psycopg.errors.SerializationFailure, match="another generation since this transaction began"
+        ):
+            early.execute(query)
+        early.rollback()
+        assert harness.rows(query) == [(3,)]
+
+
+def test_a_transaction_keeps_the_generation_that_it_has_asked_until_it_ends(harness: Harness) -> None:
+    attached(harness)
+    with harness.worker_here():
+        eventually(harness.settled)
+        harness.ok("generation", "start", "articles", "--dimensions", "8")
+        eventually(lambda: is_built(harness))
+        open_ = harness.connect(autocommit=False)
+        (vector,) = open_.execute("SELECT qwen_embed.embed_query('articles', 'article 3')::text").fetchone() or ("",)
+        completing = threading.Thread(target=harness.ok, args=("generation", "complete", "articles"))
+        completing.start()
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'qwen_embed.articles'::regclass)"
+        eventually(lambda: harness.value(waits))
+        rows = open_.execute(
+            "SELECT id FROM qwen_embed.articles ORDER BY embedding <=> %s LIMIT 1", (vector,)
+        ).fetchall()
+        assert rows == [(3,)]
+        open_.commit()
+        completing.join()
+        assert harness.embedding().live.spec.dimensions == 8
+
+
+def test_commands_at_once_leave_one_live_generation(harness: Harness) -> None:
+    attached(harness)
+    harness.once()
+    together([lambda: harness.cli("generation", "start", "articles", "--text", "views") and None] * 3)
+    assert len(generations(harness)) == 2
+    harness.once()
+    together([lambda: harness.cli("generation", "complete", "articles") and None] * 3)
+    assert set(generations(harness)) == {"live", "retired"}
+    harness.assert_in_step("views::text")
+    together([
+        lambda: harness.cli("generation", "rollback", "articles") and None,
+        lambda: harness.cli("generation", "drop", "articles", "--yes") and None,
+        lambda: harness.cli("generation", "start", "articles", "--dimensions", "8") and None,
+    ])  # fmt: skip
+    harness.once()
+    assert sum(one["state"] == "live" for one in generations(harness).values()) == 1
+    assert harness.drift() == (0, {"missing": 0, "stale": 0, "orphaned": 0})
+
+
+ODD = {
+    "composite": (
+        "t",
+        "(lang text, id int, body text, PRIMARY KEY (lang, id))",
+        "VALUES ('de', 1, 'a'), ('en', 1, 'b')",
+        (),
+    ),
+    "uuid": (
+        "t",
+        "(id uuid PRIMARY KEY, body text)",
+        "SELECT gen_random_uuid(), 'text ' || n FROM generate_series(1, 5) n",
+        (),
+    ),
+    "odd names": ('"We""ird %s Name"', '("k ey %" text PRIMARY KEY, body text)', "VALUES ('a', 'x'), ('b%', 'y')", ()),
+    "partitioned": ("t", "(id int PRIMARY KEY, body text) PARTITION BY RANGE (id)", "VALUES (1, 'a'), (2, 'b')", ()),
+    "words": ("t", "(id int PRIMARY KEY, body text)", "VALUES (1, 'a cat'), (2, 'a dog')", ("--words", "english")),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_generations_change_whatever_the_key_and_the_names_are(harness: Harness, kind: str) -> None:
+    table, columns, rows, options = ODD[kind]
+    harness.execute(f"CREATE TABLE {table} {columns}")
+    if kind == "partitioned":
+        harness.execute(f"CREATE TABLE t1 PARTITION OF {table} FOR VALUES FROM (0) TO (100)")
+    harness.execute(f"INSERT INTO {table} {rows}")
+    harness.ok("attach", table, "--text", "body", "--name", "e", *options)
+    harness.once()
+    harness.ok("generation", "start", "e", "--dimensions", "8")
+    harness.execute(f"UPDATE {table} SET body = body || '!'")
+    harness.once()
+    for command in ("complete", "rollback", "rollback"):
+        harness.ok("generation", command, "e")
+        harness.assert_in_step(name="e")
+        assert status(harness, "e")["missing"] == []
+    harness.ok("generation", "drop", "e", "--yes")
+    harness.execute(f"DELETE FROM {table} WHERE body LIKE 'a%'")
+    harness.once()
+    harness.assert_in_step(name="e")
+
+
+def test_a_generation_embeds_columns_by_their_present_names(harness: Harness) -> None:
+    attached(harness, rows=3)
+    harness.execute("ALTER TABLE articles RENAME COLUMN body TO content")
+    harness.execute("ALTER TABLE articles ADD COLUMN title text DEFAULT 'a title'")
+    harness.once()
+    harness.ok("generation", "start", "articles", "--template", "{title}: {content}")
+    harness.execute("ALTER TABLE articles RENAME COLUMN title TO heading")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    harness.execute("UPDATE articles SET heading = 'another title' WHERE id = 2")
+    harness.once()
+    harness.assert_in_step("heading || ': ' || content")
+
+
+def test_an_altered_table_and_a_repair_keep_every_generation(harness: Harness) -> None:
+    attached(harness, rows=5)
+    harness.once()
+    harness.ok("generation", "start", "articles", "--dimensions", "8")
+    harness.ok("alter", "articles", "--sql", "ALTER TABLE articles ALTER COLUMN body TYPE varchar(300)")
+    harness.once()
+    building = generations(harness)["building"]["id"]
+    harness.execute(f"DROP TRIGGER qwen_embed_update_{building} ON articles")
+    harness.execute("UPDATE articles SET body = 'unseen' WHERE id = 1")
+    harness.once()
+    assert harness.drift()[1] == {"missing": 0, "stale": 1, "orphaned": 0}
+    harness.ok("verify", "articles", "--repair")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    harness.ok("verify", "articles")
+    harness.assert_in_step()
+
+
+def status(harness: Harness, name: str = "articles") -> dict[str, Any]:
+    (one,) = json.loads(harness.ok("status", name, "--json"))
+    found: dict[str, Any] = one
+    return found
 
 
 STABLE, ROWS = 15, 25  # rows whose text stays, and all of them
