@@ -260,6 +260,51 @@ def test_a_transaction_keeps_the_generation_that_it_has_asked_until_it_ends(harn
         assert harness.embedding().live.spec.dimensions == 8
 
 
+CALLS = {
+    "vector": "SELECT count(*) FROM qwen_embed.articles((SELECT embedding FROM qwen_embed.articles WHERE id = 3), 5)",
+    "like": "SELECT count(*) FROM qwen_embed.articles_like(3, 5)",
+    "duplicates": "SELECT count(*) >= 0 FROM qwen_embed.articles_duplicates(2, 5)",
+    "words": "SELECT count(*) FROM qwen_embed.articles_words('article', 5)",
+    "hybrid": "SELECT count(*) FROM qwen_embed.articles_hybrid('article', NULL::halfvec, 5)",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_functions_that_wait_for_a_change_of_generation_answer_by_the_next_one(harness: Harness, layout: str) -> None:
+    attached(harness, *LAYOUTS[layout], "--words", "simple")
+    harness.once()
+    harness.ok("generation", "start", "articles", "--template", "an {body}")
+    harness.once()
+    reader = harness.connect(autocommit=False)
+    reader.execute("SELECT FROM qwen_embed.articles LIMIT 1")
+    sessions = {name: harness.connect() for name in CALLS}
+    expected = {
+        name: session.execute(CALLS[name]).fetchall() for name, session in sessions.items()
+    }  # compiles the bodies
+    completing = threading.Thread(target=harness.ok, args=("generation", "complete", "articles"))
+    completing.start()
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'qwen_embed.articles'::regclass"
+    eventually(lambda: harness.value(waiting) == 1)
+    found: dict[str, Any] = {}
+
+    def call(name: str) -> None:
+        try:
+            found[name] = sessions[name].execute(CALLS[name]).fetchall()
+        except psycopg.Error as error:
+            found[name] = str(error)
+
+    calling = [threading.Thread(target=call, args=(name,)) for name in CALLS]
+    for thread in calling:
+        thread.start()
+    eventually(lambda: harness.value(waiting) == 1 + len(CALLS))
+    reader.commit()
+    for thread in (completing, *calling):
+        thread.join()
+    assert found == expected
+    assert harness.embedding().live.spec.template.columns == ("body",)
+    assert generations(harness)["live"]["id"] > generations(harness)["retired"]["id"]
+
+
 def test_commands_at_once_leave_one_live_generation(harness: Harness) -> None:
     attached(harness)
     harness.once()
