@@ -90,7 +90,7 @@ def _seconds_left(backfill: BackfillProgress, now: datetime | None) -> float | N
 def start(connection: Connection, name: str, spec: Spec) -> Target:
     """Create another generation, which the worker fills. Raises UsageError; nothing is changed then.
 
-    Changes of rows feed it from the commit on, before its backfill begins. Where its vectors are those of the live one,
+    Changes of rows reach it from the commit on, before its backfill begins. Where its vectors are those of the live one,
     shortened, they are made in the database: no server is asked. It can be run again if it was interrupted."""
     wanted = _checked(connection, name, spec)
     busy = f"{name}: its table stayed locked for {ATTEMPTS} times {LOCK_TIMEOUT}; nothing was changed: try again when its " \

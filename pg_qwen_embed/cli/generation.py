@@ -125,9 +125,9 @@ def _chunked(spec: Spec, tokens: int | None, overlap: int | None) -> Spec:
 def _with_model(settings: Settings, spec: Spec, model: str | None, dimensions: int | None) -> Spec:
     """The spec with the model and dimensions that the server confirms. Raises UsageError, ModelMismatch, ServerUnavailable."""
     wanted, same = model or spec.model, model in (None, spec.model)
-    asked = spec.dimensions if dimensions is None and same else dimensions
+    length = spec.dimensions if dimensions is None and same else dimensions
     try:
-        chosen = asyncio.run(resolve_model(settings, wanted, asked, most=spec.index.most_dimensions))
+        chosen = asyncio.run(resolve_model(settings, wanted, length, most=spec.index.most_dimensions))
     except ModelMismatch as error:
         raise UsageError(f"{error}; choose the model with --model, and its server with --server-url") from None
     if chosen.warning:
@@ -199,7 +199,7 @@ def _figures(one: Figures) -> str:
 def complete(settings: Settings, name: str, force: bool) -> None:
     """Make the generation of NAME that is being built live: from then on queries see it.
 
-    It is refused until every row has its vector and the index is there. The generation before is kept in step, for `rollback`.
+    It is rejected until every row has its vector and the index is there. The generation before is kept in step, for `rollback`.
     """
     with connect(settings.database_url, PURPOSE) as connection:
         done = generations.complete(connection, name, force=force)

@@ -241,6 +241,11 @@ class CallNames(IndexNames):
         return statement("hold_view", self)
 
     @property
+    def function_is_missing(self) -> sql.Literal:
+        name = self.target.name.replace("%", "%%")
+        return self.sentence(f"the function % is missing; run: pg-qwen-embed verify {name} --repair")
+
+    @property
     def enter_search(self) -> sql.Composable:
         return self._enter(self.view, 2 + len(self._columns))
 

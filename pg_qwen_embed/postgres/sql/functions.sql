@@ -43,6 +43,10 @@ COMMENT ON FUNCTION {view}({search_types}) IS {comment};
 -- belongs to one generation. Part of the bodies; a query parsed before has this lock already, if it names the view.
 PERFORM FROM {view} e WHERE false;
 
+-- name: view_is_held
+-- The same, as a condition that is true. Part of begin_search.
+ AND NOT EXISTS (SELECT FROM {view} e WHERE false)
+
 -- name: enter
 -- The same, for a body that names what one generation has. If that is not the live one any more, this body is an old one, which
 -- waited for the change: the present one is called in its place. Part of the bodies.
@@ -50,8 +54,7 @@ PERFORM FROM {view} e WHERE false;
 PERFORM FROM {view} e WHERE false;
     IF pg_catalog.to_regproc({distance_name}) IS NULL THEN
         IF pg_catalog.current_setting('pg_qwen_embed.again', true) OPERATOR(pg_catalog.=) {id_text} THEN
-            RAISE EXCEPTION {sentence:the function % is missing; run: pg-qwen-embed verify --repair}, {distance_name}
-                USING ERRCODE = 'undefined_function';
+            RAISE EXCEPTION {function_is_missing}, {distance_name} USING ERRCODE = 'undefined_function';
         END IF;
         PERFORM pg_catalog.set_config('pg_qwen_embed.again', {id_text}, true);
         RETURN QUERY SELECT f.* FROM {again} f;
