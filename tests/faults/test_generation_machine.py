@@ -106,6 +106,16 @@ class Generations(RuleBasedStateMachine):
             eventually(self.no_backfill_goes_on)
         self.done_or_one_sentence(*command)
 
+    @rule(options=OPTIONS)
+    def change_to(self, options: tuple[str, ...]) -> None:
+        """All the way, where nothing is in the way."""
+        for server in self.servers.values():
+            server.fault = None
+        self.done_or_one_sentence("drop", "--yes")
+        self.start(options)
+        eventually(self.no_backfill_goes_on)
+        self.done_or_one_sentence("complete")
+
     @rule(number=st.integers(0, 1))
     def kill_a_worker(self, number: int) -> None:
         self.workers[number].popen.kill()
@@ -197,8 +207,8 @@ def test_any_order_of_generations_and_faults_ends_in_step(tmp_path: Path) -> Non
         run_state_machine_as_test(
             Generations,
             settings=settings(
-                max_examples=6,
-                stateful_step_count=20,
+                max_examples=4,
+                stateful_step_count=24,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
