@@ -222,15 +222,21 @@ def check_spec(spec: Spec) -> None:
 def _check_documents(connection: Connection, declaration: Declaration, source: Source) -> None:
     """Raises UsageError for a table that is too small for its post-processing to be fitted now. It may grow, if nobody waits
     for a backfill."""
-    wanted = declaration.spec.post
-    if wanted is None or not declaration.backfill:
+    if declaration.backfill:
+        advice = (
+            "leave --post out, or choose fewer --dimensions, or add --no-backfill: then the worker waits for as many"
+        )
+        check_documents(connection, declaration.name or source.table.name, source, declaration.spec.post, advice)
+
+
+def check_documents(connection: Connection, name: str, source: Source, wanted: post.Post | None, advice: str) -> None:
+    """Raises UsageError for a table of fewer rows than a post-processing is fitted on."""
+    if wanted is None:
         return
     query = statement("count_some_rows", table=identifier(source.table))
     (rows,) = connection.execute(query, {"most": wanted.least}).fetchone() or (0,)
     if rows < wanted.least:
-        name = declaration.name or source.table.name
-        raise UsageError(f"{post.too_few(name, wanted, rows)}; leave --post out, or choose fewer --dimensions, or add "
-                         "--no-backfill: then the worker waits for as many")  # fmt: skip
+        raise UsageError(f"{post.too_few(name, wanted, rows)}; {advice}")
 
 
 def _check_chunking(chunking: Chunking, spec: Spec) -> None:

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from pg_qwen_embed.admin import alter, guards, restore
-from pg_qwen_embed.admin.attach import check_spec, note_partitions
+from pg_qwen_embed.admin.attach import check_documents, check_spec, note_partitions
 from pg_qwen_embed.admin.transaction import (
     ATTEMPTS,
     FURTHER_LOCKS,
@@ -129,6 +129,8 @@ def _checked(connection: Connection, name: str, spec: Spec) -> Spec:
     oid, _ = catalog.find_source(connection, as_text(identifier(embedding.source.table)), _key_of(embedding))
     catalog.check_text_columns(connection, oid, spec.template.columns)
     _check_view(embedding, spec)
+    advice = "add --post none, or choose fewer --dimensions"
+    check_documents(connection, name, embedding.source, spec.post, advice)
     if Layout.COLUMN in (embedding.live.layout, spec.layout):
         raise UsageError(f"{name} keeps its vectors in a column of its table (--store column), which has room for one generation; "
                          f"to change it run: pg-qwen-embed detach {name}, and attach again")  # fmt: skip

@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from pg_qwen_embed.admin import generations
+from pg_qwen_embed.cli._declaration import MOST_REDUCED
 from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
 from pg_qwen_embed.domain import index as kinds
 from pg_qwen_embed.domain import template
 from pg_qwen_embed.domain.embedding import GenerationState
 from pg_qwen_embed.domain.errors import ModelMismatch, UsageError
 from pg_qwen_embed.domain.generations import Figures
+from pg_qwen_embed.domain.post import post_of
 from pg_qwen_embed.domain.prompt import style_of
 from pg_qwen_embed.domain.report import BackfillState
 from pg_qwen_embed.domain.spec import Chunking, Distance, Spec, TooLong
@@ -61,6 +63,9 @@ def generation() -> None:
     type=click.Choice([distance.value for distance in Distance]),
     help="Distance of the index and of searches.",
 )
+@click.option(
+    "--post", "post_form", metavar="METHOD", help="Post-processing of the vectors, written as in attach; none: without."
+)
 @click.option("--index", "index_text", metavar="KIND", help="Kind of the index, written as in attach.")
 @click.option("--dry-run", is_flag=True, help="Say what would be started. Nothing is changed.")
 @with_settings("database_url", "server_url", "ca_file")
@@ -74,6 +79,7 @@ def start(
     chunk_tokens: int | None,
     chunk_overlap: int | None,
     distance: str | None,
+    post_form: str | None,
     index_text: str | None,
     dry_run: bool,
 ) -> None:
@@ -91,7 +97,7 @@ def start(
             distance=Distance(distance) if distance else spec.distance,
             index=kinds.parse(index_text) if index_text else spec.index,
         )
-        spec = _with_model(settings, spec, model, dimensions)
+        spec = _with_model(settings, spec, model, dimensions, post_form)
         if dry_run:
             spec = generations.planned(connection, name, spec)
             say(f"{name}: would start a generation with {_described(spec)}; nothing was changed")
@@ -122,20 +128,28 @@ def _chunked(spec: Spec, tokens: int | None, overlap: int | None) -> Spec:
     return replace(spec, chunking=Chunking(size, overlap or 0), too_long=TooLong.TRUNCATE)
 
 
-def _with_model(settings: Settings, spec: Spec, model: str | None, dimensions: int | None) -> Spec:
+def _with_model(
+    settings: Settings, spec: Spec, model: str | None, dimensions: int | None, post_form: str | None
+) -> Spec:
     """The spec with the model and dimensions that the server confirms. Raises UsageError, ModelMismatch, ServerUnavailable."""
     wanted, same = model or spec.model, model in (None, spec.model)
-    length = spec.dimensions if dimensions is None and same else dimensions
+    length = spec.requested_dimensions if dimensions is None and same else dimensions
+    form = post_form if post_form is not None else spec.post and spec.post.form
+    reduced = str(form).startswith("pca")  # then the index holds fewer than the server makes
     try:
-        chosen = asyncio.run(resolve_model(settings, wanted, length, most=spec.index.most_dimensions))
+        chosen = asyncio.run(
+            resolve_model(settings, wanted, length, most=MOST_REDUCED if reduced else spec.index.most_dimensions)
+        )
     except ModelMismatch as error:
         raise UsageError(f"{error}; choose the model with --model, and its server with --server-url") from None
     if chosen.warning:
         say(f"warning: {chosen.warning}", err=True)
+    fitted = post_of(form, chosen.dimensions)
     return replace(
         spec,
         model=chosen.model,
-        dimensions=chosen.dimensions,
+        dimensions=fitted.outputs if fitted else chosen.dimensions,
+        post=fitted,
         prompt_style=spec.prompt_style if same else style_of(chosen.model, chosen.path),
         weight_version=chosen.weight_version if chosen.full_dimensions or not same else spec.weight_version,
         full_dimensions=chosen.full_dimensions or (spec.full_dimensions if same else None),

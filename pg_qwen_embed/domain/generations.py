@@ -150,4 +150,5 @@ def can_be_derived(live: Spec, wanted: Spec) -> bool:
     A model without the Matryoshka property makes other vectors then; the worker shortens its vectors in the same way."""
     same = replace(wanted, dimensions=live.dimensions, index=live.index, comment=live.comment, notify=live.notify,
                    distance=live.distance, prompt_style=live.prompt_style)  # fmt: skip
-    return wanted.dimensions < live.dimensions and same == live and live.layout is not Layout.COLUMN
+    is_plain = live.post is None and live.layout is not Layout.COLUMN
+    return wanted.dimensions < live.dimensions and same == live and is_plain
