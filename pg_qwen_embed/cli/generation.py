@@ -134,7 +134,8 @@ def _with_model(
     """The spec with the model and dimensions that the server confirms. Raises UsageError, ModelMismatch, ServerUnavailable."""
     wanted, same = model or spec.model, model in (None, spec.model)
     length = spec.requested_dimensions if dimensions is None and same else dimensions
-    form = post_form if post_form is not None else spec.post and spec.post.form
+    former = spec.post.form if spec.post else None
+    form = former if post_form is None else post_form
     reduced = str(form).startswith("pca")  # then the index holds fewer than the server makes
     try:
         chosen = asyncio.run(

@@ -180,6 +180,23 @@ def test_documents_that_only_the_next_generation_rejects_hinder_it(harness: Harn
     harness.assert_in_step("title")
 
 
+def test_a_post_processing_comes_and_goes_with_a_generation(harness: Harness) -> None:
+    attached(harness, rows=200)
+    harness.once()
+    harness.ok("generation", "start", "articles", "--post", "center")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    assert str(harness.embedding().live.spec.post) == "center of 16"
+    assert harness.drift()[0] == 0
+    total = harness.value("SELECT sum(embedding) <-> '[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]' FROM qwen_embed.articles")
+    assert total < 20  # of 200 unit vectors: they point everywhere
+    harness.ok("generation", "rollback", "articles")
+    harness.assert_in_step()
+    harness.ok("generation", "drop", "articles", "--yes")
+    harness.execute("DELETE FROM articles WHERE id > 20")
+    assert "add --post none" in harness.refused("generation", "start", "articles", "--post", "whiten")
+
+
 def test_a_generation_that_is_not_ready_becomes_live_by_force(harness: Harness) -> None:
     attached(harness)
     harness.once()
