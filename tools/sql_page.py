@@ -101,7 +101,14 @@ class Texts:
         self.names = names_of(example)
         superseded = interface.drop_superseded(example)
         self.created = first_of_each(
-            (*queries.create("public"), *ddl.attach(example), *ddl.detach(example), superseded, *grants(example))
+            (
+                *queries.create("public"),
+                *queries.create_live_generation(),
+                *ddl.attach(example),
+                *ddl.detach(example),
+                superseded,
+                *grants(example),
+            )
         )
         self.owned = {value for name in dir(layout) if isinstance(value := getattr(layout, name), str)}
 
@@ -129,6 +136,8 @@ def first_of_each(commands: Iterable[sql.Composed]) -> dict[str, str]:
     return texts
 
 
+OF_STORE = ("repair_orphans_page", "derive_table", "derive_chunked")  # they take pages of a store, not of the source
+
 # The pieces of a search with a condition, by the names of the statements that they come from.
 SEARCHING: dict[str, sql.Composable] = {
     "own_condition": sql.SQL("likes > 10"),
@@ -152,7 +161,9 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "probe": statement("probe_changed_rows", names),
         "append_renamed": statement("append_renamed_changed_rows", names),
         "signal": statement("signal_worker", names),
-        "beyond": statement("store_beyond" if name == "repair_orphans_page" else "beyond", names),
+        "beyond": statement("store_beyond" if name in OF_STORE else "beyond", names),
+        "longer": sql.Identifier("_qwen_embed", f"store_{names.target.id - 1}"),
+        "again": sql.SQL("qwen_embed.articles($1, $2, $3)"),
         "chosen": names.one_key,
         "any_vector": sql.SQL("s.embedding"),
         "vector_in_source": sql.SQL("NULL"),

@@ -94,7 +94,7 @@ def suspended(connection: Connection, name: str) -> Iterator[None]:
     yield
     use_search_path(connection, SEARCH_PATH)
     for before in all_of_it:
-        _note_columns(connection, before.name, before)
+        note_columns(connection, before.name, before)
         _resume(connection, before.name, before)
     use_search_path(connection, used_before)
 
@@ -173,7 +173,7 @@ def _create_again(connection: Connection, name: str) -> Embedding:
     return found.embedding
 
 
-def _note_columns(connection: Connection, name: str, before: Embedding) -> None:
+def note_columns(connection: Connection, name: str, before: Embedding) -> None:
     """Record the columns by their current numbers. A column that has the name of before is that column; only one whose name
     is gone was renamed."""
     recorded = numbers(before.source, catalog.source_now(connection, name))

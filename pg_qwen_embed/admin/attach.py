@@ -128,18 +128,18 @@ def _attach(connection: Connection, declaration: Declaration) -> Embedding:
     oid, planned = plan(connection, declaration)
     embedding = _register(connection, oid, planned, declaration.backfill)
     run(connection, ddl.attach(embedding))
-    _note_partitions(connection, embedding)
+    note_partitions(connection, embedding.name, embedding.live.id)
     for role in declaration.readers:
         run(connection, grants.reader(role, embedding))
     connection.execute(statement("announce_change"))
     return embedding
 
 
-def _note_partitions(connection: Connection, embedding: Embedding) -> None:
-    """Record the current partitions as checked: the backfill reads them."""
-    state = catalog.find(connection, embedding.name).states[embedding.live.id]
+def note_partitions(connection: Connection, name: str, generation: int) -> None:
+    """Record the current partitions as checked: the backfill of this generation reads them."""
+    state = catalog.find(connection, name).states[generation]
     partitions = None if state.partitions is None else sorted(state.partitions)
-    connection.execute(statement("note_partitions"), {"id": embedding.live.id, "partitions": partitions})
+    connection.execute(statement("note_partitions"), {"id": generation, "partitions": partitions})
 
 
 def dry_run(connection: Connection, declaration: Declaration) -> str:
@@ -222,15 +222,21 @@ def check_spec(spec: Spec) -> None:
 def _check_documents(connection: Connection, declaration: Declaration, source: Source) -> None:
     """Raises UsageError for a table that is too small for its post-processing to be fitted now. It may grow, if nobody waits
     for a backfill."""
-    wanted = declaration.spec.post
-    if wanted is None or not declaration.backfill:
+    if declaration.backfill:
+        advice = (
+            "leave --post out, or choose fewer --dimensions, or add --no-backfill: then the worker waits for as many"
+        )
+        check_documents(connection, declaration.name or source.table.name, source, declaration.spec.post, advice)
+
+
+def check_documents(connection: Connection, name: str, source: Source, wanted: post.Post | None, advice: str) -> None:
+    """Raises UsageError for a table of fewer rows than a post-processing is fitted on."""
+    if wanted is None:
         return
     query = statement("count_some_rows", table=identifier(source.table))
     (rows,) = connection.execute(query, {"most": wanted.least}).fetchone() or (0,)
     if rows < wanted.least:
-        name = declaration.name or source.table.name
-        raise UsageError(f"{post.too_few(name, wanted, rows)}; leave --post out, or choose fewer --dimensions, or add "
-                         "--no-backfill: then the worker waits for as many")  # fmt: skip
+        raise UsageError(f"{post.too_few(name, wanted, rows)}; {advice}")
 
 
 def _check_chunking(chunking: Chunking, spec: Spec) -> None:

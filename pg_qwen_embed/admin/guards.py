@@ -40,8 +40,13 @@ def stop_writes(connection: Connection, *embeddings: Embedding) -> None:
 
     A stranger who holds the lock keeps nobody back: then it is left to chance whether the store can be locked."""
     for target in (target for one in embeddings for target in one.targets):
-        with suppress(psycopg.errors.LockNotAvailable), connection.transaction():
-            connection.execute(statement("stop_writes"), {"lock": int(Lock.STORE), "id": target.id})
+        stop_writes_of(connection, target)
+
+
+def stop_writes_of(connection: Connection, target: Target) -> None:
+    """The same for one generation."""
+    with suppress(psycopg.errors.LockNotAvailable), connection.transaction():
+        connection.execute(statement("stop_writes"), {"lock": int(Lock.STORE), "id": target.id})
 
 
 def suspend(connection: Connection, target: Target) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.rows import dict_row
 
-from pg_qwen_embed.admin import guards, restore
+from pg_qwen_embed.admin import generations, guards, restore
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.index import IndexKind
-from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, Status
+from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, Drift, IndexState, OtherGeneration, Status
 from pg_qwen_embed.domain.source import Problem, Remedy
 from pg_qwen_embed.postgres import catalog, fits, rights, trust
 from pg_qwen_embed.postgres.catalog import Registered
@@ -134,7 +134,19 @@ def _status(connection: Connection, registered: Registered) -> Status:
         vacuum_blocked_by=row["vacuum_blocked_by"] and shown(row["vacuum_blocked_by"], LONGEST_SESSION),
         model_mismatch=row["model_mismatch"],
         fitted_on=fits.fitted_on(connection, target) if target.spec.post else None,
+        generation=target.id,
+        others=tuple(_other(connection, one, state.problem) for one, state in registered.targets if one.id != target.id),
     )  # fmt: skip
+
+
+def _other(connection: Connection, target: Target, problem: Problem | None) -> OtherGeneration:
+    spec, state = target.spec, target.generation.state.value
+    if problem:
+        return OtherGeneration(target.id, state, spec.model, spec.dimensions, 0, 0, 0, 0, problem.reason)
+    found = generations.figures(connection, target)
+    return OtherGeneration(
+        target.id, state, spec.model, spec.dimensions, found.vectors, found.pending, found.failures, found.size
+    )
 
 
 def _without_figures(embedding: Embedding, *, problem: Problem | None = None, unreadable: str | None = None) -> Status:

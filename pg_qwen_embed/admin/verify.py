@@ -1,15 +1,17 @@
 """`verify`: count drift, and on request repair it, after what is missing of the embedding was created again."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import psycopg
 
 from pg_qwen_embed.admin import restore, status
-from pg_qwen_embed.domain.embedding import Target
-from pg_qwen_embed.domain.report import Drift
+from pg_qwen_embed.domain.embedding import GenerationState, Target
+from pg_qwen_embed.domain.report import BackfillState, Drift
 from pg_qwen_embed.postgres import catalog, trust
 from pg_qwen_embed.postgres.connection import Connection, connect
 from pg_qwen_embed.postgres.drift import Repaired, is_unreadable, repair_now
+from pg_qwen_embed.postgres.sql import statement
 
 PURPOSE = "pg_qwen_embed verify"
 
@@ -25,14 +27,30 @@ class Verified:
 
 
 def verify(database_url: str, name: str, *, repair: bool) -> Verified:
-    """Count drift. With `repair`, create again what is missing, and enqueue what has drifted. Raises UsageError, SetupError."""
+    """Count drift, in every generation whose backfill is done. With `repair`, create again what is missing, and enqueue what
+    has drifted. Raises UsageError, SetupError."""
     restored = _restored(database_url, name) if repair else []
     with connect(database_url, PURPOSE, tables_only=True) as connection:
         trust.require_trusted(connection, name)
         catalog.require_initialised(connection)
-        target = catalog.embedding(connection, name).target
-        drift, unreadable = _count(connection, target)
-    return Verified(drift, unreadable, repair_now(database_url, target) if repair else None, tuple(restored))
+        targets = [one for one in catalog.embedding(connection, name).targets if _is_filled(connection, one)]
+        counted = [_count(connection, target) for target in targets]
+    drift = Drift(*(sum(part) for part in zip(*(astuple(one) for one, _ in counted), strict=True)))
+    unreadable = max(number for _, number in counted)  # rows of the source, which each generation reads
+    enqueued = [repair_now(database_url, target) for target in targets] if repair else []
+    return Verified(drift, unreadable, _together(enqueued), tuple(restored))
+
+
+def _is_filled(connection: Connection, target: Target) -> bool:
+    """Whether the vectors of a generation should be there: one that is being built gets them from its backfill."""
+    if target.generation.state is not GenerationState.BUILDING:
+        return True
+    row = connection.execute(statement("read_backfill_state"), {"id": target.id}).fetchone()
+    return row is not None and BackfillState(row[0]) in (BackfillState.DONE, BackfillState.INDEXING)
+
+
+def _together(repaired: Sequence[Repaired]) -> Repaired | None:
+    return Repaired(*(sum(part) for part in zip(*map(astuple, repaired), strict=True))) if repaired else None
 
 
 def _restored(database_url: str, name: str) -> list[str]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "search": "Find the rows nearest to a text.",
     "index": "ANN indexes: list, build, drop, measure.",
     "evaluate": "Measure what finds the right rows: instruction, dimensions, index, mode.",
+    "generation": "Change model, dimensions or template, without downtime.",
     "verify": "Count missing, stale and orphaned vectors; repair them.",
     "failures": "Documents that the server rejects: list, retry, discard.",
     "doctor": "Check settings, database, embeddings and servers.",

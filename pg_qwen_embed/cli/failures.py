@@ -21,6 +21,10 @@ key_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     help="Only the failure of this row. Repeat it for each column of the key, in order.",
 )
 
+generation_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--generation", type=int, metavar="N", help="Those of generation N.  [default: of the live one]"
+)
+
 
 @click.group()
 def failures() -> None:
@@ -33,12 +37,13 @@ def failures() -> None:
 
 @failures.command("list")
 @click.argument("name")
+@generation_option
 @json_option
 @with_settings("database_url")
-def list_(settings: Settings, name: str, as_json: bool) -> None:
+def list_(settings: Settings, name: str, generation: int | None, as_json: bool) -> None:
     """List the failures of NAME, the latest first, each with its error message."""
     with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
-        found = handling.listing(connection, name)
+        found = handling.listing(connection, name, generation)
     if as_json:
         print_json([dataclasses.asdict(failure) for failure in found])
     elif not found:
@@ -54,18 +59,20 @@ def list_(settings: Settings, name: str, as_json: bool) -> None:
 @failures.command()
 @click.argument("name")
 @key_option
+@generation_option
 @with_settings("database_url")
-def retry(settings: Settings, name: str, key: tuple[str, ...]) -> None:
+def retry(settings: Settings, name: str, key: tuple[str, ...], generation: int | None) -> None:
     """Try the failures of NAME again now, parked ones too."""
     with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
-        say(f"{name}: {handling.retry(connection, name, key)} to be tried again")
+        say(f"{name}: {handling.retry(connection, name, key, generation)} to be tried again")
 
 
 @failures.command()
 @click.argument("name")
 @key_option
+@generation_option
 @with_settings("database_url")
-def discard(settings: Settings, name: str, key: tuple[str, ...]) -> None:
+def discard(settings: Settings, name: str, key: tuple[str, ...], generation: int | None) -> None:
     """Delete the failures of NAME. Their rows get no new vector until they change."""
     with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
-        say(f"{name}: {handling.discard(connection, name, key)} discarded")
+        say(f"{name}: {handling.discard(connection, name, key, generation)} discarded")

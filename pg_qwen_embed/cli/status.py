@@ -4,6 +4,7 @@ import click
 
 from pg_qwen_embed.admin import status as reporting
 from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.domain.embedding import GenerationState
 from pg_qwen_embed.domain.report import BackfillState, Status
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
@@ -54,7 +55,22 @@ def _report(one: Status) -> str:
         f"failures {one.failures:,}\n"
         f"{post}{_warnings(one)}"
         f"  backfill {backfill}  index {one.index_report}  leader {one.leader or 'none: start one with pg-qwen-embed worker'}"
+        f"{_others(one)}"
     )
+
+
+def _others(one: Status) -> str:
+    """The generations that are kept next to the live one, and what they cost."""
+    found = ""
+    for other in one.others:
+        found += f"\n  generation {other.id} {other.state}, {other.model}, {other.dimensions} dimensions: "
+        if other.problem:
+            found += f"it is not followed: {other.problem}; run: pg-qwen-embed verify {one.name} --repair"
+            continue
+        found += f"vectors {other.vectors:,}  pending {other.pending:,}  failures {other.failures:,}  {other.size / 1e6:,.1f} MB; "
+        found += "each change is embedded for it too, until generation "
+        found += "drop" if other.state == GenerationState.RETIRED else "complete and drop"
+    return found
 
 
 def _warnings(one: Status) -> str:

@@ -36,6 +36,21 @@ class BackfillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherGeneration:
+    """A generation that is not live, as `status` mentions it. size: bytes. `generation status` has the rest."""
+
+    id: int
+    state: str
+    model: str
+    dimensions: int
+    vectors: int
+    pending: int
+    failures: int
+    size: int
+    problem: str | None = None  # why it is not followed; then there are no figures
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One embedding at one moment. lag_seconds: the age of the oldest change that is not acknowledged."""
 
@@ -69,6 +84,8 @@ class Status:
     fitted_on: int | None = (
         None  # documents of which its post-processing was fitted; None: it was not, or there is none
     )
+    generation: int = 0  # the number of the live one, whose figures these are
+    others: tuple[OtherGeneration, ...] = ()  # that are kept in step with it
 
     @property
     def indexed_vectors(self) -> int:

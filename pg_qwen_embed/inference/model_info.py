@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pg_qwen_embed.domain.embedding import Target
+from pg_qwen_embed.domain.embedding import GenerationState, Target
 from pg_qwen_embed.domain.prompt import PromptStyle, style_of
 
 
@@ -49,7 +49,7 @@ class ModelInfo:
         attached = _described(old.model, old.full_dimensions or old.requested_dimensions, old.weight_version)
         return Mismatch(
             f"{target.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
-            f"serve the old one again, or run: pg-qwen-embed detach {target.name}, and attach again",
+            f"serve the old one again, or run: pg-qwen-embed {_remedy(target)}",
         )
 
     @property
@@ -65,6 +65,13 @@ class ModelInfo:
     def shortens_to(self, dimensions: int) -> bool:
         """Whether the server itself can return vectors of this length, shorter than its full ones."""
         return self.shortens and dimensions != self.dimensions and (not self.allowed or dimensions in self.allowed)
+
+
+def _remedy(target: Target) -> str:
+    """What replaces the generation by one of another model."""
+    if target.generation.state is GenerationState.LIVE:
+        return f"generation start {target.name}, with its --model if that is another one"
+    return f"generation drop {target.name} --generation {target.id}"
 
 
 def _described(model: str, dimensions: int, weight_version: str | None) -> str:

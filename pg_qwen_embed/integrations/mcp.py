@@ -61,11 +61,15 @@ def server(reading: Reading, client: Client, secrets: Secrets) -> MCPServer:
         ] = "vector",
     ) -> dict[str, Any]:
         """Rows that fit a text, best first: by meaning a smaller distance is better, by words a higher score."""
-        vector = as_literal(client.embed_query(embedding, text)) if mode != "words" else None
         conditions = [one.model_dump() for one in filters or ()]
-        if mode == "vector" and vector is not None:
-            return _answer(reading.search(embedding, vector, limit, conditions))
-        return _answer(reading.search_by_words(embedding, text, vector, limit, conditions))
+
+        def find() -> Found:
+            vector = as_literal(client.embed_query(embedding, text)) if mode != "words" else None
+            if mode == "vector" and vector is not None:
+                return reading.search(embedding, vector, limit, conditions)
+            return reading.search_by_words(embedding, text, vector, limit, conditions)
+
+        return _answer(_of_one_generation(reading, embedding, find))
 
     @tool
     def read_rows(
@@ -78,6 +82,20 @@ def server(reading: Reading, client: Client, secrets: Secrets) -> MCPServer:
         return _answer(reading.rows(embedding, keys))
 
     return found
+
+
+def _of_one_generation(reading: Reading, name: str, find: Callable[[], Found]) -> Found:
+    """What was found while no other generation became live: then the vector of the query and those of the rows fit."""
+    while True:
+        live = reading.generation(name)
+        try:
+            found = find()
+        except psycopg.Error:
+            if reading.generation(name) == live:
+                raise
+        else:
+            if reading.generation(name) == live:
+                return found
 
 
 def _answer(found: Found) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class Reading:
             found = [one.embedding for one in catalog.registered(connection) if one.problem is None]
             return [self._described(one) for one in found if self._is_open(one.name)]
 
+    def generation(self, name: str) -> int:
+        """The number of the live generation. Raises UsageError."""
+        with self._connected() as connection:
+            return self._embedding(connection, name).live.id
+
     def search(self, name: str, vector: str, limit: int, filters: Sequence[Mapping[str, Any]] = ()) -> Found:
         """The nearest rows that pass all filters. vector: as PostgreSQL writes it. Raises UsageError."""
         with self._connected() as connection:

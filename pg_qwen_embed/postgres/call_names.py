@@ -237,6 +237,27 @@ class CallNames(IndexNames):
         return statement("is_among", self)
 
     @property
+    def hold_view(self) -> sql.Composable:
+        return statement("hold_view", self)
+
+    @property
+    def function_is_missing(self) -> sql.Literal:
+        name = self.target.name.replace("%", "%%")
+        return self.sentence(f"the function % is missing; run: pg-qwen-embed verify {name} --repair")
+
+    @property
+    def enter_search(self) -> sql.Composable:
+        return self._enter(self.view, 2 + len(self._columns))
+
+    @property
+    def enter_duplicates(self) -> sql.Composable:
+        return self._enter(self.duplicates_function, 3)
+
+    def _enter(self, function: sql.Identifier, parameters: int) -> sql.Composable:
+        given = joined(sql.SQL(f"${n}") for n in range(1, parameters + 1))
+        return statement("enter", self, again=sql.SQL("{}({})").format(function, given))
+
+    @property
     def use_index(self) -> sql.Composable:
         return statement("use_index", self)
 

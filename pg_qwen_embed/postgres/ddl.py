@@ -72,6 +72,13 @@ def detach(embedding: Embedding) -> Iterator[sql.Composed]:
         yield from _drop_generation(target, has_source=has_source)
 
 
+def drop_generation(target: Target) -> Iterator[sql.Composed]:
+    """Drops everything of a generation that is not live. The triggers go first, as in `detach`."""
+    has_source = bool(target.source.columns)
+    yield from (trigger.drop(target) for trigger in triggers(target) if has_source)
+    yield from _drop_generation(target, has_source=has_source)
+
+
 def _drop_generation(target: Target, *, has_source: bool) -> Iterator[sql.Composed]:
     names = Names(target)
     yield from (trigger.drop_function(target) for trigger in triggers(target))

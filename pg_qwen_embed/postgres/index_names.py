@@ -110,6 +110,19 @@ class IndexNames(KeyNames):
         return sql.Identifier(PUBLIC_SCHEMA, f"distance_{self.target.id}")
 
     @property
+    def distance_name(self) -> sql.Literal:
+        """Its name as text. Only the live generation of an embedding has one."""
+        return sql.Literal(f"{PUBLIC_SCHEMA}.distance_{self.target.id}")
+
+    @property
+    def shortened(self) -> sql.Composable:
+        """A longer vector of `s`, in the dimensions of this generation."""
+        vector = sql.SQL("{}(s.embedding, 1, {})").format(
+            self._of_pgvector("subvector"), sql.Literal(self.target.spec.dimensions)
+        )
+        return sql.SQL("{}({})").format(self._of_pgvector("l2_normalize"), vector)
+
+    @property
     def width_setting(self) -> sql.Literal:
         """The setting that says how widely a search looks in the index."""
         return sql.Literal("ivfflat.probes" if self._is_ivfflat else "hnsw.ef_search")

@@ -33,6 +33,17 @@ def create(embedding: Embedding) -> Iterator[sql.Composed]:
         yield function.comment
 
 
+def exchange(before: Embedding, after: Embedding) -> Iterator[sql.Composed]:
+    """Replaces what applications see of one live generation by what they see of another. The view comes first: its lock
+    waits for the queries that read it."""
+    yield from create(after)
+    yield drop_superseded(after)
+    names = names_of(before)
+    yield from interface_words.drop(names)
+    yield statement("drop_distance_function", names)
+    yield statement("drop_near_function", names)
+
+
 def drop(embedding: Embedding) -> Iterator[sql.Composed]:
     """Drops the functions, then the view."""
     names = names_of(embedding)

@@ -49,6 +49,13 @@ def create_embed_query(vector_schema: str) -> Iterator[sql.Composed]:
     yield statement("comment_query_vector")
 
 
+def create_live_generation() -> Iterator[sql.Composed]:
+    """The function that tells which generation is live now."""
+    yield statement("create_live_generation", body=_literal(statement("live_generation_body")))
+    yield statement("protect_live_generation")
+    yield statement("comment_live_generation")
+
+
 def create_embeddings() -> Iterator[sql.Composed]:
     """The view of all embeddings, and what it calls."""
     yield statement("create_about_rows", body=_literal(statement("about_rows_body")))
@@ -74,6 +81,14 @@ def vector_schema(connection: Connection) -> str:
 def install(connection: Connection) -> None:
     """Create all of it. For a migration, in its transaction."""
     _run(connection, create(vector_schema(connection)))
+
+
+def follow_generations(connection: Connection) -> None:
+    """Let embed_query see a change of generation. For a migration, in its transaction."""
+    _run(connection, create_live_generation())
+    extension = catalog.vector_extension(connection)
+    if extension is not None and extension.schema is not None:
+        _run(connection, create_embed_query(extension.schema))
 
 
 def restore(connection: Connection) -> list[str]:

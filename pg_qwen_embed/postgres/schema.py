@@ -44,6 +44,7 @@ generation = sa.Table(
     sa.Column("fitted_on", sa.Integer),
     sa.CheckConstraint("state IN ('live', 'building', 'retired')", name="generation_state"),
     sa.Index("generation_one_live", "embedding_id", unique=True, postgresql_where=sa.text("state = 'live'")),
+    sa.Index("generation_one_building", "embedding_id", unique=True, postgresql_where=sa.text("state = 'building'")),
     comment="One row per physical version of an embedding; its id names its outbox, store, failure table and triggers",
 )
 

@@ -26,6 +26,7 @@ _QUERIES = {
     "query_error",
     "query_vector",
     "ask_worker",
+    "live_generation",
     "await_queries",
     "progress",
     "about_rows",

@@ -158,6 +158,19 @@ class WordNames(CallNames):
         return statement("wanted")
 
     @property
+    def view_is_held(self) -> sql.Composable:
+        """For searches by the package: those of one vector a row read the store of one generation."""
+        return statement("view_is_held", self) if self.layout.has_chunks or self.has_words else NOTHING
+
+    @property
+    def enter_words(self) -> sql.Composable:
+        return self._enter(self.words_function, 2)
+
+    @property
+    def enter_hybrid(self) -> sql.Composable:
+        return self._enter(self.hybrid_function, 7)
+
+    @property
     def want(self) -> sql.Composable:
         return statement("want", self)
 

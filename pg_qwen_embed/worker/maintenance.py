@@ -190,9 +190,9 @@ class Maintenance:
         try:
             async with await connect_async(self._url, VERIFIER_NAME) as connection, connection.transaction():
                 await connection.execute(statement("lock_embedding"), {"lock": int(Lock.OBJECTS), "name": target.name})
-                live = await (await connection.execute(statement("live_generation"), {"name": target.name})).fetchone()
-                if live != (target.id,):
-                    return  # it was detached meanwhile
+                there = await (await connection.execute(statement("generation_is_there"), {"id": target.id})).fetchone()
+                if there != (True,):
+                    return  # it was detached or dropped meanwhile
                 await connection.execute(statement("use_views"))  # for event triggers of the application
                 for command in ddl.exchange_triggers(target):
                     await connection.execute(command, {})

@@ -102,7 +102,7 @@ def sql(query: str) -> Callable[[Harness], None]:
         (no_shortening, "warning", "server", "does not shorten", "is_matryoshka"),
         (fewer_dimensions, "wrong", "server", "serves stand-in (4 dimensions", "serve the old one again"),
         (model_mismatch, "wrong", "server", "articles was attached with stand-in (16 dimensions", "serve the old one again"),
-        (other_weights, "wrong", "server", "serves stand-in (16 dimensions, weights v2)", "detach articles, and attach again"),
+        (other_weights, "wrong", "server", "serves stand-in (16 dimensions, weights v2)", "generation start articles"),
         (long_vectors, "warning", "server", "norms off by at most 2e+00", "--is-embedding"),
         (inconstant_vectors, "warning", "server", "alone and among others differ", "attention backend"),
     ],

@@ -11,7 +11,7 @@ from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import ModelMismatch
 from pg_qwen_embed.search import servers
 
-REMEDY = "; serve the old one again, or run: pg-qwen-embed detach articles, and attach again"
+REMEDY = "; serve the old one again, or run: pg-qwen-embed generation start articles, with its --model if that is another one"
 CHANGES = {
     "model": ("another", "another (16 dimensions, weights v1)"),
     "weight_version": ("v2", "stand-in (16 dimensions, weights v2)"),

@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,9 +28,11 @@ NORM_TOLERANCE = 1e-2  # of a length
 
 
 async def look_at_servers(settings: Settings, embeddings: Sequence[Embedding]) -> list[Finding]:
-    looks = await asyncio.gather(*(_look(one, embeddings) for one in settings.servers))
+    """Each generation is looked at as if it were live: all that are kept need a server."""
+    each = [replace(one, live=target.generation) for one in embeddings for target in one.targets]
+    looks = await asyncio.gather(*(_look(one, each) for one in settings.servers))
     infos = [info for own, _ in looks for info in own]
-    return [*_models(infos, embeddings), *(finding for _, found in looks for finding in found)]
+    return [*_models(infos, each), *(finding for _, found in looks for finding in found)]
 
 
 async def _look(settings: Settings, embeddings: Sequence[Embedding]) -> tuple[list[ModelInfo | None], list[Finding]]:

@@ -21,11 +21,10 @@ WHERE a.name = 'vector';
 CREATE EXTENSION IF NOT EXISTS vector;
 
 -- name: is_initialised
--- Whether `init` has run here, and whether its newest migration has. The second is told by a column that this
--- migration added: every role can see that.
+-- Whether `init` has run here, and whether its newest migration has. The second is told by an index that this migration
+-- added: every role can see that.
 SELECT to_regclass('_qwen_embed.embedding') IS NOT NULL,
-       EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('_qwen_embed.generation') AND attname = 'fit'
-               AND NOT attisdropped);
+       to_regclass('_qwen_embed.generation_one_building') IS NOT NULL;
 
 -- name: may_create_schemas
 -- Whether the schemas of `init` are there, or this role may create them.
@@ -48,7 +47,7 @@ FROM (VALUES ('0002', 'embedding', 'id'), ('0003', 'generation', 'too_long'), ('
              ('0005', 'generation', 'chunk_tokens'), ('0006', 'generation', 'spec'),
              ('0007', 'embedding', 'column_numbers'), ('0008', 'generation', 'term'), ('0009', 'text_of', NULL),
              ('0010', 'query_cache', 'key'), ('0011', 'ann_index', 'generation_id'), ('0012', 'words', NULL),
-             ('0013', 'evaluation', 'result'), ('0014', 'generation', 'fit'))
+             ('0013', 'evaluation', 'result'), ('0014', 'generation', 'fit'), ('0015', 'live_generation', NULL))
      r(revision, relation, attribute)
 WHERE EXISTS (SELECT FROM pg_attribute a
               WHERE a.attrelid = to_regclass('_qwen_embed.' || r.relation) AND a.attname = r.attribute
@@ -142,11 +141,6 @@ WHERE c.oid = ANY (%(tables)s::oid[]);
 -- name: table_owner
 -- The role that a source belongs to.
 SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = {literal:source}::regclass;
-
--- name: live_generation
--- The id of an embedding's live generation: a cheap test of whether what a client knows is still true.
-SELECT g.id FROM _qwen_embed.embedding e JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
-WHERE e.name = %(name)s;
 
 -- name: is_known
 -- Whether a client still knows an embedding as it is: its live generation, and its instruction.

@@ -38,6 +38,30 @@ LANGUAGE plpgsql STABLE ROWS 10 AS {body};
 -- Describes the search function in the database. By its comment a function is known as one of the embedding.
 COMMENT ON FUNCTION {view}({search_types}) IS {comment};
 
+-- name: hold_view
+-- Waits for a change of generation that has the view, and lets none begin until the transaction ends: what is read from here on
+-- belongs to one generation. Part of the bodies; a query parsed before has this lock already, if it names the view.
+PERFORM FROM {view} e WHERE false;
+
+-- name: view_is_held
+-- The same, as a condition that is true. Part of begin_search.
+ AND NOT EXISTS (SELECT FROM {view} e WHERE false)
+
+-- name: enter
+-- The same, for a body that names what one generation has. If that is not the live one any more, this body is an old one, which
+-- waited for the change: the present one is called in its place. Part of the bodies.
+-- PostgreSQL's own cache of names sees what was committed meanwhile, which the snapshot of the statement does not.
+PERFORM FROM {view} e WHERE false;
+    IF pg_catalog.to_regproc({distance_name}) IS NULL THEN
+        IF pg_catalog.current_setting('pg_qwen_embed.again', true) OPERATOR(pg_catalog.=) {id_text} THEN
+            RAISE EXCEPTION {function_is_missing}, {distance_name} USING ERRCODE = 'undefined_function';
+        END IF;
+        PERFORM pg_catalog.set_config('pg_qwen_embed.again', {id_text}, true);
+        RETURN QUERY SELECT f.* FROM {again} f;
+        PERFORM pg_catalog.set_config('pg_qwen_embed.again', '', true);
+        RETURN;
+    END IF;
+
 -- name: search_body
 -- The body of that function, for a vector a row. Keys in `among` are read by their index, and their vectors compared.
 -- Otherwise the index scan is iterative. It may still end before it has found $2 rows, because its memory is bounded or
@@ -49,6 +73,7 @@ DECLARE
     candidates pg_catalog.text := pg_catalog.current_setting({width_setting}, true);
     complete pg_catalog.bool;
 BEGIN
+    {enter_search};
     {check_k};
     {check_query};
     {check_among};
@@ -133,6 +158,7 @@ DECLARE
         FROM {chunks_near} e ORDER BY {distance_function}(e.{column}, $1);
     done pg_catalog.text[] := '{{}}';
 BEGIN
+    {enter_search};
     {check_k};
     {check_query};
     {check_among};
@@ -195,6 +221,7 @@ COMMENT ON FUNCTION {view}({text_search_types}) IS {comment};
 -- The body of that function. embed_query() is called once; it is looked up when the function runs.
 #variable_conflict use_column
 BEGIN
+    {hold_view};
     {check_k};
     {check_among};
     IF $1 IS NOT NULL THEN
@@ -256,6 +283,7 @@ DECLARE
     scan pg_catalog.text := pg_catalog.current_setting({iterative_setting}, true);
     candidates pg_catalog.text := pg_catalog.current_setting({width_setting}, true);
 BEGIN
+    {enter_duplicates};
     {check_k};
     {check_threshold};
     IF $3 THEN
@@ -290,6 +318,7 @@ DECLARE
     scan pg_catalog.text := pg_catalog.current_setting({iterative_setting}, true);
     candidates pg_catalog.text := pg_catalog.current_setting({width_setting}, true);
 BEGIN
+    {enter_duplicates};
     {check_k};
     {check_threshold};
     IF $3 THEN

@@ -234,19 +234,50 @@ AS {body};
 
 -- name: query_vector_body
 -- The body of that function. A role that may not read the view may not ask either.
+-- The vector must be of the generation that the view has when it is read. So the view is locked, as a query that names it does
+-- when it is parsed: a change of generation waits for the end of this transaction. If one came between the snapshot of the
+-- statement and this lock, the registry is read again. `held` keeps a note of the lock until the transaction ends: the function
+-- may run once for each row. Only the live generation has a distance function, which PostgreSQL's cache of names knows.
+-- Where a transaction does not see what was committed since it began, it must begin again.
 #variable_conflict use_variable
 DECLARE
+    moment constant text := extract(epoch FROM transaction_timestamp())::text;
+    held text[];
+    seen integer;
     generation integer;
     instruction bytea;
     own_key bytea;
     known real[];
 BEGIN
-    SELECT g.id, sha256(convert_to(e.instruction, 'UTF8')) INTO generation, instruction
+    SELECT g.id, sha256(convert_to(e.instruction, 'UTF8')) INTO seen, instruction
     FROM _qwen_embed.embedding e
     JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
     WHERE e.name = embedding
       AND coalesce(has_any_column_privilege(asker, to_regclass(format('qwen_embed.%%I', embedding))::oid, 'SELECT'), true)
     LIMIT 1;
+    generation := seen;
+    IF seen IS NOT NULL THEN
+        held := string_to_array(current_setting('pg_qwen_embed.held', true), ' ');
+        IF held[1] = moment AND held[2] = seen::text THEN
+            generation := held[3];
+        ELSE
+            BEGIN
+                EXECUTE format('SELECT FROM qwen_embed.%%I WHERE false', embedding);
+            EXCEPTION
+                WHEN lock_not_available THEN RAISE;
+                WHEN OTHERS THEN NULL;
+            END;
+        END IF;
+        IF generation <> seen OR to_regproc(format('qwen_embed.distance_%%s', seen)) IS NULL THEN
+            SELECT l.generation, l.instruction INTO generation, instruction FROM _qwen_embed.live_generation(embedding) l;
+            IF to_regproc(format('qwen_embed.distance_%%s', generation)) IS NULL
+               AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+                RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = format(
+                    '%%s has another generation since this transaction began; run the transaction again', embedding);
+            END IF;
+        END IF;
+        PERFORM set_config('pg_qwen_embed.held', concat_ws(' ', moment, seen, generation), false);
+    END IF;
     IF generation IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format(
             'there is no embedding %%L that %%s may read; %%s', embedding, asker,
@@ -259,6 +290,32 @@ BEGIN
     SELECT c.vector INTO known FROM _qwen_embed.query_cache c WHERE c.key = own_key LIMIT 1;
     RETURN coalesce(known, _qwen_embed.ask_worker(embedding, generation, instruction, own_key, query));
 END
+
+-- name: create_live_generation
+-- The live generation of an embedding and a hash of its instruction, as they are now. VOLATILE: its statement sees what was
+-- committed after the snapshot of the query that calls it.
+CREATE OR REPLACE FUNCTION _qwen_embed.live_generation(embedding text, OUT generation integer, OUT instruction bytea)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS {body};
+
+-- name: live_generation_body
+-- The body of that function.
+#variable_conflict use_variable
+BEGIN
+    SELECT g.id, sha256(convert_to(e.instruction, 'UTF8')) INTO generation, instruction
+    FROM _qwen_embed.embedding e
+    JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
+    WHERE e.name = embedding;
+END
+
+-- name: protect_live_generation
+-- Nobody but the owner reads the registry by it.
+REVOKE ALL ON FUNCTION _qwen_embed.live_generation(text) FROM PUBLIC;
+
+-- name: comment_live_generation
+-- Describes the function in the database.
+COMMENT ON FUNCTION _qwen_embed.live_generation(text) IS 'The live generation of an embedding, as it is now';
 
 -- name: let_query_vector_be_called
 -- Lets every role execute it through embed_query. A role without USAGE on _qwen_embed cannot name it.

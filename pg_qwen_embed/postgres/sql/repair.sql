@@ -78,7 +78,7 @@ VACUUM (TRUNCATE off) {outbox};
 -- name: note_grants
 -- Records the rights that others have to the view, the store and the functions of these generations, where they have
 -- changed. A role is named; an empty name is PUBLIC. A function is known by the end of its comment: the types that it takes
--- may change.
+-- may change. View and functions are those of the live generation.
 UPDATE _qwen_embed.generation g SET grants = n.grants
 FROM (SELECT o.id, jsonb_object_agg(o.kind, (
                  SELECT coalesce(jsonb_agg(jsonb_build_array(coalesce(r.rolname, ''), a.privilege_type, a.is_grantable)
@@ -122,7 +122,7 @@ WITH recorded AS (
         FROM pg_proc p JOIN pg_description d ON d.objoid = p.oid AND d.classoid = 'pg_proc'::regclass
         WHERE k.kind LIKE 'function: %%' AND p.pronamespace = to_regnamespace('qwen_embed')
           AND d.description = format('pg_qwen_embed %%s (generation %%s): %%s', e.name, g.id, substring(k.kind FROM 11))) o
-    WHERE e.name = %(name)s AND o.oid IS NOT NULL
+    WHERE e.name = %(name)s AND o.oid IS NOT NULL AND (k.kind <> 'view' OR g.state = 'live')
 )
 SELECT format('REVOKE ALL ON %%s FROM PUBLIC', c.name) AS sql
 FROM recorded c WHERE c.is_function AND NOT EXISTS (SELECT FROM jsonb_array_elements(c.rights) AS r WHERE r->>0 = '')

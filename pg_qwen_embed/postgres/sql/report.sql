@@ -225,13 +225,14 @@ JOIN {source} t ON {same_key:source_key:t=key:e};
 -- generation, its instruction, the kind of its index, and its table. They are one statement, so that a search needs one answer of the database.
 -- The iterative scan lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later). Without it a limit
 -- above hnsw.ef_search, or a filter, returns fewer rows than there are. A larger ef_search of the session's own counts.
+-- Searches that read the view or a function lock the view before the registry is read: what follows is of one generation.
 -- A condition is written as for a session of this role: names are looked up in PostgreSQL's own schema, and then in those
 -- of the role. The plan depends on its values.
 SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
                JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
                WHERE e.name = %(name)s AND g.id = {id} AND e.instruction = %(instruction)s
                      AND coalesce(g.spec->>'index', 'hnsw') = {kind_text}
-                     AND e.source::oid = to_regclass({literal:source})::oid),
+                     AND e.source::oid = to_regclass({literal:source})::oid){view_is_held},
        set_config({iterative_setting}, {iterative_scan}, true),
        set_config({width_setting}, greatest(%(ef_search)s::int4, CASE WHEN NOT %(given)s::boolean THEN greatest(
            nullif(current_setting({width_setting}, true), '')::int4, qwen_embed.ef_search(%(name)s)) END)::text, true),

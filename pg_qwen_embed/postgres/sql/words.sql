@@ -100,6 +100,7 @@ COMMENT ON FUNCTION {words_function}({words_types}) IS {comment};
 DECLARE
     before pg_catalog.text := pg_catalog.current_setting('pg_qwen_embed.wanted', true);
 BEGIN
+    {enter_words};
     {check_k};
     {check_words_query};
     PERFORM {want};
@@ -140,6 +141,7 @@ DECLARE
     before pg_catalog.text := pg_catalog.current_setting('pg_qwen_embed.wanted', true);
     most pg_catalog.int4 := GREATEST($3, $4);
 BEGIN
+    {enter_hybrid};
     {check_k};
     {check_words_query};
     IF pg_catalog.num_nulls($4, $5, $6, $7) OPERATOR(pg_catalog.>) 0 OR $4 OPERATOR(pg_catalog.<) 1
@@ -187,6 +189,7 @@ COMMENT ON FUNCTION {hybrid_function}({text_hybrid_types}) IS {comment};
 -- The body of that function. embed_query() is called once; its error is the caller's, who may go on with the words alone.
 #variable_conflict use_column
 BEGIN
+    {hold_view};
     {check_words_query};
     PERFORM qwen_embed.words_query({configuration}, $1);
     RETURN QUERY SELECT f.* FROM {hybrid_function}($1, qwen_embed.embed_query({embedding_name}, $1), $2, $3, $4, $5, $6) f;
