@@ -180,7 +180,12 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "text": sql.SQL(":'query'"),
         "operator": sql.SQL("<=>"),
         "same": sql.SQL("e.id = t.id" if name == "example_of_rows" else "h.id = t.id"),
-        "where": sql.SQL("WHERE (likes > 10)\n"),
+        "rows": sql.SQL("(SELECT * FROM articles t WHERE (likes > 10))"),
+        "measure": sql.SQL("distance"),
+        "candidates_given": sql.SQL("$3"),
+        "rrf_k_given": sql.SQL("$4"),
+        "weights_given": sql.SQL("$5, $6"),
+        "check_fusion": sql.SQL("... check_fusion"),
         "among": sql.SQL(", ARRAY(SELECT t.id FROM articles t WHERE (likes > 10) ORDER BY t.id)"),
         "one": sql.SQL("t.id"),
         "generic": sql.SQL(", GENERIC_PLAN"),
@@ -206,15 +211,15 @@ def pieces(name: str, names: Names) -> dict[str, sql.Composable]:
         "ef_search": sql.Literal("100"),
         "embedding": sql.Literal("articles"),
         "vector": sql.SQL("%(query)s::text::{}").format(names.halfvec),
-    } | (of_an_application(names) if name in APPLICATIONS else {})
+    } | (of_an_application(name, names) if name in APPLICATIONS else {})
 
 
-def of_an_application(names: Names) -> dict[str, sql.Composable]:
+def of_an_application(name: str, names: Names) -> dict[str, sql.Composable]:
     """The placeholders of the statements in applications.sql."""
     return {
         "query": sql.SQL("%(query)s::{}").format(names.halfvec),
         "operator": names.distance,
-        "chunk": sql.Identifier("e", "chunk"),
+        "chunk": sql.Identifier("chunk") if name == "nearest_chunk" else sql.Identifier("e", "chunk"),
         "nearest": sql.SQL("(SELECT ...)"),
         "found_key": sql.SQL("k1"),
         "arguments": sql.SQL("%(text)s::text, %(most)s::integer"),

@@ -10,7 +10,9 @@ from psycopg import sql
 from pg_qwen_embed.admin.doctor.query import require_planned
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.index import IndexKind
 from pg_qwen_embed.postgres import catalog
+from pg_qwen_embed.postgres.call_names import free
 from pg_qwen_embed.postgres.connection import Connection, as_text
 from pg_qwen_embed.postgres.expressions import joined
 from pg_qwen_embed.postgres.names import Names, names_of
@@ -85,16 +87,18 @@ def _select(embedding: Embedding, condition: str | None, text: str) -> str:
 
 
 def _needs_function(names: Names) -> bool:
-    """Chunks of one row are joined by it, and candidates of a compressed index ranked."""
-    return names.layout.has_chunks or names.target.spec.index.compressed
+    """Chunks of one row are joined by it, candidates of a compressed index ranked, and lists of ivfflat read."""
+    return names.layout.has_chunks or names.target.spec.index.kind not in (IndexKind.HNSW, IndexKind.NONE)
 
 
 def _of_rows(names: Names, condition: str | None, text: sql.Composable) -> sql.Composed:
-    where = sql.SQL("") if condition is None else statement("example_where", condition=_written(condition))
+    rows: sql.Composable = names.source
+    if condition is not None:
+        rows = _bare(statement("example_where", names, condition=_written(condition)))
     embedding = names.target.embedding
     operator = names.distance if embedding.vector_schema != "public" else sql.SQL(embedding.live.spec.distance.operator)
     return statement(
-        "example_of_rows", names, columns=joined(_shown(names)), text=text, where=_bare(where, "\n"), operator=operator,
+        "example_of_rows", names, columns=joined(_shown(names)), text=text, rows=rows, operator=operator, measure=_measure(names),
         same=names.same_key("view_key:e=source_key:t"),
     )  # fmt: skip
 
@@ -110,7 +114,8 @@ def _of_function(names: Names, condition: str | None, text: sql.Composable) -> s
     return statement(
         "example_of_function", names, columns=joined([*_shown(names), *chunk]), text=text,
         among=sql.SQL("").join(sql.SQL(", {}").format(one) for one in among),
-        distance_column=sql.Identifier(names.distance_column), same=names.same_key("view_key:h=source_key:t"),
+        distance_column=sql.Identifier(names.distance_column), measure=_measure(names),
+        same=names.same_key("view_key:h=source_key:t"),
     )  # fmt: skip
 
 
@@ -118,16 +123,23 @@ def _written(condition: str) -> sql.SQL:
     return sql.SQL(condition.replace("%", "%%"))
 
 
-def _bare(part: sql.Composable, end: str = "") -> sql.SQL:
+def _bare(part: sql.Composable) -> sql.SQL:
     """A part of a statement, without its name."""
-    text = as_text(part)
-    return sql.SQL((text + end if text else "").replace("%", "%%"))
+    return sql.SQL(as_text(part).replace("%", "%%"))
 
 
 def _shown(names: Names) -> list[sql.Identifier]:
     """The key and what is embedded."""
-    shown = dict.fromkeys(column.name for column in (*names.target.source.key, *names.embedded))
-    return [sql.Identifier("t", name) for name in shown]
+    return [sql.Identifier("t", name) for name in _shown_names(names)]
+
+
+def _shown_names(names: Names) -> list[str]:
+    return list(dict.fromkeys(column.name for column in (*names.target.source.key, *names.embedded)))
+
+
+def _measure(names: Names) -> sql.SQL:
+    """What the statement calls the distance; a column that it shows may have that name."""
+    return sql.SQL(free("distance", set(_shown_names(names))))
 
 
 def _escaped(select: str, driver: Driver) -> str:

@@ -18,8 +18,8 @@ _TOKEN = re.compile(
     | (?P<comment>/\*)
     | (?P<whole>[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" | (?P<dollar>\$(?:[^\W\d]\w*)?\$).*?(?P=dollar))
     | (?P<unended>[eE]?' | " | \$(?:[^\W\d]\w*)?\$)
-    | (?P<open>[(\[]) | (?P<close>[)\]]) | (?P<semicolon>;)
-    | (?P<other>\w+ | .)
+    | (?P<open>[(\[]) | (?P<close>[)\]]) | (?P<semicolon>;) | (?P<parameter>\$\d+)
+    | (?P<other>[^\W\d][\w$]* | \w+ | .)
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -51,6 +51,8 @@ def _problem(where: str) -> str | None:
                 return f"has a {token} without an end"
             case "semicolon":
                 return "has a semicolon: it is to be one condition, and no statement"
+            case "parameter":
+                return f"has a {token}, which stands for no value here: write %(name)s, and give the value in params"
             case "open":
                 depth += 1
             case "close":

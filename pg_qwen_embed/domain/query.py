@@ -66,6 +66,8 @@ def query_vector(name: str, spec: Spec, given: Any) -> Vectors:
         vector = np.asarray(given.to_numpy() if hasattr(given, "to_numpy") else given, dtype=np.float32)
     except (TypeError, ValueError):
         raise UsageError(f"a query is a text or a vector of numbers, and not {_kind(given)}") from None
+    if vector.ndim == 0:
+        raise UsageError(f"a query is a text or a vector of numbers, and not {_kind(given)}")
     if vector.ndim != 1:
         raise UsageError(f"a query is a text or one vector, and not an array of shape {vector.shape}")
     if len(vector) != spec.dimensions:

@@ -21,6 +21,7 @@ _DESCENDING = re.compile(r" DESC(?: NULLS (?:FIRST|LAST))?$")
 _OUTER = {"Left": 1, "Right": 0, "Full": None}  # which child is on the nullable side; None: both
 _GROUPS = {"Aggregate", "Group", "Unique", "WindowAgg", "SetOp"}
 _GROUPED = "rows are grouped, united or made distinct before they are ordered; order and limit the rows of the view in a subquery"
+_FEW = 100  # rows, which some lists have together
 _OTHER_DISTANCE = {"<=>": "cosine", "<->": "L2", "<#>": "inner product", "<+>": "L1"}
 
 
@@ -100,6 +101,17 @@ def warnings(scan: Scan, *, iterative: bool, ef_search: int) -> Iterator[str]:
                f"leave some of them; {advice}")  # fmt: skip
     if scan.limit is not None and scan.limit > ef_search:
         yield f"its LIMIT of {scan.limit} is above hnsw.ef_search: the index returns {ef_search} rows; {advice}"
+
+
+def warnings_of_lists(scan: Scan, *, iterative: bool, probes: int, measured: int, function: str) -> Iterator[str]:
+    """The same for an index of lists. measured: how many of them are enough. function: the one that searches by itself."""
+    advice = f"select from the function {function} instead"
+    if probes < measured:
+        yield (f"it misses near rows: the index reads ivfflat.probes = {probes} of its lists, and {measured} are wanted; "
+               f"{advice}, or set ivfflat.probes to {measured}")  # fmt: skip
+    if not iterative and (scan.filtered or scan.limit is None or scan.limit > _FEW):
+        yield (f"it may return fewer rows than there are: the index returns the rows of {probes} lists; {advice}, or set "
+               "ivfflat.iterative_scan = relaxed_order")  # fmt: skip
 
 
 def _reasons_of_key(key: str, read: Read, form: str) -> Iterator[str]:

@@ -72,11 +72,11 @@ class Reading:
             expressions = [_as_json("t", column) for column in shown]
             if names.layout.has_chunks:
                 expressions.append(_as_json("e", embedding.view.name("chunk_text")))
-                shown = [*shown, "chunk_text"]
+                shown = [*shown, _free("chunk_text", shown)]
             query = _nearest(names, sql.SQL(", ").join(expressions), conditions)
             self._begin(connection)
             rows = connection.execute(query, values | {"query": vector, "limit": self._limit(limit)}).fetchall()
-        return self._within_size([{"distance": row[0]} | dict(zip(shown, row[1:], strict=True)) for row in rows])
+        return self._within_size(_measured("distance", shown, rows))
 
     def search_by_words(
         self, name: str, text: str, vector: str | None, limit: int, filters: Sequence[Mapping[str, Any]] = ()
@@ -101,7 +101,7 @@ class Reading:
                 rows = connection.execute(query, values).fetchall()
             except psycopg.errors.UndefinedFunction:
                 raise UsageError(f"{name} was attached without words; search it with mode vector") from None
-        return self._within_size([{"score": row[0]} | dict(zip(shown, row[1:], strict=True)) for row in rows])
+        return self._within_size(_measured("score", shown, rows))
 
     def rows(self, name: str, keys: Sequence[Any]) -> Found:
         """Rows by their keys: a value each, or an object with a value for each column of the key. Raises UsageError."""
@@ -252,7 +252,7 @@ def _is_nearest_chunk(names: Names) -> sql.Composable:
     view = names.target.embedding.view
     nearest = statement(
         "nearest_chunk", names, same_row=names.same_key("view_key:b=view_key:e"), operator=names.distance,
-        query=_prepared(names),
+        query=_prepared(names), chunk=sql.Identifier(view.name("chunk")),
     )  # fmt: skip
     return statement("is_nearest_chunk", chunk=sql.Identifier("e", view.name("chunk")), nearest=nearest)
 
@@ -261,6 +261,18 @@ def _prepared(names: Names) -> sql.Composable:
     vector = sql.SQL("%(query)s::{}").format(names.halfvec)
     width = statement("measured_ef_search", embedding=names.embedding_name)
     return statement("prepared_query", ef_search=width, vector=vector)
+
+
+def _measured(measure: str, shown: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Row]:
+    """The rows with their distance or score first; a column of the table may have that name."""
+    names = [_free(measure, shown), *shown]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _all(conditions: Sequence[sql.Composable]) -> sql.Composable:

@@ -39,6 +39,13 @@ class HalfVec(sa.types.UserDefinedType[Any]):
         return written if self.dimensions is None else f"{written}({self.dimensions})"
 
 
+# Until the transaction ends, for an index of either method. The planner may expect many rows of a filter that leaves few: then
+# the scan goes on through the whole index, in up to 64 times work_mem.
+_SETTINGS = {
+    "hnsw.iterative_scan": "strict_order", "hnsw.max_scan_tuples": "2147483647", "hnsw.scan_mem_multiplier": "64",
+    "ivfflat.iterative_scan": "relaxed_order",
+}  # fmt: skip
+
 ischema_names.setdefault("halfvec", HalfVec)  # pgvector's package has a type of its own
 
 
@@ -70,7 +77,7 @@ class Embedded(Generic[T]):
         query: a text, or a vector. exact: compare all vectors, without the index. Settings of the index hold until the
         transaction ends. Raises UsageError for a blank text."""
         distance = self._distance(self.view, query)
-        nearness = (distance + sa.literal_column("0") if exact else distance).label("distance")
+        nearness = (distance + sa.literal_column("0") if exact else distance).label(self._free("distance"))
         found = sa.select(self.model, nearness).join(self.view, self._same_row(self.view))
         if self.chunked:
             found = found.where(self._is_best_chunk(query))
@@ -81,8 +88,8 @@ class Embedded(Generic[T]):
 
         The embedding must have been attached with words. Raises UsageError for a blank text."""
         found = self._function("_hybrid", ("score", "vector_rank", "text_rank", "distance"), _text(text), k)
-        score = sa.type_coerce(found.c.score, sa.Float).label("score")
-        return sa.select(self.model, score).join(found, self._same_row(found)).order_by(score.desc())
+        score = sa.type_coerce(found.c.score, sa.Float).label(self._free("score"))
+        return sa.select(self.model, score).join(found, self._same_call(found)).order_by(score.desc())
 
     def closest(self, query: Query, k: int = 10, *, among: "sa.Select[Any] | None" = None) -> "sa.Select[T, float]":
         """The `k` nearest rows with their distance, as the embedding's own function finds them, with an index of any kind.
@@ -92,18 +99,25 @@ class Embedded(Generic[T]):
         given = sa.cast(_text(query), sa.Text) if isinstance(query, str) else self._vector(query)
         keys = () if among is None else (sa.func.array(among.scalar_subquery()),)
         found = self._function("", ("distance",), given, k, *keys)
-        distance = sa.type_coerce(found.c.distance, sa.Float).label("distance")
-        return sa.select(self.model, distance).join(found, self._same_row(found)).order_by(distance)
+        distance = sa.type_coerce(found.c.distance, sa.Float).label(self._free("distance"))
+        return sa.select(self.model, distance).join(found, self._same_call(found)).order_by(distance)
 
     def _function(self, suffix: str, columns: Sequence[str], *arguments: Any) -> sa.TableValuedAlias:
         """The rows of a function of the embedding: the key, and these columns."""
         function: Any = sa.func
         for part in (PUBLIC_SCHEMA, quoted_name(self.name + suffix, True)):
             function = getattr(function, part)
-        found: sa.TableValuedAlias = function(*arguments).table_valued(
-            *(sa.column(name) for name in [*(name for name, _ in self._key), *columns]), name="e"
-        )
+        own: list[sa.ColumnClause[Any]] = [sa.column(f"k{n}") for n, _ in enumerate(self._key)]
+        own += [sa.column(name) for name in columns]
+        found: sa.TableValuedAlias = function(*arguments).table_valued(*own, name="e").render_derived()
         return found
+
+    def _free(self, name: str) -> str:
+        """What a result calls a measure: with underscores, where the class has such a column."""
+        columns = {column.name for column in sa.inspect(self.model).columns}
+        while name in columns:
+            name += "_"
+        return name
 
     def _view(self) -> sa.TableClause:
         own = [self.column, "stale", *(["chunk", "span", "chunk_text"] if self.chunked else [])]
@@ -121,6 +135,9 @@ class Embedded(Generic[T]):
     def _same_row(self, other: sa.FromClause) -> "sa.ColumnElement[bool]":
         return sa.and_(*(attribute == other.c[name] for name, attribute in self._key))
 
+    def _same_call(self, found: sa.TableValuedAlias) -> "sa.ColumnElement[bool]":
+        return sa.and_(*(attribute == found.c[f"k{n}"] for n, (_, attribute) in enumerate(self._key)))
+
     def _distance(self, view: sa.FromClause, query: Query) -> "sa.ColumnElement[float]":
         operator = Distance(self.distance).operator
         if self.vector_schema:
@@ -132,16 +149,14 @@ class Embedded(Generic[T]):
         """The query's vector, in a subquery that PostgreSQL evaluates once, before the index is read: it sets the index's
         settings, so that a filter leaves no rows out."""
         measured = sa.func.qwen_embed.ef_search(sa.cast(self.name, sa.Text))
-        width = (
+        width: sa.ColumnElement[Any] = (
             sa.cast(measured, sa.Text) if self.ef_search is None else sa.literal_column(_literal(str(self.ef_search)))
         )
-        settings: tuple[tuple[str, sa.ColumnElement[Any]], ...] = (
-            ("hnsw.iterative_scan", sa.literal_column("'strict_order'")),
-            ("hnsw.ef_search", width),
-        )
+        settings: dict[str, sa.ColumnElement[Any]] = {"hnsw.ef_search": width, "ivfflat.probes": width}
+        settings |= {name: sa.literal_column(_literal(value)) for name, value in _SETTINGS.items()}
         are_set = (
             sa.func.pg_catalog.set_config(sa.literal_column(_literal(name)), value, sa.true())
-            for name, value in settings
+            for name, value in settings.items()
         )
         return sa.select(
             sa.case((sa.and_(*(one.is_not(None) for one in are_set)), self._vector(query)))

@@ -217,6 +217,20 @@ class CallNames(IndexNames):
         return self.candidates_for(sql.SQL("$2"))
 
     @property
+    def others(self) -> sql.Composable:
+        """The vectors of other rows that are nearest to one."""
+        return statement("ranked_others", self) if self.target.spec.index.compressed else self.nearest_others
+
+    @property
+    def nearest_others(self) -> sql.Composable:
+        return statement("nearest_others", self)
+
+    @property
+    def other_chunk(self) -> sql.Composable:
+        chunk = sql.Identifier("o", self.target.embedding.view.name("chunk"))
+        return sql.SQL(", {}").format(chunk) if self.layout.has_chunks else sql.SQL("")
+
+    @property
     def width(self) -> sql.Composable:
         """How widely a search looks in the index: for as many rows as are wanted, if these are its candidates."""
         if self.target.spec.index.kind is not IndexKind.HNSW:

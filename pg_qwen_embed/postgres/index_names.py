@@ -12,6 +12,7 @@ from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA, KeyNames, identifier
 
 _QUERY = sql.SQL("%(query)s")
 _LIMIT = sql.SQL("%(limit)s")
+_CANDIDATES = sql.SQL("%(candidates)s")
 
 
 class IndexNames(KeyNames):
@@ -139,7 +140,28 @@ class IndexNames(KeyNames):
     @property
     def finds_filtered(self) -> sql.Literal:
         """Whether a search with a condition may use the index."""
-        return sql.Literal(self._kind.kind is IndexKind.HNSW)
+        return sql.Literal(self._kind.kind is IndexKind.HNSW or self._kind.compressed)
+
+    @property
+    def near_filtered(self) -> sql.Composable:
+        """By what a search with a condition orders the candidates `c`."""
+        return self.near_to(sql.Identifier("c", "vector"), sql.SQL("{}::{}").format(_QUERY, self.halfvec))
+
+    @property
+    def candidates_filtered(self) -> sql.Composable:
+        """How many of them it takes. `%(candidates)s` is how many an index of whole vectors finds."""
+        return self.candidates_for(_CANDIDATES)
+
+    @property
+    def looks_filtered(self) -> sql.Composable:
+        """At how many vectors the index would look if all rows met the condition."""
+        return self.candidates_filtered if self._kind.compressed else sql.SQL("%(looks)s * %(limit)s")
+
+    @property
+    def limit_filtered(self) -> sql.Composable:
+        """The candidates as they were counted. PostgreSQL evaluates the setting when it plans."""
+        kept = sql.SQL("pg_catalog.current_setting('pg_qwen_embed.candidates')::pg_catalog.int8")
+        return kept if self._kind.compressed else _CANDIDATES
 
     @property
     def kind_text(self) -> sql.Literal:

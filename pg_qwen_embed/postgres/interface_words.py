@@ -48,8 +48,7 @@ def _words(names: Names) -> Function:
 
 
 def _hybrid(names: Names) -> Function:
-    check_k = statement("check_k", names, k=sql.SQL("$3"))
-    body = as_text(statement("hybrid_body", names, check_k=check_k))
+    body = as_text(statement("hybrid_body", names, **_checks(names, first=3)))
     create = statement("create_hybrid_function", names, body=sql.Literal(body))
     purpose = "the rows that vectors and words find together, best first"
     comment = statement("comment_hybrid_function", names, comment=names.comment(purpose))
@@ -57,8 +56,18 @@ def _hybrid(names: Names) -> Function:
 
 
 def _text_hybrid(names: Names) -> Function:
-    body = as_text(statement("text_hybrid_body", names))
+    body = as_text(statement("text_hybrid_body", names, **_checks(names, first=2)))
     create = statement("create_text_hybrid_function", names, body=sql.Literal(body))
     purpose = "the rows that vectors and words find together, for a text"
     comment = statement("comment_text_hybrid_function", names, comment=names.comment(purpose))
     return Function(create, comment, body, names.hybrid_function, names.text_hybrid_types)
+
+
+def _checks(names: Names, *, first: int) -> dict[str, sql.Composable]:
+    """The checks of the parameters from k on. first: the number of k."""
+    k, candidates, rrf_k, vector_weight, text_weight = (sql.SQL(f"${n}") for n in range(first, first + 5))
+    fusion = {
+        "candidates_given": candidates, "rrf_k_given": rrf_k,
+        "weights_given": sql.SQL("{}, {}").format(vector_weight, text_weight),
+    }  # fmt: skip
+    return {"check_k": statement("check_k", names, k=k), "check_fusion": statement("check_fusion", names, **fusion)}

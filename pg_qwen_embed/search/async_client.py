@@ -200,10 +200,15 @@ class AsyncClient:
         except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
             if await self._look_up(known.embedding.name) != known.embedding:
                 return None
-            if condition is None:
-                raise
-            raise UsageError(f"{known.embedding.name} cannot be searched with the condition {shown(condition.written, 100)!r}: "
-                             f"{first_line(error)}") from None  # fmt: skip
+            reason = f"{known.embedding.name} cannot be searched"
+            if condition is not None:
+                reason = f"{reason} with the condition {shown(condition.written, 100)!r}"
+            advice = (
+                ""
+                if condition or isinstance(error, psycopg.errors.InsufficientPrivilege)
+                else "; see: pg-qwen-embed doctor"
+            )
+            raise UsageError(f"{reason}: {first_line(error)}{advice}") from None
 
     async def _confirmed(self, opened: Opened, name: str, embed: Callable[[Nearest], Awaitable[Vectors]]) -> Vectors:
         """Vectors of the embedding as it is now: that is confirmed while the server works."""

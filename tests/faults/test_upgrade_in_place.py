@@ -13,7 +13,12 @@ from psycopg.conninfo import make_conninfo
 
 from pg_qwen_embed.postgres import embedded
 
-LAYOUTS = {"articles": (), "in_column": ("--store", "column"), "chunked": ("--chunk-tokens", "64")}
+LAYOUTS = {
+    "articles": (),
+    "in_column": ("--store", "column"),
+    "chunked": ("--chunk-tokens", "64", "--words", "cjk"),
+    "worded": ("--words", "english", "--index", "hnsw-binary"),
+}
 
 
 def binaries(harness: Harness) -> Path:

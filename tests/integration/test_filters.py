@@ -26,12 +26,12 @@ def client(harness: Harness) -> Client:
     return Client(harness.url, server_url=harness.server.url)
 
 
-def fill(harness: Harness, layout: str, rows: int = ROWS) -> None:
+def fill(harness: Harness, layout: str, *options: str, rows: int = ROWS) -> None:
     """likes: a permutation of 0 .. rows - 1; every third title is NULL."""
     harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, body text, likes int NOT NULL, title text)")
     harness.execute("INSERT INTO articles SELECT n, 'text ' || n, n * 7 % %s, CASE WHEN n % 3 > 0 THEN 'a' END"
                     " FROM generate_series(1, %s) n".replace("%s", str(rows)))  # fmt: skip
-    harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout])
+    harness.ok("attach", "articles", "--text", "body", *LAYOUTS[layout], *options)
     harness.once()
 
 
@@ -224,39 +224,70 @@ def test_a_document_of_many_chunks_does_not_hide_the_others(harness: Harness) ->
             assert {"chunk", "span", "chunk_text"} < set(hits[0].row)
 
 
+def by_index(harness: Harness, where: str) -> bool:
+    """Whether the index finds the rows: the other way is planned, and never executed."""
+    searching = Nearest(harness.embedding())
+    wanted, condition = Wanted(5), condition_of(where, None)
+    given = searching._values(harness.server.vector("text 5"), wanted, condition)
+    with harness.connection.transaction():
+        take_binary_values(harness.connection)
+        harness.connection.execute(searching._begin, searching._settings(wanted, condition))
+        harness.connection.execute("SET LOCAL enable_seqscan = off")  # the table is small
+        harness.connection.execute("SET LOCAL enable_sort = off")
+        *steps, search = searching._steps(wanted, condition)
+        for step in steps:
+            harness.connection.execute(step, given)
+        plan = harness.connection.execute(b"EXPLAIN (ANALYZE, TIMING off) " + search, given).fetchall()
+    (scan,) = [line for (line,) in plan if "_hnsw" in line]
+    return "never executed" not in scan
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @both_versions
 @pytest.mark.long
 def test_the_index_is_used_where_many_rows_meet_the_condition_and_not_where_few_do(
     harness: Harness, layout: str
 ) -> None:
-    """The statements themselves: the other way is planned, and never executed."""
     fill(harness, layout)
-    searching = Nearest(harness.embedding())
-    query = harness.server.vector("text 5")
-
-    def by_index(where: str) -> bool:
-        wanted, condition = Wanted(5), condition_of(where, None)
-        given = searching._values(query, wanted, condition)
-        with harness.connection.transaction():
-            take_binary_values(harness.connection)
-            harness.connection.execute(searching._begin, searching._settings(wanted, condition))
-            harness.connection.execute("SET LOCAL enable_seqscan = off")  # the table is small
-            harness.connection.execute("SET LOCAL enable_sort = off")
-            *steps, search = searching._steps(wanted, condition)
-            for step in steps:
-                harness.connection.execute(step, given)
-            plan = harness.connection.execute(b"EXPLAIN (ANALYZE, TIMING off) " + search, given).fetchall()
-        (scan,) = [line for (line,) in plan if "_hnsw" in line]
-        return "never executed" not in scan
-
-    assert by_index("likes >= 0")
-    assert by_index("likes % 2 = 0 AND title IS NOT DISTINCT FROM title")  # the planner expects few
-    assert not by_index("likes < 10")
-    assert not by_index("false")
+    assert by_index(harness, "likes >= 0")
+    assert by_index(harness, "likes % 2 = 0 AND title IS NOT DISTINCT FROM title")  # the planner expects few
+    assert not by_index(harness, "likes < 10")
+    assert not by_index(harness, "false")
     harness.execute(f"DROP INDEX {identifier(names_of(harness.embedding()).index).as_string(None)}")
     with client(harness) as asking:
         assert len(asking.search("articles", "text 5", 100, where="likes >= 0")) == 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("hnsw-binary", "table"), ("hnsw-prefix:8", "column"), ("hnsw-prefix:8", "chunked")]
+)
+@pytest.mark.long
+def test_a_compressed_index_finds_rows_that_meet_a_condition_and_whole_vectors_rank_them(
+    harness: Harness, layout: str, kind: str
+) -> None:
+    fill(harness, layout, "--index", kind)
+    harness.execute(
+        "UPDATE _qwen_embed.ann_index SET ef_search = 20"
+    )  # what the worker has measured is more than half the table
+    assert by_index(harness, "likes >= 0")
+    assert by_index(harness, "likes % 2 = 0 AND title IS NOT DISTINCT FROM title") == (layout != "chunked")
+    assert not by_index(harness, "likes < 10")
+    with client(harness) as asking:
+        for limit, least in ((10, 0), (10, ROWS // 2), (50, 5), (7, ROWS - 4)):
+            params, wanted = {"least": least}, expected(harness, "text 5", lambda n: n * 7 % ROWS >= least, limit)  # noqa: B023
+            for ef_search in (None, 200):
+                hits = asking.search(
+                    "articles", "text 5", limit, where="likes >= %(least)s", params=params, ef_search=ef_search
+                )
+                assert len({hit.row["id"] for hit in hits}) == len(hits) == min(limit, ROWS - least)
+                assert all(hit.row["likes"] >= least for hit in hits)
+                assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
+                near = {
+                    1 - float(harness.server.vector("text 5") @ harness.server.vector(h.row["body"])) - h.distance
+                    for h in hits
+                }
+                assert max(map(abs, near)) < 0.01
+            assert len({hit.row["id"] for hit in hits} & set(wanted)) >= len(hits) / 2  # of sixteen signs
 
 
 @both_versions

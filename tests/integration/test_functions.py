@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from harness import LAYOUTS, Harness, as_role, both_versions, eventually, quoted, versions_and_layouts
@@ -125,6 +126,20 @@ def test_duplicates_are_pairs_each_of_them_once(harness: Harness, layout: str) -
     assert len(harness.rows("SELECT FROM qwen_embed.articles_duplicates(3, 1000)")) == len(every)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["hnsw", "hnsw-binary", "hnsw-prefix:4", "none"])
+@pytest.mark.long
+def test_duplicates_are_the_nearest_of_each_row_by_whole_vectors(harness: Harness, kind: str, layout: str) -> None:
+    fill(harness, *LAYOUTS[layout], "--index", kind, rows=30)
+    vectors = np.array([harness.server.vector(f"text {n}") for n in range(1, 31)])
+    near = vectors @ vectors.T - 9 * np.eye(30)
+    for k in (1, 3):
+        wanted = {tuple(sorted((i + 1, int(j) + 1))) for i in range(30) for j in np.argsort(-near[i])[:k]}
+        pairs = harness.rows("SELECT a_id, b_id FROM qwen_embed.articles_duplicates(3, %s)", k)
+        assert set(pairs) == wanted
+        assert len(pairs) == len(wanted)
+
+
 @versions_and_layouts
 def test_functions_say_in_a_sentence_what_is_wrong(harness: Harness, layout: str) -> None:
     fill(harness, *LAYOUTS[layout], rows=3)
@@ -137,6 +152,7 @@ def test_functions_say_in_a_sentence_what_is_wrong(harness: Harness, layout: str
         "articles_like(1, 0)": "articles: k is 0; it must be 1 or more",
         "articles_duplicates(0.1, 0)": "articles: k is 0; it must be 1 or more",
         "articles_duplicates(NULL)": "articles: the threshold is NULL; it must be a distance",
+        f"articles('{[0] * 16}'::halfvec)": "articles: the query is a zero vector: it has no direction",
         "articles('[1,2,3]'::halfvec)": "the query has 3 dimensions and the vectors of this embedding have 16",
     }.items():
         with pytest.raises(psycopg.errors.InvalidParameterValue) as error:

@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
 from pg_qwen_embed.postgres import queries
-from pg_qwen_embed.postgres.locks import BELL, DOOR, HEADER, WORDS, Lock
+from pg_qwen_embed.postgres.locks import BELL, DOOR, HEADER, SLOT, WORDS, Lock
 from pg_qwen_embed.worker.query_batches import Doors, Query
 
 Connection = psycopg.Connection[Any]
@@ -369,6 +369,59 @@ def test_forged_requests_are_dropped_and_disturb_nobody(harness: Harness) -> Non
         assert private.result() is not None
         assert vector(connection, "after it") is not None
         assert sum("private text" in str(body) for body in harness.server.requests[asked:]) == 0
+
+
+@contextmanager
+def stranger(harness: Harness) -> Iterator[Connection]:
+    """A session of a role that may connect, and nothing else."""
+    role = f"stranger_{harness.value('SELECT current_database()')}"
+    with psycopg.connect(as_role(harness.url, "postgres"), autocommit=True) as administrator:
+        administrator.execute(f"CREATE ROLE {role} LOGIN")
+        try:
+            with psycopg.connect(as_role(harness.url, role), autocommit=True) as connection:
+                yield connection
+        finally:
+            administrator.execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.long
+def test_a_stranger_that_holds_locks_of_queries_delays_them_at_most_to_their_timeout(harness: Harness) -> None:
+    generation = 1
+    numbers = {
+        "bell": (BELL, [0]),
+        "doors": (DOOR, range(generation * 64, generation * 64 + 64)),
+        "slots": (SLOT, range(200)),
+    }
+    with answering(harness) as connection, stranger(harness) as other:
+        assert harness.embedding().live.id == generation
+        for what, mode in (("bell", ""), ("bell", "_shared"), ("doors", ""), ("doors", "_shared")):
+            lock, ids = numbers[what]
+            other.execute(f"SELECT pg_advisory_lock{mode}(%s, n) FROM unnest(%s::int[]) n", [lock, list(ids)])
+            for n in range(3):
+                assert vector(connection, f"{what}{mode} {n}") is not None
+            other.execute("SELECT pg_advisory_unlock_all()")
+        lock, ids = numbers["slots"]
+        other.execute("SELECT pg_advisory_lock(%s, n) FROM unnest(%s::int[]) n", [lock, list(ids)])
+        connection.execute("SET pg_qwen_embed.query_timeout = '200ms'")
+        assert "their share of PostgreSQL's lock table is full" in refused(connection, "slots")
+        other.execute("SELECT pg_advisory_unlock_all()")
+        connection.execute("RESET pg_qwen_embed.query_timeout")
+        assert vector(connection, "slots") is not None
+
+
+@pytest.mark.long
+def test_a_stranger_that_holds_the_lock_of_a_worker_ends_queries_with_a_sentence_and_keeps_no_worker_from_answering(
+    harness: Harness,
+) -> None:
+    attach(harness)
+    harness.once()
+    with application(harness) as connection, stranger(harness) as other:
+        other.execute("SELECT pg_advisory_lock(%s, %s)", [int(Lock.ANSWERS), harness.embedding().live.id])
+        connection.execute("SET pg_qwen_embed.query_timeout = '300ms'")
+        assert "no worker is there to embed the query" in refused(connection, "nobody is there")
+        connection.execute("SET pg_qwen_embed.query_timeout = '15s'")
+        with harness.worker_here():
+            assert vector(connection, "somebody is there") is not None
 
 
 def test_a_pooler_in_transaction_mode_may_be_between(harness: Harness) -> None:

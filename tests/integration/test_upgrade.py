@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Cluster, Harness, both_versions, eventually
@@ -28,6 +29,7 @@ VECTORS = {  # by embedding: a short key and the vector
     "catalogue": "SELECT right(sku::text, 1), meaning::text FROM qwen_embed.catalogue",
     "manuals": "SELECT concat(id, '.', chunk), embedding::text FROM qwen_embed.manuals",
 }
+VECTOR = "'[" + ",".join(["0.25"] * 16) + "]'::halfvec"
 UNCHANGED = {"notes": {"b1", "b3"}, "catalogue": {"1"}, "manuals": {"1.1", "1.2", "1.3"}}
 CHANGED = {"notes": {"a1", "a3"}, "catalogue": {"2", "6"}, "manuals": {"2.1", "5.1"}}
 
@@ -111,3 +113,57 @@ def assert_at_rest(harness: Harness, name: str, *, failures: int) -> None:
     assert (status["pending"], status["failures"], status["backfill"]["state"]) == (0, failures, "done")
     assert (status["broken_triggers"], status["problem"]) == (0, None)
     assert harness.drift(name)[1] == {"missing": failures, "stale": 0, "orphaned": 0}
+
+
+@pytest.mark.parametrize("revision", ["0009", "0010", "0011"])
+@pytest.mark.long
+def test_words_are_kept_and_searched_on_after_an_upgrade(harness: Harness, revision: str) -> None:
+    """Of a database with words, before the objects that this release has for them: nothing is embedded again."""
+    create = 'CREATE SCHEMA "Own %"; CREATE TEXT SEARCH CONFIGURATION "Own %"."words" (COPY = english)'
+    harness.execute(create)
+    harness.articles("Cold soups for summer", "\u51b7\u6c64", "Bread and butter", None)
+    worded = {"articles": ["--words", "Own %.words"], "chunked": ["--words", "cjk", "--chunk-tokens", "64"],
+              "in_column": ["--words", "simple", "--store", "column", "--index", "hnsw-binary"]}  # fmt: skip
+    for name, options in worded.items():
+        harness.ok("attach", "articles", "--text", "body", "--name", name, "--column", f"v_{name}", *options)
+    harness.once()
+
+    def found() -> dict[str, Any]:
+        calls = {
+            f"{name}_words('{query}')": "id, score" for name in worded for query in ("soup soups", "\u51b7", "bread")
+        }
+        calls |= {f"{name}_hybrid('soups', query_vector => {VECTOR})": "*" for name in worded}
+        return {call: harness.rows(f"SELECT {columns} FROM qwen_embed.{call}") for call, columns in calls.items()}
+
+    before, embedded, made = found(), len(harness.server.texts), harness.catalog()
+    assert all(before[f"{name}_words('soup soups')"] for name in ("articles", "in_column"))
+    assert [key for key, _ in before["chunked_words('\u51b7')"]] == [2]
+    harness.downgrade(revision)
+    harness.execute("UPDATE articles SET body = 'Hot soups' WHERE id = 3")
+    harness.execute("UPDATE articles SET body = 'Bread and butter' WHERE id = 3")
+    harness.ok("init")
+    assert found() == before
+    assert harness.catalog() == made
+    harness.once()
+    assert len(harness.server.texts) <= embedded + len(worded)  # the row that changed, and changed back
+    assert found() == before
+    for name in worded:
+        assert harness.drift(name) == (0, {"missing": 0, "stale": 0, "orphaned": 0})
+    assert "not as created" not in harness.cli("doctor").output
+
+
+def test_functions_of_words_that_an_earlier_release_has_made_are_made_again_by_init(harness: Harness) -> None:
+    harness.articles("Cold soups for summer", "Bread and butter")
+    harness.ok("attach", "articles", "--text", "body", "--words", "english", "--index", "hnsw-prefix:8")
+    harness.once()
+    made = harness.catalog()
+    bodies = "SELECT oid::regprocedure::text, prosrc FROM pg_proc WHERE proname ~ '^articles' ORDER BY 1"
+    before = harness.rows(bodies)
+    for signature, _ in before:
+        harness.execute(f"ALTER FUNCTION qwen_embed.{signature.removeprefix('qwen_embed.')} VOLATILE")
+    harness.execute("DROP FUNCTION qwen_embed.words_1(integer)")
+    said = harness.ok("init")
+    assert "articles: created again: " in said
+    assert harness.catalog() == made
+    assert harness.rows(bodies) == before
+    assert harness.rows("SELECT id FROM qwen_embed.articles_words('soup')") == [(1,)]

@@ -163,6 +163,20 @@ def test_hybrid_embeds_its_query_by_the_worker(harness: Harness) -> None:
     assert found == [(2, 1, 1)]
 
 
+def test_what_cannot_be_searched_for_is_said_before_a_worker_is_asked(harness: Harness) -> None:
+    harness.articles(*SOUPS)
+    harness.ok("attach", "articles", "--text", "body", "--words", "english")
+    for arguments, words in {
+        "'soup', 0": "k is 0", "'soup', k => NULL": "k is <NULL>", "'soup', candidates => 0": "candidates must be 1 or more",
+        "'soup', text_weight => -1": "the weights 0 or more", "'soup', rrf_k => NULL": "rrf_k and", "' '": "the query is blank",
+        "'soup', query_vector => NULL, k => 0": "k is 0",
+    }.items():  # fmt: skip
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=words):
+            harness.rows(f"SELECT * FROM qwen_embed.articles_hybrid({arguments})")
+    assert harness.rows("SELECT * FROM qwen_embed.articles_hybrid(NULL::text)") == []
+    assert harness.rows("SELECT * FROM qwen_embed.articles_hybrid('x', query_vector => NULL)") == []
+
+
 # Rights
 
 
@@ -353,6 +367,12 @@ def test_vectors_are_written_without_a_configuration_that_was_dropped(harness: H
     harness.once()
     assert words_of(harness) == {1: "'cold':1 'soup':2"}
     harness.execute('DROP TEXT SEARCH CONFIGURATION "Odd %s"."Own %"')
+    with Client(harness.url, server_url=harness.server.url) as client:
+        for mode in ("words", "hybrid"):
+            with pytest.raises(
+                UsageError, match=r"articles cannot be searched: text search configuration .* does not exist; see"
+            ):
+                client.search("articles", "soup", mode=mode)
     harness.execute("UPDATE articles SET body = 'hot soup'")
     harness.once()
     assert words_of(harness) == {}

@@ -37,7 +37,8 @@ PIECES = [
 @pytest.mark.parametrize(
     "where",
     ["a > 1", "(a) = (b)", "a = ';'", "a = '('", 'a = "b(;"', "a = $$;($$", "a = $x$ $$ ; $x$", "a /* ; ( /* ( */ */ = 1",
-     "a -- ; (\n = 1", r"a = E'\';('", r"a = '\' AND b", "a = ARRAY[1, (2)]", "a$1 = 1", "価格 > 1"],
+     "a -- ; (\n = 1", r"a = E'\';('", r"a = '\' AND b", "a = ARRAY[1, (2)]", "a$1 = 1", "a$b$ = 1", "価格$1 > 1",
+     "価格 > 1", "a = '$1'"],
 )  # fmt: skip
 def test_what_only_looks_like_more_passes_as_it_is(where: str) -> None:
     assert condition(where, None) == where
@@ -46,7 +47,7 @@ def test_what_only_looks_like_more_passes_as_it_is(where: str) -> None:
 @pytest.mark.parametrize(
     "where",
     ["a; b", ")", "a) OR (b", "(a", "[", "'", '"a', "$$ a", "$a$ b $$", "/* a", "/* /* */", "", " \n", "-- a", "/**/", "a\0",
-     r"a = E'\'", "a = '\ud800'"],
+     r"a = E'\'", "a = '\ud800'", "a > $1", "$2", "a > (1+$3)"],
 )  # fmt: skip
 def test_what_is_more_or_less_than_a_condition_does_not_pass(where: str) -> None:
     with pytest.raises(UsageError):

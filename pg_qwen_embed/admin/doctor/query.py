@@ -14,6 +14,7 @@ from pg_qwen_embed.admin.doctor.findings import Finding, State
 from pg_qwen_embed.domain import query_plan
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.index import IndexKind
 from pg_qwen_embed.domain.query_plan import Node, Read
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import catalog
@@ -115,18 +116,17 @@ def _of_embedding(connection: Connection, embedding: Embedding, plan: Node, quer
     store = replace(read, schema=INTERNAL_SCHEMA, relation=f"store_{embedding.live.id}")
     if scan is None or not (query_plan.scan_of(plan, store) or query_plan.orders_by_distance(scan)):
         return  # at most other columns of the source
-    iterative, ef_search = connection.execute(statement("search_settings")).fetchone() or ("off", 40)
+    kind = embedding.live.spec.index
     if scan.by_index:
         yield Finding(AREA, State.OK, f"{name}: it uses the index {index.name}")
-        for text in query_plan.warnings(scan, iterative=iterative != "off", ef_search=ef_search):
+        for text in _warnings(connection, embedding, scan):
             what, _, advice = text.partition("; ")
             yield Finding(AREA, State.WARNING, f"{name}: {what}", advice)
         return
-    kind = embedding.live.spec.index
     if kind.compressed:
         what = f"ORDER BY the distance cannot use an index of kind {kind.kind}, so every vector is compared"
         yield Finding(AREA, State.WARNING, f"{name}: it does not use the index: {what}",
-                      f"select from the function qwen_embed.{name} instead")  # fmt: skip
+                      f"select from the function {names.view.as_string(None)} instead")  # fmt: skip
         return
     reasons = query_plan.reasons(scan, read)
     for text in reasons:
@@ -141,6 +141,20 @@ def _of_embedding(connection: Connection, embedding: Embedding, plan: Node, quer
                       f"see: pg-qwen-embed status {name}")  # fmt: skip
     elif not reasons:
         yield _chosen(name, query_plan.scan_of(_plan(connection, query, forced=True), read))
+
+
+def _warnings(connection: Connection, embedding: Embedding, scan: query_plan.Scan) -> Iterator[str]:
+    """What the index may miss with the settings of this role."""
+    if embedding.live.spec.index.kind is not IndexKind.IVFFLAT:
+        iterative, ef_search = connection.execute(statement("search_settings")).fetchone() or ("off", 40)
+        yield from query_plan.warnings(scan, iterative=iterative != "off", ef_search=ef_search)
+        return
+    row = connection.execute(statement("search_settings_of_lists"), {"name": embedding.name}).fetchone()
+    iterative, probes, measured = row or ("off", 1, 1)
+    function = names_of(embedding).view.as_string(None)
+    yield from query_plan.warnings_of_lists(
+        scan, iterative=iterative != "off", probes=probes, measured=measured, function=function
+    )
 
 
 def _chosen(name: str, forced: query_plan.Scan | None) -> Finding:

@@ -24,6 +24,7 @@ from pg_qwen_embed.domain.spec import Distance
 from pg_qwen_embed.domain.vectors import Vectors, as_literal
 from pg_qwen_embed.integrations import synchronous
 from pg_qwen_embed.integrations.django.operations import driver_connection
+from pg_qwen_embed.integrations.django.two_steps import Near, ShortForm, TwoSteps, short_form
 from pg_qwen_embed.postgres.key_names import PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.sql import statement
 
@@ -38,11 +39,13 @@ class EmbeddingSearch:
 
     def __init__(
         self, name: str | None = None, *, distance: str = "cosine", column: str = "embedding", key: Sequence[str] = (),
-        chunked: bool = False, vector_schema: str | None = None, ef_search: int | None = None,
+        chunked: bool = False, vector_schema: str | None = None, ef_search: int | None = None, index: str = "hnsw",
+        dimensions: int | None = None,
     ) -> None:  # fmt: skip
         self.name, self.column, self.key, self.chunked, self.ef_search = name, column, tuple(key), chunked, ef_search
         self.operator = _operator(distance, vector_schema)
         self.vector_schema = vector_schema
+        self.short = short_form(index, dimensions, vector_schema)
 
     def __get__(self, instance: M | None, model: type[M]) -> "Searching[M]":
         return Searching(self, model)
@@ -54,6 +57,12 @@ class EmbeddingSearch:
         """The type of a vector."""
         return _quoted(*([self.vector_schema] if self.vector_schema else []), "halfvec")
 
+    def width(self, model: type[models.Model]) -> sql.Composable:
+        """How widely a search looks in the index, as text."""
+        if self.ef_search is None:
+            return statement("measured_ef_search", embedding=sql.Literal(self.view(model)))
+        return sql.Literal(str(self.ef_search))
+
     def vector(self, model: type[models.Model], query: Query) -> tuple[sql.Composable, str]:
         """The query's vector as an expression, and its one parameter."""
         if isinstance(query, str):
@@ -61,10 +70,7 @@ class EmbeddingSearch:
             parameter = _text(query)
         else:
             vector, parameter = sql.SQL(f"%s::{self.halfvec()}"), as_literal(query)
-        width: sql.Composable = sql.Literal(str(self.ef_search))
-        if self.ef_search is None:
-            width = statement("measured_ef_search", embedding=sql.Literal(self.view(model)))
-        return statement("prepared_query", ef_search=width, vector=vector), parameter
+        return statement("prepared_query", ef_search=self.width(model), vector=vector), parameter
 
 
 class Searching(Generic[M]):
@@ -79,33 +85,42 @@ class Searching(Generic[M]):
         exact: compare all vectors, without the index. using: the database. Raises UsageError."""
         search, model = self._search, self._model
         found = model._default_manager.using(using).all()
+        if search.short and not exact:
+            found.query = found.query.chain(klass=TwoSteps)
         alias = found.query.join(_ViewJoin(search, model, found.query.get_initial_alias()))
-        found = found.annotate(distance=_Nearness(search, model, alias, query, exact=exact))
+        name = _free("distance", model)
+        found = found.annotate(**{name: _Nearness(search, model, alias, query, exact=exact)})
+        if search.short and isinstance(found.query, TwoSteps):
+            width = search.width(model).as_string(None).replace("%", "%%")
+            order, key = _ShortNearness(search, model, alias, query), _KeyInView(search, model, alias, query)
+            order.short = search.short
+            found.query.near = Near(order, key, name, width)
         if search.chunked:
             found = found.filter(_IsNearestChunk(search, model, alias, query))
-        return found.order_by("distance")
+        return found.order_by(name)
 
     def hybrid(self, text: str, k: int = 10, *, using: str | None = None) -> "models.QuerySet[M]":
         """The `k` best rows by words and by vector together, best first, with `score`; for embeddings with words.
 
         `filter` chooses among these `k`. using: the database. Raises UsageError."""
-        return self._called("_hybrid", "score", "text", _text(text), k, using).order_by("-score")
+        return self._called("_hybrid", "score", "text", _text(text), k, using, "-")
 
     def closest(self, query: Query, k: int = 10, *, using: str | None = None) -> "models.QuerySet[M]":
         """The `k` nearest rows as the embedding's own function finds them, by an index of any kind, with `distance`.
 
         `filter` chooses among these `k`. using: the database. Raises UsageError."""
         given = ("text", _text(query)) if isinstance(query, str) else (self._search.halfvec(), as_literal(query))
-        return self._called("", "distance", *given, k, using).order_by("distance")
+        return self._called("", "distance", *given, k, using)
 
     def _called(
-        self, suffix: str, column: str, type_: str, given: str, k: int, using: str | None
+        self, suffix: str, column: str, type_: str, given: str, k: int, using: str | None, order: str = ""
     ) -> "models.QuerySet[M]":
-        """The rows that a function of the embedding returns for a query of that type, with a column of its."""
+        """The rows that a function of the embedding returns for a query of that type, ordered by a column of its."""
         found = self._model._default_manager.using(using).all()
         call = _Call(suffix, column, type_, (given, k))
         alias = found.query.join(_CallJoin(self._search, self._model, found.query.get_initial_alias(), call))
-        return found.annotate(**{column: _OfCall(alias, column)})
+        name = _free(column, self._model)
+        return found.annotate(**{name: _OfCall(alias, column)}).order_by(order + name)
 
     def embed_now(self, *, using: str = DEFAULT_DB_ALIAS, **settings: str | None) -> int:
         """Embed all pending rows in the current transaction, without a worker: for tests. Returns how many got vectors."""
@@ -286,10 +301,45 @@ class _IsNearestChunk(_OfView):
             same_row=sql.SQL(" AND ".join(same)),
             column=sql.Identifier(self.search.column),
             operator=sql.SQL(self.search.operator),
+            chunk=sql.Identifier("chunk"),
             query=self.query,
         )
         found = statement("is_nearest_chunk", chunk=sql.SQL(f"{own}.chunk"), nearest=nearest)
         return found.as_string(None), [self.parameter]
+
+
+def _free(name: str, model: type[models.Model]) -> str:
+    """What a queryset calls a measure: `found_distance` where the model has a field `distance`."""
+    fields = {own for field in model._meta.get_fields() for own in (field.name, getattr(field, "attname", None))}
+    while name in fields:
+        name = f"found_{name}"
+    return name
+
+
+class _KeyInView(_OfView):
+    """The columns of the key, which are several for some models."""
+
+    @staticmethod
+    def field() -> "models.Field[Any, Any]":
+        return models.TextField()
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        own = compiler.quote_name_unless_alias(self.alias)
+        return ", ".join(f"{own}.{name}" for name in _key(self.search, self.model)), []
+
+
+class _ShortNearness(_OfView):
+    """By what a compressed index orders the vectors."""
+
+    short: ShortForm
+
+    @staticmethod
+    def field() -> "models.Field[Any, Any]":
+        return models.FloatField()
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        column = f"{compiler.quote_name_unless_alias(self.alias)}.{_quoted(self.search.column)}"
+        return self.short.nearness(column, self.query.as_string(None)), [self.parameter]
 
 
 def _text(query: str) -> str:

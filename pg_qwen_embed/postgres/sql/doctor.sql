@@ -151,8 +151,13 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off
 
 -- name: search_settings
 -- The settings of pgvector for an index scan, as this role has them in this database.
-SELECT coalesce(current_setting('hnsw.iterative_scan', true), 'off'),
-       coalesce(current_setting('hnsw.ef_search', true), '40')::int;
+SELECT coalesce(nullif(current_setting('hnsw.iterative_scan', true), ''), 'off'),
+       coalesce(nullif(current_setting('hnsw.ef_search', true), ''), '40')::int;
+
+-- name: search_settings_of_lists
+-- Those for an index of kind ivfflat, and how many lists a search of this embedding should read.
+SELECT coalesce(nullif(current_setting('ivfflat.iterative_scan', true), ''), 'off'),
+       coalesce(nullif(current_setting('ivfflat.probes', true), ''), '1')::int, qwen_embed.ef_search(%(name)s);
 
 -- name: vectors_page
 -- A page of the source in key order, each row with its vectors: for `doctor --vectors`. `letters` is how many characters of

@@ -120,13 +120,18 @@ IF {k} IS NULL OR {k} OPERATOR(pg_catalog.<) 1 THEN
     END IF;
 
 -- name: check_query
--- No query finds no rows; a vector of another length than those of the embedding is rejected. Part of the bodies.
+-- No query finds no rows; a vector of another length than those of the embedding is rejected, and one without a direction.
+-- Part of the bodies.
 IF $1 IS NULL THEN
         RETURN;
     END IF;
     IF pg_catalog.cardinality($1::pg_catalog.float4[]) OPERATOR(pg_catalog.<>) {dimensions} THEN
         RAISE EXCEPTION {sentence:the query has % dimensions and the vectors of this embedding have %},
             pg_catalog.cardinality($1::pg_catalog.float4[]), {dimensions} USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF 0 OPERATOR(pg_catalog.=) ALL ($1::pg_catalog.float4[]) THEN
+        RAISE EXCEPTION {sentence:the query is a zero vector: it has no direction}
+            USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
 -- name: check_among
@@ -144,6 +149,7 @@ pg_catalog.set_config({width_setting}, {width}::pg_catalog.text, true)
 -- The body of the search function of a chunked embedding. Chunks come by distance, so the first chunk of a row is its best.
 -- The nearest chunks that the index finds at once are enough nearly always. If not, an iterative scan continues, which costs
 -- 15 %% more. It may end before the chunks do, because its memory is bounded. Then all remaining rows are compared.
+-- So are all rows where more than 1,000 are wanted: each chunk is looked for among the rows that were found, one after another.
 -- cursor_tuple_fraction = 0 makes a plan that returns its first rows soon.
 #variable_conflict use_column
 <<own>>
@@ -169,7 +175,7 @@ BEGIN
     PERFORM {use_index}, pg_catalog.set_config({iterative_setting}, 'off', true),
             pg_catalog.set_config('hnsw.max_scan_tuples', '2147483647', true),
             pg_catalog.set_config('cursor_tuple_fraction', '0', true);
-    FOR attempt IN 1 .. 2 LOOP
+    FOR attempt IN 1 .. CASE WHEN $2 OPERATOR(pg_catalog.<=) 1000 THEN 2 ELSE 0 END LOOP
         FOR c IN nearest LOOP
             EXIT WHEN pg_catalog.cardinality(done) OPERATOR(pg_catalog.>=) $2;
             CONTINUE WHEN c.whole OPERATOR(pg_catalog.=) ANY (done);
@@ -299,15 +305,24 @@ BEGIN
         SELECT p.* FROM (
             SELECT DISTINCT ON ({pair_keys}) d.* FROM (
                 SELECT {lesser_key:view_key:e>key:h}, {greater_of_keys:view_key:e>key:h}, h.distance
-                FROM {view} e CROSS JOIN LATERAL (
-                    SELECT {view_key:o}, {distance_function}(o.{column}, e.{column}) FROM {view} o
-                    WHERE NOT {equal_key:view_key:o=view_key:e}
-                    ORDER BY {near_function}(o.{column}, e.{column}) LIMIT {near_pairs}) h({keys}, distance)
+                FROM {view} e CROSS JOIN LATERAL {others} h({keys}, distance)
                 WHERE h.distance OPERATOR(pg_catalog.<=) $1) d({pair_keys}, distance)
             ORDER BY {pair_keys}, d.distance) p
         ORDER BY p.distance;
     PERFORM pg_catalog.set_config({iterative_setting}, scan, true), pg_catalog.set_config({width_setting}, candidates, true);
 END
+
+-- name: nearest_others
+-- The $2 vectors of other rows that are nearest to one of `e`. Part of duplicates_body.
+(
+                    SELECT {view_key:o}, {distance_function}(o.{column}, e.{column}){other_chunk} FROM {view} o
+                    WHERE NOT {equal_key:view_key:o=view_key:e}
+                    ORDER BY {near_function}(o.{column}, e.{column}) LIMIT {near_pairs})
+
+-- name: ranked_others
+-- The same where these are candidates of a compressed index: the $2 best of them by the whole vectors.
+(
+                    SELECT c.* FROM {nearest_others} c({keys}, distance{chunk_name}) ORDER BY c.distance LIMIT $2)
 
 -- name: duplicate_chunks_body
 -- The same for a chunked embedding: a pair of rows is as near as its nearest chunks. It looks at the $2 nearest chunks of
@@ -338,10 +353,7 @@ BEGIN
                 SELECT {lesser_key:view_key:e>key:h}, {greater_of_keys:view_key:e>key:h}, h.distance,
                        CASE WHEN {greater_key:view_key:e>key:h} THEN h.chunk ELSE e.{own:chunk} END,
                        CASE WHEN {greater_key:view_key:e>key:h} THEN e.{own:chunk} ELSE h.chunk END
-                FROM {view} e CROSS JOIN LATERAL (
-                    SELECT {view_key:o}, {distance_function}(o.{column}, e.{column}), o.{own:chunk} FROM {view} o
-                    WHERE NOT {equal_key:view_key:o=view_key:e}
-                    ORDER BY {near_function}(o.{column}, e.{column}) LIMIT {near_pairs}) h({keys}, distance, chunk)
+                FROM {view} e CROSS JOIN LATERAL {others} h({keys}, distance, chunk)
                 WHERE h.distance OPERATOR(pg_catalog.<=) $1) p({pair_keys}, distance, a, b)
             ORDER BY {pair_keys}, p.distance) q
         ORDER BY q.distance;

@@ -61,13 +61,15 @@ WITH qwen_embed_found AS MATERIALIZED ({exact_search})
 -- their share; at several times as many, and at hnsw.ef_search at least, so that it misses few of the nearest. What it
 -- does for one of them takes as long as several comparisons; to look at all rows for those that meet the condition takes
 -- time too. The index may look at as many as would be worth it if it found nothing, so that
--- together with what follows then it takes twice as long at most. Other kinds of index than hnsw are left out.
+-- together with what follows then it takes twice as long at most. Of a compressed index as many candidates are ranked as without
+-- a condition; they are counted before hnsw.ef_search is set. An index of lists is left out.
 SELECT set_config('pg_qwen_embed.by_index', (d.worth > d.looks AND {finds_filtered} AND EXISTS (
            SELECT FROM pg_index i WHERE i.indexrelid = to_regclass({index_text}) AND i.indisvalid))::text, true),
        set_config('hnsw.max_scan_tuples', least(2147483647, ceil(greatest(d.worth, 1)))::int8::text, true),
+       set_config('pg_qwen_embed.candidates', {candidates_filtered}::text, true),
        set_config('hnsw.ef_search', coalesce(%(ef_search)s::int4, least(1000, ceil(d.looks))::int4)::text, true)
 FROM (SELECT greatest(coalesce(nullif(current_setting('hnsw.ef_search', true), ''), '40')::float8,
-                      %(looks)s * %(limit)s * s.looked / greatest(s.chosen, 0.5)) AS looks,
+                      {looks_filtered} * s.looked / greatest(s.chosen, 0.5)) AS looks,
              r.count * (s.chosen / greatest(s.looked, 1) + %(reading)s) / %(costs)s AS worth
       FROM (SELECT count(*)::float8 AS looked, count(*) FILTER (WHERE ({own_condition}
                    ))::float8 AS chosen
@@ -77,8 +79,8 @@ FROM (SELECT greatest(coalesce(nullif(current_setting('hnsw.ef_search', true), '
            (SELECT greatest(c.reltuples, 0)::float8 AS count FROM pg_class c WHERE c.oid = {literal:indexed}::regclass) r) d;
 
 -- name: take_rows
--- What the index found, for layouts with one vector a row.
-SELECT n.* FROM qwen_embed_nearest n
+-- The nearest of what the index found, for layouts with one vector a row.
+SELECT n.* FROM qwen_embed_nearest n ORDER BY n.distance LIMIT %(limit)s
 
 -- name: take_chunks
 -- The same for documents in chunks: each row with its nearest chunk.
@@ -93,8 +95,8 @@ WITH qwen_embed_nearest AS MATERIALIZED (
     SELECT {key:c}, c.chunk, c.vector {distance} %(query)s::{halfvec} AS distance
     FROM ({candidates_to_filter}) c
     WHERE current_setting('pg_qwen_embed.by_index') = 'true' AND CASE WHEN c.vector IS NOT NULL THEN c.chosen END
-    ORDER BY c.vector {distance} %(query)s::{halfvec}
-    LIMIT %(candidates)s
+    ORDER BY {near_filtered}
+    LIMIT {limit_filtered}
 ), qwen_embed_best AS MATERIALIZED (
     {best_hits}
 ), qwen_embed_found AS MATERIALIZED (

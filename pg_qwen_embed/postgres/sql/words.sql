@@ -144,11 +144,7 @@ BEGIN
     {enter_hybrid};
     {check_k};
     {check_words_query};
-    IF pg_catalog.num_nulls($4, $5, $6, $7) OPERATOR(pg_catalog.>) 0 OR $4 OPERATOR(pg_catalog.<) 1
-       OR $5 OPERATOR(pg_catalog.<) 0 OR $6 OPERATOR(pg_catalog.<) 0 OR $7 OPERATOR(pg_catalog.<) 0 THEN
-        RAISE EXCEPTION {sentence:candidates must be 1 or more, and rrf_k and the weights 0 or more}
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    {check_fusion};
     PERFORM {want};
     RETURN QUERY
         WITH found AS (
@@ -176,6 +172,15 @@ BEGIN
     PERFORM {want_no_more};
 END
 
+-- name: check_fusion
+-- Rejects what two lists cannot be joined by. Part of the bodies.
+IF pg_catalog.num_nulls({candidates_given}, {rrf_k_given}, {weights_given}) OPERATOR(pg_catalog.>) 0
+       OR {candidates_given} OPERATOR(pg_catalog.<) 1 OR {rrf_k_given} OPERATOR(pg_catalog.<) 0
+       OR LEAST({weights_given}) OPERATOR(pg_catalog.<) 0 THEN
+        RAISE EXCEPTION {sentence:candidates must be 1 or more, and rrf_k and the weights 0 or more}
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF
+
 -- name: create_text_hybrid_function
 -- The same for a text, which embed_query() embeds.
 CREATE OR REPLACE FUNCTION {hybrid_function}({text_hybrid_parameters}) RETURNS TABLE ({hybrid_columns})
@@ -187,10 +192,13 @@ COMMENT ON FUNCTION {hybrid_function}({text_hybrid_types}) IS {comment};
 
 -- name: text_hybrid_body
 -- The body of that function. embed_query() is called once; its error is the caller's, who may go on with the words alone.
+-- What cannot be searched for is not embedded.
 #variable_conflict use_column
 BEGIN
     {hold_view};
+    {check_k};
     {check_words_query};
+    {check_fusion};
     PERFORM qwen_embed.words_query({configuration}, $1);
     RETURN QUERY SELECT f.* FROM {hybrid_function}($1, qwen_embed.embed_query({embedding_name}, $1), $2, $3, $4, $5, $6) f;
 END
