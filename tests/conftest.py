@@ -34,8 +34,8 @@ POLL = "0.05"  # seconds
 # `superuser`, because they create roles or break what only a superuser can. `pytest --roles` takes every module so.
 AS_ROLES = {
     "test_altered_source", "test_async_client", "test_bad_rows", "test_balancer", "test_binary", "test_blank",
-    "test_chunk_reuse", "test_chunking", "test_doctor_vectors", "test_evaluate", "test_failures", "test_fastapi", "test_filtered_words",
-    "test_filters", "test_identity", "test_index_kinds", "test_indexes", "test_instructions", "test_keys",
+    "test_chunk_reuse", "test_chunking", "test_doctor_vectors", "test_evaluate", "test_failures", "test_fastapi",
+    "test_filtered_words", "test_filters", "test_identity", "test_index_kinds", "test_indexes", "test_instructions", "test_keys",
     "test_local_server", "test_long_outbox", "test_many_embeddings", "test_post_processing", "test_queries_in_sql",
     "test_repair", "test_rerank", "test_search", "test_triggers", "test_truncation", "test_whole_way",
 }  # fmt: skip

@@ -169,6 +169,58 @@ def test_a_server_that_is_away_or_has_another_model_is_one_sentence(planted: Har
     assert "does not answer" in planted.refused("evaluate", "articles", "--json", env=env)
 
 
+# Post-processing and the pool of instructions.
+
+
+@pytest.mark.long
+def test_a_post_processing_that_is_tried_is_the_one_that_would_be_attached(planted: Harness) -> None:
+    filled(planted, "--dimensions", "16", rows=200)
+    tried = ("center", "whiten", "half-whiten", "pca:8")
+    found = evaluated(planted, "--vary", f"post={','.join(tried)}")
+    assert sent(planted)[0] == []
+    for form in tried:
+        attach = ("attach", "articles", "--text", "body", "--name", "b", "--instruction", GOOD, "--dimensions", "16")
+        planted.ok(*attach, "--post", form)
+        planted.once()
+        real = evaluated(planted, name="b")
+        assert figure(found, f"post {form}") == pytest.approx(figure(real, "present"), abs=0.02)
+        sent(planted)
+        others = evaluated(planted, "--vary", "post=none", "--vary", "index=hnsw", name="b")
+        assert figure(others, "post none") == pytest.approx(figure(found, "present"), abs=0.02)
+        assert figure(others, "present") == pytest.approx(figure(real, "present"), abs=0.02)
+        assert len(sent(planted)[0]) == 200  # the server's own vectors are not in the store
+        planted.ok("detach", "b", "--yes")
+
+
+def test_a_post_processing_needs_as_many_documents_as_a_fit(planted: Harness) -> None:
+    filled(planted, "--dimensions", "16", rows=120)
+    said = planted.refused("evaluate", "articles", "--vary", "post=whiten")
+    assert "--vary post=whiten: post-processing whiten of 16 dimensions is fitted on 160 documents or more" in said
+    assert "there are 120 in the sample; add --sample 320" in said
+
+
+def test_an_embedding_with_a_post_processing_is_measured_with_it(planted: Harness) -> None:
+    filled(planted, "--dimensions", "16", "--post", "pca:8", rows=200)
+    found = evaluated(planted, "--vary", f"instruction={BAD}")
+    documents, queries = sent(planted)
+    assert (documents, len(queries)) == ([], 400)
+    assert figure(found, f'instruction "{BAD}"') < figure(found, "present")
+    said = planted.refused("evaluate", "articles", "--vary", "dimensions=4")
+    assert "articles has the post-processing pca:8; try --vary post=pca:N" in said
+
+
+def test_instructions_of_the_pool_are_tried_by_their_names(planted: Harness) -> None:
+    filled(planted, rows=20)
+    planted.ok("instructions", "add", "own", BAD)
+    found = evaluated(planted, "--vary", "instruction=@own", "--vary", "instruction=@retrieval")
+    assert [one["instruction"] for one in found["variants"]][:2] == [GOOD, BAD]
+    assert len(found["variants"]) == 3
+    everything = evaluated(planted, "--vary", "instruction=pool")
+    listed = json.loads(planted.ok("instructions", "list", "--json"))
+    assert {one["instruction"] for one in everything["variants"]} == {GOOD, *(one["instruction"] for one in listed)}
+    assert "@nothing" in planted.refused("evaluate", "articles", "--vary", "instruction=@nothing")
+
+
 # Every layout, key and name.
 
 

@@ -11,13 +11,14 @@ import psycopg
 from numpy.typing import NDArray
 
 from pg_qwen_embed.admin.evaluation.sample import Prepared
-from pg_qwen_embed.domain import ranking
+from pg_qwen_embed.domain import post, ranking
 from pg_qwen_embed.domain.errors import DocumentRejected, UsageError
 from pg_qwen_embed.domain.evaluation import Evaluation, Origin, evaluated
 from pg_qwen_embed.domain.metrics import Grades, Ranked
+from pg_qwen_embed.domain.post import Fit
 from pg_qwen_embed.domain.texts import storable
 from pg_qwen_embed.domain.variants import Variant
-from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.domain.vectors import Vectors, shorten
 from pg_qwen_embed.inference.bulk import Bulk, Told
 from pg_qwen_embed.postgres.connection import Connection, first_line
 from pg_qwen_embed.postgres.evaluation import SampleOfVectors, SampleOfWords, SampleReader
@@ -58,8 +59,8 @@ async def _embed(connection: Connection, settings: Settings, prepared: Prepared,
     new = [number for number in range(len(prepared.documents)) if number not in stored]
     texts = [question.text for question in prepared.questions]
     dimensions = prepared.dimensions
-    async with Bulk(settings, prepared.target) as bulk:
-        if bulk.info.dimensions < dimensions:
+    async with Bulk(settings, prepared.encoding) as bulk:
+        if prepared.target.spec.post is None and bulk.info.dimensions < dimensions:
             raise UsageError(
                 f"--vary dimensions={dimensions}: {bulk.info.model} makes vectors of {bulk.info.dimensions} dimensions"
             )
@@ -116,7 +117,8 @@ class _Searches:
         self._embedded = embedded
         self._k = max(prepared.request.metric.k, 10)
         self._words: SampleOfWords | None = None
-        self._last: tuple[int, Vectors] | None = None
+        self._last: tuple[tuple[int, str | None], Vectors] | None = None
+        self._fits: dict[str, Fit] = {}
 
     def lists(self, variant: Variant) -> list[Ranked]:
         match variant.mode:
@@ -127,7 +129,7 @@ class _Searches:
         return self._by_vector(variant, self._k)
 
     def _by_vector(self, variant: Variant, k: int) -> list[Ranked]:
-        vectors, queries = self._vectors(variant.dimensions), self._queries(variant)
+        vectors, queries = self._vectors(variant), self._queries(variant)
         if variant.index is None:
             return list(ranking.nearest(queries, vectors, self._embedded.owners, k))
         sample = SampleOfVectors(self._connection, self._prepared.target, variant.index, vectors, self._embedded.owners)
@@ -148,12 +150,35 @@ class _Searches:
             for own, n in zip(by_vector, self._embedded.answered, strict=True)
         ]
 
-    def _vectors(self, dimensions: int) -> Vectors:
+    def _vectors(self, variant: Variant) -> Vectors:
         """Of the documents, as the store would have them. The last ones are remembered: others are not needed for long."""
-        if self._last is None or self._last[0] != dimensions:
-            self._last = dimensions, ranking.as_stored(self._embedded.vectors, dimensions)
+        key = variant.dimensions, variant.post
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._as_stored(self._embedded.vectors, variant)
         return self._last[1]
 
     def _queries(self, variant: Variant) -> Vectors:
-        """A transform of post-processing would be applied here, and in `_vectors`."""
-        return ranking.as_stored(self._embedded.queries[variant.instruction], variant.dimensions)
+        return self._as_stored(self._embedded.queries[variant.instruction], variant)
+
+    def _as_stored(self, vectors: Vectors, variant: Variant) -> Vectors:
+        """As the store of a variant would have them: shortened, post-processed and rounded."""
+        encoding = self._prepared.encoding.spec
+        if encoding.post is not None:  # the encoder has made the map of the embedding
+            return ranking.as_stored(vectors, encoding.dimensions)
+        if variant.post is None:
+            own = encoding.dimensions if self._prepared.target.spec.post else variant.dimensions
+            return ranking.as_stored(vectors, own)
+        fit = self._fit(variant.post)
+        return ranking.as_stored(fit.apply(shorten(vectors, len(fit.mean))), fit.outputs)
+
+    def _fit(self, form: str) -> Fit:
+        """The map of the embedding if it has that one; else one that is fitted on the documents of the sample."""
+        own = self._prepared.target
+        wanted = post.post_of(form, own.spec.requested_dimensions)
+        if own.generation.fit is not None and wanted == own.spec.post:
+            return own.generation.fit
+        if form not in self._fits and wanted is not None:
+            moments = post.Moments.of(wanted.inputs)
+            moments.add(shorten(self._embedded.vectors, wanted.inputs))
+            self._fits[form] = post.fit(wanted, moments, len(self._prepared.documents))
+        return self._fits[form]
