@@ -142,6 +142,7 @@ def _progress(cost: Cost, *, as_json: bool) -> Iterator[Told]:
     bar: Any
     with click.progressbar(length=cost.documents + cost.queries, label="texts", file=sys.stderr) as bar:
         yield bar.update
+        bar.update(max(0, bar.length - bar.pos))  # equal texts are sent once
 
 
 # What was found.

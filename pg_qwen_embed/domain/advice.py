@@ -14,6 +14,8 @@ def command(name: str, spec: Spec, variant: Variant) -> str:
             return f"pg-qwen-embed alter {own} --instruction {shlex.quote(variant.instruction)}"
         case Axis.DIMENSIONS:
             return f"pg-qwen-embed detach {own}, and attach again with --dimensions {variant.dimensions}"
+        case Axis.POST:
+            return f"pg-qwen-embed detach {own}, and attach again with --post {variant.post or 'none'}"
         case Axis.INDEX if variant.index is None:
             return f"pg-qwen-embed index drop {own}"
         case Axis.INDEX:

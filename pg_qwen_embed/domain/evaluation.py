@@ -125,7 +125,7 @@ def _json(one: Found) -> dict[str, Any]:
     variant = one.variant
     return {
         "variant": variant.label, "axis": variant.axis, "instruction": variant.instruction, "dimensions": variant.dimensions,
-        "mode": variant.mode, "index": str(variant.index or "exact"),
+        "post": variant.post, "mode": variant.mode, "index": str(variant.index or "exact"),
         "figures": {name: asdict(figure) for name, figure in one.figures.items()},
         "difference": one.difference and _difference(one.difference),
     }  # fmt: skip

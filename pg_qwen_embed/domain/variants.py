@@ -2,11 +2,11 @@
 
 Axis by axis, because every combination would need many more requests, and a larger sample to tell them apart."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pg_qwen_embed.domain import index
+from pg_qwen_embed.domain import index, post
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.index import MOST_DIMENSIONS, Index, IndexKind
@@ -14,15 +14,19 @@ from pg_qwen_embed.domain.prompt import PromptStyle, without_instruction
 from pg_qwen_embed.domain.query import MODES
 
 EXACT = "exact"
-FORMS = "instruction=TEXT, dimensions=256,512, index=hnsw,hnsw-binary,exact or mode=vector,words,hybrid"
+FORMS = (
+    "instruction=TEXT, instruction=@NAME, instruction=pool, dimensions=256,512, post=none,center,whiten, "
+    "index=hnsw,hnsw-binary,exact or mode=vector,words,hybrid"
+)
 PRESENT = "present"
 
 
 class Axis(StrEnum):
-    """Along what a variant differs. A further one, such as post-processing, gets a reader in _READERS."""
+    """Along what a variant differs. Each has a reader in _READERS."""
 
     INSTRUCTION = "instruction"
     DIMENSIONS = "dimensions"
+    POST = "post"
     INDEX = "index"
     MODE = "mode"
 
@@ -31,12 +35,13 @@ class Axis(StrEnum):
 class Variant:
     """A configuration to be measured. axis: along which it differs from the baseline; None: it is the baseline.
 
-    index: None: every vector is compared."""
+    index: None: every vector is compared. post: the form of a post-processing, such as `pca:256`; None: there is none."""
 
     instruction: str
     dimensions: int
     mode: str = "vector"
     index: Index | None = None
+    post: str | None = None
     axis: Axis | None = None
 
     @property
@@ -48,20 +53,20 @@ class Variant:
                 return f'instruction "{self.instruction}"'
             case Axis.INDEX:
                 return f"index {self.index or EXACT}"
-        return f"{self.axis} {getattr(self, self.axis)}"
+        return f"{self.axis} {getattr(self, self.axis) or 'none'}"
 
     def differs_from(self, other: "Variant") -> bool:
         return replace(self, axis=None) != replace(other, axis=None)
 
 
 def variants(
-    embedding: Embedding, given: Iterable[str], instruction: Callable[[str], str] = lambda written: written
+    embedding: Embedding, given: Iterable[str], instructions: Callable[[str], Sequence[str]] = lambda written: [written]
 ) -> list[Variant]:
     """The baseline and what `--vary` names, each once. Raises UsageError.
 
-    instruction: what an instruction means that is the name of one, such as @retrieval."""
+    instructions: the texts that are meant by what is written, which may be the name of one or of many."""
     spec = embedding.live.spec
-    found = [Variant(embedding.instruction, spec.dimensions)]
+    found = [Variant(embedding.instruction, spec.dimensions, post=None if spec.post is None else spec.post.form)]
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or name not in set(Axis) or not value.strip():
@@ -69,9 +74,17 @@ def variants(
         axis = Axis(name)
         if axis is Axis.INSTRUCTION and spec.prompt_style is PromptStyle.PLAIN:
             raise UsageError(f"--vary {text}: {without_instruction(spec.model)}")
-        if axis is Axis.INSTRUCTION:
-            value = instruction(value)
-        for one in _READERS[axis](replace(found[0], axis=axis), text, value):
+        if axis is Axis.DIMENSIONS and spec.post is not None:
+            raise UsageError(
+                f"--vary {text}: {embedding.name} has the post-processing {spec.post.form}; try --vary post=pca:N for fewer "
+                "dimensions"
+            )
+        if axis is Axis.POST:
+            for form in _pieces(value):
+                post.post_of(form, spec.requested_dimensions)
+        texts = instructions(value) if axis is Axis.INSTRUCTION else [value]
+        own = replace(found[0], axis=axis)
+        for one in (variant for each in texts for variant in _READERS[axis](own, text, each)):
             if all(one.differs_from(other) for other in found):
                 found.append(one)
     return found
@@ -86,6 +99,10 @@ def _dimensions(own: Variant, text: str, value: str) -> Iterable[Variant]:
         if not (one.isascii() and one.isdigit() and len(one) < 9 and 1 <= int(one) <= MOST_DIMENSIONS):
             raise UsageError(f"--vary {text}: {one} is no number of dimensions; write 1 to {MOST_DIMENSIONS:,}")
         yield replace(own, dimensions=int(one))
+
+
+def _posts(own: Variant, _: str, value: str) -> Iterable[Variant]:
+    return [replace(own, post=post.check(one)) for one in _pieces(value)]
 
 
 def _indexes(own: Variant, text: str, value: str) -> Iterable[Variant]:
@@ -122,6 +139,7 @@ def _kinds(value: str) -> list[str]:
 _READERS: Mapping[Axis, Callable[[Variant, str, str], Iterable[Variant]]] = {
     Axis.INSTRUCTION: _instructions,
     Axis.DIMENSIONS: _dimensions,
+    Axis.POST: _posts,
     Axis.INDEX: _indexes,
     Axis.MODE: _modes,
 }

@@ -184,6 +184,8 @@ def _by_document(encoded: Encoded, count: int) -> list[Vectors | None]:
 
 
 def _shortened(target: Target, dimensions: int) -> Target:
-    """The target with other dimensions: vectors that are not for its store."""
+    """The target with other dimensions: vectors that are not for its store. With a post-processing it has its own."""
+    if target.spec.post is not None:
+        return target
     spec = replace(target.spec, dimensions=dimensions)
     return Target(target.embedding, replace(target.generation, spec=spec))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -68,7 +69,7 @@ class SampleReader:
         read = statement("read_drawn_rows", self._names, title=self._title_text(), drawn_document=self._document())
         for begin in range(0, len(keys), PAGE):
             values = self._bound(keys[begin : begin + PAGE]) | {"longest": LONGEST_DOCUMENT + 1}
-            for position, document, title, fingerprint, fits, *key in self._connection.execute(read, values):
+            for position, document, title, fingerprint, fits, *key in self._read(read, values):
                 yield DrawnRow(tuple(key), begin + position - 1, document, title, fingerprint, fits)
 
     def vectors(self, keys: Sequence[Key], fingerprints: Sequence[bytes]) -> dict[int, Vectors]:
@@ -82,6 +83,12 @@ class SampleReader:
             for position, vector in self._connection.cursor(binary=True).execute(read, values):
                 found.setdefault(begin + position - 1, []).append(binary.from_halfvec(vector))
         return {position: np.stack(own) for position, own in found.items()}
+
+    def _read(self, query: sql.Composed, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except UnicodeDecodeError as error:  # a cast WITHOUT FUNCTION can produce it
+            raise psycopg.DataError(f"a document holds bytes that are not UTF-8 ({error.reason})") from None
 
     def _title_text(self) -> sql.Composable:
         if self._title is None:

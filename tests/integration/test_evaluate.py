@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from harness import LAYOUTS, READER, Harness, as_role, both_versions, versions_and_layouts
-from planted_model import ALSO_GOOD, BAD, DIMENSIONS, GOOD, articles, plant
+from planted_model import ALSO_GOOD, BAD, GOOD, articles, plant
 
 from pg_qwen_embed import Client
 
@@ -167,6 +168,58 @@ def test_a_server_that_is_away_or_has_another_model_is_one_sentence(planted: Har
     assert "articles was attached with Qwen/Qwen3-Embedding-0.6B" in planted.refused("evaluate", "articles", "--json")
     env: dict[str, str | None] = {"PG_QWEN_EMBED_SERVER_URL": "http://127.0.0.1:9/v1"}
     assert "does not answer" in planted.refused("evaluate", "articles", "--json", env=env)
+
+
+# Post-processing and the pool of instructions.
+
+
+@pytest.mark.long
+def test_a_post_processing_that_is_tried_is_the_one_that_would_be_attached(planted: Harness) -> None:
+    filled(planted, "--dimensions", "16", rows=200)
+    tried = ("center", "whiten", "half-whiten", "pca:8")
+    found = evaluated(planted, "--vary", f"post={','.join(tried)}")
+    assert sent(planted)[0] == []
+    for form in tried:
+        attach = ("attach", "articles", "--text", "body", "--name", "b", "--instruction", GOOD, "--dimensions", "16")
+        planted.ok(*attach, "--post", form)
+        planted.once()
+        real = evaluated(planted, name="b")
+        assert figure(found, f"post {form}") == pytest.approx(figure(real, "present"), abs=0.02)
+        sent(planted)
+        others = evaluated(planted, "--vary", "post=none", "--vary", "index=hnsw", name="b")
+        assert figure(others, "post none") == pytest.approx(figure(found, "present"), abs=0.02)
+        assert figure(others, "present") == pytest.approx(figure(real, "present"), abs=0.02)
+        assert len(sent(planted)[0]) == 200  # the server's own vectors are not in the store
+        planted.ok("detach", "b", "--yes")
+
+
+def test_a_post_processing_needs_as_many_documents_as_a_fit(planted: Harness) -> None:
+    filled(planted, "--dimensions", "16", rows=120)
+    said = planted.refused("evaluate", "articles", "--vary", "post=whiten")
+    assert "--vary post=whiten: post-processing whiten of 16 dimensions is fitted on 160 documents or more" in said
+    assert "there are 120 in the sample; add --sample 320" in said
+
+
+def test_an_embedding_with_a_post_processing_is_measured_with_it(planted: Harness) -> None:
+    filled(planted, "--dimensions", "16", "--post", "pca:8", rows=200)
+    found = evaluated(planted, "--vary", f"instruction={BAD}")
+    documents, queries = sent(planted)
+    assert (documents, len(queries)) == ([], 400)
+    assert figure(found, f'instruction "{BAD}"') < figure(found, "present")
+    said = planted.refused("evaluate", "articles", "--vary", "dimensions=4")
+    assert "articles has the post-processing pca:8; try --vary post=pca:N" in said
+
+
+def test_instructions_of_the_pool_are_tried_by_their_names(planted: Harness) -> None:
+    filled(planted, rows=20)
+    planted.ok("instructions", "add", "own", BAD)
+    found = evaluated(planted, "--vary", "instruction=@own", "--vary", "instruction=@retrieval")
+    assert [one["instruction"] for one in found["variants"]][:2] == [GOOD, BAD]
+    assert len(found["variants"]) == 3
+    everything = evaluated(planted, "--vary", "instruction=pool")
+    listed = json.loads(planted.ok("instructions", "list", "--json"))
+    assert {one["instruction"] for one in everything["variants"]} == {GOOD, *(one["instruction"] for one in listed)}
+    assert "@nothing" in planted.refused("evaluate", "articles", "--vary", "instruction=@nothing")
 
 
 # Every layout, key and name.
@@ -363,15 +416,68 @@ def test_results_are_kept_until_the_embedding_is_detached(planted: Harness) -> N
     assert 'there is no embedding "articles"' in planted.refused("evaluate", "articles", "--history")
 
 
+def as_reader(harness: Harness) -> dict[str, str | None]:
+    """The environment of a role that may read and nothing else."""
+    for grant in harness.ok("sql", "grants", "--role-reader", READER, "--embedding", "articles").splitlines():
+        if grant.startswith("GRANT"):
+            harness.execute(grant)
+    return {"PG_QWEN_EMBED_DATABASE_URL": as_role(harness.url, READER)}
+
+
+def test_rows_that_policies_hide_from_a_role_take_no_part(planted: Harness) -> None:
+    filled(planted, rows=40)
+    planted.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
+    planted.execute(f"CREATE POLICY some ON articles TO {READER} USING (id <= 30)")
+    planted.ok("verify", "articles", "--repair")
+    result = planted.cli("evaluate", "articles", "--json", env=as_reader(planted))
+    found = json.loads(result.stdout)
+    assert (found["documents"], found["rows"], found["kept"]) == (30, 30, False)
+    assert sent(planted)[0] == []
+
+
+def test_a_role_without_temporary_tables_is_told_what_it_needs(planted: Harness) -> None:
+    filled(planted, rows=20)
+    with psycopg.connect(as_role(planted.url, "postgres"), autocommit=True) as connection:
+        connection.execute(f"REVOKE TEMPORARY ON DATABASE {connection.info.dbname} FROM PUBLIC")
+    said = planted.refused("evaluate", "articles", "--json", "--vary", "index=hnsw", env=as_reader(planted))
+    assert "this role needs TEMPORARY on the database" in said
+    planted.ok("evaluate", "articles", "--vary", "dimensions=8")
+
+
+def test_pgvector_may_be_in_any_schema(bare: Harness) -> None:
+    plant(bare.server)
+    bare.execute('CREATE SCHEMA "ext %s"')
+    bare.execute('CREATE EXTENSION vector SCHEMA "ext %s"')
+    bare.ok("init")
+    filled(bare, rows=60)
+    found = evaluated(
+        bare, "--vary", "index=hnsw,hnsw-binary,hnsw-prefix:32,ivfflat", "--vary", "mode=hybrid", "--words", "simple"
+    )
+    for label in ("index hnsw", "index hnsw-prefix:32", "mode hybrid"):
+        assert figure(found, label) > 0.5
+
+
+@pytest.mark.parametrize("mistake", ["RAISE", "bytes"])
+def test_a_document_that_postgresql_cannot_make_is_one_sentence(planted: Harness, mistake: str) -> None:
+    filled(planted, rows=3)
+    function = planted.internal("document")
+    body = "convert_from('\\xff', 'UTF8')" if mistake == "bytes" else "(1 / (length($1) - length($1)))::text"
+    planted.execute(
+        f"CREATE OR REPLACE FUNCTION {function}(body text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT {body} $$"
+    )
+    assert planted.refused("evaluate", "articles", "--json").startswith("PostgreSQL: ")
+
+
+def test_a_table_without_rows_makes_no_question(planted: Harness) -> None:
+    filled(planted, rows=0)
+    assert "the column title makes no question of 0 rows; name another column with --title" in planted.refused(
+        "evaluate", "articles"
+    )
+
+
 def test_a_role_that_may_only_read_measures_and_is_told_that_nothing_is_kept(planted: Harness) -> None:
     filled(planted, rows=40)
-    planted.ok("sql", "grants", "--role-reader", READER, "--embedding", "articles")
-    for grant in planted.ok("sql", "grants", "--role-reader", READER, "--embedding", "articles").splitlines():
-        if grant.startswith("GRANT"):
-            planted.execute(grant)
-    env: dict[str, str | None] = {"PG_QWEN_EMBED_DATABASE_URL": as_role(planted.url, READER)}
-    result = planted.cli("evaluate", "articles", "--vary", "dimensions=8", env=env)
+    result = planted.cli("evaluate", "articles", "--vary", "dimensions=8", env=as_reader(planted))
     assert result.exit_code == 0, result.output
     assert "note: the result is not kept for --history: permission denied" in result.stderr
     assert planted.rows("TABLE _qwen_embed.evaluation") == []
-    assert DIMENSIONS == 64

@@ -64,21 +64,25 @@ def test_parameters_of_an_index_belong_to_the_kind_before_them() -> None:
     ]  # fmt: skip
 
 
-def test_an_instruction_may_be_the_name_of_one() -> None:
-    found = variants(EMBEDDING, ["instruction=@retrieval"], {"@retrieval": "Retrieve"}.__getitem__)
-    assert found[1].instruction == "Retrieve"
+def test_an_instruction_may_be_the_name_of_several() -> None:
+    found = variants(
+        EMBEDDING, ["instruction=pool"], lambda written: ["Retrieve", "Search"] if written == "pool" else []
+    )
+    assert [one.instruction for one in found] == ["Find it", "Retrieve", "Search"]
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("dimensions", "write instruction=TEXT, dimensions="),
-        ("size=3", "write instruction=TEXT, dimensions="),
-        ("mode=", "write instruction=TEXT, dimensions="),
+        ("dimensions", "write instruction=TEXT, instruction=@NAME"),
+        ("size=3", "write instruction=TEXT, instruction=@NAME"),
+        ("mode=", "write instruction=TEXT, instruction=@NAME"),
         ("dimensions=64,many", "many is no number of dimensions"),
         ("dimensions=0", "0 is no number of dimensions"),
         ("mode=best", "there is no search mode best; there are: vector, words, hybrid"),
         ("index=tree", "there is no such kind"),
+        ("post=blacken", "there is no post-processing 'blacken'; there are: none, center"),
+        ("post=pca:512", "pca:512 keeps 512 dimensions, and the server's vectors have 256"),
     ],
 )
 def test_what_cannot_be_tried_is_one_sentence(text: str, sentence: str) -> None:
@@ -101,6 +105,7 @@ def test_a_model_without_instructions_has_none_to_try() -> None:
             "pg-qwen-embed alter articles --instruction 'it'\"'\"'s'",
         ),
         (replace(PRESENT, dimensions=64, axis=Axis.DIMENSIONS), "attach again with --dimensions 64"),
+        (replace(PRESENT, post="pca:64", axis=Axis.POST), "attach again with --post pca:64"),
         (
             replace(PRESENT, index=Index(IndexKind.BINARY), axis=Axis.INDEX),
             "index rebuild articles --index hnsw-binary",

@@ -11,13 +11,14 @@ import psycopg
 from numpy.typing import NDArray
 
 from pg_qwen_embed.admin.evaluation.sample import Prepared
-from pg_qwen_embed.domain import ranking
+from pg_qwen_embed.domain import post, ranking
 from pg_qwen_embed.domain.errors import DocumentRejected, UsageError
 from pg_qwen_embed.domain.evaluation import Evaluation, Origin, evaluated
-from pg_qwen_embed.domain.metrics import Grades, Ranked
+from pg_qwen_embed.domain.metrics import Ranked
+from pg_qwen_embed.domain.post import Fit
 from pg_qwen_embed.domain.texts import storable
 from pg_qwen_embed.domain.variants import Variant
-from pg_qwen_embed.domain.vectors import Vectors
+from pg_qwen_embed.domain.vectors import Vectors, shorten
 from pg_qwen_embed.inference.bulk import Bulk, Told
 from pg_qwen_embed.postgres.connection import Connection, first_line
 from pg_qwen_embed.postgres.evaluation import SampleOfVectors, SampleOfWords, SampleReader
@@ -44,7 +45,7 @@ async def run(connection: Connection, settings: Settings, prepared: Prepared, to
     """told: how many texts are embedded since the last call. Raises UsageError, ServerUnavailable, psycopg.Error."""
     embedded = await _embed(connection, settings, prepared, told)
     judged = [prepared.questions[n].grades for n in embedded.answered]
-    lists = _search(connection, prepared, embedded, judged)
+    lists = _search(connection, prepared, embedded)
     request = prepared.request
     origin = Origin(
         request.name, embedded.model, embedded.servers, prepared.made_of, len(judged), len(prepared.documents), prepared.rows,
@@ -58,8 +59,8 @@ async def _embed(connection: Connection, settings: Settings, prepared: Prepared,
     new = [number for number in range(len(prepared.documents)) if number not in stored]
     texts = [question.text for question in prepared.questions]
     dimensions = prepared.dimensions
-    async with Bulk(settings, prepared.target) as bulk:
-        if bulk.info.dimensions < dimensions:
+    async with Bulk(settings, prepared.encoding) as bulk:
+        if prepared.target.spec.post is None and bulk.info.dimensions < dimensions:
             raise UsageError(
                 f"--vary dimensions={dimensions}: {bulk.info.model} makes vectors of {bulk.info.dimensions} dimensions"
             )
@@ -92,19 +93,19 @@ def _stacked(found: Sequence[Vectors | None], positions: Sequence[int]) -> Vecto
     return np.stack([vector for n in positions if (vector := found[n]) is not None])
 
 
-def _search(
-    connection: Connection, prepared: Prepared, embedded: Embedded, judged: Sequence[Grades]
-) -> list[tuple[Variant, list[Ranked]]]:
-    """What each variant finds for each question. Tables of the sample end with the transaction."""
+def _search(connection: Connection, prepared: Prepared, embedded: Embedded) -> list[tuple[Variant, list[Ranked]]]:
+    """What each variant finds for each question."""
+    searches = _Searches(connection, prepared, embedded)
+    by_vector = {n: searches.exactly(one) for n, one in enumerate(prepared.variants) if one.index is None}
     try:
-        with connection.transaction():
-            searches = _Searches(connection, prepared, embedded)
-            return [(variant, searches.lists(variant)) for variant in prepared.variants]
+        with connection.transaction():  # tables of the sample end with it
+            found = [searches.lists(one, by_vector.get(n)) for n, one in enumerate(prepared.variants)]
     except psycopg.errors.InsufficientPrivilege as error:
         raise UsageError(
             f"{prepared.request.name}: {first_line(error)}; an index and words are searched in temporary tables, for which this "
             "role needs TEMPORARY on the database"
         ) from None
+    return list(zip(prepared.variants, found, strict=True))
 
 
 class _Searches:
@@ -116,22 +117,31 @@ class _Searches:
         self._embedded = embedded
         self._k = max(prepared.request.metric.k, 10)
         self._words: SampleOfWords | None = None
-        self._last: tuple[int, Vectors] | None = None
+        self._last: tuple[tuple[int, str | None], Vectors] | None = None
+        self._fits: dict[str, Fit] = {}
 
-    def lists(self, variant: Variant) -> list[Ranked]:
+    def exactly(self, variant: Variant) -> list[Ranked]:
+        """What a comparison of all vectors finds. It may take long, and needs no transaction."""
+        if variant.mode == "words":
+            return []
+        most = max(self._k, CANDIDATES) if variant.mode == "hybrid" else self._k
+        return list(ranking.nearest(self._queries(variant), self._vectors(variant), self._embedded.owners, most))
+
+    def lists(self, variant: Variant, by_vector: list[Ranked] | None) -> list[Ranked]:
+        """by_vector: what was found before; None: it is found by an index."""
         match variant.mode:
             case "words":
                 return [self._by_words(n, self._k) for n in self._embedded.answered]
             case "hybrid":
-                return self._hybrid(variant)
-        return self._by_vector(variant, self._k)
+                return self._hybrid(by_vector or [])
+        return self._by_index(variant) if by_vector is None else by_vector
 
-    def _by_vector(self, variant: Variant, k: int) -> list[Ranked]:
-        vectors, queries = self._vectors(variant.dimensions), self._queries(variant)
+    def _by_index(self, variant: Variant) -> list[Ranked]:
         if variant.index is None:
-            return list(ranking.nearest(queries, vectors, self._embedded.owners, k))
+            return []
+        vectors = self._vectors(variant)
         sample = SampleOfVectors(self._connection, self._prepared.target, variant.index, vectors, self._embedded.owners)
-        return [sample.find(query, k) for query in queries]
+        return [sample.find(query, self._k) for query in self._queries(variant)]
 
     def _by_words(self, question: int, k: int) -> Ranked:
         if self._words is None:
@@ -139,21 +149,42 @@ class _Searches:
             self._words = SampleOfWords(self._connection, self._prepared.target, documents)
         return self._words.find(storable(self._prepared.questions[question].text), k)
 
-    def _hybrid(self, variant: Variant) -> list[Ranked]:
-        most = max(self._k, CANDIDATES)
-        by_vector = self._by_vector(variant, most)
-        weight = float(TEXT_WEIGHT)
+    def _hybrid(self, by_vector: Sequence[Ranked]) -> list[Ranked]:
+        most, weight = max(self._k, CANDIDATES), float(TEXT_WEIGHT)
         return [
             ranking.fused(own, self._by_words(n, most), self._k, rrf_k=RRF_K, text_weight=weight)
             for own, n in zip(by_vector, self._embedded.answered, strict=True)
         ]
 
-    def _vectors(self, dimensions: int) -> Vectors:
+    def _vectors(self, variant: Variant) -> Vectors:
         """Of the documents, as the store would have them. The last ones are remembered: others are not needed for long."""
-        if self._last is None or self._last[0] != dimensions:
-            self._last = dimensions, ranking.as_stored(self._embedded.vectors, dimensions)
+        key = variant.dimensions, variant.post
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._as_stored(self._embedded.vectors, variant)
         return self._last[1]
 
     def _queries(self, variant: Variant) -> Vectors:
-        """A transform of post-processing would be applied here, and in `_vectors`."""
-        return ranking.as_stored(self._embedded.queries[variant.instruction], variant.dimensions)
+        return self._as_stored(self._embedded.queries[variant.instruction], variant)
+
+    def _as_stored(self, vectors: Vectors, variant: Variant) -> Vectors:
+        """As the store of a variant would have them: shortened, post-processed and rounded."""
+        encoding = self._prepared.encoding.spec
+        if encoding.post is not None:  # the encoder has made the map of the embedding
+            return ranking.as_stored(vectors, encoding.dimensions)
+        if variant.post is None:
+            own = encoding.dimensions if self._prepared.target.spec.post else variant.dimensions
+            return ranking.as_stored(vectors, own)
+        fit = self._fit(variant.post)
+        return ranking.as_stored(fit.apply(shorten(vectors, len(fit.mean))), fit.outputs)
+
+    def _fit(self, form: str) -> Fit:
+        """The map of the embedding if it has that one; else one that is fitted on the documents of the sample."""
+        own = self._prepared.target
+        wanted = post.post_of(form, own.spec.requested_dimensions)
+        if own.generation.fit is not None and wanted == own.spec.post:
+            return own.generation.fit
+        if form not in self._fits and wanted is not None:
+            moments = post.Moments.of(wanted.inputs)
+            moments.add(shorten(self._embedded.vectors, wanted.inputs))
+            self._fits[form] = post.fit(wanted, moments, len(self._prepared.documents))
+        return self._fits[form]

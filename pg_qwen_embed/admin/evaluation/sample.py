@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 import psycopg
 
-from pg_qwen_embed.domain import metrics, question_file, questions
+from pg_qwen_embed.admin import instructions
+from pg_qwen_embed.domain import metrics, post, question_file, questions
 from pg_qwen_embed.domain.change import Key
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import UsageError
@@ -16,7 +19,7 @@ from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.domain.variants import Axis, Variant, variants
 from pg_qwen_embed.inference.batching import BYTES_PER_TOKEN
 from pg_qwen_embed.inference.bulk import requests_of
-from pg_qwen_embed.postgres import catalog, configurations
+from pg_qwen_embed.postgres import catalog, configurations, fits
 from pg_qwen_embed.postgres.connection import Connection, first_line
 from pg_qwen_embed.postgres.evaluation import DrawnRow, SampleReader
 from pg_qwen_embed.postgres.expressions import is_integer
@@ -26,6 +29,7 @@ MOST_SAMPLE = 1_000_000
 MOST_BYTES = 1_000_000_000  # of the documents of a sample, and of its vectors
 BYTES_OF_A_NUMBER = 4
 TOO_MUCH = "needs more than 1 GB of memory; choose a smaller --sample"
+POOL = "pool"  # every instruction of the pool
 OF_A_FILE = "the given questions"
 
 
@@ -73,9 +77,15 @@ class Prepared:
     left_out: int = 0
 
     @property
+    def encoding(self) -> Target:
+        """As what everything is embedded: without the post-processing of the embedding, if others are tried."""
+        return self.target.without_post if any(one.axis is Axis.POST for one in self.variants) else self.target
+
+    @property
     def dimensions(self) -> int:
         """Those with which everything is embedded: the most that any variant has. Others are prefixes of these."""
-        return max(one.dimensions for one in self.variants)
+        own = self.encoding.spec
+        return own.dimensions if self.target.spec.post else max(one.dimensions for one in self.variants)
 
     @property
     def instructions(self) -> list[str]:
@@ -96,8 +106,10 @@ class Prepared:
 def prepare(connection: Connection, request: Request) -> Prepared:
     """Read the sample. Raises UsageError, SetupError."""
     catalog.require_initialised(connection)
-    embedding = catalog.embedding(connection, request.name)
-    wanted = variants(embedding, request.vary)
+    embedding = fits.with_fit(connection, catalog.embedding(connection, request.name))
+    if not embedding.target.is_ready:
+        embedding.target.finished(np.empty((0, 0), np.float32))  # raises the sentence that says so
+    wanted = variants(embedding, request.vary, partial(_instructions, connection))
     target = _with_words(connection, embedding.target, request.words, wanted)
     _check_dimensions(target, wanted)
     if request.queries is None:
@@ -181,9 +193,28 @@ def _with_vectors(prepared: Prepared) -> Prepared:
     """Without the stored vectors, if they are shorter than a variant. Raises UsageError for more than fits the memory."""
     if len(prepared.documents) * prepared.dimensions * BYTES_OF_A_NUMBER > MOST_BYTES:
         raise UsageError(f"{prepared.request.name}: a sample of {len(prepared.documents):,} documents {TOO_MUCH}")
-    if prepared.dimensions > prepared.target.spec.dimensions:
-        return replace(prepared, keys={}, fingerprints={})
-    return prepared
+    _check_documents(prepared)
+    own = prepared.target.spec
+    is_stored = prepared.dimensions <= own.dimensions and prepared.encoding.spec.post == own.post
+    return prepared if is_stored else replace(prepared, keys={}, fingerprints={})
+
+
+def _check_documents(prepared: Prepared) -> None:
+    """Raises UsageError where the sample has too few documents for a post-processing that is tried."""
+    for one in prepared.variants:
+        wanted = post.post_of(one.post, prepared.target.spec.requested_dimensions) if one.axis is Axis.POST else None
+        if wanted and len(prepared.documents) < wanted.least:
+            raise UsageError(
+                f"{post.too_few(f'--vary post={wanted.form}', wanted, len(prepared.documents))} in the sample; add --sample "
+                f"{wanted.most}"
+            )
+
+
+def _instructions(connection: Connection, written: str) -> list[str]:
+    """What is meant by an instruction as it is written: the pool, one of it by its name, or a text."""
+    if written == POOL:
+        return [one.instruction for one in instructions.listing(connection)]
+    return [instructions.resolved(connection, written) or written]
 
 
 def _read(reader: SampleReader, keys: Sequence[Key]) -> list[DrawnRow]:
