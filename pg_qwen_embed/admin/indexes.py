@@ -24,7 +24,7 @@ from pg_qwen_embed.domain.report import INDEX_FROM, IndexState
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import catalog, index, index_check, interface, trust
 from pg_qwen_embed.postgres.connection import Connection, first_line
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 

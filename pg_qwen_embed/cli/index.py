@@ -12,7 +12,7 @@ import numpy as np
 from pg_qwen_embed.admin import indexes
 from pg_qwen_embed.admin.indexes import Listed
 from pg_qwen_embed.cli import _plot
-from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.cli._options import InOrder, json_option, print_json, say, with_settings
 from pg_qwen_embed.domain import index as kinds
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.index import Index
@@ -34,7 +34,7 @@ _kind: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 )
 
 
-@click.group()
+@click.group(cls=InOrder)
 def index() -> None:
     """The ANN indexes of embeddings: list, build, drop and measure them.
 
@@ -42,7 +42,7 @@ def index() -> None:
     """
 
 
-@index.command("list")
+@index.command("list", short_help="Kind, state, size, recall and ef_search of each index.")
 @click.argument("name", required=False)
 @json_option
 @with_settings("database_url")
@@ -102,7 +102,7 @@ def drop(settings: Settings, name: str) -> None:
     say(f"{name}: its index is dropped; every search is exact")
 
 
-@index.command()
+@index.command(short_help="Measure recall and time, and record the smallest ef_search.")
 @click.argument("name")
 @click.option("--queries", default=str(QUERIES), show_default=True, metavar="FILE|N",
               help="A file with a query on each line; or how many are made of stored vectors.")  # fmt: skip

@@ -18,7 +18,7 @@ from pg_qwen_embed.domain.query_plan import Node, Read
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line, own_search_path
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA, PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
