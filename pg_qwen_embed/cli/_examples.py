@@ -108,8 +108,8 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "sql attach": (
         Example(
             "Without a connection",
-            "sql attach articles --text title --key 'id bigint' \\\n"
-            "    --columns 'title text' --model Qwen/Qwen3-Embedding-0.6B --dimensions 1024",
+            "sql attach articles --key 'id bigint' --columns 'title text' \\\n"
+            "    --text title --model Qwen/Qwen3-Embedding-0.6B --dimensions 1024",
         ),
     ),
     "sql grants": (
