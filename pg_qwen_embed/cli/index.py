@@ -17,6 +17,7 @@ from pg_qwen_embed.domain import index as kinds
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.index import Index
 from pg_qwen_embed.domain.index_check import DEFAULT_RECALL, IndexCheck, Point
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres.connection import connect
@@ -200,7 +201,7 @@ def _build(settings: Settings, name: str, index_text: str | None, *, again: bool
         (one,) = indexes.listing(connection, name)
     say(_line(one))
     if found and found.not_found:
-        say(f"warning: some vectors are not found by themselves; see: pg-qwen-embed index check {name}", err=True)
+        say(f"warning: some vectors are not found by themselves; see: {command('index check {}', name)}", err=True)
 
 
 class _Lines:

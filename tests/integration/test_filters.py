@@ -126,6 +126,7 @@ def test_a_condition_sees_the_columns_of_the_source_by_its_own_names(harness: Ha
         ("likes > %(n)s", {"n": "x"}, "invalid input syntax for type integer"),
         ("title = %(n)s", {"n": "\0"}, "NUL"),
         ("likes = %(n)s", {"n": {"a": 1}}, "cannot adapt type 'dict'"),
+        ("likes > %(n)s", None, "give params"),
         ("likes > 1; DROP TABLE articles", None, "has a semicolon"),
         ("true) OR (true", None, "closes a bracket at character 5"),
         ("(true", None, "opens a bracket"),
@@ -144,7 +145,9 @@ def test_a_condition_sees_the_columns_of_the_source_by_its_own_names(harness: Ha
         (5, None, "and not a value of type int"),
     ],
 )
-def test_what_is_no_condition_is_one_sentence(small: Harness, where: Any, params: Any, words: str) -> None:
+def test_what_is_no_condition_is_one_sentence(
+    small: Harness, where: Any, params: Any, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with client(small) as asking:
         for exact in (False, True):
             with pytest.raises(UsageError) as said:
@@ -152,6 +155,7 @@ def test_what_is_no_condition_is_one_sentence(small: Harness, where: Any, params
             assert re.search(words if "\\" in words or "|" in words else re.escape(words), str(said.value)), said.value
             assert "\n" not in str(said.value)
         assert len(asking.search("articles", "text", where="likes > 0", limit=2)) == 2
+    assert caplog.records == []  # the application's log has no line of psycopg's
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
