@@ -7,6 +7,7 @@ from psycopg import sql
 from pg_qwen_embed.domain import generations
 from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import Failure
 from pg_qwen_embed.postgres import catalog, trust
 from pg_qwen_embed.postgres.connection import Connection
@@ -53,7 +54,7 @@ def _change(connection: Connection, query: str, name: str, key: Key, generation:
     changed = int(row[0]) if row else 0
     if key and not changed:
         raise UsageError(
-            f"{name} has no failure with the key {', '.join(key)}; list them: pg-qwen-embed failures list {name}"
+            f"{name} has no failure with the key {', '.join(key)}; list them: {command('failures list {}', name)}"
         )
     return changed
 

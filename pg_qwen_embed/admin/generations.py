@@ -34,7 +34,7 @@ from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.drift import PAGE, is_unreadable
 from pg_qwen_embed.postgres.expressions import TRUE
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.locks import Lock

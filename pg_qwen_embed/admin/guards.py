@@ -11,7 +11,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import ddl
 from pg_qwen_embed.postgres.connection import Connection
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement

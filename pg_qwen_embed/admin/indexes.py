@@ -20,11 +20,12 @@ from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.events import Events
 from pg_qwen_embed.domain.index import Index, IndexKind
 from pg_qwen_embed.domain.index_check import AUTOMATIC_RECALL, IndexCheck, Point
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import INDEX_FROM, IndexState
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres import catalog, index, index_check, interface, trust
 from pg_qwen_embed.postgres.connection import Connection, first_line
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
@@ -91,7 +92,7 @@ def build(
     (state,) = connection.execute(statement("index_state"), {"index": index_text(names)}).fetchone() or ("none",)
     changes = target.spec.index != embedding.live.spec.index
     if IndexState(state) is IndexState.VALID and not again:
-        raise UsageError(f"{name} has its index already; to build it again run: pg-qwen-embed index rebuild {name}")
+        raise UsageError(f"{name} has its index already; to build it again run: {command('index rebuild {}', name)}")
     again = again or changes
     if not again:
         _want(connection, target, wanted=True)
@@ -144,7 +145,7 @@ def _change_kind(connection: Connection, url: str, before: Embedding, target: Ta
         if not target.spec.index.compressed:
             connection.execute(statement("drop_near_function", Names(target)), {})
 
-    repair = f"run: pg-qwen-embed verify {target.name} --repair"
+    repair = f"run: {command('verify {} --repair', target.name)}"
     busy = f"{target.name}: its view stayed in use for {ATTEMPTS} times {LOCK_TIMEOUT}; {repair}"
     in_short_transaction(connection, replaced, busy)
     if Names(before.target).index != Names(target).index:
@@ -170,7 +171,7 @@ def _run(url: str, target: Target, work: Awaitable[None], *, cleanup: bool = Fal
     except index.Elsewhere:
         who = asyncio.run(_builder(url, target))
         raise UsageError(f"{target.name}: {who} builds or drops its index; nothing was changed: try again when it is done, "
-                         f"see: pg-qwen-embed index list {target.name}") from None  # fmt: skip
+                         f"see: {command('index list {}', target.name)}") from None  # fmt: skip
 
 
 async def _builder(url: str, target: Target) -> str:
@@ -221,7 +222,7 @@ def check(
     (state,) = connection.execute(statement("index_state"), {"index": index_text(names)}).fetchone() or ("none",)
     if IndexState(state) is not IndexState.VALID:
         raise UsageError(
-            f"{name}: its index is {state}, so every search is exact; build it: pg-qwen-embed index create {name}"
+            f"{name}: its index is {state}, so every search is exact; build it: {command('index create {}', name)}"
         )
     effort = index_check.Effort(queries=queries, looked_for=4 * queries)
     rng = np.random.default_rng(seed)
@@ -231,5 +232,5 @@ def check(
         raise UsageError(f"{name}: {first_line(error)}; nothing was recorded: run this as the role that ran init, or a member "
                          "of it") from None  # fmt: skip
     if found is None:
-        raise UsageError(f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}")
+        raise UsageError(f"{name} holds no vectors yet; is a worker running? See: {command('status {}', name)}")
     return found

@@ -25,10 +25,11 @@ def init(database_url: str, *, database_defaults: bool = False) -> list[str]:
     with connect(database_url, "pg_qwen_embed init") as connection:
         said += [_set_defaults(connection)] if database_defaults else []
         said += [_remove(connection, left) for left in leftovers.remains(connection)]
-        for one in catalog.registered(connection):
+        attached = catalog.registered(connection)
+        for one in attached:
             if one.problem is None:
                 said += _restored(database_url, one.embedding.name)
-    return said
+    return said if attached else [*said, "next: pg-qwen-embed attach TABLE --text COLUMN"]
 
 
 def _set_defaults(connection: Connection) -> str:

@@ -7,6 +7,7 @@ from psycopg import sql
 
 from pg_qwen_embed.domain import instructions
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.postgres import catalog, trust
 from pg_qwen_embed.postgres.connection import Connection, first_line
 from pg_qwen_embed.postgres.sql import statement
@@ -53,7 +54,7 @@ def add(connection: Connection, name: str, text: str) -> None:
     values = {"name": name, "instruction": text.strip()}
     if not _changed(connection, statement("add_instruction"), values):
         raise UsageError(
-            f"there is an instruction @{name} already; remove it first: pg-qwen-embed instructions remove {name}"
+            f"there is an instruction @{name} already; remove it first: {command('instructions remove {}', name)}"
         )
 
 

@@ -16,7 +16,7 @@ from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
 from pg_qwen_embed.postgres.drift import PAGE, is_unreadable
 from pg_qwen_embed.postgres.expressions import TRUE
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names, names_of
 from pg_qwen_embed.postgres.sql import statement

@@ -1,6 +1,5 @@
 """The command line: each command parses, calls one use case, and prints."""
 
-import difflib
 import importlib
 import io
 import signal
@@ -8,13 +7,14 @@ import sys
 from typing import Any
 
 import click
-import psycopg
+from click.shell_completion import CompletionItem
 
-from pg_qwen_embed.cli._options import SECRETS
+from pg_qwen_embed.cli import _examples
 from pg_qwen_embed.domain.errors import Error
 from pg_qwen_embed.domain.foreign import LINE, shown
-from pg_qwen_embed.domain.secrets import Secrets
 from pg_qwen_embed.domain.texts import is_storable
+
+SECRETS = "pg_qwen_embed.secrets"  # in the context: what an error must not show
 
 # In the order in which a user meets them. Each lives in the file of its name, imported only when used: --help stays quick.
 COMMANDS = {
@@ -52,11 +52,17 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Likewise: a shell does not wait for the import of every command."""
+        found = [
+            CompletionItem(name, help=purpose) for name, purpose in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        if near and args[0] not in COMMANDS:
+        if args[0] not in COMMANDS and (near := _near(args[0])):
             raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx)
         return super().resolve_command(ctx, args)
 
@@ -65,6 +71,7 @@ class Commands(click.Group):
             return None
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(importlib.import_module(f"pg_qwen_embed.cli.{name}"), name)
+        _examples.add(cmd_name, command)
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__.py; from here on click handles it
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return command
@@ -90,16 +97,34 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except Error as error:
             raise _one_sentence(ctx, str(error)) from None
-        except psycopg.Error as error:
-            raise _one_sentence(ctx, f"PostgreSQL: {error.diag.message_primary or error}") from None
+        except Exception as error:
+            said = _said_by_postgresql(error)
+            if said is None:
+                raise
+            raise _one_sentence(ctx, f"PostgreSQL: {said}") from None
+
+
+# What only an error needs is imported for an error: --help stays quick.
+def _near(typed: str) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(typed, COMMANDS, n=1)
+
+
+def _said_by_postgresql(error: Exception) -> str | None:
+    import psycopg
+
+    return error.diag.message_primary or str(error) if isinstance(error, psycopg.Error) else None
 
 
 def _one_sentence(ctx: click.Context, text: str) -> click.ClickException:
+    from pg_qwen_embed.domain.secrets import Secrets
+
     secrets: Secrets = ctx.meta.get(SECRETS) or Secrets()
     return click.ClickException(shown(secrets.hidden(text), LINE))
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, epilog=_examples.FIRST_STEPS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pg-qwen-embed")
 def main() -> None:
     """Declare an embedding on a PostgreSQL table, and its vectors follow the text.

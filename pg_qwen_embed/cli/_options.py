@@ -12,11 +12,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import click
 import orjson
 
+from pg_qwen_embed.cli import SECRETS
 from pg_qwen_embed.domain.foreign import escaped
 from pg_qwen_embed.domain.source import check_name
 from pg_qwen_embed.settings import VARIABLES, Settings, resolve
-
-SECRETS = "pg_qwen_embed.secrets"  # in the context: what an error must not show
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +42,13 @@ def with_settings(*names: str) -> Callable[[Callable[Concatenate[Settings, P], R
         return decorated
 
     return decorate
+
+
+class InOrder(click.Group):
+    """Lists its commands in the order in which they are defined."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

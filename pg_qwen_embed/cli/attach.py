@@ -10,7 +10,8 @@ from pg_qwen_embed.admin.declared import differences
 from pg_qwen_embed.cli._declaration import DeclarationOptions, declaration_options, names
 from pg_qwen_embed.cli._options import say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.prompt import PromptStyle, without_instruction
+from pg_qwen_embed.domain.next_step import command
+from pg_qwen_embed.domain.prompt import PromptStyle, is_packaged, without_instruction
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
@@ -64,9 +65,11 @@ def attach(
     spec = embedding.live.spec
     say(
         f"attached {embedding.source.table} as {embedding.name}: {spec.model}, {spec.dimensions} dimensions\n"
-        f'query it with: pg-qwen-embed search {embedding.name} "..."   or SQL on the view qwen_embed.{embedding.name}'
+        f"a worker embeds {'changed rows' if no_backfill else 'its rows'}: pg-qwen-embed worker\n"
+        f"then search it: {command('search {} TEXT', embedding.name)}, or in SQL: {command('sql query {}', embedding.name)}"
     )
-    if spec.prompt_style is PromptStyle.PLAIN and options.properties["prompt_style"] is None:
+    is_wanted = options.properties["prompt_style"] is not None or is_packaged(spec.model)
+    if spec.prompt_style is PromptStyle.PLAIN and not is_wanted:
         say(f"note: {without_instruction(spec.model)}", err=True)
 
 

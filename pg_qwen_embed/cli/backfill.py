@@ -27,6 +27,6 @@ def backfill(settings: Settings, name: str) -> None:
         snapshots = backfilling.watch(connection, name, time.monotonic, time.sleep, SNAPSHOT_INTERVAL)
         first = next(snapshots)
         if first.status.leader is None:
-            say(f"{name}: no worker follows it yet; start one: pg-qwen-embed worker", err=True)
+            say(f"{name}: no worker follows it yet; if none is starting, start one: pg-qwen-embed worker", err=True)
         last = _progress.show(name, chain([first], snapshots))
     say(f"{name}: {last.vectors:,} vectors of {last.rows:,} rows, index {last.index_report}")

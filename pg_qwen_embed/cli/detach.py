@@ -18,6 +18,6 @@ def detach(settings: Settings, name: str, yes: bool) -> None:
     with connect(settings.database_url, "pg_qwen_embed detach") as connection:
         catalog.find(connection, name)
         if not yes:
-            click.confirm(f"Remove the embedding {name} with all its vectors?", abort=True)
+            click.confirm(f"Remove the embedding {name} with all its vectors (--yes does not ask)?", abort=True)
         attaching.detach(connection, name)
     say(f"detached {name}")

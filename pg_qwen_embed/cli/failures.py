@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pg_qwen_embed.admin import failures as handling
-from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.cli._options import InOrder, json_option, print_json, say, with_settings
 from pg_qwen_embed.domain.foreign import LINE, shown
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
@@ -26,7 +26,7 @@ generation_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.op
 )
 
 
-@click.group()
+@click.group(cls=InOrder)
 def failures() -> None:
     """Documents that the embedding server rejects: list, retry or discard them.
 
@@ -35,7 +35,7 @@ def failures() -> None:
     """
 
 
-@failures.command("list")
+@failures.command("list", short_help="List the failures of NAME, each with its error message.")
 @click.argument("name")
 @generation_option
 @json_option

@@ -12,11 +12,12 @@ import numpy as np
 from pg_qwen_embed.admin import indexes
 from pg_qwen_embed.admin.indexes import Listed
 from pg_qwen_embed.cli import _plot
-from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.cli._options import InOrder, json_option, print_json, say, with_settings
 from pg_qwen_embed.domain import index as kinds
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.index import Index
 from pg_qwen_embed.domain.index_check import DEFAULT_RECALL, IndexCheck, Point
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.postgres.connection import connect
@@ -34,7 +35,7 @@ _kind: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 )
 
 
-@click.group()
+@click.group(cls=InOrder)
 def index() -> None:
     """The ANN indexes of embeddings: list, build, drop and measure them.
 
@@ -42,7 +43,7 @@ def index() -> None:
     """
 
 
-@index.command("list")
+@index.command("list", short_help="Kind, state, size, recall and ef_search of each index.")
 @click.argument("name", required=False)
 @json_option
 @with_settings("database_url")
@@ -102,7 +103,7 @@ def drop(settings: Settings, name: str) -> None:
     say(f"{name}: its index is dropped; every search is exact")
 
 
-@index.command()
+@index.command(short_help="Measure recall and time, and record the smallest ef_search.")
 @click.argument("name")
 @click.option("--queries", default=str(QUERIES), show_default=True, metavar="FILE|N",
               help="A file with a query on each line; or how many are made of stored vectors.")  # fmt: skip
@@ -200,7 +201,7 @@ def _build(settings: Settings, name: str, index_text: str | None, *, again: bool
         (one,) = indexes.listing(connection, name)
     say(_line(one))
     if found and found.not_found:
-        say(f"warning: some vectors are not found by themselves; see: pg-qwen-embed index check {name}", err=True)
+        say(f"warning: some vectors are not found by themselves; see: {command('index check {}', name)}", err=True)
 
 
 class _Lines:

@@ -9,6 +9,7 @@ from pg_qwen_embed.cli._options import json_option, print_json, say, with_settin
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.foreign import shown
 from pg_qwen_embed.domain.index import MOST_EF_SEARCH
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.query import MODES
 from pg_qwen_embed.domain.report import Hit
 from pg_qwen_embed.domain.rerank import DEFAULT_CANDIDATES, MOST_CANDIDATES
@@ -78,7 +79,7 @@ def _nothing(name: str, where: str | None, mode: str) -> str:
     if mode == "words":
         return f"{name} has no row with these words" + ("" if where is None else " that meets the condition")
     if where is None:
-        return f"{name} holds no vectors yet; is a worker running? See: pg-qwen-embed status {name}"
+        return f"{name} holds no vectors yet; is a worker running? See: {command('status {}', name)}"
     return f"{name} holds no vector of a row that meets the condition"
 
 

@@ -13,7 +13,7 @@ from pg_qwen_embed.admin import sql as printing
 from pg_qwen_embed.admin.description import Description
 from pg_qwen_embed.admin.query_form import Driver
 from pg_qwen_embed.cli._declaration import DeclarationOptions, declaration_options
-from pg_qwen_embed.cli._options import valid_name, with_settings
+from pg_qwen_embed.cli._options import InOrder, valid_name, with_settings
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.spec import StoreKind
 from pg_qwen_embed.postgres.connection import connect
@@ -53,7 +53,7 @@ def description_options(command: Callable[..., R]) -> Callable[..., R]:
     return decorated
 
 
-@click.group()
+@click.group(cls=InOrder)
 def sql() -> None:
     """Print the SQL of attach, the rights of each role, the locks of each command, or a query.
 
@@ -71,7 +71,7 @@ def sql() -> None:
     """
 
 
-@sql.command()
+@sql.command(short_help="Print what `attach` runs: the statements, locks and grants.")
 @declaration_options
 @description_options
 @with_settings("database_url", "server_url", "ca_file")

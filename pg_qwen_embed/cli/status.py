@@ -1,10 +1,13 @@
 """`status`: formats the figures for a terminal or as JSON; admin/status.py reads them."""
 
+import shlex
+
 import click
 
 from pg_qwen_embed.admin import status as reporting
 from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
 from pg_qwen_embed.domain.embedding import GenerationState
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import BackfillState, Status
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
@@ -79,15 +82,15 @@ def _warnings(one: Status) -> str:
         found += f"  warning: {stranger}\n"
     if one.broken_triggers:
         found += f"  warning: {one.broken_triggers} of its 5 triggers are missing, disabled or out of date; "
-        found += f"run: pg-qwen-embed verify {one.name} --repair\n"
+        found += f"run: {command('verify {} --repair', one.name)}\n"
     if one.namesake:
         found += (
             f"  warning: it follows {one.source}, and there is another table {one.namesake}; if that took its place, "
         )
-        found += f"run: pg-qwen-embed alter {one.name} --table {one.namesake}\n"
+        found += f"run: {command(f'alter {{}} --table {shlex.quote(one.namesake)}', one.name)}\n"
     if one.missing:
         found += f"  warning: {' and '.join(one.missing)} missing or not as created; "
-        found += f"run: pg-qwen-embed verify {one.name} --repair\n"
+        found += f"run: {command('verify {} --repair', one.name)}\n"
     if one.model_mismatch:
         found += "  warning: the embedding server's model identity is not the one recorded at attach, so it receives "
         found += "no documents; see: pg-qwen-embed doctor\n"

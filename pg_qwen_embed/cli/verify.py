@@ -8,6 +8,7 @@ import click
 from pg_qwen_embed.admin import verify as verifying
 from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.settings import Settings
 
 
@@ -47,7 +48,7 @@ def _print(name: str, verified: verifying.Verified) -> None:
     say(f"{name}: {found.missing} missing, {found.stale} stale, {found.orphaned} orphaned")
     if verified.unreadable:
         advice = (
-            "the worker records why" if done else f"run: pg-qwen-embed verify {name} --repair, then see failures list"
+            "the worker records why" if done else f"run: {command('verify {} --repair', name)}, then see failures list"
         )
         say(f"not counted: PostgreSQL cannot read the documents of {verified.unreadable} rows; {advice}")
     if done:

@@ -36,6 +36,8 @@ def condition(where: str, given: Collection[str] | None) -> str:
     problem = _problem(where)
     if problem:
         raise UsageError(f"the condition {shown(where, 100)!r} {problem}")
+    if given is None and (name := _name_of_value(where)):
+        raise UsageError(f"the condition {shown(where, 100)!r} needs a value {name!r}: give params")
     if given is None:
         return where.replace("%", "%%")
     return _VALUE.sub(lambda found: _value(where, found, given), where)
@@ -62,6 +64,16 @@ def _problem(where: str) -> str | None:
     if depth:
         return "opens a bracket that it does not close"
     return "is blank; leave it out to search all rows" if is_blank else None
+
+
+def _name_of_value(where: str) -> str | None:
+    """The name in the first `%(name)s` outside of strings: no SQL that PostgreSQL takes."""
+    tokens = [(token, start) for _, token, start in _tokens(where)]
+    for at, (_, start) in enumerate(tokens):
+        percent, *name = (token for token, _ in tokens[at : at + 5])
+        if percent == "%" and len(name) == 4 and name[::2] == ["(", ")"] and name[3] == "s":
+            return name[1] if where.startswith(f"%({name[1]})s", start) else None
+    return None
 
 
 def _tokens(where: str) -> Iterator[tuple[str | None, str, int]]:

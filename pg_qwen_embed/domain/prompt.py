@@ -9,6 +9,7 @@ from enum import StrEnum
 from pg_qwen_embed.domain.texts import storable
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+PACKAGED_MODEL = "pg-qwen-embed-stand-in"  # the id that `serve` gives it; it is in the registries of users
 
 
 class PromptStyle(StrEnum):
@@ -20,6 +21,11 @@ def style_of(*names: str) -> PromptStyle:
     """The style that the model was trained with, as one of its names tells, in any spelling: qwen3_embedding_0.6b."""
     spelled = ("".join(character for character in name.lower() if character.isalnum()) for name in names)
     return PromptStyle.QWEN3 if any("qwen3embedding" in name for name in spelled) else PromptStyle.PLAIN
+
+
+def is_packaged(model: str) -> bool:
+    """Whether it is the small model of `serve`, which takes no instruction; nobody needs to be told."""
+    return model == PACKAGED_MODEL
 
 
 def without_instruction(model: str) -> str:

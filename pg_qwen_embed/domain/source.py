@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.next_step import with_name
 from pg_qwen_embed.domain.text_form import TextForm
 from pg_qwen_embed.domain.texts import is_storable, storable
 
@@ -74,18 +75,18 @@ class Source:
 
 
 class Remedy(StrEnum):
-    """The command that helps, with the embedding's name."""
+    """The command that helps, with {} for the embedding's name."""
 
-    REPAIR = "pg-qwen-embed verify {name} --repair"
-    REKEY = "pg-qwen-embed alter {name} --rekey"
-    REKEY_BY = "pg-qwen-embed alter {name} --rekey --key COLS"
-    EXTENSION = "pg-qwen-embed init, and then pg-qwen-embed verify {name} --repair"
-    COLUMN = "pg-qwen-embed verify {name} --repair, once the column is there again; or pg-qwen-embed detach {name}"
-    TABLE = "pg-qwen-embed alter {name} --table TABLE, if another one takes its place; or pg-qwen-embed detach {name}"
-    ATTACH_AGAIN = "pg-qwen-embed detach {name}, and attach again"
+    REPAIR = "pg-qwen-embed verify {} --repair"
+    REKEY = "pg-qwen-embed alter {} --rekey"
+    REKEY_BY = "pg-qwen-embed alter {} --rekey --key COLS"
+    EXTENSION = "pg-qwen-embed init, and then pg-qwen-embed verify {} --repair"
+    COLUMN = "pg-qwen-embed verify {} --repair, once the column is there again; or pg-qwen-embed detach {}"
+    TABLE = "pg-qwen-embed alter {} --table TABLE, if another one takes its place; or pg-qwen-embed detach {}"
+    ATTACH_AGAIN = "pg-qwen-embed detach {}, and attach again"
 
     def advice(self, name: str) -> str:
-        return f"run: {self.format(name=name)}"
+        return f"run: {with_name(self, name)}"
 
     @property
     def keeps_source(self) -> bool:

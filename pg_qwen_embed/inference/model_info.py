@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pg_qwen_embed.domain.embedding import GenerationState, Target
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.prompt import PromptStyle, style_of
 
 
@@ -49,7 +50,7 @@ class ModelInfo:
         attached = _described(old.model, old.full_dimensions or old.requested_dimensions, old.weight_version)
         return Mismatch(
             f"{target.name} was attached with {attached}, and the server at {self.url} serves {self.identity}",
-            f"serve the old one again, or run: pg-qwen-embed {_remedy(target)}",
+            f"serve the old one again, or run: {_remedy(target)}",
         )
 
     @property
@@ -70,8 +71,8 @@ class ModelInfo:
 def _remedy(target: Target) -> str:
     """What replaces the generation by one of another model."""
     if target.generation.state is GenerationState.LIVE:
-        return f"generation start {target.name}, with its --model if that is another one"
-    return f"generation drop {target.name} --generation {target.id}"
+        return f"{command('generation start {}', target.name)}, with its --model if that is another one"
+    return command(f"generation drop {{}} --generation {target.id}", target.name)
 
 
 def _described(model: str, dimensions: int, weight_version: str | None) -> str:

@@ -21,6 +21,7 @@ from pg_qwen_embed.postgres.conditions import Condition
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.nearest import Nearest, named
+from pg_qwen_embed.postgres.one_request import one_request
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.word_names import CANDIDATES
 
@@ -63,16 +64,14 @@ class ByWords(Nearest):
         self, connection: AsyncConnection, text: str, vector: Vectors | None, wanted: Wanted
     ) -> AsyncCursor | None:
         """By the function of the embedding."""
-        own, names = self.embedding, self._names_for(wanted)
+        names = self._names_for(wanted)
         given: dict[str, Any] = {"text": storable(text), "limit": wanted.limit}
         query = statement("search_words", names)
         if vector is not None:
             given["query"] = BinaryValue(binary.halfvec(vector))
             query = statement("search_hybrid_chunks" if names.layout.has_chunks else "search_hybrid", names)
-        async with connection.pipeline():
-            known = await connection.execute(
-                statement("is_known"), {"name": own.name, "id": own.live.id, "instruction": own.instruction}
-            )
+        async with one_request(connection):
+            known = await connection.execute(statement("is_known"), self._identity)
             found = connection.cursor()
             values.take_every_value(found)
             await found.execute(query, given)

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target, View
 from pg_qwen_embed.domain.errors import SetupError, UsageError
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.source import BUILT_IN, Column, Problem, QualifiedName, Remedy, Source, SourceState
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.domain.text_form import TextForm, no_text, text_form, text_form_of_array
@@ -201,7 +202,7 @@ def source_now(connection: Connection, name: str) -> Source:
         raise UsageError(f"{name} was detached meanwhile; nothing was changed")
     sources = _dicts(connection, "describe_sources", tables=[row["source"]])
     if not sources:
-        raise UsageError(f"{name}: its table was dropped; run: pg-qwen-embed detach {name}")
+        raise UsageError(f"{name}: its table was dropped; run: {command('detach {}', name)}")
     return _source(sources[0], sources[0]["key"] or ())
 
 

@@ -137,15 +137,6 @@ async def builder(connection: AsyncConnection, target: Target) -> tuple[int, str
     return row
 
 
-def index_text(names: Names) -> str:
-    """The index as text, for to_regclass()."""
-    return identifier(names.index).as_string(None)
-
-
-def next_index_text(names: Names) -> str:
-    return identifier(names.next_index).as_string(None)
-
-
 def comment(names: Names) -> sql.Literal:
     """What an index that the worker has built says of itself."""
     return names.comment(PURPOSE)

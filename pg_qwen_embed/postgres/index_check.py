@@ -17,7 +17,7 @@ from pg_qwen_embed.domain.index_check import ITSELF, IndexCheck, Point
 from pg_qwen_embed.domain.vectors import Vectors, normalise
 from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 

@@ -200,3 +200,12 @@ class IndexNames(KeyNames):
     def _operator(self, operator: str) -> sql.Composable:
         schema = sql.Identifier(self.target.embedding.vector_schema)
         return sql.SQL("OPERATOR({}.{})").format(schema, sql.SQL(operator))
+
+
+def index_text(names: IndexNames) -> str:
+    """The index as text, for to_regclass()."""
+    return identifier(names.index).as_string(None)
+
+
+def next_index_text(names: IndexNames) -> str:
+    return identifier(names.next_index).as_string(None)

@@ -9,11 +9,29 @@ from psycopg import sql
 
 from pg_qwen_embed.domain.change import Change, entries_of, fingerprint, row_ids_of
 from pg_qwen_embed.domain.spec import Layout
-from pg_qwen_embed.postgres.binary import bool_array, bytea_array, int8_array
 from pg_qwen_embed.postgres.connection import BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE
 
 Values = dict[str, BinaryValue]
+
+
+# Arrays need numpy, whose import takes longer than the whole of `status`, which writes none.
+def _booleans(values: Sequence[bool]) -> BinaryValue:
+    from pg_qwen_embed.postgres import binary
+
+    return BinaryValue(binary.bool_array(values))
+
+
+def _integers(values: Sequence[int]) -> BinaryValue:
+    from pg_qwen_embed.postgres import binary
+
+    return BinaryValue(binary.int8_array(values))
+
+
+def _bytes(values: Sequence[bytes]) -> BinaryValue:
+    from pg_qwen_embed.postgres import binary
+
+    return BinaryValue(binary.bytea_array(values))
 
 
 class TableLayout:
@@ -53,14 +71,14 @@ class TableLayout:
 
     def write_values(self, changes: Sequence[Change]) -> Values:
         """What `write` is bound with in addition to keys, versions, fingerprints and vectors."""
-        truncated = BinaryValue(bool_array([change.truncated for change in changes]))
+        truncated = _booleans([change.truncated for change in changes])
         return {"truncated": truncated} | self.entries(changes)
 
     def entries(self, changes: Sequence[Change]) -> Values:
         """The outbox entries that the changes settle."""
         return {
-            "seqs": BinaryValue(int8_array(entries_of(changes))),
-            "row_ids": BinaryValue(bytea_array(row_ids_of(changes))),
+            "seqs": _integers(entries_of(changes)),
+            "row_ids": _bytes(row_ids_of(changes)),
         }
 
     def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:
@@ -89,7 +107,7 @@ class ColumnLayout(TableLayout):
     def entries(self, changes: Sequence[Change]) -> Values:
         """The outbox entries that the changes settle, and which change each one belongs to."""
         positions = [n for n, change in enumerate(changes, 1) for _ in change.seqs]
-        return super().entries(changes) | {"positions": BinaryValue(int8_array(positions))}
+        return super().entries(changes) | {"positions": _integers(positions)}
 
     def left_undone(self, rows: Sequence[tuple[int, ...]]) -> list[int]:
         return [row[0] - 1 for row in rows]
@@ -130,8 +148,8 @@ class ChunkedLayout(TableLayout):
         columns = dict(zip(("positions", "chunks", "begins", "ends"), by_column, strict=True))
         columns["counts"] = tuple(len(change.spans) for change in changes)
         own = [fingerprint(change.document[a:b].encode()) for change in changes for a, b in change.spans]
-        values = {name: BinaryValue(int8_array(column)) for name, column in columns.items()} | self.entries(changes)
-        return values | {"chunk_fingerprints": BinaryValue(bytea_array(own))}
+        values = {name: _integers(column) for name, column in columns.items()} | self.entries(changes)
+        return values | {"chunk_fingerprints": _bytes(own)}
 
 
 _LAYOUTS = {Layout.TABLE: TableLayout(), Layout.COLUMN: ColumnLayout(), Layout.CHUNKED: ChunkedLayout()}

@@ -91,6 +91,11 @@ class Names(WordNames):
         """The TOAST strategy of the vectors in the store."""
         return sql.SQL("PLAIN" if self.target.spec.dimensions <= PLAIN_STORAGE_DIMENSIONS else "EXTERNAL")
 
+    @property
+    def last_column(self) -> sql.Literal:
+        """The highest number of the source's columns; one that is added later has a higher one."""
+        return sql.Literal(max(column.number for column in self.target.source.columns))
+
     def source_columns(self, alias: str) -> sql.Composed:
         """The source's columns, without the one that holds the vectors."""
         own = self.target.embedding.column if self.layout.in_source else None

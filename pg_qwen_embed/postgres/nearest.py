@@ -43,11 +43,14 @@ class Nearest:
 
     async def is_known(self, connection: AsyncConnection) -> bool:
         """Whether the registry still says so."""
-        own = self.embedding
-        cursor = await connection.execute(
-            statement("is_known"), {"name": own.name, "id": own.live.id, "instruction": own.instruction}
-        )
+        cursor = await connection.execute(statement("is_known"), self._identity)
         return (await cursor.fetchone()) == (True,)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        own = self.embedding
+        last = max(column.number for column in own.source.columns)
+        return {"name": own.name, "id": own.live.id, "instruction": own.instruction, "last_column": last}
 
     async def search(
         self, connection: AsyncConnection, query: Vectors, wanted: Wanted, condition: Condition | None

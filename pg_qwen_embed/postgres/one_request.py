@@ -4,7 +4,8 @@ The statements are one transaction, which ends with the request. psycopg sends a
 A pooler in transaction mode takes it for the beginning of another transaction, and keeps a session for it. The answer to a
 Sync needs no Flush."""
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from types import TracebackType
 
 import psycopg
 from psycopg.abc import PQGen
@@ -13,6 +14,20 @@ from pg_qwen_embed.postgres.connection import AsyncConnection
 
 
 class _Pipeline(psycopg.AsyncPipeline):
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """After an error the statements behind it are skipped. psycopg would log that as a warning in the application's log."""
+        if error is None:
+            await super().__aexit__(kind, error, trace)
+            return
+        try:
+            async with self._lock:
+                with suppress(psycopg.Error):
+                    await self._conn.wait(self._exit_gen())
+        finally:
+            self._exit(error)
+
     def _exit_gen(self) -> PQGen[None]:
         try:
             self._enqueue_sync()

@@ -17,7 +17,7 @@ from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, AsyncCursor, BinaryValue
 from pg_qwen_embed.postgres.expressions import TRUE, is_integer
 from pg_qwen_embed.postgres.index import comment as index_comment
-from pg_qwen_embed.postgres.index import index_text, next_index_text
+from pg_qwen_embed.postgres.index_names import index_text, next_index_text
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement

@@ -22,12 +22,13 @@ import numpy as np
 from aiohttp import web
 
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.prompt import PACKAGED_MODEL
 from pg_qwen_embed.serve import bounds, endpoints, protocol
 from pg_qwen_embed.serve.embedders import Embedder, load, unit
 from pg_qwen_embed.serve.protocol import DetokenizeRequest, EmbeddingRequest, Load, ServedModel, TokenizeRequest
 
 DEFAULT_MODEL = Path(__file__).parent / "model"
-DEFAULT_MODEL_NAME = "pg-qwen-embed-stand-in"
+DEFAULT_MODEL_NAME = PACKAGED_MODEL
 SHUTDOWN_TIMEOUT = 0.3  # seconds for unfinished requests when the server stops; aiohttp applies it twice
 
 T = TypeVar("T")

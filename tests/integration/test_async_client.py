@@ -3,20 +3,20 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import psycopg
 import pytest
-from harness import Harness, eventually
+from harness import LAYOUTS, Harness, eventually
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 from pooler import Pooler
 from proxy import Proxy
 from psycopg.conninfo import make_conninfo
 
-from pg_qwen_embed import AsyncClient, Client, DatabaseUnavailable, DocumentRejected, UsageError
+from pg_qwen_embed import AsyncClient, Client, DatabaseUnavailable, DocumentRejected, Hit, UsageError
 from pg_qwen_embed.postgres import client_pool
 
 CLOSED = "this Client is closed; make a new one"
@@ -264,6 +264,27 @@ def test_what_changed_since_it_was_read_is_read_again(filled: Harness) -> None:
         filled.once()
         assert (client.embed_query("articles", "one")).shape == (8,)
         assert len(client.search("articles", "one")) == 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_column_that_is_added_is_in_the_rows_of_a_client_that_runs(harness: Harness, layout: str) -> None:
+    harness.articles("one", "two")
+    harness.ok("attach", "articles", "--text", "body", "--words", "simple", *LAYOUTS[layout])
+    harness.once()
+    vector = np.ones(16, np.float32)
+    with Client(harness.url, server_url=harness.server.url) as client:
+        searches: list[Callable[[], list[Hit]]] = [
+            lambda: client.search("articles", "one"),
+            lambda: client.search("articles", vector, where="true"),
+            lambda: client.search("articles", "one", mode="words"),
+            lambda: client.search("articles", "one", mode="hybrid"),
+        ]
+        for n, search in enumerate(searches):
+            assert f"added_{n}" not in search()[0].row
+            harness.execute(f"ALTER TABLE articles ADD COLUMN added_{n} int DEFAULT {n}")
+            assert search()[0].row[f"added_{n}"] == n
+            harness.execute(f"ALTER TABLE articles DROP COLUMN added_{n}")
+            assert f"added_{n}" not in search()[0].row
 
 
 async def test_another_table_in_the_place_of_the_source_is_not_searched(filled: Harness) -> None:

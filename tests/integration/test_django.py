@@ -23,13 +23,18 @@ def _model(bare: Harness) -> None:
 
 
 def manage(
-    harness: Harness, *arguments: str, code: str | None = None, project: Path = PROJECT, app: str = "recipes"
+    harness: Harness,
+    *arguments: str,
+    code: str | None = None,
+    project: Path = PROJECT,
+    app: str = "recipes",
+    server_url: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """A command of the project, in a process of its own; code: for `manage.py shell`."""
     parts = conninfo_to_dict(harness.url)
     names = {"dbname": "PGDATABASE", "host": "PGHOST", "user": "PGUSER", "port": "PGPORT"}
     variables = {names[k]: str(v) for k, v in parts.items() if k in names} | {"PYTHONWARNINGS": "error"}
-    variables |= {"PG_QWEN_EMBED_SERVER_URL": harness.server.url, "APP": app}
+    variables |= {"PG_QWEN_EMBED_SERVER_URL": server_url or harness.server.url, "APP": app}
     given = ["shell", "--no-imports", "-c", code] if code else [*arguments]
     return subprocess.run(
         [sys.executable, "manage.py", *given], cwd=project, env=os.environ | variables, capture_output=True, text=True,
@@ -171,6 +176,34 @@ def test_the_functions_of_an_embedding_are_querysets_too(bare: Harness) -> None:
         assert line == f"{ids} 3 {[n for n in ids if n > 2][:1]}"
     assert measures.split()[1] == str(round(distance, 3))
     assert (by_vector, count) == (str(nearest("recipes_recipe")), "2")
+
+
+@pytest.mark.long
+def test_the_tests_of_a_project_run_with_the_packaged_model_as_the_page_says(bare: Harness, tmp_path: Path) -> None:
+    serving = bare.process("serve", "--port", "0", fork=True)
+    url = eventually(lambda: re.search(r"on (http://\S+/v1)", serving.said))[1]
+    examples.written("django.md", tmp_path)
+    for name in ("manage.py", "site_settings.py"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    for folder in ("shop", "shop/migrations"):
+        (tmp_path / folder / "__init__.py").touch()
+    page = (examples.DOCS / "django.md").read_text(encoding="utf-8")
+    lines = re.findall(r"`(EMBEDDING_\w+ = [^`]+)`", page)
+    with (tmp_path / "site_settings.py").open("a", encoding="utf-8") as settings:
+        settings.writelines(f"{line}\n" for line in lines)
+    migration = tmp_path / "shop/migrations/0002_embedding.py"
+    text = migration.read_text(encoding="utf-8").replace(
+        "from django.db", "from django.conf import settings\nfrom django.db"
+    )
+    for argument in ("model", "dimensions", "prompt_style"):
+        (given,) = re.findall(rf"`({argument}=(?:settings|\"qwen3)[^`]*)`", page)
+        text = re.sub(rf"^ *{argument}=.*\n", "", text, flags=re.MULTILINE).replace("text=[", f"{given},\n text=[")
+    migration.rename(tmp_path / "0002_embedding.py")
+    assert manage(bare, "makemigrations", "shop", project=tmp_path, app="shop").returncode == 0
+    migration.write_text(text, encoding="utf-8")
+    done = manage(bare, "test", "--noinput", project=tmp_path, app="shop", server_url=url)
+    assert "Ran 1 test" in done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.long

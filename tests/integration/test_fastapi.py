@@ -15,12 +15,14 @@ from harness import READER, Harness, as_role, both_versions, eventually
 
 ROOT = Path(__file__).parents[2]
 APPLICATION = ROOT / "tests" / "applications" / "fastapi_app"
+PAGE = ROOT / "docs" / "fastapi.md"
 DISHES = ["gazpacho, a cold soup", "onion soup", "apple pie", "fish stew"]
 
 
 @pytest.fixture
 def kitchen(harness: Harness) -> Harness:
-    harness.execute("CREATE TABLE recipes (id int PRIMARY KEY, title text, minutes int)")
+    (table,) = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    harness.execute(table)
     harness.many("INSERT INTO recipes VALUES (%s, %s, %s)", [(n, dish, 20 * n) for n, dish in enumerate(DISHES, 1)])
     harness.ok("attach", "recipes", "--text", "title", "--grant-to", READER)
     harness.execute(f"GRANT SELECT ON recipes TO {READER}")
@@ -55,7 +57,7 @@ def _ended(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def test_the_page_shows_the_application() -> None:
-    assert f"```python\n{(APPLICATION / 'app.py').read_text()}```" in (ROOT / "docs" / "fastapi.md").read_text()
+    assert f"```python\n{(APPLICATION / 'app.py').read_text()}```" in PAGE.read_text()
 
 
 @both_versions

@@ -1,10 +1,13 @@
 """Searching among the rows that meet a condition: as many rows as there are, the nearest ones, in every layout."""
 
+import asyncio
 import json
 import re
+import select
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from harness import LAYOUTS, READER, Harness, as_role, both_versions
 from proxy import Proxy
@@ -18,6 +21,7 @@ from pg_qwen_embed.postgres.connection import take_binary_values
 from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.nearest import Nearest
+from pg_qwen_embed.postgres.one_request import one_request
 
 ROWS = 3000
 
@@ -126,6 +130,7 @@ def test_a_condition_sees_the_columns_of_the_source_by_its_own_names(harness: Ha
         ("likes > %(n)s", {"n": "x"}, "invalid input syntax for type integer"),
         ("title = %(n)s", {"n": "\0"}, "NUL"),
         ("likes = %(n)s", {"n": {"a": 1}}, "cannot adapt type 'dict'"),
+        ("likes > %(n)s", None, "give params"),
         ("likes > 1; DROP TABLE articles", None, "has a semicolon"),
         ("true) OR (true", None, "closes a bracket at character 5"),
         ("(true", None, "opens a bracket"),
@@ -144,7 +149,9 @@ def test_a_condition_sees_the_columns_of_the_source_by_its_own_names(harness: Ha
         (5, None, "and not a value of type int"),
     ],
 )
-def test_what_is_no_condition_is_one_sentence(small: Harness, where: Any, params: Any, words: str) -> None:
+def test_what_is_no_condition_is_one_sentence(
+    small: Harness, where: Any, params: Any, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with client(small) as asking:
         for exact in (False, True):
             with pytest.raises(UsageError) as said:
@@ -152,6 +159,25 @@ def test_what_is_no_condition_is_one_sentence(small: Harness, where: Any, params
             assert re.search(words if "\\" in words or "|" in words else re.escape(words), str(said.value)), said.value
             assert "\n" not in str(said.value)
         assert len(asking.search("articles", "text", where="likes > 0", limit=2)) == 2
+    assert caplog.records == []  # the application's log has no line of psycopg's
+
+
+async def test_an_error_in_the_middle_of_a_request_leaves_no_warning_in_the_log(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a search, when the database answers before the last statement is sent."""
+    async with await psycopg.AsyncConnection.connect(harness.url, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.SyntaxError):
+            await _request_that_is_answered_early(connection)
+        assert await (await connection.execute("SELECT 2")).fetchone() == (2,)
+    assert caplog.records == []
+
+
+async def _request_that_is_answered_early(connection: psycopg.AsyncConnection[Any]) -> None:
+    async with one_request(connection):
+        await connection.execute("no statement")
+        await asyncio.to_thread(select.select, [connection.fileno()], [], [], 10)
+        await connection.execute("SELECT 1")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -101,7 +101,9 @@ def test_a_health_check_fails_for_what_is_not_followed(attached: Harness) -> Non
 def test_backfill_says_at_once_that_no_worker_follows(attached: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pg_qwen_embed.admin.backfill.NO_WORKER_TIMEOUT", 0.0)
     said = unhealthy(attached, "backfill", "art")
-    assert said.index("no worker follows it yet; start one: pg-qwen-embed worker") < said.index("no worker has been")
+    assert said.index("no worker follows it yet; if none is starting, start one: pg-qwen-embed worker") < said.index(
+        "no worker has been"
+    )
 
 
 def test_a_database_that_does_not_exist_is_not_a_server_that_does_not_answer(harness: Harness) -> None:

@@ -188,6 +188,7 @@ async def test_a_chunked_embedding_and_a_composite_key_are_searched(odd: Harness
 def test_what_is_wrong_is_said_at_the_start(articles: Harness) -> None:
     assert articles.refused("mcp", "--columns", "likes") == "--columns likes: write it like articles=lang,likes"
     assert 'has no column "no"' in articles.refused("mcp", "--columns", "articles=no")
+    assert 'there is no embedding "artikles"' in articles.refused("mcp", "--embedding", "artikles")
 
 
 async def test_the_configuration_of_the_page_on_mcp_starts_the_server(articles: Harness) -> None:

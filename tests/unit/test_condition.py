@@ -54,6 +54,17 @@ def test_what_is_more_or_less_than_a_condition_does_not_pass(where: str) -> None
         condition(where, None)
 
 
+@pytest.mark.parametrize("where", ["a LIKE '%(n)s'", "a %(b) = 1", "a %(b)\n> s", "a %(2) s"])
+def test_a_percent_sign_without_values_is_an_operator_or_a_letter(where: str) -> None:
+    assert condition(where, None) == where.replace("%", "%%")
+
+
+@pytest.mark.parametrize("where", ["a > %(n)s", "b = 1 AND a IN (%(n)s, 2)"])
+def test_a_name_of_a_value_without_values_is_a_mistake(where: str) -> None:
+    with pytest.raises(UsageError, match="needs a value 'n': give params"):
+        condition(where, None)
+
+
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
 def test_what_passes_never_ends_within_a_string_or_outside_its_parentheses(where: str) -> None:
     """By another reading: strings and comments taken out one after another, in the order of their beginnings."""

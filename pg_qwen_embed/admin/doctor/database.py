@@ -1,5 +1,6 @@
 """Checks of the database: versions, privileges of this role, what blocks vacuum, poolers; and of each embedding."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -12,6 +13,7 @@ from pg_qwen_embed.admin.doctor.findings import Finding, State, judge
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import Error
 from pg_qwen_embed.domain.foreign import shown
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import catalog, leftovers, migrate, rights
 from pg_qwen_embed.postgres.connection import Connection, as_text, connect, first_line
@@ -196,7 +198,7 @@ def _look_at_words(connection: Connection, embedding: Embedding) -> Iterator[Fin
     there, index = row or (False, "none")
     text = f"its text search configuration {embedding.live.spec.words} is {'there' if there else 'gone'}"
     yield judge(embedding.name, bool(there), text,
-                f"create it again, and run: pg-qwen-embed verify {embedding.name} --repair")  # fmt: skip
+                f"create it again, and run: {command('verify {} --repair', embedding.name)}")  # fmt: skip
     yield judge(embedding.name, index != IndexState.INVALID, f"index of the words {index}",
                 "a worker builds it again: see its log", State.WARNING)  # fmt: skip
 
@@ -206,7 +208,7 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     if one.unreadable:
         yield Finding(name, State.WRONG, f"its state cannot be seen: {one.unreadable}")
         return
-    repair = f"run: pg-qwen-embed verify {name} --repair"
+    repair = f"run: {command('verify {} --repair', name)}"
     text = (
         f"{one.broken_triggers} of its 5 triggers are missing, disabled or out of date"
         if one.broken_triggers
@@ -215,7 +217,7 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     yield judge(name, not one.broken_triggers, text, repair)
     if one.namesake:
         text = f"follows {one.source}, and there is another table {one.namesake}"
-        advice = f"if that took its place, run: pg-qwen-embed alter {name} --table {one.namesake}"
+        advice = f"if that took its place, run: {command(f'alter {{}} --table {shlex.quote(one.namesake)}', name)}"
         yield Finding(name, State.WARNING, text, advice)
     if one.missing:
         yield Finding(name, State.WRONG, f"{' and '.join(one.missing)} missing or not as created", repair)
@@ -228,13 +230,13 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     yield judge(name, fine, f"index {one.index_report}", advice, State.WARNING)
     if one.not_found and one.index is IndexState.VALID:
         text = f"{one.not_found:,} of {one.looked_for:,} vectors are not found by themselves in the index"
-        yield Finding(name, State.WARNING, text, f"see: pg-qwen-embed index check {name}; search --exact finds them")
+        yield Finding(name, State.WARNING, text, f"see: {command('index check {}', name)}; search --exact finds them")
     if one.spec.index.compressed:
         text = f"index of kind {one.spec.index.kind}: ORDER BY on the view compares every vector"
-        advice = f"search with the functions of qwen_embed, with Client or with: pg-qwen-embed search {name}"
+        advice = f"search with the functions of qwen_embed, with Client or with: {command('search {} TEXT', name)}"
         yield Finding(name, State.OK, f"{text}; {advice}")
     changes = "1 change" if one.pending == 1 else f"{one.pending:,} changes"
     pending = f"{changes} pending, the oldest for {one.lag_seconds:.1f} s" if one.pending else "nothing pending"
     failures = "1 failure" if one.failures == 1 else f"{one.failures:,} failures"
     text = f"{failures}, {pending}"
-    yield judge(name, not one.failures, text, f"see: pg-qwen-embed failures list {name}", State.WARNING)
+    yield judge(name, not one.failures, text, f"see: {command('failures list {}', name)}", State.WARNING)

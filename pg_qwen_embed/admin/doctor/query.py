@@ -15,11 +15,12 @@ from pg_qwen_embed.domain import query_plan
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.index import IndexKind
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.query_plan import Node, Read
 from pg_qwen_embed.domain.report import IndexState
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import Connection, connect, first_line, own_search_path
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.key_names import INTERNAL_SCHEMA, PUBLIC_SCHEMA
 from pg_qwen_embed.postgres.names import names_of
 from pg_qwen_embed.postgres.sql import statement
@@ -138,7 +139,7 @@ def _of_embedding(connection: Connection, embedding: Embedding, plan: Node, quer
             state, state
         )
         yield Finding(AREA, State.WARNING, f"{name}: it does not use the index: {what}",
-                      f"see: pg-qwen-embed status {name}")  # fmt: skip
+                      f"see: {command('status {}', name)}")  # fmt: skip
     elif not reasons:
         yield _chosen(name, query_plan.scan_of(_plan(connection, query, forced=True), read))
 

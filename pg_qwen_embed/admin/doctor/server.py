@@ -13,7 +13,7 @@ from pg_qwen_embed.domain import vectors
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerOverloaded, ServerUnavailable, UsageError
 from pg_qwen_embed.domain.foreign import shown
-from pg_qwen_embed.domain.prompt import PromptStyle, without_instruction
+from pg_qwen_embed.domain.prompt import PromptStyle, is_packaged, without_instruction
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference.encoder import Encoder, KnownServer, check_name
 from pg_qwen_embed.inference.model_info import ModelInfo
@@ -162,7 +162,7 @@ async def _encodes(server: EmbeddingServer, info: ModelInfo, embeddings: Sequenc
 
 
 def _instruction(embedding: Embedding, info: ModelInfo) -> Iterator[Finding]:
-    if embedding.live.spec.prompt_style is PromptStyle.PLAIN:
+    if embedding.live.spec.prompt_style is PromptStyle.PLAIN and not is_packaged(info.model):
         known = info.prompt_style is not PromptStyle.PLAIN
         advice = f"detach {embedding.name}, and attach again with --prompt-style qwen3" if known else ""
         text = f"{without_instruction(info.model)} to attach" if not known else (

@@ -143,10 +143,13 @@ WHERE c.oid = ANY (%(tables)s::oid[]);
 SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = {literal:source}::regclass;
 
 -- name: is_known
--- Whether a client still knows an embedding as it is: its live generation, and its instruction.
+-- Whether a client still knows an embedding as it is: its live generation, its instruction, and the columns of its table:
+-- one that was added has a higher number.
 SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
                JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
-               WHERE e.name = %(name)s AND g.id = %(id)s AND e.instruction = %(instruction)s);
+               WHERE e.name = %(name)s AND g.id = %(id)s AND e.instruction = %(instruction)s
+                     AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = e.source::oid
+                                     AND a.attnum > %(last_column)s::int2 AND NOT a.attisdropped));
 
 -- name: note_restored_columns
 -- Records the numbers of the columns, by their names at attach, of a table that a dump has brought: while our triggers

@@ -222,7 +222,7 @@ JOIN {source} t ON {same_key:source_key:t=key:e};
 
 -- name: begin_search
 -- Settings of a search, until its transaction ends; and whether the client still knows the embedding as it is: its live
--- generation, its instruction, the kind of its index, and its table. They are one statement, so that a search needs one answer of the database.
+-- generation, its instruction, the kind of its index, and its table, which may have got a column. They are one statement, so that a search needs one answer of the database.
 -- The iterative scan lets an index scan continue until LIMIT rows are found (pgvector 0.8.0 or later). Without it a limit
 -- above hnsw.ef_search, or a filter, returns fewer rows than there are. A larger ef_search of the session's own counts.
 -- Searches that read the view or a function lock the view before the registry is read: what follows is of one generation.
@@ -232,7 +232,9 @@ SELECT EXISTS (SELECT FROM _qwen_embed.embedding e
                JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.state = 'live'
                WHERE e.name = %(name)s AND g.id = {id} AND e.instruction = %(instruction)s
                      AND coalesce(g.spec->>'index', 'hnsw') = {kind_text}
-                     AND e.source::oid = to_regclass({literal:source})::oid){view_is_held},
+                     AND e.source::oid = to_regclass({literal:source})::oid
+                     AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = e.source::oid
+                                     AND a.attnum > {last_column} AND NOT a.attisdropped)){view_is_held},
        set_config({iterative_setting}, {iterative_scan}, true),
        set_config({width_setting}, greatest(%(ef_search)s::int4, CASE WHEN NOT %(given)s::boolean THEN greatest(
            nullif(current_setting({width_setting}, true), '')::int4, qwen_embed.ef_search(%(name)s)) END)::text, true),
