@@ -145,7 +145,7 @@ class Target:
     @property
     def without_post(self) -> "Target":
         """The same for the server's vectors as they come: on them the post-processing is fitted."""
-        return Target(self.embedding, replace(self.generation, spec=self.spec.without_post))
+        return Target(self.embedding, replace(self.generation, spec=self.spec.without_post, fit=None))
 
     @property
     def template(self) -> Template:

@@ -15,7 +15,8 @@ NOBODY = "nobody"  # no database is used
 ROLE_OF = {
     "init": OWNER, "attach": OWNER, "detach": OWNER, "alter": OWNER, "verify": OWNER, "backfill": OWNER, "index": OWNER,
     "failures": OWNER, "status": OWNER, "doctor": WORKER, "worker": WORKER, "search": READER, "sql": OWNER, "demo": OWNER,
-    "mcp": READER, "serve": NOBODY, "sglang-command": NOBODY,
+    "mcp": READER, "serve": NOBODY, "sglang-command": NOBODY, "instructions": OWNER, "evaluate": OWNER,
+    "generation": OWNER,
 }  # fmt: skip
 
 
@@ -91,6 +92,10 @@ def test_every_command_and_the_worker_do_their_work_with_the_printed_rights(
     settled = "SELECT count(*) FROM qwen_embed.articles WHERE NOT stale"
     eventually(lambda: harness.value(settled) == 2 and harness.value("SELECT count(*) FROM _qwen_embed.failure_1") == 1)
     installed.ok("backfill", "articles")
+    for action in (("add", "mine", "Find mine"), ("list",), ("remove", "mine")):
+        installed.ok("instructions", *action)
+    installed.ok("evaluate", "articles", "--history")
+    installed.ok("generation", "list", "articles")
     for action in ("list", "retry", "discard"):
         installed.ok("failures", action, "articles")
     installed.execute("DELETE FROM shop.articles WHERE id = 3")

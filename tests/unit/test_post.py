@@ -164,3 +164,5 @@ def test_a_target_is_not_ready_before_it_has_its_fit_and_makes_no_vector_until_t
     assert fitted.embedding.target.is_ready
     assert fitted.embedding == own.embedding
     np.testing.assert_array_equal(fitted.finished(vectors), fit.apply(vectors))
+    np.testing.assert_array_equal(fitted.without_post.finished(vectors), vectors)
+    assert fitted.without_post.generation.fit is None
