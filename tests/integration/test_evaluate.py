@@ -427,7 +427,7 @@ def as_reader(harness: Harness) -> dict[str, str | None]:
 def test_rows_that_policies_hide_from_a_role_take_no_part(planted: Harness) -> None:
     filled(planted, rows=40)
     planted.execute("ALTER TABLE articles ENABLE ROW LEVEL SECURITY")
-    planted.execute(f"CREATE POLICY some ON articles TO {READER} USING (id <= 30)")
+    planted.execute(f"CREATE POLICY first_rows ON articles TO {READER} USING (id <= 30)")
     planted.ok("verify", "articles", "--repair")
     result = planted.cli("evaluate", "articles", "--json", env=as_reader(planted))
     found = json.loads(result.stdout)

@@ -104,8 +104,8 @@ def test_a_model_without_instructions_has_none_to_try() -> None:
             replace(PRESENT, instruction="it's", axis=Axis.INSTRUCTION),
             "pg-qwen-embed alter articles --instruction 'it'\"'\"'s'",
         ),
-        (replace(PRESENT, dimensions=64, axis=Axis.DIMENSIONS), "attach again with --dimensions 64"),
-        (replace(PRESENT, post="pca:64", axis=Axis.POST), "attach again with --post pca:64"),
+        (replace(PRESENT, dimensions=64, axis=Axis.DIMENSIONS), "generation start articles --dimensions 64"),
+        (replace(PRESENT, post="pca:64", axis=Axis.POST), "generation start articles --post pca:64"),
         (
             replace(PRESENT, index=Index(IndexKind.BINARY), axis=Axis.INDEX),
             "index rebuild articles --index hnsw-binary",
