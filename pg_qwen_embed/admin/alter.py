@@ -20,7 +20,7 @@ from pg_qwen_embed.admin.transaction import (
     lock_embedding,
     run,
 )
-from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.domain.embedding import Embedding, Target
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.source import Column, QualifiedName, Remedy, Source
 from pg_qwen_embed.postgres import catalog, ddl, interface, trust
@@ -255,14 +255,19 @@ def follow_table(connection: Connection, name: str, table: str, key: Sequence[st
     absent = [name for name in found.embedding.view.columns if names.get(name, name) not in present.values()]
     if absent:
         raise UsageError(f'{source.table} has no column "{absent[0]}", which the view of {name} shows')
-    column, dimensions = found.embedding.column, found.embedding.live.spec.dimensions
+    for target in found.embedding.targets:
+        _require_room(target, source)
+    return _exchange(connection, name, source.table, key)
+
+
+def _require_room(target: Target, source: Source) -> None:
+    """Raises UsageError if a table that is to be followed has another column of the name of a column of vectors."""
+    name, column = target.name, target.source_column
     namesake = next((one.type for one in source.columns if one.name == column), None)
-    in_source = any(layout_of(target.generation.layout).in_source for target in found.embedding.targets)
-    copied = namesake is not None and namesake.endswith(f"halfvec({dimensions})")  # with the table
-    if in_source and namesake and not copied:
+    copied = namesake is not None and namesake.endswith(f"halfvec({target.spec.dimensions})")  # with the table
+    if layout_of(target.generation.layout).in_source and namesake and not copied:
         raise UsageError(f'{source.table} has a column "{column}" already, and {name} keeps its vectors in one of that name; '
                          "rename that column, or detach and attach with --column")  # fmt: skip
-    return _exchange(connection, name, source.table, key)
 
 
 def _exchange(connection: Connection, name: str, table: QualifiedName | None, key: Sequence[str] = ()) -> Rekeyed:

@@ -6,8 +6,8 @@ from pg_qwen_embed.admin.attach import Declaration
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
 
-# What the server reports, and a declaration without one does not know.
-_OBSERVED = {"weight_version", "full_dimensions"}
+# What the server reports, and a declaration without one does not know; and where a later generation keeps its vectors.
+_OBSERVED = {"weight_version", "full_dimensions", "column"}
 
 
 def differences(embedding: Embedding, declaration: Declaration, table: str) -> list[str]:

@@ -6,6 +6,7 @@ before or the state after. What takes long is done by the worker, which follows 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import count
 
 import psycopg
 from psycopg.rows import dict_row
@@ -27,6 +28,7 @@ from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.generations import Figures
 from pg_qwen_embed.domain.index import IndexKind
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, IndexState
+from pg_qwen_embed.domain.source import MAX_NAME_BYTES
 from pg_qwen_embed.domain.spec import Layout, Spec
 from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.postgres import catalog, configurations, ddl, interface, trust
@@ -131,9 +133,6 @@ def _checked(connection: Connection, name: str, spec: Spec) -> Spec:
     _check_view(embedding, spec)
     advice = "add --post none, or choose fewer --dimensions"
     check_documents(connection, name, embedding.source, spec.post, advice)
-    if Layout.COLUMN in (embedding.live.layout, spec.layout):
-        raise UsageError(f"{name} keeps its vectors in a column of its table (--store column), which has room for one generation; "
-                         f"to change it run: pg-qwen-embed detach {name}, and attach again")  # fmt: skip
     return spec
 
 
@@ -155,10 +154,11 @@ def _check_view(embedding: Embedding, spec: Spec) -> None:
 def _startable(embedding: Embedding, spec: Spec) -> Generation | None:
     """The generation that was begun with this spec and was interrupted, if any. Raises UsageError if none can be started."""
     name, building = embedding.name, embedding.building
-    if building is not None and building.spec != spec:
+    wanted = replace(spec, column=None)
+    if building is not None and replace(building.spec, column=None) != wanted:
         raise UsageError(f"{name} has generation {building.id} that is being built; to give it up run: pg-qwen-embed generation "
                          f"drop {name} --generation {building.id}")  # fmt: skip
-    if building is None and spec == embedding.live.spec:
+    if building is None and wanted == replace(embedding.live.spec, column=None):
         raise UsageError(f"{name}: nothing would differ from the live generation; say what is to change, --dimensions or --model, "
                          "for instance")  # fmt: skip
     return building
@@ -175,6 +175,8 @@ def _start(connection: Connection, name: str, spec: Spec) -> Target:
     alter.note_columns(connection, name, found.embedding)
     embedding = catalog.find(connection, name).embedding
     registered = embedding.live
+    if wanted.layout is Layout.COLUMN:
+        wanted = replace(wanted, column=_free_column(embedding))
     values = {"of": registered.id, "state": GenerationState.BUILDING.value, "spec": Jsonb(wanted.to_json())}
     (id_,) = connection.execute(statement("register_next_generation"), values).fetchone() or (0,)
     state = BackfillState.NONE if generations.can_be_derived(registered.spec, wanted) else BackfillState.PENDING
@@ -185,6 +187,13 @@ def _start(connection: Connection, name: str, spec: Spec) -> Target:
     note_partitions(connection, name, id_)
     connection.execute(statement("announce_change"))
     return target
+
+
+def _free_column(embedding: Embedding) -> str:
+    """A name for another column of vectors: `embedding_2`."""
+    taken = {column.name for column in embedding.source.columns}
+    start = embedding.column.encode()[: MAX_NAME_BYTES - 4].decode(errors="ignore")
+    return next(name for n in count(2) if (name := f"{start}_{n}") not in taken)
 
 
 def _as_recorded(embedding: Embedding, template: Template) -> Template:
@@ -217,8 +226,8 @@ def derive(connection: Connection, name: str, id_: int) -> int:
         after: Sequence[str] | None = ()
         try:
             while after is not None:
-                count, after = _derive_page(connection, target, after)
-                made += count
+                of_page, after = _derive_page(connection, target, after)
+                made += of_page
         except psycopg.Error as error:
             if not is_unreadable(error):
                 raise
@@ -241,8 +250,8 @@ def _derive_page(connection: Connection, target: Target, after: Sequence[str]) -
     values = {f"after{n}": value for n, value in enumerate(after, 1)} | {"rows": PAGE}
     with connection.transaction():
         connection.execute(statement(names.layout.write_lock), {"lock": int(Lock.STORE), "id": target.id})
-        count, last = connection.execute(query, values).fetchone() or (0, None)
-    return count, last
+        made, last = connection.execute(query, values).fetchone() or (0, None)
+    return made, last
 
 
 # Make live.

@@ -41,6 +41,7 @@ LOCKS = (
     TakenLock("instructions add, remove", "ROW EXCLUSIVE", "_qwen_embed.instruction", STATEMENT, NONE),
     TakenLock("detach", "ACCESS EXCLUSIVE", "your table, view, internal tables", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("generation start", "SHARE ROW EXCLUSIVE", "your table", f"{MOMENT}; writers wait", TRIED),
+    TakenLock("generation start, of --store column", "ACCESS EXCLUSIVE", "your table", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("generation complete, rollback", "ACCESS EXCLUSIVE", "view", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("generation drop", "ACCESS EXCLUSIVE", "your table, its internal tables", f"{MOMENT}; readers wait too", TRIED),
     TakenLock("worker, reading", "ACCESS SHARE", "your table", STATEMENT, WORKER),

@@ -18,7 +18,7 @@ from pg_qwen_embed.domain.generations import Figures
 from pg_qwen_embed.domain.post import post_of
 from pg_qwen_embed.domain.prompt import style_of
 from pg_qwen_embed.domain.report import BackfillState
-from pg_qwen_embed.domain.spec import Chunking, Distance, Spec, TooLong
+from pg_qwen_embed.domain.spec import Chunking, Distance, Spec, StoreKind, TooLong
 from pg_qwen_embed.inference.resolve_model import resolve_model
 from pg_qwen_embed.postgres import catalog
 from pg_qwen_embed.postgres.connection import connect
@@ -125,7 +125,9 @@ def _chunked(spec: Spec, tokens: int | None, overlap: int | None) -> Spec:
         if overlap is not None:
             raise UsageError("--chunk-overlap is for chunks: add --chunk-tokens, or leave it out")
         return replace(spec, chunking=None)
-    return replace(spec, chunking=Chunking(size, overlap or 0), too_long=TooLong.TRUNCATE)
+    return replace(
+        spec, chunking=Chunking(size, overlap or 0), too_long=TooLong.TRUNCATE, store=StoreKind.TABLE, column=None
+    )
 
 
 def _with_model(

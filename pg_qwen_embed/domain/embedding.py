@@ -148,6 +148,11 @@ class Target:
         return Target(self.embedding, replace(self.generation, spec=self.spec.without_post, fit=None))
 
     @property
+    def source_column(self) -> str:
+        """The column of the source that has the vectors, for layout `column`."""
+        return self.spec.column or self.embedding.column
+
+    @property
     def template(self) -> Template:
         """The template of the spec, with each column under its present name."""
         return self.spec.template.with_columns(self.source.present_name)

@@ -80,6 +80,7 @@ class Spec:
     notify: bool = True  # the triggers signal the worker; without, it polls, and PREPARE TRANSACTION works
     index: Index = HNSW
     post: Post | None = None  # what is done with the server's vectors; None: nothing
+    column: str | None = None  # of the source, for layout `column`; None: the one that the embedding was attached with
 
     @property
     def layout(self) -> Layout:

@@ -287,7 +287,7 @@ def _missing(source: Row | None, row: Row, spec: Spec) -> tuple[str, ...]:
     """The parts of a generation that were dropped, and that can be created again."""
     columns = [column["name"] for column in source["columns"]] if source else []
     in_source = layout_of(spec.layout).in_source
-    column = ["column of vectors"] if in_source and row["column_name"] not in columns else []
+    column = ["column of vectors"] if in_source and (spec.column or row["column_name"]) not in columns else []
     return (*row["missing"], *column)
 
 

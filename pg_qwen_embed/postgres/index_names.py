@@ -175,7 +175,7 @@ class IndexNames(KeyNames):
     @property
     def _vector_column(self) -> str:
         """In the table that holds the vectors."""
-        return self.target.embedding.column if self.layout.in_source else "embedding"
+        return self.target.source_column if self.layout.in_source else "embedding"
 
     def _short(self, vector: sql.Composable) -> sql.Composable:
         """The short form of a vector, in a compressed index.

@@ -13,6 +13,7 @@ from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.source import Column
 from pg_qwen_embed.postgres import expressions
 from pg_qwen_embed.postgres.expressions import joined
+from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.sql import statement
 from pg_qwen_embed.postgres.word_names import WordNames
 
@@ -79,8 +80,13 @@ class Names(WordNames):
 
     @property
     def column(self) -> sql.Identifier:
-        """The vector's column in the view, and in the source where it is kept there."""
+        """The vector's column in the view."""
         return sql.Identifier(self.target.embedding.column)
+
+    @property
+    def source_column(self) -> sql.Identifier:
+        """The vector's column in the source, where it is kept there."""
+        return sql.Identifier(self.target.source_column)
 
     @property
     def dimensions(self) -> sql.Literal:
@@ -97,9 +103,9 @@ class Names(WordNames):
         return sql.Literal(max(column.number for column in self.target.source.columns))
 
     def source_columns(self, alias: str) -> sql.Composed:
-        """The source's columns, without the one that holds the vectors."""
-        own = self.target.embedding.column if self.layout.in_source else None
-        return joined(sql.Identifier(alias, c.name) for c in self.target.source.columns if c.name != own)
+        """The source's columns, without those that hold vectors of this embedding."""
+        own = {one.source_column for one in self.target.embedding.targets if layout_of(one.generation.layout).in_source}
+        return joined(sql.Identifier(alias, c.name) for c in self.target.source.columns if c.name not in own)
 
     def view_columns(self, alias: str) -> sql.Composed:
         """`t.id AS id, t.title AS title`: the source's columns that the view shows, the key first."""
@@ -130,7 +136,7 @@ class Names(WordNames):
     @property
     def vector(self) -> sql.Composable:
         """The vector in the view: without its length, so that a later generation may have other dimensions."""
-        stored = sql.Identifier("t", self.target.embedding.column) if self.layout.in_source else sql.SQL("s.embedding")
+        stored = sql.Identifier("t", self.target.source_column) if self.layout.in_source else sql.SQL("s.embedding")
         return stored if self.target.embedding.view.sized else sql.SQL("{}::{}").format(stored, self.halfvec)
 
     @property
@@ -149,7 +155,7 @@ class Names(WordNames):
 
     @property
     def has_vector(self) -> sql.Composable:
-        return self.layout.has_vector(sql.Identifier("t", self.target.embedding.column))
+        return self.layout.has_vector(sql.Identifier("t", self.target.source_column))
 
     @property
     def first_chunk(self) -> sql.Composable:

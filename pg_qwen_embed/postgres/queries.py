@@ -84,8 +84,9 @@ def install(connection: Connection) -> None:
 
 
 def follow_generations(connection: Connection) -> None:
-    """Let embed_query see a change of generation. For a migration, in its transaction."""
-    _run(connection, create_live_generation())
+    """Let embed_query see a change of generation, and the view of all embeddings the index of each. For a migration, in its
+    transaction."""
+    _run(connection, (*create_live_generation(), *create_embeddings()))
     extension = catalog.vector_extension(connection)
     if extension is not None and extension.schema is not None:
         _run(connection, create_embed_query(extension.schema))

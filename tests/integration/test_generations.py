@@ -20,7 +20,8 @@ from other_model import OtherModel
 from pg_qwen_embed import Client
 from pg_qwen_embed.admin import generations as admin
 
-LAYOUTS = {"table": (), "chunked": ("--chunk-tokens", "16")}
+LAYOUTS = {"table": (), "chunked": ("--chunk-tokens", "16"), "column": ("--store", "column")}
+DERIVED = ("table", "chunked")  # layouts whose shorter vectors are made in the database
 
 
 def generations(harness: Harness, name: str = "articles") -> dict[str, Any]:
@@ -42,10 +43,11 @@ def attached(harness: Harness, *options: str, rows: int = 30) -> None:
 def test_fewer_dimensions_become_live_and_back_without_the_server(harness: Harness, layout: str) -> None:
     attached(harness, *LAYOUTS[layout])
     harness.once()
+    before = harness.catalog()
     asked = len(harness.server.texts)
     harness.ok("generation", "start", "articles", "--dimensions", "8")
     harness.once()
-    assert len(harness.server.texts) == asked
+    assert (len(harness.server.texts) == asked) == (layout in DERIVED)
     assert is_built(harness)
     harness.ok("generation", "complete", "articles")
     harness.assert_in_step()
@@ -62,9 +64,10 @@ def test_fewer_dimensions_become_live_and_back_without_the_server(harness: Harne
     harness.ok("generation", "drop", "articles", "--yes")
     assert list(generations(harness)) == ["live"]
     harness.assert_in_step()
+    assert [one for one in harness.catalog() if one[0] == "column"] == [one for one in before if one[0] == "column"]
 
 
-@pytest.mark.parametrize(("before", "after"), [("table", "chunked"), ("chunked", "table")])
+@pytest.mark.parametrize(("before", "after"), [("table", "chunked"), ("chunked", "table"), ("column", "chunked")])
 def test_chunks_come_and_go_with_a_generation(harness: Harness, before: str, after: str) -> None:
     attached(harness, *LAYOUTS[before])
     harness.execute(f"GRANT SELECT ON qwen_embed.articles TO {READER}")
@@ -207,7 +210,7 @@ def test_a_generation_that_is_not_ready_becomes_live_by_force(harness: Harness) 
     harness.assert_in_step("views::text")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", DERIVED)
 def test_start_goes_on_where_it_was_interrupted(harness: Harness, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attached(harness, *LAYOUTS[layout])
     harness.once()
@@ -418,6 +421,36 @@ def status(harness: Harness, name: str = "articles") -> dict[str, Any]:
     (one,) = json.loads(harness.ok("status", name, "--json"))
     found: dict[str, Any] = one
     return found
+
+
+def test_a_column_of_vectors_has_one_next_to_it_while_a_generation_is_built(harness: Harness) -> None:
+    attached(harness, "--store", "column", rows=5)
+    with OtherModel().running() as other:
+        harness.environment["PG_QWEN_EMBED_SERVER_URL"] = f"{harness.server.url},{other.url}"
+        harness.once()
+        harness.ok("generation", "start", "articles", "--model", "other")
+        harness.once()
+        both = "SELECT embedding::text, embedding_2::text FROM articles WHERE id = 2"
+        ((first, second),) = harness.rows(both)
+        harness.execute("UPDATE articles SET views = 3 WHERE id = 2")
+        assert harness.rows(both) == [(first, second)]
+        np.testing.assert_allclose(json.loads(second), other.vector("article 2"), atol=2e-3)
+        harness.ok("generation", "complete", "articles")
+        assert harness.rows("SELECT embedding::text FROM qwen_embed.articles WHERE id = 2") == [(second,)]
+        with Client(harness.url, server_url=f"{harness.server.url},{other.url}") as client:
+            (hit,) = client.search("articles", "article 2", limit=1)
+            assert hit.row == {"id": 2, "body": "article 2", "views": 3}
+        assert status(harness)["missing"] == []
+        harness.ok("generation", "drop", "articles", "--yes")
+        harness.server = other
+        harness.assert_in_step()
+        harness.ok("alter", "articles", "--sql", "ALTER TABLE articles ALTER COLUMN body TYPE varchar(99)")
+        harness.once()
+        harness.assert_in_step()
+        harness.ok("detach", "articles", "--yes")
+        columns = harness.rows("SELECT attname FROM pg_attribute WHERE attrelid = 'articles'::regclass AND attnum > 0 "
+                               "AND NOT attisdropped")  # fmt: skip
+        assert {name for (name,) in columns} == {"id", "body", "views"}
 
 
 STABLE, ROWS = 15, 25  # rows whose text stays, and all of them

@@ -14,6 +14,7 @@ NOBODY = "nobody"  # no database is used
 # Every command, by the role that runs it in `test_every_command_...`.
 ROLE_OF = {
     "init": OWNER, "attach": OWNER, "detach": OWNER, "alter": OWNER, "verify": OWNER, "backfill": OWNER, "index": OWNER,
+    "generation": OWNER,
     "failures": OWNER, "status": OWNER, "doctor": WORKER, "worker": WORKER, "search": READER, "sql": OWNER, "demo": OWNER,
     "mcp": READER, "serve": NOBODY, "sglang-command": NOBODY, "instructions": OWNER, "evaluate": OWNER,
     "generation": OWNER,
@@ -108,6 +109,10 @@ def test_every_command_and_the_worker_do_their_work_with_the_printed_rights(
     assert warnings == []
     for action in (("rebuild",), ("check", "--queries", "2"), ("drop",), ("create",), ("list",)):
         installed.ok("index", *action, "articles")
+    installed.ok("generation", "start", "articles", "--dimensions", "8")
+    installed.ok("worker", "--once", "--index-from", "0")
+    for command in (("list",), ("status",), ("complete",), ("rollback",), ("drop", "--yes")):
+        installed.ok("generation", command[0], "articles", *command[1:])
     installed.ok("alter", "articles", "--sql", "ALTER TABLE shop.articles ALTER body TYPE varchar(99)")
     installed.execute("ALTER TABLE shop.articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (id, views)")
     installed.ok("alter", "articles", "--rekey")
@@ -117,7 +122,8 @@ def test_every_command_and_the_worker_do_their_work_with_the_printed_rights(
     installed.ok("init")
     for command in (("attach", "shop.articles", "--text", "body"), ("detach", "articles", "--yes"), ("init",),
                     ("verify", "articles", "--repair"), ("worker", "--once"), ("index", "drop", "articles"),
-                    ("index", "rebuild", "articles"), ("index", "check", "articles")):  # fmt: skip
+                    ("index", "rebuild", "articles"), ("index", "check", "articles"),
+                    ("generation", "start", "articles", "--dimensions", "8")):  # fmt: skip
         installed.rejected(READER, *command)
     installed.ok("detach", "articles", "--yes")
 

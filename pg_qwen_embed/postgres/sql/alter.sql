@@ -92,7 +92,7 @@ WITH copied AS (
     INSERT INTO {store} ({keys}, version, fingerprint, truncated{words_name})
     SELECT {source_key:t}, s.version, s.fingerprint, s.truncated{former_words:s}
     FROM {source} t JOIN {former} s ON {same_row}
-    WHERE t.{column} IS NOT NULL AND s.fingerprint IS NOT NULL
+    WHERE t.{source_column} IS NOT NULL AND s.fingerprint IS NOT NULL
     ON CONFLICT DO NOTHING
     RETURNING 1
 )

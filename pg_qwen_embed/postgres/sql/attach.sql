@@ -96,11 +96,11 @@ CREATE TABLE {store} (
 -- name: add_source_column
 -- Adds the column of vectors to the source, for attach --store column.
 -- ACCESS EXCLUSIVE on the source until the commit. Nothing is rewritten, because the column is NULL at first.
-ALTER TABLE {source} ADD COLUMN {column} {halfvec}({dimensions});
+ALTER TABLE {source} ADD COLUMN {source_column} {halfvec}({dimensions});
 
 -- name: comment_source_column
 -- Describes the column of vectors in the database.
-COMMENT ON COLUMN {source}.{column} IS {comment};
+COMMENT ON COLUMN {source}.{source_column} IS {comment};
 
 -- name: comment_store
 -- Describes the store in the database.
@@ -376,7 +376,7 @@ DROP TABLE IF EXISTS {table};
 -- Drops the column of vectors from the source, for layout `column`.
 -- ACCESS EXCLUSIVE on the source until the commit. Only the catalog changes; the space is free again after the rows
 -- were rewritten.
-ALTER TABLE {source} DROP COLUMN IF EXISTS {column};
+ALTER TABLE {source} DROP COLUMN IF EXISTS {source_column};
 
 -- name: unregister_embedding
 -- Removes an embedding from the registry. Its generations and their backfills go with it (ON DELETE CASCADE).

@@ -243,7 +243,7 @@ ORDER BY e.name, p.proname, 1;
 
 -- name: vector_columns
 -- Columns of a source in which other embeddings keep their vectors: a view does not show those.
-SELECT e.column_name FROM _qwen_embed.embedding e
+SELECT coalesce(g.spec->>'column', e.column_name) FROM _qwen_embed.embedding e
 JOIN _qwen_embed.generation g ON g.embedding_id = e.id AND g.spec->>'store' = 'column'
 WHERE e.source = %(source)s::oid::regclass;
 

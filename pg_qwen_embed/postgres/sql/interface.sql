@@ -18,7 +18,7 @@ CREATE OR REPLACE VIEW {view} WITH (security_invoker = true) AS
 SELECT {view_columns:t}, {vector} AS {column},
        s.fingerprint IS DISTINCT FROM _qwen_embed.fingerprint({document:t}) AS {own:stale}
 FROM {source} t JOIN {store} s ON {same_key:source_key:t=key:s}
-WHERE t.{column} IS NOT NULL;
+WHERE t.{source_column} IS NOT NULL;
 
 -- name: create_view_on_chunked
 -- The view of layout `chunked`: one row for each chunk, with its span and its text.

@@ -437,7 +437,7 @@ LEFT JOIN LATERAL (
           AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
                       JOIN pg_catalog.pg_depend d ON d.objid = x.indexrelid AND d.refobjid = x.indrelid
                                                  AND d.refobjsubid = a.attnum
-                      WHERE a.attrelid = x.indrelid AND a.attname = e.column_name)
+                      WHERE a.attrelid = x.indrelid AND a.attname = coalesce(g.spec->>'column', e.column_name))
     ORDER BY x.indisvalid DESC LIMIT 1) i ON true
 CROSS JOIN LATERAL _qwen_embed.progress(g.id, e.source::oid, g.spec->>'chunking' IS NOT NULL) p
 WHERE has_any_column_privilege(to_regclass(format('qwen_embed.%%I', e.name))::oid, 'SELECT')

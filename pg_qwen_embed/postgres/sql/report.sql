@@ -210,7 +210,7 @@ ORDER BY 1 LIMIT %(limit)s;
 SELECT c.*
 FROM (SELECT {kept:t} {distance} %(query)s::{halfvec}, {source_columns:t}
       FROM {source} t
-      WHERE t.{column} IS NOT NULL
+      WHERE t.{source_column} IS NOT NULL
       ORDER BY {near:t} LIMIT {candidates}) c
 ORDER BY 1 LIMIT %(limit)s;
 

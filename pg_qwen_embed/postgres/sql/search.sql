@@ -19,9 +19,9 @@ WHERE s.embedding IS NOT NULL
 
 -- name: candidates_in_source
 -- The same for layout `column`.
-SELECT {source_key_as:t}, 1 AS chunk, t.{column} AS vector, t.{chosen_column} AS chosen
+SELECT {source_key_as:t}, 1 AS chunk, t.{source_column} AS vector, t.{chosen_column} AS chosen
 FROM ({filtered_rows}) t
-WHERE t.{column} IS NOT NULL
+WHERE t.{source_column} IS NOT NULL
 
 -- name: exact_rows
 -- Compares every vector of the chosen rows. OFFSET 0 keeps the planner from the index.

@@ -123,7 +123,7 @@ WITH a AS (
     SELECT set_config('search_path', coalesce(current_setting('pg_qwen_embed.search_path', true),
                                               current_setting('search_path')), true)
 ), written AS (
-    UPDATE {source} t SET {column} = v.embedding
+    UPDATE {source} t SET {source_column} = v.embedding
     FROM v JOIN noted s ON {same_key:key:s=key:v} CROSS JOIN own_path
     WHERE {same_key:source_key:t=key:v}
 ), cleared_failures AS (
@@ -213,7 +213,7 @@ WITH a AS (
     SELECT set_config('search_path', coalesce(current_setting('pg_qwen_embed.search_path', true),
                                               current_setting('search_path')), true)
 ), erased AS (
-    UPDATE {source} t SET {column} = NULL FROM blank s CROSS JOIN own_path WHERE {same_key:source_key:t=key:s}
+    UPDATE {source} t SET {source_column} = NULL FROM blank s CROSS JOIN own_path WHERE {same_key:source_key:t=key:s}
 ), removed AS (
     DELETE FROM {store} s USING c
     WHERE {same_key:key:s=key:c} AND s.version < c.version
