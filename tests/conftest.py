@@ -35,9 +35,9 @@ POLL = "0.05"  # seconds
 AS_ROLES = {
     "test_altered_source", "test_async_client", "test_bad_rows", "test_balancer", "test_binary", "test_blank",
     "test_chunk_reuse", "test_chunking", "test_doctor_vectors", "test_evaluate", "test_failures", "test_fastapi",
-    "test_filtered_words", "test_filters", "test_generations", "test_identity", "test_index_kinds", "test_indexes", "test_instructions", "test_keys",
-    "test_local_server", "test_long_outbox", "test_many_embeddings", "test_post_processing", "test_queries_in_sql",
-    "test_repair", "test_rerank", "test_search", "test_triggers", "test_truncation", "test_whole_way",
+    "test_filtered_words", "test_filters", "test_generations", "test_identity", "test_index_kinds", "test_indexes",
+    "test_instructions", "test_keys", "test_local_server", "test_long_outbox", "test_many_embeddings", "test_post_processing",
+    "test_queries_in_sql", "test_repair", "test_rerank", "test_search", "test_triggers", "test_truncation", "test_whole_way",
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.generations import Figures
 from pg_qwen_embed.domain.index import IndexKind
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, IndexState
 from pg_qwen_embed.domain.spec import Layout, Spec
 from pg_qwen_embed.domain.template import Template
@@ -34,7 +35,7 @@ from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection, as_text, first_line
 from pg_qwen_embed.postgres.drift import PAGE, is_unreadable
 from pg_qwen_embed.postgres.expressions import TRUE
-from pg_qwen_embed.postgres.index import index_text
+from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.layouts import layout_of
 from pg_qwen_embed.postgres.locks import Lock
@@ -62,7 +63,7 @@ def figures(connection: Connection, target: Target) -> Figures:
         index = cursor.execute(query, {"index": index_text(names), "name": target.name}).fetchone() or {}
     if row is None:
         raise UsageError(
-            f"{target.name}: the row of a backfill was deleted; run: pg-qwen-embed verify {target.name} --repair"
+            f"{target.name}: the row of a backfill was deleted; run: {command('verify {} --repair', target.name)}"
         )
     (size, now) = connection.execute(statement("generation_size", names), {}).fetchone() or (0, None)
     backfill = BackfillProgress(
@@ -133,7 +134,7 @@ def _checked(connection: Connection, name: str, spec: Spec) -> Spec:
     check_documents(connection, name, embedding.source, spec.post, advice)
     if Layout.COLUMN in (embedding.live.layout, spec.layout):
         raise UsageError(f"{name} keeps its vectors in a column of its table (--store column), which has room for one generation; "
-                         f"to change it run: pg-qwen-embed detach {name}, and attach again")  # fmt: skip
+                         f"to change it run: {command('detach {}', name)}, and attach again")  # fmt: skip
     return spec
 
 
@@ -156,8 +157,8 @@ def _startable(embedding: Embedding, spec: Spec) -> Generation | None:
     """The generation that was begun with this spec and was interrupted, if any. Raises UsageError if none can be started."""
     name, building = embedding.name, embedding.building
     if building is not None and building.spec != spec:
-        raise UsageError(f"{name} has generation {building.id} that is being built; to give it up run: pg-qwen-embed generation "
-                         f"drop {name} --generation {building.id}")  # fmt: skip
+        raise UsageError(f"{name} has generation {building.id} that is being built; to give it up run: "
+                         f"{command(f'generation drop {{}} --generation {building.id}', name)}")  # fmt: skip
     if building is None and spec == embedding.live.spec:
         raise UsageError(f"{name}: nothing would differ from the live generation; say what is to change, --dimensions or --model, "
                          "for instance")  # fmt: skip
@@ -270,11 +271,11 @@ def roll_back(connection: Connection, name: str, *, force: bool = False) -> Gene
     return to
 
 
-def _require_ready(connection: Connection, embedding: Embedding, to: Generation, command: str) -> None:
+def _require_ready(connection: Connection, embedding: Embedding, to: Generation, verb: str) -> None:
     live, wanted = figures(connection, embedding.target), figures(connection, Target(embedding, to))
     for one in generations.hindrances(embedding.name, wanted, live):
         raise UsageError(f"{embedding.name}: generation {to.id} is not ready: {one.reason}; {one.remedy}, or add --force: "
-                         f"pg-qwen-embed generation {command} {embedding.name} --force")  # fmt: skip
+                         f"{command(f'generation {verb} {{}} --force', embedding.name)}")  # fmt: skip
 
 
 def _switch(connection: Connection, name: str, to: Generation) -> None:
