@@ -81,7 +81,7 @@ $(BENCHMARKS:%=bench-%): bench-%: $(VENV)/installed ## one of them; ARGS='--roun
 	$(VENV)/bin/python -W ignore benchmarks/$*.py $(if $(RECORD),--record) $(ARGS)
 
 bench-worker: $(VENV)/installed ## the smaller ones, about one part each
-	for script in backlog bulk_load chunk_reuse chunking serve_throughput store_lock trigger_function document_rights policy outage saturation hiccups; do \
+	for script in start backlog bulk_load chunk_reuse chunking serve_throughput store_lock trigger_function document_rights policy outage saturation hiccups; do \
 		$(VENV)/bin/python -W ignore benchmarks/$$script.py || exit 1; \
 	done
 

@@ -27,6 +27,7 @@ from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationStat
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.generations import Figures
 from pg_qwen_embed.domain.index import IndexKind
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, IndexState
 from pg_qwen_embed.domain.source import MAX_NAME_BYTES
 from pg_qwen_embed.domain.spec import Layout, Spec
@@ -64,7 +65,7 @@ def figures(connection: Connection, target: Target) -> Figures:
         index = cursor.execute(query, {"index": index_text(names), "name": target.name}).fetchone() or {}
     if row is None:
         raise UsageError(
-            f"{target.name}: the row of a backfill was deleted; run: pg-qwen-embed verify {target.name} --repair"
+            f"{target.name}: the row of a backfill was deleted; run: {command('verify {} --repair', target.name)}"
         )
     (size, now) = connection.execute(statement("generation_size", names), {}).fetchone() or (0, None)
     backfill = BackfillProgress(
@@ -156,8 +157,8 @@ def _startable(embedding: Embedding, spec: Spec) -> Generation | None:
     name, building = embedding.name, embedding.building
     wanted = replace(spec, column=None)
     if building is not None and replace(building.spec, column=None) != wanted:
-        raise UsageError(f"{name} has generation {building.id} that is being built; to give it up run: pg-qwen-embed generation "
-                         f"drop {name} --generation {building.id}")  # fmt: skip
+        raise UsageError(f"{name} has generation {building.id} that is being built; to give it up run: "
+                         f"{command(f'generation drop {{}} --generation {building.id}', name)}")  # fmt: skip
     if building is None and wanted == replace(embedding.live.spec, column=None):
         raise UsageError(f"{name}: nothing would differ from the live generation; say what is to change, --dimensions or --model, "
                          "for instance")  # fmt: skip
@@ -279,11 +280,11 @@ def roll_back(connection: Connection, name: str, *, force: bool = False) -> Gene
     return to
 
 
-def _require_ready(connection: Connection, embedding: Embedding, to: Generation, command: str) -> None:
+def _require_ready(connection: Connection, embedding: Embedding, to: Generation, verb: str) -> None:
     live, wanted = figures(connection, embedding.target), figures(connection, Target(embedding, to))
     for one in generations.hindrances(embedding.name, wanted, live):
         raise UsageError(f"{embedding.name}: generation {to.id} is not ready: {one.reason}; {one.remedy}, or add --force: "
-                         f"pg-qwen-embed generation {command} {embedding.name} --force")  # fmt: skip
+                         f"{command(f'generation {verb} {{}} --force', embedding.name)}")  # fmt: skip
 
 
 def _switch(connection: Connection, name: str, to: Generation) -> None:

@@ -28,7 +28,7 @@ COMMANDS = {
     "status": "Rows, vectors, lag, failures and index of each embedding.",
     "search": "Find the rows nearest to a text.",
     "index": "ANN indexes: list, build, drop, measure.",
-    "evaluate": "Measure what finds the right rows: instruction, dimensions, index, mode.",
+    "evaluate": "Measure what finds the right rows, and what would find more.",
     "generation": "Change model, dimensions or template, without downtime.",
     "verify": "Count missing, stale and orphaned vectors; repair them.",
     "failures": "Documents that the server rejects: list, retry, discard.",

@@ -108,21 +108,28 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "sql attach": (
         Example(
             "Without a connection",
-            "sql attach articles --key 'id bigint' --columns 'title text' \\\n"
-            "    --text title --model Qwen/Qwen3-Embedding-0.6B --dimensions 1024",
+            "sql attach articles --text title \\\n    --key 'id bigint' --columns 'title text' \\\n"
+            "    --model Qwen/Qwen3-Embedding-0.6B --dimensions 1024",
         ),
     ),
     "sql grants": (
         Example("Three roles, created and granted what they need", "sql grants --create-roles --database shop"),
         Example(
             "For a table of the role app",
-            "sql grants --role-owner embed_owner --role-worker embed_worker \\\n"
-            "    --table-owner app --database shop articles",
+            "sql grants --role-owner embed_owner \\\n"
+            "    --role-worker embed_worker --table-owner app --database shop articles",
         ),
         Example("The reader of an embedding", "sql grants --embedding articles --role-reader web"),
     ),
     "sql query": (
         Example("For psycopg, with a filter", "sql query articles --where 'likes > 10' --for psycopg"),
+    ),
+    "generation": (
+        Example("Fewer dimensions of the same model, without downtime", "generation start articles --dimensions 256"),
+        Example("How far it is", "generation status articles"),
+        Example("Let queries see it", "generation complete articles"),
+        Example("Go back to the one before", "generation rollback articles"),
+        Example("Remove the one that is not live", "generation drop articles --yes"),
     ),
     "serve": (
         Example("On another port", "serve --port 30001"),

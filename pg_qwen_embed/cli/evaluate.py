@@ -19,6 +19,7 @@ from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.evaluation import FEWEST, Evaluation, Found, Kept
 from pg_qwen_embed.domain.foreign import LINE, shown
 from pg_qwen_embed.domain.metrics import Metric
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.question_file import File
 from pg_qwen_embed.domain.variants import FORMS
 from pg_qwen_embed.inference.bulk import Told
@@ -236,7 +237,7 @@ def _print_history(name: str, kept: Sequence[Kept], *, as_json: bool) -> None:
         print_json([{"at": one.at, **one.result} for one in kept])
         return
     if not kept:
-        say(f"{name}: no evaluation yet; run: pg-qwen-embed evaluate {name}")
+        say(f"{name}: no evaluation yet; run: {command('evaluate {}', name)}")
     for one in kept:
         result, metric = one.result, one.result["metric"]
         advised = result["recommendation"]

@@ -9,12 +9,13 @@ import click
 
 from pg_qwen_embed.admin import generations
 from pg_qwen_embed.cli._declaration import MOST_REDUCED
-from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.cli._options import InOrder, json_option, print_json, say, with_settings
 from pg_qwen_embed.domain import index as kinds
 from pg_qwen_embed.domain import template
 from pg_qwen_embed.domain.embedding import GenerationState
 from pg_qwen_embed.domain.errors import ModelMismatch, UsageError
 from pg_qwen_embed.domain.generations import Figures
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.post import post_of
 from pg_qwen_embed.domain.prompt import style_of
 from pg_qwen_embed.domain.report import BackfillState
@@ -34,7 +35,7 @@ _number: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 )
 
 
-@click.group()
+@click.group(cls=InOrder)
 def generation() -> None:
     """Another model, other dimensions, another template or chunking, while queries go on.
 
@@ -43,7 +44,7 @@ def generation() -> None:
     """
 
 
-@generation.command()
+@generation.command(short_help="Start another generation, which the worker fills.")
 @click.argument("name")
 @click.option("--model", help="Name of the model.  [default: the present one]")
 @click.option("--dimensions", type=int, help="Length of the vectors.  [default: as now; of another model, the model's]")
@@ -105,7 +106,7 @@ def start(
         target = generations.start(connection, name, spec)
     say(
         f"{name}: generation {target.id} is being built with {_described(target.spec)}\n"
-        f"watch it with: pg-qwen-embed generation status {name}   then: pg-qwen-embed generation complete {name}"
+        f"watch it with: {command('generation status {}', name)}   then: {command('generation complete {}', name)}"
     )
 
 
@@ -164,7 +165,7 @@ def _described(spec: Spec) -> str:
     return f"{spec.model}, {spec.dimensions} dimensions{chunks}, of {', '.join(spec.template.columns)}"
 
 
-@generation.command("list")
+@generation.command("list", short_help="List the generations of NAME, with their state.")
 @click.argument("name")
 @json_option
 @with_settings("database_url")
@@ -173,7 +174,7 @@ def list_(settings: Settings, name: str, as_json: bool) -> None:
     _show(settings, name, as_json=as_json, whole=False)
 
 
-@generation.command()
+@generation.command(short_help="Report how far each generation of NAME is.")
 @click.argument("name")
 @json_option
 @with_settings("database_url")
@@ -209,7 +210,7 @@ def _figures(one: Figures) -> str:
     )
 
 
-@generation.command()
+@generation.command(short_help="Make the generation that is being built live.")
 @click.argument("name")
 @_force
 @with_settings("database_url")
@@ -222,7 +223,7 @@ def complete(settings: Settings, name: str, force: bool) -> None:
         done = generations.complete(connection, name, force=force)
     say(
         f"{name}: generation {done.id} is live; the one before is kept in step\n"
-        f"go back with: pg-qwen-embed generation rollback {name}   or remove it with: pg-qwen-embed generation drop {name}"
+        f"go back with: {command('generation rollback {}', name)}   or remove it with: {command('generation drop {}', name)}"
     )
 
 
@@ -234,10 +235,10 @@ def rollback(settings: Settings, name: str, force: bool) -> None:
     """Make the retired generation of NAME live again. The one that was live is kept in step; another rollback exchanges them."""
     with connect(settings.database_url, PURPOSE) as connection:
         done = generations.roll_back(connection, name, force=force)
-    say(f"{name}: generation {done.id} is live again; remove the other one with: pg-qwen-embed generation drop {name}")
+    say(f"{name}: generation {done.id} is live again; remove the other one with: {command('generation drop {}', name)}")
 
 
-@generation.command()
+@generation.command(short_help="Remove the generation that is not live.")
 @click.argument("name")
 @_number
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

@@ -71,7 +71,7 @@ def _line(one: Listed) -> str:
 def _recall(one: Listed) -> str:
     if one.recall is None:
         return f"not measured, ef_search {one.ef_search}"
-    lost = f", {one.not_found:,} of {one.looked_for:,} vectors not found by themselves" if one.not_found else ""
+    lost = f", {one.not_found:,} of {one.looked_for:,} sampled vectors unreachable" if one.not_found else ""
     return f"recall@10 {one.recall:.3f} at ef_search {one.ef_search}{lost}"
 
 
@@ -97,7 +97,7 @@ def rebuild(settings: Settings, name: str, index_text: str | None) -> None:
 @click.argument("name")
 @with_settings("database_url")
 def drop(settings: Settings, name: str) -> None:
-    """Drop the index of NAME. Searches compare every vector, and the worker builds it no more, until `index create`."""
+    """Drop the index of NAME. Searches compare every vector, and the worker does not build it again before `index create`."""
     with connect(settings.database_url, PURPOSE, tables_only=True) as connection:
         indexes.drop(connection, settings.database_url, name)
     say(f"{name}: its index is dropped; every search is exact")
@@ -153,9 +153,9 @@ def _result(name: str, found: IndexCheck) -> str:
     )
     text = f"{exact}{name}: ef_search {found.width}, recall@{found.k} {found.recall:.3f} of {found.queries} queries{reached}"
     if not found.not_found:
-        return f"{text}\nall of {found.looked_for:,} vectors are found by themselves"
+        return f"{text}\nall {found.looked_for:,} sampled vectors are found by a search for themselves"
     return (
-        f"{text}\nwarning: {found.not_found:,} of {found.looked_for:,} vectors are not found by themselves: the index has no way "
+        f"{text}\nwarning: {found.not_found:,} of {found.looked_for:,} sampled vectors are unreachable: the index has no way "
         "to them; search --exact finds them"
     )
 
@@ -201,7 +201,7 @@ def _build(settings: Settings, name: str, index_text: str | None, *, again: bool
         (one,) = indexes.listing(connection, name)
     say(_line(one))
     if found and found.not_found:
-        say(f"warning: some vectors are not found by themselves; see: {command('index check {}', name)}", err=True)
+        say(f"warning: some vectors are unreachable in the index; see: {command('index check {}', name)}", err=True)
 
 
 class _Lines:

@@ -5,14 +5,14 @@ import dataclasses
 import click
 
 from pg_qwen_embed.admin import instructions as pool
-from pg_qwen_embed.cli._options import json_option, print_json, say, with_settings
+from pg_qwen_embed.cli._options import InOrder, json_option, print_json, say, with_settings
 from pg_qwen_embed.postgres.connection import connect
 from pg_qwen_embed.settings import Settings
 
 PURPOSE = "pg_qwen_embed instructions"
 
 
-@click.group()
+@click.group(cls=InOrder)
 def instructions() -> None:
     """Instructions by name, for `attach --instruction @NAME` and `alter --instruction @NAME`.
 

@@ -68,7 +68,7 @@ def _others(one: Status) -> str:
     for other in one.others:
         found += f"\n  generation {other.id} {other.state}, {other.model}, {other.dimensions} dimensions: "
         if other.problem:
-            found += f"it is not followed: {other.problem}; run: pg-qwen-embed verify {one.name} --repair"
+            found += f"it is not followed: {other.problem}; run: {command('verify {} --repair', one.name)}"
             continue
         found += f"vectors {other.vectors:,}  pending {other.pending:,}  failures {other.failures:,}  {other.size / 1e6:,.1f} MB; "
         found += "each change is embedded for it too, until generation "

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.post import Fit
 from pg_qwen_embed.domain.source import Source
 from pg_qwen_embed.domain.spec import Layout, Spec
 from pg_qwen_embed.domain.template import Template
-from pg_qwen_embed.domain.vectors import Vectors
+
+if TYPE_CHECKING:  # arrays need numpy, and commands such as `status` have none
+    from pg_qwen_embed.domain.fit import Fit
+    from pg_qwen_embed.domain.vectors import Vectors
 
 
 class GenerationState(StrEnum):
@@ -28,7 +30,7 @@ class Generation:
     id: int
     state: GenerationState
     spec: Spec
-    fit: Fit | None = field(default=None, compare=False, repr=False)
+    fit: "Fit | None" = field(default=None, compare=False, repr=False)
 
     @property
     def layout(self) -> Layout:
@@ -120,7 +122,7 @@ class Target:
     def spec(self) -> Spec:
         return self.generation.spec
 
-    def finished(self, vectors: Vectors) -> Vectors:
+    def finished(self, vectors: "Vectors") -> "Vectors":
         """What is stored and compared, made of the server's vectors. Raises UsageError while there is no fit."""
         if self.spec.post is None:
             return vectors
@@ -136,7 +138,7 @@ class Target:
         """Whether vectors can be made for it: it needs no fit, or has one."""
         return self.spec.post is None or self.generation.fit is not None
 
-    def with_fit(self, fit: Fit | None) -> "Target":
+    def with_fit(self, fit: "Fit | None") -> "Target":
         """The same with its fit."""
         generation = replace(self.generation, fit=fit)
         live = generation if self.embedding.live.id == self.id else self.embedding.live

@@ -8,6 +8,7 @@ from typing import Any
 
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState
 from pg_qwen_embed.domain.errors import UsageError
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import INDEX_FROM, BackfillProgress, BackfillState, IndexState
 from pg_qwen_embed.domain.spec import Layout, Spec
 
@@ -62,7 +63,7 @@ class Hindrance:
 
 def hindrances(name: str, wanted: Figures, live: Figures) -> Iterator[Hindrance]:
     """Why queries should not see `wanted` instead of `live` yet."""
-    watch = f"run: pg-qwen-embed generation status {name}, and complete it when its backfill is done"
+    watch = f"run: {command('generation status {}', name)}, and complete it when its backfill is done"
     worker = "start a worker: pg-qwen-embed worker"
     backfill = wanted.backfill
     if backfill.state is not BackfillState.DONE:
@@ -79,7 +80,7 @@ def hindrances(name: str, wanted: Figures, live: Figures) -> Iterator[Hindrance]
                         "wait for the worker" if wanted.leader else worker)  # fmt: skip
     if wanted.failures > live.failures:
         yield Hindrance(f"{wanted.failures:,} of its documents are failures, and {live.failures:,} of the live generation",
-                        f"run: pg-qwen-embed failures list {name} --generation {wanted.id}")  # fmt: skip
+                        f"run: {command(f'failures list {{}} --generation {wanted.id}', name)}")  # fmt: skip
     if wanted.index is IndexState.INVALID or wanted.index is IndexState.BUILDING:
         yield Hindrance(f"its index is {wanted.index}", "wait for the worker" if wanted.leader else worker)
     if wanted.index is IndexState.NONE and wanted.needs_index:
@@ -91,7 +92,7 @@ def of(embedding: Embedding, id_: int) -> Generation:
     for target in embedding.targets:
         if target.id == id_:
             return target.generation
-    raise UsageError(f"{embedding.name} has no generation {id_}; see: pg-qwen-embed generation list {embedding.name}")
+    raise UsageError(f"{embedding.name} has no generation {id_}; see: {command('generation list {}', embedding.name)}")
 
 
 def switched(embedding: Embedding, to: Generation) -> Embedding:
@@ -109,12 +110,12 @@ def to_complete(embedding: Embedding) -> Generation:
     """The generation that `complete` makes live. Raises UsageError, with the next command."""
     name, kept = embedding.name, embedding.retired
     if embedding.building is None:
-        back = (f"to make generation {kept[0].id} live again run: pg-qwen-embed generation rollback {name}" if kept else
-                f"start one: pg-qwen-embed generation start {name}")  # fmt: skip
+        back = (f"to make generation {kept[0].id} live again run: {command('generation rollback {}', name)}" if kept else
+                f"start one: {command('generation start {}', name)}")  # fmt: skip
         raise UsageError(f"{name} has no generation that is being built; {back}")
     if kept:
         raise UsageError(f"{name} keeps the retired generation {kept[0].id}, and only one can be kept; drop it first: "
-                         f"pg-qwen-embed generation drop {name} --generation {kept[0].id}")  # fmt: skip
+                         f"{command(f'generation drop {{}} --generation {kept[0].id}', name)}")  # fmt: skip
     return embedding.building
 
 
@@ -122,7 +123,7 @@ def to_roll_back(embedding: Embedding) -> Generation:
     """The generation that `rollback` makes live again. Raises UsageError."""
     if not embedding.retired:
         raise UsageError(f"{embedding.name} keeps no retired generation to go back to; "
-                         f"see: pg-qwen-embed generation list {embedding.name}")  # fmt: skip
+                         f"see: {command('generation list {}', embedding.name)}")  # fmt: skip
     return embedding.retired[0]
 
 
@@ -134,10 +135,10 @@ def to_drop(embedding: Embedding, id_: int | None) -> Generation:
         chosen = of(embedding, id_)
         if chosen == embedding.live:
             raise UsageError(f"generation {id_} of {name} is live; to remove the whole embedding run: "
-                             f"pg-qwen-embed detach {name}")  # fmt: skip
+                             f"{command('detach {}', name)}")  # fmt: skip
         return chosen
     if not others:
-        raise UsageError(f"{name} has its live generation only; to remove it run: pg-qwen-embed detach {name}")
+        raise UsageError(f"{name} has its live generation only; to remove it run: {command('detach {}', name)}")
     if len(others) > 1:
         both = " and ".join(f"{one.id} ({one.state})" for one in others)
         raise UsageError(f"{name} has the generations {both} that are not live; add --generation with one of them")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from psycopg import sql
 
 from pg_qwen_embed.domain.index import IndexKind
+from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.source import MAX_NAME_BYTES, Column
 from pg_qwen_embed.postgres import expressions
 from pg_qwen_embed.postgres.expressions import joined
@@ -256,8 +257,8 @@ class CallNames(IndexNames):
 
     @property
     def function_is_missing(self) -> sql.Literal:
-        name = self.target.name.replace("%", "%%")
-        return self.sentence(f"the function % is missing; run: pg-qwen-embed verify {name} --repair")
+        repair = command("verify {} --repair", self.target.name).replace("%", "%%")
+        return self.sentence(f"the function % is missing; run: {repair}")
 
     @property
     def enter_search(self) -> sql.Composable:

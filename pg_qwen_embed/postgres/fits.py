@@ -3,18 +3,19 @@
 A fit is written once and never replaced: its vectors could not be compared with those of another one."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from pg_qwen_embed.domain.embedding import Embedding, Target
-from pg_qwen_embed.domain.post import Fit
-from pg_qwen_embed.postgres import binary
 from pg_qwen_embed.postgres.connection import AsyncConnection, BinaryValue, Connection
 from pg_qwen_embed.postgres.expressions import is_integer
 from pg_qwen_embed.postgres.key_names import identifier
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
+
+if TYPE_CHECKING:
+    from pg_qwen_embed.domain.fit import Fit
 
 LONGEST = 100_000  # characters of a document that are read for a sample
 
@@ -29,12 +30,12 @@ def with_fit(connection: Connection, embedding: Embedding) -> Embedding:
     return embedding.target.with_fit(_fit(row)).embedding
 
 
-async def read(connection: AsyncConnection, target: Target) -> Fit | None:
+async def read(connection: AsyncConnection, target: Target) -> "Fit | None":
     """The fit of a generation; None if it was not made yet."""
     return _fit(await (await connection.execute(statement("read_fit"), {"id": target.id})).fetchone())
 
 
-async def write(connection: AsyncConnection, target: Target, fit: Fit) -> bool:
+async def write(connection: AsyncConnection, target: Target, fit: "Fit") -> bool:
     """Keep a fit. False: there is one already, or the generation was detached."""
     values = {"id": target.id, "fit": fit.to_bytes(), "documents": fit.documents}
     return await (await connection.execute(statement("write_fit"), values)).fetchone() is not None
@@ -61,6 +62,8 @@ async def sample_keys(connection: AsyncConnection, target: Target, most: int) ->
 
 async def read_sample(connection: AsyncConnection, target: Target, keys: Keys) -> list[str]:
     """The documents of these rows, without blank ones. Raises psycopg.Error also for text that is not UTF-8."""
+    from pg_qwen_embed.postgres import binary  # here, as in layouts.py
+
     columns: Sequence[Sequence[Any]] = list(zip(*keys, strict=True))
     values: dict[str, Any] = {
         f"k{n}": BinaryValue(binary.int8_array(own)) if is_integer(column) else list(own)
@@ -74,5 +77,7 @@ async def read_sample(connection: AsyncConnection, target: Target, keys: Keys) -
         raise psycopg.DataError(f"a document holds bytes that are not UTF-8 ({error.reason})") from None
 
 
-def _fit(row: tuple[bytes | None] | None) -> Fit | None:
+def _fit(row: tuple[bytes | None] | None) -> "Fit | None":
+    from pg_qwen_embed.domain.fit import Fit
+
     return Fit.from_bytes(row[0]) if row and row[0] is not None else None

@@ -14,6 +14,7 @@ import psycopg
 from pg_qwen_embed.domain import events, post
 from pg_qwen_embed.domain.embedding import Target
 from pg_qwen_embed.domain.errors import DocumentRejected, ServerUnavailable, SetupError, UsageError
+from pg_qwen_embed.domain.fit import Moments, fit
 from pg_qwen_embed.domain.runtime import Runtime
 from pg_qwen_embed.domain.vectors import Vectors
 from pg_qwen_embed.inference import batching
@@ -36,7 +37,7 @@ READ_TIMEOUT = 600.0  # seconds, for a connection that is dead without an error
 class Sample:
     """What was added of a sample. documents: with a vector, or with chunks."""
 
-    moments: post.Moments
+    moments: Moments
     documents: int = 0
 
 
@@ -114,17 +115,17 @@ class Fitting:
                 return _too_few(target, wanted, there)
             keys = await fits.sample_keys(connection, target, wanted.most)
         self._runtime.events.emit(events.FitBegins(target.name, wanted.form, len(keys)))
-        sample = await self._sampled(target, keys, post.Moments.of(wanted.inputs))
+        sample = await self._sampled(target, keys, Moments.of(wanted.inputs))
         if sample.documents < wanted.least:
             return _too_few(target, wanted, sample.documents)
-        fit = await asyncio.to_thread(post.fit, wanted, sample.moments, sample.documents)
+        made = await asyncio.to_thread(fit, wanted, sample.moments, sample.documents)
         async with self._pool.connection() as connection:
-            await fits.write(connection, target, fit)  # another worker's, if it was first, is as good
+            await fits.write(connection, target, made)  # another worker's, if it was first, is as good
         seconds = round(self._runtime.clock() - began, 1)
         self._runtime.events.emit(events.Fitted(target.name, wanted.form, sample.documents, seconds))
         return None
 
-    async def _sampled(self, target: Target, keys: fits.Keys, moments: post.Moments) -> Sample:
+    async def _sampled(self, target: Target, keys: fits.Keys, moments: Moments) -> Sample:
         sample, adding = Sample(moments), asyncio.Lock()
         pages = iter([keys[n : n + PAGE] for n in range(0, len(keys), PAGE)])
 

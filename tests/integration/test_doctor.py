@@ -45,7 +45,7 @@ def test_doctor_finds_nothing_to_do_where_everything_is_right(of_roles: Harness)
     said = of_roles.ok("doctor")
     assert all(line.startswith("ok ") for line in said.splitlines())
     for part in ("PostgreSQL 1", "pgvector 0.8", "followed by pg_qwen_embed worker", "index valid", "serves stand-in",
-                 "shortens to 8 itself", "takes inputs of 32,761 tokens", "appends the end token",
+                 "shortens to 8 itself", "takes inputs of up to 32,761 tokens", "appends the end token",
                  "vectors are normalized", "a short burst"):  # fmt: skip
         assert part in said
 

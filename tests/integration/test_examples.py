@@ -1,5 +1,6 @@
 """The examples in the help of commands: each is a command that parses, and a table `articles` is taken through them."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from harness import Harness
 
+import pg_qwen_embed
 from pg_qwen_embed.cli import COMMANDS, main
 from pg_qwen_embed.cli._examples import EXAMPLES, PROGRAM
 
@@ -78,7 +80,11 @@ def test_commands_that_are_used_most_have_examples_and_each_is_shown() -> None:
 def is_left_out(typed: str) -> bool:
     """It never ends, waits for a worker, or names another server or database."""
     command, *rest = words(typed)
-    return command in ("serve", "backfill") or (command == "worker" and "--once" not in rest) or "://" in typed
+    return (
+        command in ("serve", "backfill", "generation")
+        or (command == "worker" and "--once" not in rest)
+        or "://" in typed
+    )
 
 
 @pytest.mark.long
@@ -97,3 +103,26 @@ def test_examples_in_their_order_are_a_session(
             harness.ok(*words(before))
         result = harness.cli(*words(typed))
         assert result.exit_code == 0, f"{typed}: {result.output}{result.stderr}"
+
+
+PACKAGE = Path(pg_qwen_embed.__file__).parent
+RAW = re.compile(r"pg-qwen-embed (?:[a-z-]+ )+\{(?:\w+\.)*name\}")
+
+
+def test_no_message_writes_a_name_into_a_command_as_it_is() -> None:
+    """domain/next_step.py quotes it for the shell."""
+    files = [file for folder in PACKAGE.iterdir() if folder.is_dir() for file in folder.rglob("*.py")]
+    assert [(file.name, found) for file in files for found in RAW.findall(file.read_text(encoding="utf-8"))] == []
+    assert RAW.search('f"run: pg-qwen-embed verify {one.name} --repair"')
+
+
+@pytest.mark.parametrize("name", ["Two words", "it's", "-x"])
+def test_commands_that_attach_names_run_as_they_stand(harness: Harness, name: str) -> None:
+    harness.articles("one", "two")
+    said = harness.ok("attach", "articles", "--text", "body", "--name", name)
+    worker, search, sql = re.findall(r"pg-qwen-embed ([^\n]+?)(?=, or in SQL|\n)|in SQL: pg-qwen-embed (.*)", said)
+    assert parse(main, words(worker[0])) == ["worker"]
+    harness.once()
+    assert "one" in harness.ok(*words(search[0]))
+    assert "FROM" in harness.ok(*words(sql[1]))
+    assert harness.ok("status", "--", name).startswith(f"{name}  ")

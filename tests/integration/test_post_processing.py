@@ -13,7 +13,8 @@ from test_bad_rows import by_cast
 
 from pg_qwen_embed import Client
 from pg_qwen_embed.domain.errors import UsageError
-from pg_qwen_embed.domain.post import Fit, Method, Post
+from pg_qwen_embed.domain.fit import Fit
+from pg_qwen_embed.domain.post import Method, Post
 from pg_qwen_embed.domain.prompt import DEFAULT_INSTRUCTION
 from pg_qwen_embed.integrations import declaring
 from pg_qwen_embed.postgres import fits

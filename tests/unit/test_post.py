@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pg_qwen_embed.domain import fit as fitting
 from pg_qwen_embed.domain import post, template
 from pg_qwen_embed.domain.embedding import Embedding, Generation, GenerationState, Target
 from pg_qwen_embed.domain.errors import SetupError, UsageError
-from pg_qwen_embed.domain.post import Fit, Method, Moments, Post
+from pg_qwen_embed.domain.fit import Fit, Moments
+from pg_qwen_embed.domain.post import Method, Post
 from pg_qwen_embed.domain.source import QualifiedName, Source
 from pg_qwen_embed.domain.spec import Spec
 from pg_qwen_embed.inference.model_info import ModelInfo
@@ -50,13 +52,13 @@ def test_moments_are_those_of_all_vectors_however_they_come(parts: int) -> None:
 
 def test_centred_vectors_have_no_mean() -> None:
     vectors = sample()
-    fit = post.fit(METHODS[0], moments(vectors), len(vectors))
+    fit = fitting.fit(METHODS[0], moments(vectors), len(vectors))
     np.testing.assert_allclose(moved(fit, vectors).mean(axis=0), 0, atol=1e-6)
 
 
 def test_pca_keeps_the_directions_of_most_variance_as_a_singular_value_decomposition_finds_them() -> None:
     vectors = sample()
-    fit = post.fit(METHODS[1], moments(vectors), len(vectors))
+    fit = fitting.fit(METHODS[1], moments(vectors), len(vectors))
     _, values, directions = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(moved(fit, vectors).var(axis=0), values[:5] ** 2 / len(vectors), rtol=1e-3)
     np.testing.assert_allclose(np.abs(np.sum(directions[:5].T * fit.matrix, axis=0)), 1, atol=1e-4)
@@ -65,7 +67,7 @@ def test_pca_keeps_the_directions_of_most_variance_as_a_singular_value_decomposi
 @pytest.mark.parametrize(("place", "power"), [(2, 0.0), (3, 0.5)])
 def test_a_whitened_direction_has_this_power_of_its_variance(place: int, power: float) -> None:
     vectors = sample()
-    fit = post.fit(METHODS[place], moments(vectors), len(vectors))
+    fit = fitting.fit(METHODS[place], moments(vectors), len(vectors))
     variances = np.linalg.eigvalsh(np.cov(vectors.T.astype(np.float64), bias=True))[::-1]
     covariance = np.cov(moved(fit, vectors).T, bias=True)
     np.testing.assert_allclose(np.diag(covariance), variances**power, rtol=1e-3)
@@ -75,7 +77,7 @@ def test_a_whitened_direction_has_this_power_of_its_variance(place: int, power: 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_map_returns_unit_vectors_and_is_kept_as_it_is(method: Post) -> None:
     vectors = sample()
-    fit = post.fit(method, moments(vectors), len(vectors))
+    fit = fitting.fit(method, moments(vectors), len(vectors))
     found = fit.apply(vectors)
     assert found.dtype == np.float32
     assert found.shape == (len(vectors), method.outputs)
@@ -88,7 +90,7 @@ def test_a_map_returns_unit_vectors_and_is_kept_as_it_is(method: Post) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_vector_that_is_the_mean_itself_gets_a_direction(method: Post) -> None:
-    fit = post.fit(method, moments(sample()), 600)
+    fit = fitting.fit(method, moments(sample()), 600)
     (found,) = fit.apply(fit.mean[np.newaxis])
     assert found[-1] == 1
     assert np.count_nonzero(found) == 1
@@ -97,7 +99,7 @@ def test_a_vector_that_is_the_mean_itself_gets_a_direction(method: Post) -> None
 def test_dimensions_that_never_vary_are_not_scaled_beyond_measure() -> None:
     vectors = sample()
     vectors[:, 3:] = 0.25
-    fit = post.fit(METHODS[2], moments(vectors), len(vectors))
+    fit = fitting.fit(METHODS[2], moments(vectors), len(vectors))
     assert np.isfinite(fit.apply(vectors)).all()
     assert fit.matrix is not None
     assert np.abs(fit.matrix).max() <= 1.01e3 / np.sqrt(np.linalg.eigvalsh(np.cov(vectors.T, bias=True)).max())
@@ -105,7 +107,7 @@ def test_dimensions_that_never_vary_are_not_scaled_beyond_measure() -> None:
 
 def test_documents_that_are_all_the_same_cannot_be_fitted() -> None:
     with pytest.raises(UsageError, match="the same vector"):
-        post.fit(METHODS[2], moments(np.repeat(sample(1), 200, axis=0)), 200)
+        fitting.fit(METHODS[2], moments(np.repeat(sample(1), 200, axis=0)), 200)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_target_is_not_ready_before_it_has_its_fit_and_makes_no_vector_until_t
     assert own.without_post.is_ready
     with pytest.raises(UsageError, match="articles: its post-processing center is not fitted yet"):
         own.finished(vectors)
-    fit = post.fit(METHODS[0], moments(vectors), len(vectors))
+    fit = fitting.fit(METHODS[0], moments(vectors), len(vectors))
     fitted = own.with_fit(fit)
     assert fitted.is_ready
     assert fitted.embedding.target.is_ready

@@ -77,7 +77,7 @@ def _look(connection: Connection) -> Iterator[Finding]:
         yield Finding(AREA, State.WRONG, str(error))
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(statement("look_at_server"), {"old": OLD}).fetchone() or {}
-    yield judge(AREA, not row["standby"], "the server takes writes" if not row["standby"] else "the server is a standby",
+    yield judge(AREA, not row["standby"], "the server accepts writes" if not row["standby"] else "the server is a standby",
                 "connect to the primary; target_session_attrs=read-write finds it among several hosts")  # fmt: skip
     yield judge(AREA, row["free"] >= CONNECTIONS_NEEDED, f"{row['free']} connections are free",
                 f"a worker needs {CONNECTIONS_NEEDED}: raise max_connections", State.WARNING)  # fmt: skip
@@ -229,7 +229,7 @@ def _look_at_state(connection: Connection, name: str) -> Iterator[Finding]:
     advice = "a worker builds it, unless its --index-from is higher or a backlog comes first: see its log"
     yield judge(name, fine, f"index {one.index_report}", advice, State.WARNING)
     if one.not_found and one.index is IndexState.VALID:
-        text = f"{one.not_found:,} of {one.looked_for:,} vectors are not found by themselves in the index"
+        text = f"{one.not_found:,} of {one.looked_for:,} sampled vectors are unreachable in the index"
         yield Finding(name, State.WARNING, text, f"see: {command('index check {}', name)}; search --exact finds them")
     if one.spec.index.compressed:
         text = f"index of kind {one.spec.index.kind}: ORDER BY on the view compares every vector"

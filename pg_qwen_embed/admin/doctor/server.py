@@ -116,7 +116,7 @@ async def _length(server: EmbeddingServer, info: ModelInfo, about: dict[str, obj
         text = "does not report its longest input, or has no /tokenize"
         advice = "documents that are too long become failures, or the server truncates them without a word; use a recent SGLang"
         return [Finding(AREA, State.WARNING, text, advice)]
-    found = [Finding(AREA, State.OK, f"takes inputs of {info.longest:,} tokens")]
+    found = [Finding(AREA, State.OK, f"takes inputs of up to {info.longest:,} tokens")]
     if about.get("allow_auto_truncate"):
         found.append(Finding(AREA, State.WARNING, "truncates over-long inputs itself, and removes the token that is pooled",
                              "start it without --allow-auto-truncate: the worker truncates"))  # fmt: skip
@@ -137,7 +137,7 @@ async def _believable(server: EmbeddingServer, info: ModelInfo) -> list[Finding]
     return [
         judge(AREA, off < NORM_TOLERANCE, f"vectors are normalized (norms off by at most {off:.0e})",
               "they are normalized here; is this an embedding model, started with --is-embedding?", State.WARNING),
-        judge(AREA, differ < TOLERANCE, f"a text alone and among others differ by {differ:.0e}",
+        judge(AREA, differ < TOLERANCE, f"the vectors of a text alone and among others differ by at most {differ:.0e}",
               "the same text must always get the same vector: try another attention backend or dtype", State.WARNING),
     ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from psycopg import sql
 
 from pg_qwen_embed.admin.doctor.findings import Finding, State
 from pg_qwen_embed.domain.embedding import Embedding
+from pg_qwen_embed.domain.next_step import with_name
 from pg_qwen_embed.domain.odd_vectors import Census, Key, Kind, Looked
 from pg_qwen_embed.postgres import binary, catalog
 from pg_qwen_embed.postgres.connection import Connection, connect
@@ -20,7 +21,7 @@ PAGE = 500  # rows
 _ADVICE = {
     Kind.BLANK: "searches by vector do not find it; fill the columns of the template",
     Kind.SHORT: "its vector says little; add a column to the template that says more",
-    Kind.LENGTH: "the worker writes unit vectors, so something else has written it; run: pg-qwen-embed verify {name}",
+    Kind.LENGTH: "the worker writes unit vectors, so something else has written it; run: pg-qwen-embed verify {}",
     Kind.FLAT: "the server does not tell these texts apart; run: pg-qwen-embed doctor",
     Kind.SHARED: "the server does not tell these texts apart; run: pg-qwen-embed doctor",
     Kind.FREQUENT: "a search that finds one of them finds them all; leave such rows out with a filter",
@@ -52,7 +53,7 @@ def _findings(embedding: Embedding, census: Census) -> Iterator[Finding]:
         more = f" and {rows - len(keys):,} more" if rows > len(keys) else ""
         text = f"{_count(rows, 'row')}: {kind}: {shown}{more}"
         state = State.WRONG if kind is Kind.LENGTH else State.WARNING
-        yield Finding(embedding.name, state, text, _ADVICE[kind].format(name=embedding.name))
+        yield Finding(embedding.name, state, text, with_name(_ADVICE[kind], embedding.name))
 
 
 def _written(columns: Sequence[str], key: Key) -> str:
