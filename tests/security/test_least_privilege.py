@@ -14,7 +14,6 @@ NOBODY = "nobody"  # no database is used
 # Every command, by the role that runs it in `test_every_command_...`.
 ROLE_OF = {
     "init": OWNER, "attach": OWNER, "detach": OWNER, "alter": OWNER, "verify": OWNER, "backfill": OWNER, "index": OWNER,
-    "generation": OWNER,
     "failures": OWNER, "status": OWNER, "doctor": WORKER, "worker": WORKER, "search": READER, "sql": OWNER, "demo": OWNER,
     "mcp": READER, "serve": NOBODY, "sglang-command": NOBODY, "instructions": OWNER, "evaluate": OWNER,
     "generation": OWNER,

@@ -14,8 +14,8 @@ from pg_qwen_embed.admin.evaluation.sample import Prepared
 from pg_qwen_embed.domain import post, ranking
 from pg_qwen_embed.domain.errors import DocumentRejected, UsageError
 from pg_qwen_embed.domain.evaluation import Evaluation, Origin, evaluated
+from pg_qwen_embed.domain.fit import Fit, Moments, fit
 from pg_qwen_embed.domain.metrics import Ranked
-from pg_qwen_embed.domain.post import Fit
 from pg_qwen_embed.domain.texts import storable
 from pg_qwen_embed.domain.variants import Variant
 from pg_qwen_embed.domain.vectors import Vectors, shorten
@@ -184,7 +184,7 @@ class _Searches:
         if own.generation.fit is not None and wanted == own.spec.post:
             return own.generation.fit
         if form not in self._fits and wanted is not None:
-            moments = post.Moments.of(wanted.inputs)
+            moments = Moments.of(wanted.inputs)
             moments.add(shorten(self._embedded.vectors, wanted.inputs))
-            self._fits[form] = post.fit(wanted, moments, len(self._prepared.documents))
+            self._fits[form] = fit(wanted, moments, len(self._prepared.documents))
         return self._fits[form]
