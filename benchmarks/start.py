@@ -1,4 +1,4 @@
-"""How long a command takes to start: `--help`, and `status` of one embedding, beside Python alone, in turn, in one run.
+"""How long a command takes to start: `--help`, and `status` of one embedding, next to Python alone, in turn, in one run.
 
     python benchmarks/start.py [--rounds 20]
 

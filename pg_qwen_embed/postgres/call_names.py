@@ -375,11 +375,9 @@ def columns(columns: Sequence[tuple[str, sql.Composable]]) -> sql.Composed:
 
 def free(name: str, taken: set[str]) -> str:
     """A name that is not taken and not too long, which is taken from now on."""
-    for candidate in _candidates(name):
-        if candidate not in taken:
-            taken.add(candidate)
-            return candidate
-    raise AssertionError("unreachable")
+    found = next(candidate for candidate in _candidates(name) if candidate not in taken)
+    taken.add(found)
+    return found
 
 
 def _candidates(name: str) -> Iterator[str]:
