@@ -576,7 +576,7 @@ def test_no_query_fails_or_mixes_two_generations_while_they_change(harness: Harn
                     worker = harness.worker("--poll", "0.2")
                     eventually(lambda: generations(harness)["building"]["leader"])
                     other.fault = None
-                eventually(lambda: is_built(harness))
+                eventually(lambda: generations(harness)["building"]["backfill"]["state"] == "done")
                 traffic.known.append(properties)
                 harness.ok("generation", "complete", "articles")
                 answered(traffic)
