@@ -29,7 +29,7 @@ from pg_qwen_embed.domain.generations import Figures
 from pg_qwen_embed.domain.index import IndexKind
 from pg_qwen_embed.domain.next_step import command
 from pg_qwen_embed.domain.report import BackfillProgress, BackfillState, IndexState
-from pg_qwen_embed.domain.source import MAX_NAME_BYTES
+from pg_qwen_embed.domain.source import MAX_NAME_BYTES, Problem
 from pg_qwen_embed.domain.spec import Layout, Spec
 from pg_qwen_embed.domain.template import Template
 from pg_qwen_embed.postgres import catalog, configurations, ddl, interface, trust
@@ -52,7 +52,10 @@ def listing(connection: Connection, name: str) -> list[Figures]:
     catalog.require_initialised(connection)
     found = catalog.find(connection, name)
     _require_source(found)
-    return [figures(connection, target) for target in found.embedding.targets]
+    return [
+        _without_figures(target, state.problem) if state.problem else figures(connection, target)
+        for target, state in found.targets
+    ]
 
 
 def figures(connection: Connection, target: Target) -> Figures:
@@ -77,6 +80,14 @@ def figures(connection: Connection, target: Target) -> Figures:
         lag_seconds=row["lag_seconds"], failures=row["failures"], backfill=backfill, index=IndexState(index["state"]),
         index_wanted=index["wanted"] and target.spec.index.kind is not IndexKind.NONE, size=int(size or 0),
         leader=row["leader"], seconds_left=_seconds_left(backfill, now),
+    )  # fmt: skip
+
+
+def _without_figures(target: Target, problem: Problem) -> Figures:
+    return Figures(
+        id=target.id, state=target.generation.state, spec=target.spec, rows=0, vectors=0, indexed=0, pending=0,
+        lag_seconds=0.0, failures=0, backfill=BackfillProgress(BackfillState.NONE, 0, 0), index=IndexState.NONE,
+        index_wanted=True, size=0, problem=f"{problem.reason}; {problem.advice(target.name)}",
     )  # fmt: skip
 
 
@@ -264,6 +275,7 @@ def complete(connection: Connection, name: str, *, force: bool = False) -> Gener
     force: also if it is not complete."""
     found = _found(connection, name)
     to = generations.to_complete(found.embedding)
+    _require_followed(found, to)
     if not force:
         _require_ready(connection, found.embedding, to, "complete")
     _switch(connection, name, to)
@@ -274,10 +286,17 @@ def roll_back(connection: Connection, name: str, *, force: bool = False) -> Gene
     """Make the retired generation live again, which was kept in step. Raises as `complete`."""
     found = _found(connection, name)
     to = generations.to_roll_back(found.embedding)
+    _require_followed(found, to)
     if not force:
         _require_ready(connection, found.embedding, to, "rollback")
     _switch(connection, name, to)
     return to
+
+
+def _require_followed(found: Registered, to: Generation) -> None:
+    if problem := found.states[to.id].problem:
+        name = found.embedding.name
+        raise UsageError(f"{name}: generation {to.id} is not followed: {problem.reason}; {problem.advice(name)}")
 
 
 def _require_ready(connection: Connection, embedding: Embedding, to: Generation, verb: str) -> None:

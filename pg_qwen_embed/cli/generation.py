@@ -193,6 +193,8 @@ def _show(settings: Settings, name: str, *, as_json: bool, whole: bool) -> None:
 
 
 def _figures(one: Figures) -> str:
+    if one.problem:
+        return f"generation {one.id}  {one.state}, {_described(one.spec)}\n  it is not followed: {one.problem}"
     backfill = one.backfill.state.value
     if one.backfill.state is BackfillState.RUNNING:
         backfill += f" {one.backfill.rows_done:,} of {one.backfill.rows_total:,}"

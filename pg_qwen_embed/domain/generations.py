@@ -36,6 +36,7 @@ class Figures:
     size: int
     leader: str | None = None
     seconds_left: float | None = None  # of its backfill; None: it is done, or nothing is known yet
+    problem: str | None = None  # why it cannot be followed, with the remedy; then there are no figures
 
     @property
     def coverage(self) -> float:

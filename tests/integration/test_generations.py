@@ -417,6 +417,44 @@ def test_an_altered_table_and_a_repair_keep_every_generation(harness: Harness) -
     harness.assert_in_step()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_key_is_followed_by_every_generation(harness: Harness, layout: str) -> None:
+    attached(harness, *LAYOUTS[layout], rows=5)
+    harness.once()
+    harness.ok("generation", "start", "articles", "--dimensions", "8")
+    harness.once()
+    asked = len(harness.server.texts)
+    harness.execute("ALTER TABLE articles DROP CONSTRAINT articles_pkey, ADD PRIMARY KEY (id, views)")
+    harness.ok("alter", "articles", "--rekey")
+    harness.once()
+    assert len(harness.server.texts) == asked
+    harness.execute("INSERT INTO articles VALUES (1, 'of the same id', 7)")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    harness.assert_in_step()
+    harness.ok("generation", "rollback", "articles")
+    harness.assert_in_step()
+
+
+def test_what_was_dropped_of_a_generation_that_is_not_live_is_reported_and_restored(harness: Harness) -> None:
+    attached(harness, rows=5)
+    harness.once()
+    harness.ok("generation", "start", "articles", "--dimensions", "8")
+    harness.once()
+    building = generations(harness)["building"]["id"]
+    harness.execute(f"DROP TABLE _qwen_embed.store_{building} CASCADE")
+    (other,) = status(harness)["others"]
+    assert other["problem"] == "its store was dropped"
+    assert "it is not followed: its store was dropped" in harness.ok("status", "articles")
+    assert "was dropped" in harness.refused("generation", "complete", "articles")
+    assert "not followed: its store was dropped" in harness.ok("generation", "status", "articles")
+    assert "was dropped" in harness.refused("generation", "complete", "articles", "--force")
+    harness.ok("verify", "articles", "--repair")
+    harness.once()
+    harness.ok("generation", "complete", "articles")
+    harness.assert_in_step()
+
+
 def status(harness: Harness, name: str = "articles") -> dict[str, Any]:
     (one,) = json.loads(harness.ok("status", name, "--json"))
     found: dict[str, Any] = one
@@ -555,17 +593,18 @@ def test_no_query_fails_or_mixes_two_generations_while_they_change(harness: Harn
     harness.many(
         "INSERT INTO articles VALUES (%s, %s, %s)", [(n, f"article {n}", f"title {n}") for n in range(1, ROWS + 1)]
     )
+    harness.server.dimensions = 256
     harness.ok("attach", "articles", "--text", "body")
-    with OtherModel().running() as other:
+    with OtherModel(dimensions=256).running() as other:
         harness.environment["PG_QWEN_EMBED_SERVER_URL"] = f"{harness.server.url},{other.url}"
         worker = harness.worker("--poll", "0.2")
         eventually(harness.settled)
-        traffic = Traffic(harness, {"stand-in": harness.server, "other": other}, [("stand-in", 16, "body")])
+        traffic = Traffic(harness, {"stand-in": harness.server, "other": other}, [("stand-in", 256, "body")])
         with traffic.running():
             steps = (
-                (("--dimensions", "8"), ("stand-in", 8, "body")),
-                (("--model", "other", "--dimensions", "8"), ("other", 8, "body")),
-                (("--text", "title"), ("other", 8, "title")),
+                (("--dimensions", "128"), ("stand-in", 128, "body")),
+                (("--model", "other", "--dimensions", "128"), ("other", 128, "body")),
+                (("--text", "title"), ("other", 128, "title")),
             )
             for options, properties in steps:
                 harness.ok("generation", "start", "articles", *options)
