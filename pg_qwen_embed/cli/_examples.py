@@ -92,6 +92,18 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("With the queries of your users, one on each line", "index check articles --queries queries.txt"),
         Example("Draw recall and time", "index check articles --plot recall.svg"),
     ),
+    "evaluate": (
+        Example("What it would cost, before anything is sent", "evaluate articles --queries questions.csv --dry-run"),
+        Example(
+            "Which instruction of the pool finds more of the right rows",
+            "evaluate articles --queries questions.csv \\\n    --vary instruction=pool",
+        ),
+        Example(
+            "Fewer dimensions, and words",
+            "evaluate articles --queries questions.csv \\\n    --vary dimensions=256,512 --vary mode=hybrid --words english",
+        ),
+        Example("What was found before", "evaluate articles --history"),
+    ),
     "doctor": (
         Example("Check everything", "doctor"),
         Example(

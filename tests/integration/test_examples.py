@@ -92,6 +92,7 @@ def test_examples_in_their_order_are_a_session(
     harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.csv").write_text("query,key\nwhich body has the error,7\n", encoding="utf-8")
     (tmp_path / "queries.txt").write_text("a first query\na second one\n", encoding="utf-8")
     harness.server.model, harness.server.dimensions = MODEL, 1024
     harness.execute(PREPARE)
