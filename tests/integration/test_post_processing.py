@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from harness import LAYOUTS, Harness, eventually, versions_and_layouts
 from numpy.typing import NDArray
@@ -297,3 +298,35 @@ def test_a_migration_declares_a_post_processing(harness: Harness) -> None:
     assert harness.embedding().live.spec.post == Post(Method.PCA, 16, 7)
     harness.once()
     assert {len(vector) for vector in stored(harness).values()} == {7}
+
+
+def test_while_a_fit_is_made_queries_get_a_sentence_and_a_worker_that_is_told_to_stop_stops(harness: Harness) -> None:
+    articles(harness)
+    attach(harness, "--post", "whiten")
+    with harness.server.hold(lambda texts: "article 5" in texts):
+        worker = harness.worker()
+        eventually(lambda: harness.server.waiting)
+        assert "post-processing whiten is not fitted yet" in harness.refused("search", "articles", "a question")
+        with pytest.raises(psycopg.Error, match="articles: its post-processing is not fitted yet; a worker does that"):
+            harness.rows("SELECT qwen_embed.embed_query('articles', 'a question')")
+        assert "leader pg_qwen_embed worker: lead and read" in harness.ok("status", "articles")
+        harness.execute("INSERT INTO articles VALUES (1000, 'meanwhile')")
+        assert worker.end() == 0, worker.said
+    assert harness.value("SELECT fit IS NULL FROM _qwen_embed.generation")
+    harness.once()
+    equal(stored(harness)[1000], expected(harness, "meanwhile"))
+
+
+def test_an_embedding_that_is_detached_while_it_is_fitted_leaves_nothing(harness: Harness) -> None:
+    articles(harness)
+    attach(harness, "--post", "whiten")
+    with harness.server.hold(lambda texts: "article 5" in texts):
+        worker = harness.worker()
+        eventually(lambda: harness.server.waiting)
+        harness.ok("detach", "articles", "--yes")
+        attach(harness, "--post", "center")
+        eventually(lambda: worker.said.count("event=fit_begins ") == 2)
+    eventually(lambda: len(stored(harness)) == ROWS)
+    assert fitted(harness).matrix is None
+    equal(stored(harness)[9], expected(harness, "article 8"))
+    assert worker.end() == 0, worker.said

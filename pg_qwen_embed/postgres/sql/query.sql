@@ -288,6 +288,12 @@ BEGIN
     END IF;
     own_key := sha256(int4send(generation) || instruction || convert_to(query, 'UTF8'));
     SELECT c.vector INTO known FROM _qwen_embed.query_cache c WHERE c.key = own_key LIMIT 1;
+    IF known IS NULL AND EXISTS (SELECT FROM _qwen_embed.generation g
+                                 WHERE g.id = generation AND g.spec->>'post' IS NOT NULL AND g.fit IS NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = format(
+            '%%s: its post-processing is not fitted yet; a worker does that: run pg-qwen-embed worker, and look at '
+            'pg-qwen-embed status', embedding);
+    END IF;
     RETURN coalesce(known, _qwen_embed.ask_worker(embedding, generation, instruction, own_key, query));
 END
 
