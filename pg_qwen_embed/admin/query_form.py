@@ -8,6 +8,7 @@ from enum import StrEnum
 from psycopg import sql
 
 from pg_qwen_embed.admin.doctor.query import require_planned
+from pg_qwen_embed.domain.condition import condition as checked
 from pg_qwen_embed.domain.embedding import Embedding
 from pg_qwen_embed.domain.errors import UsageError
 from pg_qwen_embed.domain.index import IndexKind
@@ -64,6 +65,8 @@ def query(connection: Connection, name: str, condition: str | None, driver: Driv
     if condition is not None and not condition.strip():
         raise UsageError("the condition is empty; write it like --where 'likes > 10'")
     require_planned(connection, _select(embedding, condition, "'text'"))
+    if condition is not None:
+        checked(condition, None)  # PostgreSQL takes one that closes the brackets around it
     select = _select(embedding, condition, _TEXTS.get(driver, "%(query)s"))
     filtered = condition is not None and not _needs_function(names_of(embedding))
     if driver is Driver.PSQL:
@@ -120,7 +123,8 @@ def _of_function(names: Names, condition: str | None, text: sql.Composable) -> s
 
 
 def _written(condition: str) -> sql.SQL:
-    return sql.SQL(condition.replace("%", "%%"))
+    """A comment at its end does not reach what follows."""
+    return sql.SQL(condition.replace("%", "%%") + ("\n" if "--" in condition else ""))
 
 
 def _bare(part: sql.Composable) -> sql.SQL:

@@ -54,7 +54,7 @@ class Reading:
     def embeddings(self) -> list[Row]:
         """What can be searched, and by which columns it can be narrowed."""
         with self._connected() as connection:
-            for name in self._only:
+            for name in (*self._only, *self._columns):
                 catalog.find(connection, name)  # one that is not there is a mistake in the configuration
             found = [one.embedding for one in catalog.registered(connection) if one.problem is None]
             return [self._described(one) for one in found if self._is_open(one.name)]

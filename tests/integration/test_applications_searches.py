@@ -86,7 +86,10 @@ def test_sqlalchemy_searches_a_class_that_has_a_distance_of_its_own(served: Harn
         )
 
 
-def test_django_searches_a_model_that_has_a_distance_of_its_own(served: Harness) -> None:
+def test_django_searches_a_model_that_has_a_distance_of_its_own(
+    served: Harness, django: Callable[[Harness], None]
+) -> None:
+    django(served)
     from django.db import models
 
     from pg_qwen_embed.django import EmbeddingSearch
@@ -105,26 +108,41 @@ def test_django_searches_a_model_that_has_a_distance_of_its_own(served: Harness)
     assert rows[0].found_score > rows[1].found_score
 
 
-def django_model(harness: Harness, table: str, **fields: Any) -> Any:
-    import django
+@pytest.fixture
+def django() -> Iterator[Callable[[Harness], None]]:
+    """Sets Django up for a database; afterwards another test may do so for another one."""
     from django.conf import settings
+    from django.db import connections
+    from django.utils.functional import empty
 
-    parts = conninfo_to_dict(harness.url)
-    database = {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": parts["dbname"],
-        "USER": parts["user"],
-        "HOST": parts["host"],
-    }
-    if not settings.configured:
+    def forget() -> None:
+        connections.close_all()
+        settings._wrapped = empty
+        connections.__dict__.pop("settings", None)
+        connections._settings = None
+        if hasattr(connections._connections, "default"):
+            del connections["default"]
+
+    def set_up(harness: Harness) -> None:
+        import django
+
+        parts = conninfo_to_dict(harness.url)
+        names = {"NAME": "dbname", "USER": "user", "HOST": "host"}
+        database = {name: parts[part] for name, part in names.items()} | {"ENGINE": "django.db.backends.postgresql"}
         settings.configure(DATABASES={"default": database})
         django.setup()
-    from django.db import connections, models
 
-    connections["default"].close()
-    connections["default"].settings_dict.update(database)
+    if settings.configured:
+        forget()
+    yield set_up
+    forget()
 
-    meta = type("Meta", (), {"app_label": f"of_{parts['dbname']}", "db_table": table, "managed": False})
+
+def django_model(harness: Harness, table: str, **fields: Any) -> Any:
+    from django.db import models
+
+    label = f"of_{conninfo_to_dict(harness.url)['dbname']}"
+    meta = type("Meta", (), {"app_label": label, "db_table": table, "managed": False})
     return type("Row", (models.Model,), {"__module__": __name__, "Meta": meta, **fields})
 
 
@@ -180,8 +198,9 @@ def test_a_filter_that_postgresql_misjudges_leaves_no_row_out(harness: Harness, 
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "layout"), [("hnsw-binary", []), ("hnsw-prefix:8", ["--chunk-tokens", "64"])])
 def test_django_takes_candidates_from_a_compressed_index_and_ranks_them(
-    harness: Harness, kind: str, layout: list[str]
+    harness: Harness, django: Callable[[Harness], None], kind: str, layout: list[str]
 ) -> None:
+    django(harness)
     many(harness, "--index", kind, *layout)
     query = harness.server.vector("text 7")
     from django.db import connection, models

@@ -189,6 +189,7 @@ def test_what_is_wrong_is_said_at_the_start(articles: Harness) -> None:
     assert articles.refused("mcp", "--columns", "likes") == "--columns likes: write it like articles=lang,likes"
     assert 'has no column "no"' in articles.refused("mcp", "--columns", "articles=no")
     assert 'there is no embedding "artikles"' in articles.refused("mcp", "--embedding", "artikles")
+    assert 'there is no embedding "others"' in articles.refused("mcp", "--columns", "others=likes")
 
 
 async def test_the_configuration_of_the_page_on_mcp_starts_the_server(articles: Harness) -> None:

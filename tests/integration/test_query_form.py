@@ -117,11 +117,20 @@ def test_select_is_planned_with_the_index(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("where", "words"),
     [(" ", "the condition is empty"), ("likes > 10", 'column "likes" does not exist'), ("views >", "syntax error"),
-     ("true); DELETE FROM articles; --", "PostgreSQL does not plan the query"), ("sum(views) > 1", "aggregate functions")],
+     ("true); DELETE FROM articles; --", "PostgreSQL does not plan the query"), ("true) OR (true", "closes a bracket"),
+     ("sum(views) > 1", "aggregate functions")],
 )  # fmt: skip
 def test_condition_that_postgresql_does_not_take_is_a_sentence(served: Harness, where: str, words: str) -> None:
     assert words in served.refused("sql", "query", "articles", "--where", where)
     assert served.value("SELECT count(*) FROM articles") == 30
+
+
+def test_condition_sees_the_columns_of_the_table_alone_and_may_end_in_a_comment(served: Harness) -> None:
+    for name in NAMES:
+        for where in ("id > 3 -- of the table, and not of the view", "t.id > 3"):
+            variables: dict[str, Any] = {"database_url": served.url, "text": "text 7"}
+            exec(printed(served, name, where, "psycopg"), variables)  # noqa: S102
+            assert [row[0] for row in variables["rows"]] == wanted(served, name, "t.id > 3")
 
 
 def test_query_of_a_composite_key_keeps_the_condition_in_front(harness: Harness) -> None:
