@@ -124,6 +124,11 @@ def _run(connection: Connection, commands: Iterable[sql.Composed]) -> None:
             connection.execute(as_text(command).encode())
 
 
+async def prepare_to_answer(connection: AsyncConnection) -> None:
+    """To be called first, on the connection that answers."""
+    await connection.execute(statement("use_indexes_alone"))
+
+
 async def read_secret(connection: AsyncConnection) -> bytes:
     """The secret of requests, made if there is none."""
     await connection.execute(statement("make_query_secret"))

@@ -79,6 +79,7 @@ class QueryAnswers:
             await connect_async(self._url, ANSWERER_NAME) as answerer,
             asyncio.TaskGroup() as group,
         ):
+            await queries.prepare_to_answer(answerer)
             desk = Desk(waiter, answerer, self._balancer, pipelines, self._runtime)
             desk.start(group)
             while pipelines:

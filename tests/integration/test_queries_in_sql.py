@@ -315,7 +315,7 @@ async def test_an_answer_opens_a_door_that_another_request_closes_meanwhile(harn
 
 def test_a_query_reads_one_row_of_a_cache_that_grew_since_it_was_analysed(harness: Harness) -> None:
     """A planner without statistics thinks that a key has many rows, and would read the cache whole."""
-    read = "SELECT coalesce(sum(idx_tup_read), 0)::int FROM pg_stat_all_indexes WHERE relname = 'query_cache'"
+    read = "SELECT coalesce(sum(idx_tup_read), 0)::int FROM pg_stat_all_indexes WHERE indexrelname = 'query_cache_key'"
     scans = "SELECT seq_scan FROM pg_stat_all_tables WHERE relname = 'query_cache'"
     with answering(harness) as connection:
         vector(connection, "a query")

@@ -581,7 +581,6 @@ AS {body};
 -- The body of that procedure.
 #variable_conflict use_variable
 BEGIN
-    PERFORM pg_catalog.set_config('enable_seqscan', 'off', true);
     INSERT INTO _qwen_embed.query_cache (key, generation, vector)
     SELECT k.key, generation, vectors[(k.position OPERATOR(pg_catalog.-) 1) OPERATOR(pg_catalog.*) dimensions
                                       OPERATOR(pg_catalog.+) 1 : k.position OPERATOR(pg_catalog.*) dimensions]
@@ -599,6 +598,10 @@ REVOKE ALL ON PROCEDURE _qwen_embed.answer_queries(integer, integer, bytea[], re
 -- Answers requests with their vectors. It may not run in a transaction. See create_answer_queries.
 CALL _qwen_embed.answer_queries(%(generation)s::integer, %(dimensions)s::integer, %(keys)s::bytea[], %(vectors)s::real[],
                                 %(doors)s::integer[]);
+
+-- name: use_indexes_alone
+-- For the session that answers. Of a cache that grew since its last ANALYZE the planner would read all.
+SET enable_seqscan = off;
 
 -- name: write_query_errors
 -- Answers requests with the reason why they have no vector.
