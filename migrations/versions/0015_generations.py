@@ -22,5 +22,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP FUNCTION _qwen_embed.hold_view(text)")
     op.execute("DROP FUNCTION _qwen_embed.live_generation(text)")
     op.drop_index("generation_one_building", "generation", schema="_qwen_embed")

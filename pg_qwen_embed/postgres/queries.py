@@ -51,6 +51,8 @@ def create_embed_query(vector_schema: str) -> Iterator[sql.Composed]:
 
 def create_live_generation() -> Iterator[sql.Composed]:
     """The function that tells which generation is live now."""
+    yield statement("create_hold_view", body=_literal(statement("hold_view_body")))
+    yield statement("protect_hold_view")
     yield statement("create_live_generation", body=_literal(statement("live_generation_body")))
     yield statement("protect_live_generation")
     yield statement("comment_live_generation")

@@ -27,6 +27,7 @@ _QUERIES = {
     "query_vector",
     "ask_worker",
     "live_generation",
+    "hold_view",
     "await_queries",
     "progress",
     "about_rows",

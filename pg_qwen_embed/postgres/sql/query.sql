@@ -261,12 +261,7 @@ BEGIN
         IF held[1] = moment AND held[2] = seen::text THEN
             generation := held[3];
         ELSE
-            BEGIN
-                EXECUTE format('SELECT FROM qwen_embed.%%I WHERE false', embedding);
-            EXCEPTION
-                WHEN lock_not_available THEN RAISE;
-                WHEN OTHERS THEN NULL;
-            END;
+            PERFORM _qwen_embed.hold_view(embedding);
         END IF;
         IF generation <> seen OR to_regproc(format('qwen_embed.distance_%%s', seen)) IS NULL THEN
             SELECT l.generation, l.instruction INTO generation, instruction FROM _qwen_embed.live_generation(embedding) l;
@@ -297,6 +292,26 @@ BEGIN
     RETURN coalesce(known, _qwen_embed.ask_worker(embedding, generation, instruction, own_key, query));
 END
 
+-- name: create_hold_view
+-- Locks the view of an embedding as a query that names it does, until the transaction ends. It is VOLATILE, because PostgreSQL
+-- allows no LOCK in other functions. What the role may not lock, or is not there, is left to what follows.
+CREATE OR REPLACE FUNCTION _qwen_embed.hold_view(embedding text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS {body};
+
+-- name: hold_view_body
+-- The body of that function.
+BEGIN
+    EXECUTE pg_catalog.format('LOCK TABLE qwen_embed.%%I IN ACCESS SHARE MODE', embedding);
+EXCEPTION
+    WHEN lock_not_available THEN RAISE;
+    WHEN OTHERS THEN NULL;
+END
+
+-- name: protect_hold_view
+-- Nobody but the owner locks by it.
+REVOKE ALL ON FUNCTION _qwen_embed.hold_view(text) FROM PUBLIC;
+
 -- name: create_live_generation
 -- The live generation of an embedding and a hash of its instruction, as they are now. VOLATILE: its statement sees what was
 -- committed after the snapshot of the query that calls it.
@@ -320,7 +335,8 @@ END
 REVOKE ALL ON FUNCTION _qwen_embed.live_generation(text) FROM PUBLIC;
 
 -- name: comment_live_generation
--- Describes the function in the database.
+-- Describes the functions in the database. Two statements at once: it takes no values.
+COMMENT ON FUNCTION _qwen_embed.hold_view(text) IS 'Keeps the generation of a view until the transaction ends';
 COMMENT ON FUNCTION _qwen_embed.live_generation(text) IS 'The live generation of an embedding, as it is now';
 
 -- name: let_query_vector_be_called
