@@ -42,7 +42,7 @@ class Leftover:
         source = sql.Identifier(self.table.schema, self.table.name)
         if self.kind == "trigger":
             return statement("drop_trigger", trigger=sql.Identifier(self.name), source=source)
-        return statement("drop_source_column", source=source, column=sql.Identifier(self.name))
+        return statement("drop_source_column", source=source, source_column=sql.Identifier(self.name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from harness import Harness
-from test_readme import blocks, commands
+from test_readme import Block, blocks, commands
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROLES = ("embed_owner", "embed_worker", "web", "importer", "app")
@@ -84,7 +84,7 @@ def _sees_what_the_policy_allows(bare: Harness, recipe: str) -> None:
 
 
 def test_altered_column_of_the_operations_page(harness: Harness) -> None:
-    (block,) = [b for b in blocks((DOCS / "operations.md").read_text(encoding="utf-8")) if b.language == "console"]
+    block, *_ = sections()["Migrations of your table"]
     harness.articles("one")
     harness.ok("attach", "articles", "--text", "body")
     (command,) = commands(block)
@@ -94,13 +94,34 @@ def test_altered_column_of_the_operations_page(harness: Harness) -> None:
     assert next(c.type for c in harness.embedding().source.columns if c.name == "body") == "character varying(2000)"
 
 
+def test_generation_of_the_operations_page(harness: Harness) -> None:
+    """With the model and the dimensions of this server."""
+    (block,) = sections()["Another model, other dimensions, another template"]
+    harness.execute("CREATE TABLE articles (id bigint PRIMARY KEY, title text, body text)")
+    harness.execute("INSERT INTO articles VALUES (1, 'One', 'a body')")
+    harness.ok("attach", "articles", "--text", "title", "--text", "body")
+    harness.once()
+    spec = harness.embedding().live.spec
+
+    def here(text: str) -> str:
+        return text.replace("Qwen/Qwen3-Embedding-0.6B", spec.model).replace("512", str(spec.dimensions // 2))
+
+    for command in commands(block):
+        assert harness.ok(*here(command.line).split()[1:]) == here(command.shown)
+        harness.once()
+
+
+def sections() -> dict[str, list[Block]]:
+    """The blocks of the operations page by their headings."""
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    return {text.partition("\n")[0]: blocks(text) for text in re.split(r"^##+ ", page, flags=re.MULTILINE)}
+
+
 def test_no_recipe_of_the_operations_page_is_passed_over() -> None:
     """Those in SQL and bash are executed by test_replication.py, which takes them by their headings, and test_uninstall.py."""
-    page = (DOCS / "operations.md").read_text(encoding="utf-8")
     taken = re.findall(
         r'recipe\("([^"]+)"\)', (Path(__file__).parent / "test_replication.py").read_text(encoding="utf-8")
     )
-    sections = {text.partition("\n")[0]: blocks(text) for text in re.split(r"^##+ ", page, flags=re.MULTILINE)}
-    left = [heading for heading, found in sections.items() if found and heading not in taken]
-    assert left == ["Migrations of your table", "Uninstall"]
-    assert [block.language for block in sections[left[0]]] == ["console", "python"]
+    left = [heading for heading, found in sections().items() if found and heading not in taken]
+    assert left == ["Migrations of your table", "Another model, other dimensions, another template", "Uninstall"]
+    assert [block.language for block in sections()[left[0]]] == ["console", "python"]

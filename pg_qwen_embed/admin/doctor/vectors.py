@@ -86,7 +86,7 @@ def _pages(connection: Connection, names: Names) -> Iterator[list[Looked]]:
 def _page(connection: Connection, names: Names, after: Key) -> list[Looked]:
     query = statement(
         "vectors_page", names, beyond=statement("beyond", names) if after else TRUE,
-        vector_in_source=sql.Identifier("t", names.target.embedding.column) if names.layout.in_source else sql.SQL("NULL"),
+        vector_in_source=sql.Identifier("t", names.target.source_column) if names.layout.in_source else sql.SQL("NULL"),
         any_vector=sql.SQL("p.vector" if names.layout.in_source else "s.embedding"),
         own_fingerprint=sql.SQL("s.chunk_fingerprint" if names.layout.has_chunks else "s.fingerprint"),
     )  # fmt: skip
