@@ -52,12 +52,12 @@ class Generations(RuleBasedStateMachine):
         self.started: tuple[str, ...] = ()
         self.open(url)
         self.harness.execute("CREATE TABLE articles (id int PRIMARY KEY, body text, title text)")
-        self.harness.execute("CHECKPOINT")  # commits do not wait for the disk here, and the first thing may be a crash
         self.workers = [self.start_worker() for _ in range(2)]
 
     @initialize(store=st.sampled_from(["table", "column"]))
     def attach(self, store: str) -> None:
         self.harness.ok("attach", "articles", "--text", "body", "--model", "stand-in", "--store", store)
+        self.harness.execute("CHECKPOINT")  # commits do not wait for the disk here, and the first thing may be a crash
 
     def open(self, url: str) -> None:
         self.harness = Harness(url, self.servers["stand-in"], self.folder, self.inner)
