@@ -38,7 +38,7 @@ demo: $(VENV)/installed ## watch vectors follow text; KEEP=1 leaves it running
 	$(RUN) pg_qwen_embed demo $(if $(KEEP),--keep)
 
 unit: $(VENV)/installed-dev ## what needs no I/O, in five seconds
-	$(RUN) pytest -q --hypothesis-profile quick tests/unit
+	$(RUN) pytest -q -m 'not long' --hypothesis-profile quick tests/unit
 
 test: $(VENV)/installed-dev ## the suite, on PostgreSQL 16 and 18
 	$(RUN) pytest $(PARALLEL) -m 'not long'

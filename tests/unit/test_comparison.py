@@ -67,6 +67,7 @@ def test_a_few_questions_of_one_mind_are_no_difference_yet() -> None:
     assert not found.is_seen
 
 
+@pytest.mark.long
 def test_four_of_five_samples_show_the_smallest_difference() -> None:
     rng = np.random.default_rng(3)
     before, after = answers(rng, 20_000, 0.60, 0.63)
@@ -105,6 +106,7 @@ def test_a_question_is_in_one_half_alone(questions: int) -> None:
     assert abs(len(chosen) - len(held_out)) <= 1
 
 
+@pytest.mark.long
 def test_memory_stays_bounded_for_many_questions() -> None:
     found = estimate(np.random.default_rng(1).random(30_000), np.random.default_rng(2))
     assert found.low < 0.5 < found.high

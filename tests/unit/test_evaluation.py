@@ -167,12 +167,14 @@ def conclude(seed: int, *rates: float) -> Evaluation:
     return evaluated(ORIGIN, DEFAULT, [{n: 1} for n in range(len(drawn[0][1]))], drawn, rng)
 
 
+@pytest.mark.long
 def test_nothing_is_recommended_between_equal_configurations_in_19_of_20_draws() -> None:
     for rates in ((0.6, 0.6), (0.6,) * 4):
         found = [conclude(seed, *rates) for seed in range(20)]
         assert sum(one.winner is not None and one.winner.is_recommended for one in found) <= 1
 
 
+@pytest.mark.long
 def test_the_right_one_of_two_planted_configurations_is_recommended_in_19_of_20_draws() -> None:
     found = [conclude(seed, 0.5, 0.5, 0.65) for seed in range(20)]
     right = [
@@ -182,6 +184,7 @@ def test_the_right_one_of_two_planted_configurations_is_recommended_in_19_of_20_
     assert all(one.held_out and one.difference.questions == 150 for one in right)
 
 
+@pytest.mark.long
 def test_the_best_of_many_equal_ones_is_no_better_on_the_questions_that_judge_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
