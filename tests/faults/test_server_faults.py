@@ -58,7 +58,7 @@ def test_worker_that_is_to_end_does_not_wait_for_ever_for_a_server_that_answers_
 ) -> None:
     settings = Settings(probes_only.url, probes_only.server.url)
     with pytest.raises(ServerUnavailable, match="vectors"):
-        asyncio.run(Worker(settings, Options(once=True, outage_timeout=1.0)).run())
+        asyncio.run(Worker(settings, Options(once=True, outage_timeout=3.0)).run())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
