@@ -169,6 +169,11 @@ PARTS: dict[str, tuple[Part, ...]] = {
         Lines("Recall of the first ten", ("recall@10",), "ef_search"),
         Bars("Milliseconds of a query, ef_search 40", ("ms, median", "ms, p95"), where={"ef_search": 40}),
     ),
+    "queries_in_sql": (
+        Table("What the text of a query in SQL costs", ("request p50 ms", "overhead p50 ms", "overhead p99 ms", "cached p50 ms",
+              "cached p99 ms")),
+        Table("Queries a second", ("new queries/s", "cached queries/s")),
+    ),
     "hybrid": (
         Table("nDCG@10 of searches by vectors, by words and by both", ("nDCG@10",), "search"),
         Table("Hybrid less the better of the two",
