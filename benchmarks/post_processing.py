@@ -8,12 +8,11 @@ a fit needs 10 for each dimension. --write puts the table into docs/post-process
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import harness
-from quality import ASKED, CACHE, MODELS, Measured, run, server_of, write
+from quality import ASKED, CACHE, MODELS, Measured, change, figure, run, server_of, write
 from quality_corpora import LANGUAGES, Corpus, corpora
 
 from pg_qwen_embed.postgres import embedded
@@ -66,15 +65,6 @@ def _row(one: Measured) -> str:
     cells = " | ".join(change(variant["difference"]) for variant in others)
     about = f"{one.corpus}, {one.found['questions']:,} {ASKED[one.asked]}"
     return f"| {MODELS[one.model]} | {about} | {figure(present['figures']['top1'])} | {cells} |"
-
-
-def figure(one: Mapping[str, float]) -> str:
-    return f"{100 * one['mean']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
-
-
-def change(one: Mapping[str, Any]) -> str:
-    figures = f"{100 * one['mean']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
-    return figures if one["seen"] else f"{figures} *n*"
 
 
 def main() -> None:

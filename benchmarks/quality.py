@@ -136,7 +136,7 @@ def of_models(measured: Sequence[Measured]) -> Iterator[str]:
     yield f"|---|---|---|{'---|' * len(METRICS)}"
     for one in measured:
         present = one.found["variants"][0]["figures"]
-        figures = " | ".join(_figure(present[metric]) for metric in METRICS)
+        figures = " | ".join(figure(present[metric]) for metric in METRICS)
         yield f"| {one.corpus} | {one.found['questions']:,} {ASKED[one.asked]} | {MODELS[one.model]} | {figures} |"
 
 
@@ -150,7 +150,7 @@ def of_variants(measured: Sequence[Measured]) -> Iterator[str]:
             for column, found in own.items()
         }
         for label in dict.fromkeys(label for differences in tried.values() for label in differences):
-            cells = [_change(tried[column][label]) if label in tried[column] else "" for column in _columns(measured)]
+            cells = [change(tried[column][label]) if label in tried[column] else "" for column in _columns(measured)]
             yield f"| {MODELS[model]} | {label} | {' | '.join(cells)} |"
 
 
@@ -158,11 +158,11 @@ def _columns(measured: Sequence[Measured]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((one.corpus, one.asked) for one in measured))
 
 
-def _figure(one: Mapping[str, float]) -> str:
+def figure(one: Mapping[str, float]) -> str:
     return f"{100 * one['mean']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
 
 
-def _change(one: Mapping[str, Any]) -> str:
+def change(one: Mapping[str, Any]) -> str:
     figures = f"{100 * one['mean']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
     return figures if one["seen"] else f"{figures} *n*"
 

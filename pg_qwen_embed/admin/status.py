@@ -14,7 +14,7 @@ from pg_qwen_embed.domain.source import Problem, Remedy
 from pg_qwen_embed.postgres import catalog, fits, rights, trust
 from pg_qwen_embed.postgres.catalog import Registered
 from pg_qwen_embed.postgres.connection import Connection
-from pg_qwen_embed.postgres.drift import PAGE, is_unreadable
+from pg_qwen_embed.postgres.drift import look_at_page
 from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.index_names import index_text
 from pg_qwen_embed.postgres.locks import Lock
@@ -60,20 +60,9 @@ def _page(
 ) -> tuple[tuple[int, int], Sequence[str] | None, int]:
     """What a page has missing and stale, its last key, and how many rows it left out. It is halved as in a repair."""
     query = statement("count_drift_of_page", names, beyond=statement("beyond", names) if after else TRUE)
-    values: dict[str, object] = {f"after{n}": value for n, value in enumerate(after, 1)}
-    rows, documents = PAGE, True
-    while True:
-        try:
-            with connection.transaction():
-                connection.execute(statement("see_every_row", names), {})
-                found = connection.execute(query, values | {"rows": rows, "documents": documents}).fetchone()
-        except psycopg.Error as error:
-            if not is_unreadable(error) or not documents:
-                raise
-            documents, rows = rows > 1, max(1, rows // 2)
-        else:
-            missing, stale, last = found or (0, 0, None)
-            return ((missing, stale), last, 0) if documents else ((0, 0), last, 1)
+    found, documents = look_at_page(connection, names, query, after)
+    missing, stale, last = found[0] if found else (0, 0, None)
+    return ((missing, stale), last, 0) if documents else ((0, 0), last, 1)
 
 
 def _visible(connection: Connection, registered: Registered) -> Status:

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.domain.embedding import Target
-from pg_qwen_embed.postgres.connection import AsyncConnection, connect_async
+from pg_qwen_embed.postgres.connection import AsyncConnection, Connection, connect_async
 from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.locks import Lock
 from pg_qwen_embed.postgres.names import Names
@@ -54,6 +54,28 @@ class _Found:
         return _Found(
             self.enqueued + page.enqueued, self.locked + page.locked, page.last, self.unreadable + page.unreadable
         )
+
+
+def look_at_page(
+    connection: Connection, names: Names, query: sql.Composed, after: Sequence[str], *, binary: bool = False
+) -> tuple[list[Any], bool]:
+    """What `query` finds on the page after a key, and whether the documents were read.
+
+    A page with a document that PostgreSQL cannot read is halved; the row that is left comes without its document."""
+    values: dict[str, object] = {f"after{n}": value for n, value in enumerate(after, 1)}
+    rows, documents = PAGE, True
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(statement("see_every_row", names), {})
+                cursor = connection.cursor(binary=binary)
+                found = cursor.execute(query, values | {"rows": rows, "documents": documents}).fetchall()
+        except psycopg.Error as error:
+            if not is_unreadable(error) or not documents:
+                raise
+            documents, rows = rows > 1, max(1, rows // 2)
+        else:
+            return found, documents
 
 
 def repair_now(url: str, target: Target) -> Repaired:

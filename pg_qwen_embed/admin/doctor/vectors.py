@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 
-import psycopg
 from psycopg import sql
 
 from pg_qwen_embed.admin.doctor.findings import Finding, State
@@ -12,12 +11,11 @@ from pg_qwen_embed.domain.next_step import with_name
 from pg_qwen_embed.domain.odd_vectors import Census, Key, Kind, Looked
 from pg_qwen_embed.postgres import binary, catalog
 from pg_qwen_embed.postgres.connection import Connection, connect
-from pg_qwen_embed.postgres.drift import is_unreadable
+from pg_qwen_embed.postgres.drift import look_at_page
 from pg_qwen_embed.postgres.expressions import TRUE
 from pg_qwen_embed.postgres.names import Names
 from pg_qwen_embed.postgres.sql import statement
 
-PAGE = 500  # rows
 _ADVICE = {
     Kind.BLANK: "searches by vector do not find it; fill the columns of the template",
     Kind.SHORT: "its vector says little; add a column to the template that says more",
@@ -90,20 +88,8 @@ def _page(connection: Connection, names: Names, after: Key) -> list[Looked]:
         any_vector=sql.SQL("p.vector" if names.layout.in_source else "s.embedding"),
         own_fingerprint=sql.SQL("s.chunk_fingerprint" if names.layout.has_chunks else "s.fingerprint"),
     )  # fmt: skip
-    values: dict[str, object] = {f"after{n}": value for n, value in enumerate(after, 1)}
-    rows, documents = PAGE, True
-    while True:
-        try:
-            with connection.transaction():
-                connection.execute(statement("see_every_row", names), {})
-                cursor = connection.cursor(binary=True)
-                found = cursor.execute(query, values | {"rows": rows, "documents": documents}).fetchall()
-        except psycopg.Error as error:
-            if not is_unreadable(error) or not documents:
-                raise
-            documents, rows = rows > 1, max(1, rows // 2)
-        else:
-            return [_looked(*row) for row in found]
+    found, _ = look_at_page(connection, names, query, after, binary=True)
+    return [_looked(*row) for row in found]
 
 
 def _looked(letters: int | None, document: bytes | None, vector: bytes | None, *key: str) -> Looked:
